@@ -1,0 +1,247 @@
+package enforce
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// TempSuffix is what a persist file's one temporary name ends in. The name is
+// fixed because unveil(2) must be able to name it.
+const TempSuffix = ".new"
+
+// Entries is what a table is to hold: prefixes in the order of the file, and
+// for each whether it is negated (`!10.1.0.0/16`).
+type Entries interface {
+	Len() int
+	All() iter.Seq2[netip.Prefix, bool]
+}
+
+// Header is what the comment lines on top of a persist file say.
+type Header struct {
+	Time   time.Time // when the file was written
+	Table  string    // the pf table it belongs to
+	Server string    // the policy server that the lists came from
+	Counts string    // what the owner reads: "26424 blocked addresses, 3 exceptions"
+
+	// Held is when the policy servers first sent a table so small that it
+	// was not enforced; zero when nothing is held back. It stands in the file
+	// so that one-shot runs hours apart agree on how long that has lasted.
+	Held time.Time
+}
+
+// heldPrefix begins the header line that carries Header.Held.
+const heldPrefix = "# held back since "
+
+// lines gives the header's text. pfctl takes everything behind a # for a
+// comment, so what comes from outside must not bring a newline of its own.
+func (h Header) lines() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# pf table %s, written by threatstopd: changes made here are lost\n", oneLine(h.Table))
+	fmt.Fprintf(&b, "# %s\n", h.Time.UTC().Format(time.RFC3339))
+	if h.Server != "" {
+		fmt.Fprintf(&b, "# from %s\n", oneLine(h.Server))
+	}
+	if h.Counts != "" {
+		fmt.Fprintf(&b, "# %s\n", oneLine(h.Counts))
+	}
+	if !h.Held.IsZero() {
+		fmt.Fprintf(&b, "%s%s\n", heldPrefix, h.Held.UTC().Format(time.RFC3339))
+	}
+	return b.String()
+}
+
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// file is what WriteFile needs of an open file.
+type file interface {
+	io.Writer
+	Sync() error
+	Close() error
+}
+
+// disk is the file system as WriteFile uses it, one method for each call whose
+// failure must leave the persist file whole. Tests put a failing disk in.
+type disk interface {
+	Create(name string) (file, error)
+	Rename(from, to string) error
+	Remove(name string) error
+	SyncDir(dir string) error
+}
+
+type osDisk struct{}
+
+func (osDisk) Create(name string) (file, error) {
+	// A temporary file that an earlier run left is removed rather than
+	// opened: O_EXCL then makes sure that no link is followed and that the
+	// mode is right from the first byte.
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+}
+
+func (osDisk) Rename(from, to string) error { return os.Rename(from, to) }
+func (osDisk) Remove(name string) error     { return os.Remove(name) }
+
+func (osDisk) SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// WriteFile replaces the persist file at path by header and entries, in the
+// format that `persist file` in pf.conf reads: one entry a line, `!` before a
+// negated one, # before a comment. At every instant path is either the old
+// file or the new one, whole: the new one is written beside it under a fixed
+// name (path + TempSuffix), flushed to the disk, renamed, and the directory
+// flushed. The mode is 0600. A path that is a symbolic link or not a regular
+// file is refused, since the rename would replace the owner's link.
+func WriteFile(path string, h Header, e Entries) error {
+	return writeFile(osDisk{}, path, h, e)
+}
+
+func writeFile(d disk, path string, h Header, e Entries) (err error) {
+	switch st, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("persist file %s: %w", path, err)
+	case st.Mode()&fs.ModeSymlink != 0:
+		return fmt.Errorf("persist file %s: is a symbolic link: name the file that it points to, in threatstop.conf and in pf.conf", path)
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("persist file %s: is not a regular file", path)
+	}
+	temp := path + TempSuffix
+	f, err := d.Create(temp)
+	if err != nil {
+		return fmt.Errorf("persist file %s: create %s: %w", path, temp, err)
+	}
+	renamed := false
+	defer func() {
+		if err != nil && !renamed {
+			_ = d.Remove(temp) // the error at hand says more than this one would
+		}
+	}()
+	w := bufio.NewWriterSize(f, 64<<10)
+	_, err = w.WriteString(h.lines())
+	var line []byte
+	for p, not := range e.All() {
+		if err != nil {
+			break
+		}
+		line = appendEntry(line[:0], p, not)
+		_, err = w.Write(line)
+	}
+	if err == nil {
+		err = w.Flush()
+	}
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("persist file %s: write %s: %w", path, temp, err)
+	}
+	if err := f.Sync(); err != nil {
+		f.Close()
+		return fmt.Errorf("persist file %s: fsync %s: %w", path, temp, err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("persist file %s: close %s: %w", path, temp, err)
+	}
+	if err := d.Rename(temp, path); err != nil {
+		return fmt.Errorf("persist file %s: rename %s: %w", path, temp, err)
+	}
+	renamed = true
+	if err := d.SyncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("persist file %s: written, but fsync of its directory failed: %w", path, err)
+	}
+	return nil
+}
+
+// appendEntry appends one line of a persist file. Hosts carry no length, as
+// pfctl writes them.
+func appendEntry(b []byte, p netip.Prefix, not bool) []byte {
+	if not {
+		b = append(b, '!')
+	}
+	b = p.Addr().AppendTo(b)
+	if !p.IsSingleIP() {
+		b = append(b, '/')
+		b = strconv.AppendInt(b, int64(p.Bits()), 10)
+	}
+	return append(b, '\n')
+}
+
+// fileState is what checkFile finds.
+type fileState struct {
+	Same bool      // the entries are exactly those asked for, in this order
+	Held time.Time // Header.Held of the file
+}
+
+// checkFile tells whether the persist file holds exactly these entries,
+// whatever the comments on top of it say. A file that does not exist is not
+// the same and is no error. Only what is needed to decide is read.
+func checkFile(path string, e Entries) (fileState, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fileState{}, nil
+	}
+	if err != nil {
+		return fileState{}, fmt.Errorf("persist file %s: %w", path, err)
+	}
+	defer f.Close()
+	var st fileState
+	r := bufio.NewReaderSize(f, 64<<10)
+	for {
+		c, err := r.Peek(1)
+		if err != nil || c[0] != '#' {
+			break // what is wrong with the file, the next read says
+		}
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		if s, ok := strings.CutPrefix(strings.TrimSpace(string(line)), heldPrefix); ok {
+			if t, err := time.Parse(time.RFC3339, s); err == nil {
+				st.Held = t
+			}
+		}
+	}
+	var want []byte
+	for p, not := range e.All() {
+		want = appendEntry(want[:0], p, not)
+		got, err := r.ReadSlice('\n')
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
+			return st, fmt.Errorf("persist file %s: %w", path, err)
+		}
+		if !bytes.Equal(got, want) {
+			return st, nil
+		}
+	}
+	switch _, err := r.ReadByte(); {
+	case errors.Is(err, io.EOF):
+		st.Same = true
+	case err != nil:
+		return st, fmt.Errorf("persist file %s: %w", path, err)
+	}
+	return st, nil
+}
