@@ -1,0 +1,258 @@
+package pfioctl
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+)
+
+// Layout is where the kernel of one release on one architecture keeps what
+// this package reads and writes: request numbers, sizes, offsets. It is chosen
+// once, with [HostLayout] or [LayoutFor], and is comparable. The zero Layout
+// is that of no kernel, and every request made with it fails.
+type Layout struct {
+	release string
+	known   bool // a release whose headers were measured, or taken as equal to one that was
+	arch    arch
+	req     Requests
+	tstats  TStatsLayout
+	astats  AStatsLayout
+	status  StatusLayout
+	rule    ruleLayout
+}
+
+// arch is all in which the architectures differ.
+type arch struct {
+	name    string
+	pointer int  // bytes
+	align64 int  // of a 64-bit member, in C
+	big     bool // byte order
+}
+
+var arches = [...]arch{
+	{"amd64", 8, 8, false},
+	{"arm64", 8, 8, false},
+	{"386", 4, 4, false},
+	{"arm", 4, 8, false},
+	{"ppc64", 8, 8, true},
+	{"riscv64", 8, 8, false},
+}
+
+// Requests are the request numbers of a [Layout]. A number contains the size
+// of the struct it carries, so the wrong one is an unknown one: ENODEV, or
+// under pledge the end of the process. A zero number is one that the release
+// does not have, or that is not known of it.
+type Requests struct {
+	Start, Stop             uint // DIOCSTART, DIOCSTOP
+	GetStatus               uint
+	GetLimit, SetLimit      uint
+	ClrTables               uint // DIOCRCLRTABLES, and so on
+	AddTables, DelTables    uint
+	GetTables, GetTStats    uint
+	ClrTStats               uint
+	ClrAddrs                uint
+	AddAddrs, DelAddrs      uint
+	SetAddrs                uint
+	GetAddrs, GetAStats     uint
+	ClrAStats               uint
+	TstAddrs                uint
+	SetTFlags               uint
+	InaDefine               uint
+	GetRules, GetRule       uint // rules, read only
+	GetRulesets, GetRuleset uint
+	XBegin, XCommit         uint // transactions
+	XRollback               uint
+	XEnd                    uint // 7.4 and later
+}
+
+// TStatsLayout tells where struct pfr_tstats keeps its members; it begins
+// with a [PfrTable].
+type TStatsLayout struct {
+	Size    int // esize
+	Packets int // uint64[2][4]: direction in, out; then block, match, pass, xpass
+	Bytes   int // the same
+	Match   int // uint64
+	NoMatch int // uint64
+	Tzero   int // int64, seconds since 1970
+	Cnt     int // int32, addresses
+	Refcnt  int // int32[2]: rules, then anchors
+}
+
+// AStatsLayout tells where struct pfr_astats keeps its members; it begins
+// with a [PfrAddr].
+type AStatsLayout struct {
+	Size    int // esize
+	Packets int // uint64[2][3]: direction in, out; then block, match, pass
+	Bytes   int // the same
+	Tzero   int // int64, seconds since 1970
+}
+
+// StatusLayout tells where struct pf_status keeps its members. Its Size is
+// zero when the release is not known: the struct grew in 7.6, and may again.
+type StatusLayout struct {
+	Size     int
+	Counters int // uint64[17], by reason
+	Since    int // int64, uptime of the kernel in seconds at which it was started or stopped
+	Running  int // uint32
+	States   int // uint32
+	Debug    int // uint32
+	HostID   int // uint32, network order
+	Checksum int // [16]byte
+}
+
+// The releases this package was measured against. Of older ones the structs
+// are different, and of newer ones it is not known which are.
+const (
+	oldestMinor = 69 // 6.9
+	newestMinor = 78 // 7.8
+)
+
+// HostLayout returns the layout of the kernel that runs, from kern.osrelease
+// and the architecture this program was built for. Elsewhere than on OpenBSD
+// the error wraps errors.ErrUnsupported.
+func HostLayout() (Layout, error) {
+	release, err := osRelease()
+	if err != nil {
+		return Layout{}, err
+	}
+	return LayoutFor(release, runtime.GOARCH)
+}
+
+// LayoutFor returns the layout of a release, "6.9" and later, on one of the
+// architectures that Go names amd64, arm64, 386, arm, ppc64 and riscv64.
+//
+// 6.9 to 7.1 are taken as 7.2: the table structs are known to be equal. A
+// release later than 7.8 has the table requests of 7.8, which have not changed
+// in the ten releases that are known; its status and its rules cannot be told,
+// and the calls that would read them say so.
+func LayoutFor(release, goarch string) (Layout, error) {
+	num, err := parseRelease(release)
+	if err != nil {
+		return Layout{}, err
+	}
+	if num < oldestMinor {
+		return Layout{}, fmt.Errorf("openbsd release %s: too old, pf's structs are known from 6.9 on", release)
+	}
+	for _, a := range arches {
+		if a.name == goarch {
+			return layoutOf(release, num, a), nil
+		}
+	}
+	return Layout{}, fmt.Errorf("architecture %s: pf's structs are not known (known: amd64, arm64, 386, arm, ppc64, riscv64)", goarch)
+}
+
+// parseRelease makes 78 of "7.8".
+func parseRelease(release string) (int, error) {
+	major, minor, ok := strings.Cut(release, ".")
+	if ok && len(minor) == 1 && len(major) <= 3 {
+		ma, err1 := strconv.ParseUint(major, 10, 16)
+		mi, err2 := strconv.ParseUint(minor, 10, 16)
+		if err1 == nil && err2 == nil {
+			return int(ma)*10 + int(mi), nil
+		}
+	}
+	return 0, fmt.Errorf("openbsd release %q: not of the form 7.8", release)
+}
+
+func layoutOf(release string, num int, a arch) Layout {
+	// up rounds an offset up to where C puts a 64-bit member, or ends a struct
+	// that has one.
+	up := func(n int) int { return (n + a.align64 - 1) &^ (a.align64 - 1) }
+
+	l := Layout{release: release, known: num <= newestMinor, arch: a}
+
+	t := TStatsLayout{Packets: up(sizeofPfrTable)}
+	t.Bytes = t.Packets + 2*4*8
+	t.Match = t.Bytes + 2*4*8
+	t.NoMatch = t.Match + 8
+	t.Tzero = t.NoMatch + 8
+	t.Cnt = t.Tzero + 8
+	t.Refcnt = t.Cnt + 4
+	t.Size = up(t.Refcnt + 2*4)
+	l.tstats = t
+
+	s := AStatsLayout{Packets: up(sizeofPfrAddr)}
+	s.Bytes = s.Packets + 2*3*8
+	s.Tzero = s.Bytes + 2*3*8
+	s.Size = s.Tzero + 8
+	l.astats = s
+
+	if l.known {
+		l.status = StatusLayout{Size: 488, Since: 416, Running: 424, States: 428, Debug: 440, HostID: 444, Checksum: 472}
+		if num >= 76 {
+			// Three counters of fragments and their number came in between.
+			l.status = StatusLayout{Size: up(516), Since: 440, Running: 448, States: 452, Debug: 468, HostID: 472, Checksum: 500}
+		}
+		l.rule = ruleLayoutOf(num, a)
+	}
+
+	table := uint(sizeofPfrTable + a.pointer + 8*4)
+	trans := uint(2*4 + a.pointer)
+	l.req = Requests{
+		Start: ioNone(1), Stop: ioNone(2),
+		GetLimit: ioBoth(39, 8), SetLimit: ioBoth(40, 8),
+		ClrTables: ioBoth(60, table),
+		AddTables: ioBoth(61, table), DelTables: ioBoth(62, table),
+		GetTables: ioBoth(63, table), GetTStats: ioBoth(64, table),
+		ClrTStats: ioBoth(65, table),
+		ClrAddrs:  ioBoth(66, table),
+		AddAddrs:  ioBoth(67, table), DelAddrs: ioBoth(68, table),
+		SetAddrs: ioBoth(69, table),
+		GetAddrs: ioBoth(70, table), GetAStats: ioBoth(71, table),
+		ClrAStats: ioBoth(72, table),
+		TstAddrs:  ioBoth(73, table),
+		SetTFlags: ioBoth(74, table),
+		InaDefine: ioBoth(77, table),
+		XBegin:    ioBoth(81, trans), XCommit: ioBoth(82, trans), XRollback: ioBoth(83, trans),
+		GetRulesets: ioBoth(58, 1092), GetRuleset: ioBoth(59, 1092),
+	}
+	if l.known {
+		l.req.GetStatus = ioBoth(21, uint(l.status.Size))
+		l.req.GetRules = ioBoth(6, uint(l.rule.ioc))
+		l.req.GetRule = ioBoth(7, uint(l.rule.ioc))
+	}
+	if num >= 74 {
+		l.req.XEnd = ioBoth(100, 4)
+	}
+	return l
+}
+
+// Release returns the release the layout was made for, "7.8".
+func (l Layout) Release() string { return l.release }
+
+// Arch returns the architecture, as Go names it.
+func (l Layout) Arch() string { return l.arch.name }
+
+// Known reports whether the release is one whose structs are all known. If
+// not, only the table requests and limits work.
+func (l Layout) Known() bool { return l.known }
+
+// Requests returns the request numbers.
+func (l Layout) Requests() Requests { return l.req }
+
+// TStats returns the layout of struct pfr_tstats.
+func (l Layout) TStats() TStatsLayout { return l.tstats }
+
+// AStats returns the layout of struct pfr_astats.
+func (l Layout) AStats() AStatsLayout { return l.astats }
+
+// Status returns the layout of struct pf_status.
+func (l Layout) Status() StatusLayout { return l.status }
+
+// ByteOrder returns the architecture's.
+func (l Layout) ByteOrder() binary.ByteOrder {
+	if l.arch.big {
+		return binary.BigEndian
+	}
+	return binary.LittleEndian
+}
+
+// host reports whether the layout's structs are those of this program: that is
+// what a request can be made of.
+func (l Layout) host() bool {
+	return l.arch.pointer == hostPointer && l.arch.big == hostBig
+}
+
+var hostBig = binary.NativeEndian.Uint16([]byte{0, 1}) == 1
