@@ -1,0 +1,55 @@
+# Works with OpenBSD's make and with GNU make: no conditionals, no functions.
+
+GO =		go
+GOFLAGS =	-trimpath
+# Reproducible: no build id of the linker's, no paths, no symbol tables.
+LDFLAGS =	-s -w -buildid=
+# RACE=1 runs the tests under the race detector (which OpenBSD does not have).
+RACE =
+# The demo's lists: files with one address or network a line.
+BLOCK =
+ALLOW =
+FUZZTIME =	60s
+OPENBSD_ARCHES = amd64 arm64 386 arm ppc64 riscv64
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o build/threatstopd ./agent
+
+# The main job on any machine with Go: the agent, against a simulated kernel
+# and a policy server in the same process.
+demo:
+	@mkdir -p build
+	@CGO_ENABLED=0 $(GO) build $(GOFLAGS) -o build/demo ./agent/demo
+	@build/demo --block '$(BLOCK)' --allow '$(ALLOW)'
+
+test:
+	$(GO) test $(RACE:1=-race) ./...
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+lint:
+	sh .ci/lint
+
+fuzz:
+	sh .ci/fuzz $(FUZZTIME)
+
+# Loads the same lists into BIND, PowerDNS, NSD and Knot on loopback ports and
+# fetches them from each; installs what is missing on Debian when root.
+interop:
+	$(GO) run ./dnsfetch/dnstest/interop
+
+# One binary for each architecture of OpenBSD that Go has.
+openbsd:
+	@for arch in $(OPENBSD_ARCHES); do \
+		echo "build/openbsd-$$arch/threatstopd"; \
+		CGO_ENABLED=0 GOOS=openbsd GOARCH=$$arch $(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS)' \
+			-o build/openbsd-$$arch/threatstopd ./agent || exit 1; \
+	done
+
+clean:
+	rm -rf build
+
+.PHONY: all build demo test bench lint fuzz interop openbsd clean
