@@ -1,0 +1,80 @@
+package config
+
+import (
+	"net/netip"
+	"net/url"
+	"time"
+)
+
+// DefaultPath is where an installation keeps its configuration.
+const DefaultPath = "/usr/local/etc/threatstop.conf"
+
+// UploadMode says which of the packets that pf logs are reported.
+type UploadMode string
+
+const (
+	UploadHits UploadMode = "hits" // packets with an address that the policy blocks
+	UploadAll  UploadMode = "all"  // every packet that pf logs
+	UploadNone UploadMode = "no"   // none; the policy is enforced all the same
+)
+
+// Config is a checked configuration: every field holds a value that is allowed,
+// its default where the file says nothing. The name of the key stands behind
+// each field. Slices are nil when they are empty.
+type Config struct {
+	DeviceID string // device_id: the TDID; empty only with UploadNone
+
+	// The policy: where it comes from.
+
+	DNSServers    []string      // DNS_SERVERS: "192.0.2.1", "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53", "name", "name:53"; never empty
+	DNSSiblings   []string      // DNS_SIBLINGS: names that continue a list in the old layout; a single label stands in for the first label of the list
+	DNSTimeout    time.Duration // DNS_TIMEOUT: for one answer
+	SourceAddress netip.Addr    // SOURCE_ADDRESS: of queries and uploads; the zero Addr leaves the choice to the kernel
+	BlockLists    []string      // BLOCK_LISTS: names without the final dot; never empty
+	AllowLists    []string      // ALLOW_LISTS: likewise, may be empty
+	PollInterval  time.Duration // POLL_INTERVAL: between two fetches of the policy
+
+	// The policy: what of it may be enforced.
+
+	NeverBlock  []netip.Prefix // NEVER_BLOCK: masked; an address is a prefix of its full length
+	MaxShrink   float64        // MAX_SHRINK: the part of a table, 0 to 1, that one update may take away unasked
+	ShrinkHold  time.Duration  // SHRINK_HOLD: after this long below MaxShrink the smaller policy is believed
+	MinPrefixV4 int            // MIN_PREFIX_V4: shorter IPv4 prefixes are dropped
+	MinPrefixV6 int            // MIN_PREFIX_V6: shorter IPv6 prefixes are dropped
+	MaxEntries  int            // MAX_ENTRIES: a list, or a policy, of more entries is refused
+	Aggregate   bool           // AGGREGATE: the smallest equivalent table in place of the entries as listed
+
+	// The policy: where it goes.
+
+	OutDir     string // OUT_DIR: absolute
+	BlockFile  string // BLOCK_FILE: absolute
+	AllowFile  string // ALLOW_FILE: absolute, not BlockFile
+	BlockTable string // BLOCK_TABLE: 1 to 31 bytes
+	AllowTable string // ALLOW_TABLE: likewise, not BlockTable
+	ReloadPF   bool   // RELOAD_PF: load the tables into pf; else only check and write the files
+
+	// The hits: where they come from.
+
+	PflogIf   string        // PFLOG_IF: "pflog0"
+	PflogFile string        // pflog: what pflogd(8) writes, absolute
+	Backfill  time.Duration // BACKFILL: how far back the first start ever reports pflogd's files; 0 is not at all
+
+	// The hits: where they go.
+
+	Upload           UploadMode    // UPLOAD
+	URL              *url.URL      // url: of the log server, https unless AllowHTTP; nil only with UploadNone
+	AllowHTTP        bool          // ALLOW_HTTP: url may be http
+	UploadInterval   time.Duration // UPLOAD_INTERVAL: a batch waits no longer
+	UploadBatch      int           // UPLOAD_BATCH: lines in a batch at most
+	UploadBatchBytes int64         // UPLOAD_BATCH_BYTES: bytes of lines in a batch at most
+	UploadField      string        // UPLOAD_FIELD: form field of the lines
+	UploadIDField    string        // UPLOAD_ID_FIELD: form field of the device id, not UploadField
+	UploadGzip       bool          // UPLOAD_GZIP: compress the lines
+	Proxy            *url.URL      // PROXY: http, https or socks5, with credentials where it wants them; nil is direct
+	CAFile           string        // CA_FILE: PEM roots, absolute; empty means the system's
+	SpoolDir         string        // SPOOL_DIR: absolute
+	SpoolMax         int64         // SPOOL_MAX: bytes
+	SpoolAge         time.Duration // SPOOL_AGE: older batches are dropped
+
+	LogFile string // logfile: read from old files, used by nothing
+}
