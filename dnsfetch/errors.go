@@ -1,0 +1,156 @@
+package dnsfetch
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+)
+
+// What can be wrong with a list, a server or an answer. The errors of [Client.Fetch] match these with
+// [errors.Is]; when several servers failed, they match the reason of each.
+var (
+	// The request or the configuration.
+	ErrName   = errors.New("not a usable name for a list")
+	ErrSource = errors.New("source address and server are of different families")
+
+	// The way to the server.
+	ErrLookup  = errors.New("cannot look up the server's name")
+	ErrConnect = errors.New("cannot connect")
+	ErrTimeout = errors.New("too slow")                           // a connection, one answer, or the whole list
+	ErrCut     = errors.New("connection closed before an answer") // or in the middle of one
+
+	// What the server said.
+	ErrRefused   = errors.New("query refused (REFUSED)")
+	ErrServFail  = errors.New("server failure (SERVFAIL)")
+	ErrNXDomain  = errors.New("no such name (NXDOMAIN)")
+	ErrRcode     = errors.New("query failed") // with the name of any other response code
+	ErrNoRecords = errors.New("no records (NOERROR without an answer)")
+	ErrTruncated = errors.New("answer truncated over TCP (TC)")
+
+	// The message.
+	ErrShort     = errors.New("message is shorter than it says") // or holds fewer records than it counts
+	ErrTrailing  = errors.New("bytes left over behind the last record")
+	ErrHeader    = errors.New("not a response to a query") // QR, opcode
+	ErrID        = errors.New("answer to a query that was not asked")
+	ErrQuestion  = errors.New("answer to another question")
+	ErrOwner     = errors.New("record of another name")
+	ErrClass     = errors.New("record not of class IN")
+	ErrType      = errors.New("record of another type")
+	ErrAlias     = errors.New("name is an alias (CNAME or DNAME)")
+	ErrMalformed = errors.New("malformed record") // a name or an rdata that cannot be
+	ErrAPL       = errors.New("malformed APL record")
+
+	// The list.
+	ErrEmpty          = errors.New("the list is empty")
+	ErrOutside        = errors.New("part is not below the list's own name")
+	ErrDuplicate      = errors.New("part named twice")
+	ErrLoop           = errors.New("part is itself a list of parts")
+	ErrChanged        = errors.New("the list changed again each time it was fetched")
+	ErrTooManyParts   = errors.New("too many parts")
+	ErrTooManyEntries = errors.New("too many entries")
+	ErrTooManyBytes   = errors.New("too many bytes")
+)
+
+// advice says what to do about an error, for those where that is not plain.
+var advice = []struct {
+	is   error
+	text string
+}{
+	{ErrRefused, "this device's public address may not be registered yet; new devices take up to an hour"},
+	{ErrTruncated, "the records do not fit in 64 KiB: the publisher must split the list"},
+	{ErrNXDomain, "check the list's name"},
+	{ErrNoRecords, "never taken for an empty list; check the list's name"},
+	{ErrEmpty, "an empty list is accepted for allow lists only"},
+	{ErrTooManyParts, "raise the limit if the list is meant to be that large"},
+	{ErrTooManyEntries, "raise the limit if the list is meant to be that large"},
+	{ErrTooManyBytes, "raise the limit if the list is meant to be that large"},
+	{ErrSource, "give a source address of the server's family, or none"},
+	{syscall.EADDRNOTAVAIL, "the source address is not an address of this host"},
+	// On OpenBSD that is what a sender sees of a packet that pf blocks on its way out.
+	{syscall.EACCES, "the packet filter blocks the way out"},
+}
+
+// Error says which list could not be fetched, from where, and why.
+type Error struct {
+	List   string // the name requested
+	Part   string // the part or sibling at fault, "" when it is the list as a whole
+	Server string // the server at fault; "" when no server was asked, or when all failed
+	Err    error  // the reason; wraps one of the Err variables, the context's error, or both a reason and an errno
+}
+
+// Error gives one line: list, part, server, reason, and what to do about it.
+func (e *Error) Error() string {
+	s := "list " + e.List + ": "
+	if e.Server != "" {
+		s += "server " + e.Server + ": "
+	}
+	s += e.reason()
+	if a := adviceFor(e.Err); len(a) > 0 {
+		s += "; " + strings.Join(a, "; ")
+	}
+	return s
+}
+
+func (e *Error) reason() string {
+	if e.Part != "" {
+		return "part " + e.Part + ": " + e.Err.Error()
+	}
+	return e.Err.Error()
+}
+
+// Unwrap returns the reason.
+func (e *Error) Unwrap() error { return e.Err }
+
+// adviceFor returns the advice for all that err wraps, each once.
+func adviceFor(err error) []string {
+	var out []string
+	for _, a := range advice {
+		if errors.Is(err, a.is) && !contains(out, a.text) {
+			out = append(out, a.text)
+		}
+	}
+	return out
+}
+
+func contains(in []string, s string) bool {
+	for _, t := range in {
+		if s == t {
+			return true
+		}
+	}
+	return false
+}
+
+// allFailed is the reason when more than one server was tried.
+type allFailed []*Error
+
+func (a allFailed) Error() string {
+	var b strings.Builder
+	b.WriteString("no server gave it: ")
+	for i, e := range a {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(e.Server + ": " + e.reason())
+	}
+	return b.String()
+}
+
+func (a allFailed) Unwrap() []error {
+	errs := make([]error, len(a))
+	for i, e := range a {
+		errs[i] = e
+	}
+	return errs
+}
+
+// absent reports whether err says that a name, or the type at it, does not exist.
+func absent(err error) bool {
+	return errors.Is(err, ErrNXDomain) || errors.Is(err, ErrNoRecords)
+}
+
+// ended reports whether err is a context's.
+func ended(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
