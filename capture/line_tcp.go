@@ -1,0 +1,388 @@
+package capture
+
+import "encoding/binary"
+
+const tcpHeaderLen = 20
+
+// TCP flags.
+const (
+	tcpFIN = 1 << iota
+	tcpSYN
+	tcpRST
+	tcpPSH
+	tcpACK
+	tcpURG
+	tcpECE
+	tcpCWR
+)
+
+// tcp prints a TCP header (print-tcp.c), ip being the IP header before it.
+func (l *line) tcp(b []byte, length uint32, ip []byte) {
+	if length < tcpHeaderLen {
+		l.str("truncated-tcp ")
+		l.uint(length)
+		return
+	}
+	v6 := ip[0]>>4 == 6
+	if len(b) < 4 {
+		l.pair(ip)
+		l.str(": [|tcp]")
+		return
+	}
+	if v6 && ip[6] != protoTCP {
+		// Behind extension headers: the addresses stand before those.
+		l.uint(uint32(u16(b, 0)))
+		l.str(" > ")
+		l.uint(uint32(u16(b, 2)))
+		l.str(": ")
+	} else {
+		l.ports(b, ip)
+	}
+	if len(b) < tcpHeaderLen {
+		if len(b) >= 8 && len(b) < 12 {
+			l.uint(u32(b, 4))
+			l.byte(' ')
+		}
+		l.str("[|tcp]")
+		return
+	}
+	seq, ack := u32(b, 4), u32(b, 8)
+	hlen := uint32(b[12]>>4) * 4
+	flags := b[13]
+
+	if flags&(tcpSYN|tcpFIN|tcpRST|tcpPSH|tcpECE|tcpCWR) == 0 {
+		l.byte('.')
+	} else {
+		for _, f := range [...]struct{ bit, letter byte }{
+			{tcpSYN, 'S'}, {tcpFIN, 'F'}, {tcpRST, 'R'}, {tcpPSH, 'P'}, {tcpCWR, 'W'}, {tcpECE, 'E'},
+		} {
+			if flags&f.bit != 0 {
+				l.byte(f.letter)
+			}
+		}
+	}
+
+	// sackBase is what SACK edges are relative to: the other side's first
+	// number.
+	var sackBase uint32
+	if l.pr.Relative && flags&tcpACK != 0 {
+		seq, ack, sackBase = l.pr.relate(b, ip, seq, ack, flags&tcpSYN != 0)
+	}
+	if hlen > length {
+		l.str(" [bad hdr length]")
+		return
+	}
+	length -= hlen
+	if length > 0 || flags&(tcpSYN|tcpFIN|tcpRST) != 0 {
+		l.byte(' ')
+		l.uint(seq)
+		l.byte(':')
+		l.uint(seq + length)
+		l.byte('(')
+		l.uint(length)
+		l.byte(')')
+	}
+	if flags&tcpACK != 0 {
+		l.str(" ack ")
+		l.uint(ack)
+	}
+	l.str(" win ")
+	l.uint(uint32(u16(b, 14)))
+	if flags&tcpURG != 0 {
+		l.str(" urg ")
+		l.uint(uint32(u16(b, 18)))
+	}
+	if hlen > tcpHeaderLen {
+		l.str(" <")
+		l.tcpOptions(b[tcpHeaderLen:], int(hlen-tcpHeaderLen), flags, sackBase)
+		l.byte('>')
+	}
+}
+
+// TCP options.
+const (
+	tcpoptEOL       = 0
+	tcpoptNOP       = 1
+	tcpoptMSS       = 2
+	tcpoptWscale    = 3
+	tcpoptSackOK    = 4
+	tcpoptSack      = 5
+	tcpoptEcho      = 6
+	tcpoptEchoReply = 7
+	tcpoptTimestamp = 8
+	tcpoptCC        = 11
+	tcpoptCCNew     = 12
+	tcpoptCCEcho    = 13
+	tcpoptSignature = 19
+)
+
+// tcpOptions prints the left bytes of options at b, up to the first that is bad or
+// was not captured.
+func (l *line) tcpOptions(b []byte, left int, flags byte, sackBase uint32) {
+	const cut, bad = "[|tcp]", "[bad opt]"
+	for first := true; left > 0; first = false {
+		if !first {
+			l.byte(',')
+		}
+		if len(b) < 1 {
+			l.str(cut)
+			return
+		}
+		opt := b[0]
+		if opt == tcpoptEOL || opt == tcpoptNOP {
+			b = b[1:]
+			left--
+			if opt == tcpoptEOL {
+				l.str("eol")
+				return
+			}
+			l.str("nop")
+			continue
+		}
+		if len(b) < 2 {
+			l.str(cut)
+			return
+		}
+		size := int(b[1])
+		// The type octet counts as still left here.
+		if size < 2 || size > left {
+			l.str(bad)
+			return
+		}
+		b = b[2:]
+		left -= 2
+
+		// need says why n bytes of data cannot be had: they are not
+		// part of the options, or were not captured.
+		need := func(n int) string {
+			switch {
+			case n > left:
+				return bad
+			case n > len(b):
+				return cut
+			}
+			return ""
+		}
+		var n int // bytes of data as the option's kind has them
+		why := ""
+		switch opt {
+		case tcpoptMSS:
+			l.str("mss")
+			n = 2
+			if why = need(n); why == "" {
+				l.byte(' ')
+				l.uint(uint32(u16(b, 0)))
+			}
+		case tcpoptWscale:
+			l.str("wscale")
+			n = 1
+			if why = need(n); why == "" {
+				l.byte(' ')
+				l.uint(uint32(b[0]))
+			}
+		case tcpoptSackOK:
+			l.str("sackOK")
+			if size != 2 {
+				l.optionLen(size)
+			}
+		case tcpoptSack:
+			n = size - 2
+			if n%8 != 0 || flags&tcpACK == 0 {
+				l.str("malformed sack [len ")
+				l.uint(uint32(n))
+				l.str("] ")
+				break
+			}
+			l.str("sack ")
+			l.uint(uint32(n / 8))
+			l.byte(' ')
+			for i := 0; i < n; i += 8 {
+				if why = need(i + 8); why != "" {
+					break
+				}
+				// Relative edges are computed in the host's
+				// long: one below the base wraps in 64 bits.
+				l.byte('{')
+				l.uint64(uint64(u32(b, i)) - uint64(sackBase))
+				l.byte(':')
+				l.uint64(uint64(u32(b, i+4)) - uint64(sackBase))
+				l.str("} ")
+			}
+		case tcpoptEcho, tcpoptEchoReply, tcpoptCC, tcpoptCCNew, tcpoptCCEcho:
+			l.str(tcpoptNames[opt])
+			n = 4
+			if why = need(n); why == "" {
+				l.byte(' ')
+				l.uint(u32(b, 0))
+			}
+		case tcpoptTimestamp:
+			l.str("timestamp")
+			n = 8
+			if why = need(4); why == "" {
+				l.byte(' ')
+				l.uint(u32(b, 0))
+				if why = need(n); why == "" {
+					l.byte(' ')
+					l.uint(u32(b, 4))
+				}
+			}
+		default:
+			if opt == tcpoptSignature {
+				l.str("tcpmd5:")
+			} else {
+				l.str("opt-")
+				l.uint(uint32(opt))
+				l.byte(':')
+			}
+			n = size - 2
+			for i := range n {
+				if why = need(i + 1); why != "" {
+					break
+				}
+				l.hex(uint32(b[i]), 2)
+			}
+		}
+		if why != "" {
+			l.str(why)
+			return
+		}
+		b = from(b, n)
+		left -= n
+		if n+2 != size {
+			l.optionLen(size)
+		}
+	}
+}
+
+var tcpoptNames = [...]string{
+	tcpoptEcho:      "echo",
+	tcpoptEchoReply: "echoreply",
+	tcpoptCC:        "cc",
+	tcpoptCCNew:     "ccnew",
+	tcpoptCCEcho:    "ccecho",
+}
+
+func (l *line) optionLen(n int) {
+	l.str("[len ")
+	l.uint(uint32(n))
+	l.byte(']')
+}
+
+// Conversations remembered: convSets sets of convWays each, 2.8 MB. tcpdump
+// remembers all it ever saw.
+const (
+	convSets = 1 << 13
+	convWays = 8
+)
+
+// A convKey names a conversation by its ends in an arbitrary order, so that both
+// directions have the same one.
+type convKey struct {
+	src, dst [16]byte
+	ports    uint32
+}
+
+type conversation struct {
+	key      convKey
+	seq, ack uint32 // first numbers of key.src and key.dst
+	used     uint32 // when, by conversations.tick; 0 is never
+}
+
+type conversations struct {
+	tick uint32
+	sets [convSets][convWays]conversation
+}
+
+// relate makes seq and ack of a segment with ACK relative to the conversation's
+// first numbers, which its first segment and every SYN set and show as they are.
+// sackBase is the first number of the side that is being acknowledged.
+func (pr *Printer) relate(tcp, ip []byte, seq, ack uint32, syn bool) (rseq, rack, sackBase uint32) {
+	if pr.conv == nil {
+		pr.conv = new(conversations)
+	}
+	key, reversed := conversationKey(tcp, ip)
+	c, known := pr.conv.find(&key)
+	if !known || syn {
+		c.key = key
+		if reversed {
+			c.seq, c.ack = ack-1, seq
+		} else {
+			c.seq, c.ack = seq, ack-1
+		}
+		rseq, rack = seq, ack
+	} else if reversed {
+		rseq, rack = seq-c.ack, ack-c.seq
+	} else {
+		rseq, rack = seq-c.seq, ack-c.ack
+	}
+	if reversed {
+		return rseq, rack, c.seq
+	}
+	return rseq, rack, c.ack
+}
+
+// conversationKey orders the ends by port, then address. tcpdump compares addresses
+// as little-endian words where it is usually run, and those of IPv6 in a way that can
+// find each end greater than the other; what it prints follows from that.
+func conversationKey(tcp, ip []byte) (k convKey, reversed bool) {
+	sport, dport := u16(tcp, 0), u16(tcp, 2)
+	var src, dst []byte
+	if ip[0]>>4 == 6 {
+		src, dst = ip[8:24], ip[24:40]
+	} else {
+		src, dst = ip[12:16], ip[16:20]
+	}
+	reversed = sport > dport
+	if sport == dport {
+		for i := 0; i < len(src); i += 4 {
+			if binary.LittleEndian.Uint32(src[i:]) > binary.LittleEndian.Uint32(dst[i:]) {
+				reversed = true
+				break
+			}
+		}
+	}
+	if reversed {
+		src, dst = dst, src
+		sport, dport = dport, sport
+	}
+	copy(k.src[:], src)
+	copy(k.dst[:], dst)
+	k.ports = uint32(sport)<<16 | uint32(dport)
+	return k, reversed
+}
+
+// find returns the conversation of that key, or the one of its set that was not used
+// for longest, to be filled in.
+func (cs *conversations) find(k *convKey) (c *conversation, known bool) {
+	h := uint64(k.ports)
+	for i := 0; i < 16; i += 8 {
+		h = h*0x9e3779b97f4a7c15 ^ binary.LittleEndian.Uint64(k.src[i:])
+		h = h*0x9e3779b97f4a7c15 ^ binary.LittleEndian.Uint64(k.dst[i:])
+	}
+	h *= 0x9e3779b97f4a7c15
+	set := &cs.sets[h>>(64-13)]
+	cs.tick++
+	if cs.tick == 0 {
+		// After four thousand million segments the order of use is
+		// forgotten, the conversations are not.
+		for i := range cs.sets {
+			for j := range cs.sets[i] {
+				cs.sets[i][j].used = min(cs.sets[i][j].used, 1)
+			}
+		}
+		cs.tick = 2
+	}
+	oldest := &set[0]
+	for i := range set {
+		c := &set[i]
+		if c.used != 0 && c.key == *k {
+			c.used = cs.tick
+			return c, true
+		}
+		if c.used < oldest.used {
+			oldest = c
+		}
+	}
+	oldest.used = cs.tick
+	return oldest, false
+}
