@@ -1,0 +1,105 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// maxProblems bounds how many errors, and how many warnings, one file gives: a
+// file of another kind altogether should not fill the terminal.
+const maxProblems = 20
+
+// Error is one thing in a configuration that is refused.
+type Error struct {
+	File string // as given to Load or Parse
+	Line int    // from 1; 0 where no line is at fault, as for a missing key
+	Key  string // empty where no key is at fault
+	Text string // what is wrong and what to write instead: one line, without secrets
+}
+
+// Error returns "file:line: key: text", without the parts that are not known.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		b.WriteString(":" + strconv.Itoa(e.Line))
+	}
+	b.WriteString(": ")
+	if e.Key != "" {
+		b.WriteString(e.Key + ": ")
+	}
+	b.WriteString(e.Text)
+	return b.String()
+}
+
+// Errors is what Load and Parse return for a configuration that is refused: all
+// that is wrong with it, in the order of the lines, then what is missing.
+type Errors []*Error
+
+// Error returns one line for each error.
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i := range e {
+		lines[i] = e[i].Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives each *Error to errors.As.
+func (e Errors) Unwrap() []error {
+	errs := make([]error, len(e))
+	for i := range e {
+		errs[i] = e[i]
+	}
+	return errs
+}
+
+// Warning is one thing in a configuration that is accepted and probably not
+// meant. Its fields are those of Error.
+type Warning Error
+
+// String returns the line that Error.Error would.
+func (w Warning) String() string { return (*Error)(&w).Error() }
+
+// problems collects what is said about one file.
+type problems struct {
+	file     string
+	errs     Errors
+	warnings []Warning
+	// How many came after the bound was reached.
+	moreErrs, moreWarnings int
+}
+
+func (p *problems) errorf(line int, key, format string, args ...any) {
+	if len(p.errs) == maxProblems {
+		p.moreErrs++
+		return
+	}
+	p.errs = append(p.errs, &Error{p.file, line, key, fmt.Sprintf(format, args...)})
+}
+
+func (p *problems) warnf(line int, key, format string, args ...any) {
+	if len(p.warnings) == maxProblems {
+		p.moreWarnings++
+		return
+	}
+	p.warnings = append(p.warnings, Warning{p.file, line, key, fmt.Sprintf(format, args...)})
+}
+
+// full says that reading on would tell nobody anything.
+func (p *problems) full() bool { return p.moreErrs > 0 }
+
+// result closes the collection. The error is nil when there is none.
+func (p *problems) result() ([]Warning, error) {
+	if p.moreWarnings > 0 {
+		p.warnings = append(p.warnings, Warning{File: p.file, Text: fmt.Sprintf("and %d more warnings", p.moreWarnings)})
+	}
+	if len(p.errs) == 0 {
+		return p.warnings, nil
+	}
+	if p.moreErrs > 0 {
+		p.errs = append(p.errs, &Error{File: p.file, Text: "and more: is this a threatstop.conf?"})
+	}
+	return p.warnings, p.errs
+}
