@@ -263,36 +263,42 @@ func (l *List) layAddr(name []byte, ttl uint32, add addNode) error {
 	return nil
 }
 
-// Fill returns entries, IPv4 and all different, that as one APL record at name
-// make an answer of exactly size bytes: up to 65535, the longest there is. The
-// question is counted, EDNS is not.
-func Fill(name string, size int) ([]Entry, error) {
+// Fill returns entries, IPv4 and all different, that as APL records at name of
+// itemsPerRecord items each, 0 for one record, make an answer of exactly size
+// bytes: up to 65535, the longest there is. The question is counted, EDNS is
+// not. Sizes that no records add up to are an error.
+func Fill(name string, size, itemsPerRecord int) ([]Entry, error) {
 	wire, err := wireName(name)
 	if err != nil {
 		return nil, err
 	}
-	least := headerLen + len(wire) + 4 + recordFixed
-	// Items take 5 to 8 bytes, by the length of their prefix: what is left is
-	// always nothing, one item, or at least two.
-	fits := func(rest int) bool { return rest == 0 || 5 <= rest && rest <= 8 || rest >= 10 }
-	rest := size - least
-	if size > maxMessage || !fits(rest) {
-		return nil, fmt.Errorf("no answer of %d bytes for %s: it takes %d, %d to %d, or %d to %d",
-			size, name, least, least+5, least+8, least+10, maxMessage)
+	per := itemsPerRecord
+	if per <= 0 {
+		per = maxMessage
 	}
-	var out []Entry
+	room := size - headerLen - len(wire) - 4
+	full := recordFixed + 8*per
+	records := max(1, (room+full-1)/full)
+	// Items take 5 to 8 bytes, by the length of their prefix, and none of the
+	// records may be without any, unless it is the only one.
+	bytes := room - recordFixed*records
+	items := (bytes + 7) / 8
+	if records > 1 {
+		items = max(items, per*(records-1)+1)
+	}
+	if size > maxMessage || bytes < 5*items || items < 0 {
+		return nil, fmt.Errorf("no APL records at %s make an answer of %d bytes", name, size)
+	}
+	out := make([]Entry, items)
 	var used [9]int
-	for rest > 0 {
-		n := 8
-		for n > rest || !fits(rest-n) {
-			n--
-		}
-		rest -= n
-		i := used[n]
+	for i, short := 0, 8*items-bytes; i < items; i++ {
+		n := 8 - min(3, short)
+		short -= 8 - n
+		u := used[n]
 		used[n]++
-		lo, hi := byte(i%200+1), byte(i/200)
+		lo, hi := byte(u%200+1), byte(u/200)
 		a := [...][4]byte{5: {240 + lo}, 6: {240, lo}, 7: {250, 0, lo}, 8: {198, 18, hi, lo}}[n]
-		out = append(out, Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4(a), 8*(n-aplHeader))})
+		out[i].Prefix = netip.PrefixFrom(netip.AddrFrom4(a), 8*(n-aplHeader))
 	}
 	return out, nil
 }

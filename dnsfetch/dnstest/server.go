@@ -95,7 +95,7 @@ func Start(o Options) (*Server, error) {
 
 // makeZone makes the records of the zone itself.
 func (s *Server) makeZone() error {
-	soa, ns := zoneRecords(dns.Fqdn(s.opts.Zone))
+	soa, ns := zoneRecords(dns.Fqdn(s.opts.Zone), 1)
 	apex := &node{name: canonical(s.opts.Zone), sets: make(map[uint16]*rrset)}
 	for _, rr := range []dns.RR{soa, ns} {
 		buf := make([]byte, 1024)
