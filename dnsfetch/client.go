@@ -1,10 +1,14 @@
 package dnsfetch
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +27,9 @@ const (
 	DefaultConnections = 2
 	DefaultPipeline    = 16
 )
+
+// maxPipeline keeps the queries under way on a connection small enough for its buffers.
+const maxPipeline = 64
 
 // Options configures a [Client]. The zero value of every field but Servers has a meaning.
 type Options struct {
@@ -85,39 +92,322 @@ type Progress struct {
 	Bytes        int64
 }
 
-// Client fetches lists. It remembers from one list to the next which server worked last and how that server likes to
-// be asked, so one Client should serve a whole run. It may be used by several goroutines, and fetches one list at
-// a time.
+// Client fetches lists. It remembers from one list to the next which server worked last and how that
+// server likes to be asked, so one Client should serve a whole run. It may be used by several goroutines,
+// and fetches one list at a time.
 type Client struct {
 	opt     Options
 	servers []server
 
 	fetching sync.Mutex // held for one list
+	habits   map[netip.AddrPort]*habits
 
 	mu   sync.Mutex
-	last endpoint // the endpoint that worked last
+	last endpoint // that worked last
+	idle []*conn
 }
+
+// idleTime is how long a connection is kept for the next list. A client should not hold what it is not using
+// (RFC 7766 §6.2.3), and a longer silence may have made some firewall on the way forget the connection.
+const idleTime = 5 * time.Second
 
 // New checks o and returns a Client. It opens no connection and looks up no name.
 func New(o Options) (*Client, error) {
-	return nil, nil
+	c := &Client{habits: make(map[netip.AddrPort]*habits)}
+	if len(o.Servers) == 0 {
+		return nil, errors.New("no policy servers given")
+	}
+	for _, s := range o.Servers {
+		srv, err := parseServer(s)
+		if err != nil {
+			return nil, err
+		}
+		c.servers = append(c.servers, srv)
+	}
+	if o.Ports == nil {
+		o.Ports = []uint16{53, 5353}
+	}
+	if len(o.Ports) == 0 || slices.Contains(o.Ports, 0) {
+		return nil, errors.New("policy server ports: at least one, each from 1 to 65535")
+	}
+	for _, s := range o.Siblings {
+		if err := checkLabel(s); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range []struct {
+		name  string
+		value int64
+	}{
+		{"Timeout", int64(o.Timeout)}, {"ListTimeout", int64(o.ListTimeout)}, {"MaxParts", int64(o.MaxParts)},
+		{"MaxEntries", int64(o.MaxEntries)}, {"MaxBytes", o.MaxBytes},
+		{"Connections", int64(o.Connections)}, {"Pipeline", int64(o.Pipeline)},
+	} {
+		if v.value < 0 {
+			return nil, fmt.Errorf("%s %d: must not be negative", v.name, v.value)
+		}
+	}
+	o.Source = o.Source.Unmap()
+	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
+	o.ListTimeout = cmp.Or(o.ListTimeout, DefaultListTimeout)
+	o.MaxParts = cmp.Or(o.MaxParts, DefaultMaxParts)
+	o.MaxEntries = cmp.Or(o.MaxEntries, DefaultMaxEntries)
+	o.MaxBytes = cmp.Or(o.MaxBytes, DefaultMaxBytes)
+	o.Connections = cmp.Or(o.Connections, DefaultConnections)
+	o.Pipeline = min(cmp.Or(o.Pipeline, DefaultPipeline), maxPipeline)
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
+	c.opt = o
+	return c, nil
 }
 
-// Server returns the server that gave the last list: "192.0.2.1:53", or "dns.example.net[192.0.2.1]:53" for one given by
-// name. Before the first success it is "".
+// Server returns the server that gave the last list: "192.0.2.1:53", or "dns.example.net[192.0.2.1]:53" for
+// one given by name. Before the first success it is "".
 func (c *Client) Server() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last.String()
 }
 
-// Close closes the connections that are kept open between two lists. A Client may be used again after Close.
-func (c *Client) Close() error { return nil }
+// Close closes the connections that are kept open between two lists, and returns nil. A Client may be used again after Close.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cn := range c.idle {
+		cn.close()
+	}
+	c.idle = nil
+	return nil
+}
 
-// Fetch fetches one list, whole, from the first server that gives it, beginning with the one that worked last. It
-// returns an [*Error] that names each server tried and why it failed. When ctx ends, no further server is tried.
+// Fetch fetches one list, whole, from the first server that gives it, beginning with the one that worked last.
+// It returns an [*Error] that names each server tried and why it failed. When ctx ends, no further server is
+// tried, and the error wraps that of ctx.
 func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
-	return nil, &Error{List: r.Name, Err: ErrConnect}
+	c.fetching.Lock()
+	defer c.fetching.Unlock()
+	begin := time.Now()
+	name, err := packName(r.Name)
+	if err != nil {
+		return nil, &Error{List: r.Name, Err: fmt.Errorf("%w: %w", ErrName, err)}
+	}
+	siblings, err := c.siblings(name, &r)
+	if err != nil {
+		return nil, &Error{List: r.Name, Err: err}
+	}
+
+	var failed []*Error
+	for ep, err := range c.endpoints(ctx) {
+		if ctx.Err() != nil {
+			return nil, &Error{List: r.Name, Err: context.Cause(ctx)}
+		}
+		if err != nil {
+			failed = append(failed, &Error{List: r.Name, Server: ep.String(), Err: err})
+			continue
+		}
+		h := c.habits[ep.addr]
+		if h == nil {
+			h = &habits{pipeline: c.opt.Pipeline}
+			c.habits[ep.addr] = h
+		}
+		l, err := c.attempt(ctx, &attempt{c: c, ep: ep, habits: h, req: &r, name: name, siblings: siblings})
+		if err == nil {
+			c.mu.Lock()
+			c.last = ep
+			c.mu.Unlock()
+			l.Elapsed, l.Failed = time.Since(begin), failed
+			return l, nil
+		}
+		if ctx.Err() != nil {
+			return nil, &Error{List: r.Name, Server: ep.String(), Err: context.Cause(ctx)}
+		}
+		failed = append(failed, err)
+	}
+	if ctx.Err() != nil {
+		return nil, &Error{List: r.Name, Err: context.Cause(ctx)}
+	}
+	if len(failed) == 1 {
+		return nil, failed[0]
+	}
+	return nil, &Error{List: r.Name, Err: allFailed(failed)}
+}
+
+// attempt runs a, within the time that one server has.
+func (c *Client) attempt(ctx context.Context, a *attempt) (*List, *Error) {
+	var cancel context.CancelFunc
+	a.ctx, cancel = context.WithTimeout(ctx, c.opt.ListTimeout)
+	defer cancel()
+	l, err := a.fetch()
+	if err == nil {
+		return l, nil
+	}
+	e := a.fault("", err)
+	if a.ctx.Err() != nil {
+		e = &Error{List: a.req.Name, Server: a.ep.String(), Err: fmt.Errorf("%w: the list was not complete within %v",
+			ErrTimeout, c.opt.ListTimeout)}
+	}
+	return nil, e
+}
+
+// endpoints yields where to try, in this order: what worked last; then, port by port, all servers. A server that cannot
+// be tried is yielded with the reason.
+func (c *Client) endpoints(ctx context.Context) iter.Seq2[endpoint, error] {
+	return func(yield func(endpoint, error) bool) {
+		tried := make(map[netip.AddrPort]bool)
+		c.mu.Lock()
+		last := c.last
+		c.mu.Unlock()
+		if last.addr.IsValid() {
+			tried[last.addr] = true
+			if !yield(last, nil) {
+				return
+			}
+		}
+		looked := make(map[string][]netip.Addr)
+		for i, port := range c.opt.Ports {
+			for _, s := range c.servers {
+				if s.port != 0 {
+					if i > 0 {
+						continue
+					}
+					port = s.port
+				} else {
+					port = c.opt.Ports[i]
+				}
+				addrs := []netip.Addr{s.addr}
+				name := ""
+				if !s.addr.IsValid() {
+					name = s.host
+					var known bool
+					if addrs, known = looked[name]; !known {
+						var err error
+						addrs, err = c.lookUp(ctx, name)
+						looked[name] = addrs
+						if err != nil && !yield(endpoint{name: name, addr: addrPort(netip.Addr{}, port)}, err) {
+							return
+						}
+					}
+				}
+				for _, addr := range addrs {
+					ep := endpoint{name, addrPort(addr, port)}
+					if tried[ep.addr] {
+						continue
+					}
+					tried[ep.addr] = true
+					var err error
+					if src := c.opt.Source; src.IsValid() && src.Is4() != addr.Is4() {
+						err = fmt.Errorf("%w: source %s", ErrSource, src)
+					}
+					if !yield(ep, err) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// lookUp returns the addresses of a server given by name.
+func (c *Client) lookUp(ctx context.Context, name string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opt.Timeout)
+	defer cancel()
+	addrs, err := c.opt.Resolver.LookupNetIP(ctx, "ip", name)
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("it has no addresses")
+	}
+	if err != nil {
+		// The name and the resolver's own address would make two more colons out of one reason.
+		if d := (*net.DNSError)(nil); errors.As(err, &d) {
+			return nil, fmt.Errorf("%w: %s", ErrLookup, d.Err)
+		}
+		return nil, fmt.Errorf("%w: %w", ErrLookup, err)
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, nil
+}
+
+// siblings returns the names that continue the list.
+func (c *Client) siblings(list wireName, r *Request) ([]wireName, error) {
+	labels := c.opt.Siblings
+	if r.Siblings != nil {
+		labels = r.Siblings
+		for _, s := range labels {
+			if err := checkLabel(s); err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrName, err)
+			}
+		}
+	}
+	var names []wireName
+	seen := map[string]bool{list.key(): true}
+	for _, label := range labels {
+		one, err := packName(label)
+		if err != nil {
+			return nil, fmt.Errorf("%w: sibling %q: %w", ErrName, label, err)
+		}
+		if r.Siblings == nil && !continues(list, one) {
+			continue
+		}
+		name := append(one[:len(one)-1:len(one)-1], list.parent()...)
+		if len(name) > maxNameLen {
+			return nil, fmt.Errorf("%w: sibling %q: the name gets too long", ErrName, label)
+		}
+		if !seen[name.key()] {
+			seen[name.key()] = true
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// continues reports whether the first label of sibling is that of list with a number behind it.
+func continues(list, sibling wireName) bool {
+	own, other := list[1:1+list[0]], sibling[1:1+sibling[0]]
+	if len(other) <= len(own) || !own.equal(other[:len(own)]) {
+		return false
+	}
+	for _, b := range other[len(own):] {
+		if b < '0' || b > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+func checkLabel(s string) error {
+	if n, err := packName(s); err != nil || len(n.parent()) != 1 {
+		return fmt.Errorf("sibling %q: must be one label, as \"basic1\"", s)
+	}
+	return nil
+}
+
+// takeIdle returns a connection to ep that was kept open, or nil.
+func (c *Client) takeIdle(ep endpoint) (cn *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kept := c.idle[:0]
+	for _, i := range c.idle {
+		switch {
+		case i.ep.addr != ep.addr || time.Since(i.idle) > idleTime:
+			i.close()
+		case cn == nil:
+			cn = i
+		default:
+			kept = append(kept, i)
+		}
+	}
+	c.idle = kept
+	return cn
+}
+
+// keepIdle keeps cn for the next run or list.
+func (c *Client) keepIdle(cn *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cn.idle = time.Now()
+	c.idle = append(c.idle, cn)
 }
 
 // server is one element of Options.Servers.
@@ -133,12 +423,16 @@ type endpoint struct {
 	addr netip.AddrPort
 }
 
+func addrPort(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
+
 func (e endpoint) String() string {
 	switch {
-	case !e.addr.IsValid():
+	case e.name == "" && !e.addr.IsValid():
 		return ""
 	case e.name == "":
 		return e.addr.String()
+	case !e.addr.IsValid(): // not looked up
+		return e.name + ":" + strconv.Itoa(int(e.addr.Port()))
 	}
 	return e.name + "[" + e.addr.Addr().String() + "]:" + strconv.Itoa(int(e.addr.Port()))
 }
