@@ -1,0 +1,157 @@
+package pfioctl
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Errors that do not come from the kernel.
+var (
+	// ErrLimit says that Add was not sent, because it would have come to the
+	// limit of table entries, where the kernel waits without end.
+	ErrLimit = errors.New("would reach the limit, where the kernel waits without end")
+
+	// ErrConflict says that entries of an Add or Delete are in the table with
+	// the other negation. The kernel left those as they were, and did the rest.
+	ErrConflict = errors.New("in the table with the other negation")
+
+	// ErrPledged says that a request was not sent, because the promise "pf"
+	// does not allow it and the kernel would have ended the process.
+	ErrPledged = errors.New(`not allowed under the promise "pf"`)
+
+	// ErrUnknownRelease says that the kernel's release is newer than the ones
+	// this package knows, so that the struct asked for cannot be told.
+	ErrUnknownRelease = errors.New("cannot tell: the structs of this release are not known")
+
+	// ErrChanging says that what was asked for changed each time it was read.
+	ErrChanging = errors.New("keeps changing while it is read")
+
+	// ErrTableInactive says that a table is listed, but not there for requests:
+	// DIOCRADDTABLES did not make it active.
+	ErrTableInactive = errors.New("table was not made active")
+)
+
+// Error is what went wrong with a request.
+type Error struct {
+	Op    string // "set addresses", "read status"
+	Table Table  // zero where no one table is meant
+	Count int    // elements in the request, 0 where it has none
+
+	// Used and Limit are filled in where a limit may have been the cause and
+	// they could be read: what all tables hold together before the request, and
+	// the hard limit. Limit 0 means that they are not known.
+	Used, Limit int
+
+	Err error // a syscall.Errno where the kernel gave one
+
+	limit Limit // which one Used and Limit are about
+}
+
+// Error returns one line, such as "pf table ThreatSTOP-Block: set 26424
+// addresses: cannot allocate memory (used 180000 + new 26424 > limit 200000)".
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("pf")
+	if e.Table.Name != "" || e.Table.Anchor != "" {
+		b.WriteString(" table ")
+		b.WriteString(e.Table.String())
+	}
+	b.WriteString(": ")
+	verb, noun, ok := strings.Cut(e.Op, " ")
+	b.WriteString(verb)
+	if e.Count != 0 {
+		fmt.Fprintf(&b, " %d", e.Count)
+	}
+	if ok {
+		if e.Count == 1 {
+			noun = strings.TrimSuffix(strings.Replace(noun, "addresses", "address", 1), "s")
+			if noun == "addres" {
+				noun = "address"
+			}
+		}
+		b.WriteString(" " + noun)
+	}
+	fmt.Fprintf(&b, ": %v", e.Err)
+	if e.Limit != 0 {
+		if e.Used+e.Count > e.Limit {
+			fmt.Fprintf(&b, " (used %d + new %d > limit %d)", e.Used, e.Count, e.Limit)
+		} else {
+			fmt.Fprintf(&b, " (used %d + new %d, limit %d)", e.Used, e.Count, e.Limit)
+		}
+	}
+	return b.String()
+}
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Advice returns what to do about the error, in a line, or "" where there is
+// nothing to say beyond the error itself.
+func (e *Error) Advice() string {
+	for _, a := range advice {
+		if errors.Is(e.Err, a.err) {
+			return a.say(e)
+		}
+	}
+	return ""
+}
+
+// advice has a line for each error, the first that fits.
+var advice = []struct {
+	err error
+	say func(*Error) string
+}{
+	{ErrLimit, adviseLimit},
+	{syscall.ENOMEM, adviseLimit},
+	{syscall.ESRCH, func(e *Error) string {
+		if e.Table.Anchor != "" {
+			return fmt.Sprintf("the table is not defined in anchor %s: add %s to what is loaded there",
+				e.Table.Anchor, tableLine(e.Table))
+		}
+		return fmt.Sprintf("the table is not defined: add %s to /etc/pf.conf and load it with pfctl -f", tableLine(e.Table))
+	}},
+	{syscall.EPERM, always("the table is const (remove the word from its line in /etc/pf.conf), or the system runs at securelevel 2, where tables can be neither made nor removed")},
+	{syscall.EACCES, always("the descriptor of /dev/pf is open for reading only: open it for writing")},
+	{syscall.ENODEV, always("the kernel's table ABI differs from this build: rebuild it for this release and architecture")},
+	{syscall.EINVAL, always(`the kernel refused an argument: the name has to have 1 to 31 bytes, the anchor may not be "_pf", and host bits have to be clear`)},
+	{syscall.EFAULT, always("the kernel could not read or write the request's memory: this is an error in the program")},
+	{syscall.EBUSY, always("the rules were replaced meanwhile, or too many transactions are open: try again")},
+	{syscall.ENOENT, always("there is no such anchor: load the ruleset that uses it")},
+	{syscall.ENXIO, always("the transaction is gone: try again")},
+	{syscall.EBADF, always("/dev/pf is not open any more")},
+	{syscall.ENOTTY, always("the descriptor is not /dev/pf")},
+	{ErrPledged, always("do it before pledge, or in another process")},
+	{ErrUnknownRelease, always("tables can be worked with all the same; for status and rules use a build made for this release")},
+	{ErrConflict, always("delete the entry with the negation it has, then add the other one")},
+	{ErrTableInactive, func(e *Error) string {
+		return fmt.Sprintf("OpenBSD 7.1 to 7.3 do not bring a table to life that only a rule mentions: add %s to /etc/pf.conf and load it with pfctl -f", tableLine(e.Table))
+	}},
+}
+
+func always(s string) func(*Error) string { return func(*Error) string { return s } }
+
+func tableLine(t Table) string { return fmt.Sprintf("`table <%s> persist`", t.Name) }
+
+// adviseLimit names the line of pf.conf that gives room. A table with `persist
+// file` is built anew beside the old one when pf.conf is loaded, so entries
+// count twice for that moment.
+func adviseLimit(e *Error) string {
+	if e.Limit == 0 {
+		return "the limit of table entries or of tables is reached, or the kernel is out of memory: see pfctl -sm"
+	}
+	n := e.Used + e.Count
+	if e.limit == LimitTables {
+		// A request takes two more for each table while it runs.
+		return limitLine(LimitTables, n+e.Count, 100)
+	}
+	return limitLine(LimitTableEntries, 2*n, 10_000) + "; loading pf.conf counts a table's old and new entries together"
+}
+
+// limitLine is about n, rounded up.
+func limitLine(l Limit, n, round int) string {
+	n = (n + round - 1) / round * round
+	return "put `set limit " + l.String() + " " + strconv.Itoa(n) + "` into /etc/pf.conf, above its table lines, where alone it works"
+}
