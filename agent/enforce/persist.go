@@ -11,10 +11,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"example.org/threatstopd/pfioctl"
 )
 
 // TempSuffix is what a persist file's one temporary name ends in. The name is
@@ -57,9 +58,13 @@ func (h Header) lines() string {
 		fmt.Fprintf(&b, "# %s\n", oneLine(h.Counts))
 	}
 	if !h.Held.IsZero() {
-		fmt.Fprintf(&b, "%s%s\n", heldPrefix, h.Held.UTC().Format(time.RFC3339))
+		b.WriteString(heldLine(h.Held))
 	}
 	return b.String()
+}
+
+func heldLine(since time.Time) string {
+	return heldPrefix + since.UTC().Format(time.RFC3339) + "\n"
 }
 
 func oneLine(s string) string {
@@ -122,7 +127,75 @@ func WriteFile(path string, h Header, e Entries) error {
 	return writeFile(osDisk{}, path, h, e)
 }
 
-func writeFile(d disk, path string, h Header, e Entries) (err error) {
+func writeFile(d disk, path string, h Header, e Entries) error {
+	return replaceFile(d, path, func(w *bufio.Writer) error {
+		if _, err := w.WriteString(h.lines()); err != nil {
+			return err
+		}
+		var line []byte
+		for p, not := range e.All() {
+			line = appendEntry(line[:0], p, not)
+			if _, err := w.Write(line); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// MarkHeld notes in the persist file's header since when a smaller policy is
+// held back; a zero time takes the note out. The entries stay as they are. A
+// file that does not exist stays so, without an error: what it would note is
+// then counted from the next run.
+func MarkHeld(path string, since time.Time) error {
+	old, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("persist file %s: %w", path, err)
+	}
+	defer old.Close()
+	return replaceFile(osDisk{}, path, func(w *bufio.Writer) error {
+		r := bufio.NewReaderSize(old, 64<<10)
+		for {
+			c, err := r.Peek(1)
+			if err != nil || c[0] != '#' {
+				break
+			}
+			line, err := r.ReadString('\n')
+			if err == nil && strings.HasPrefix(line, heldPrefix) {
+				continue
+			}
+			if _, err := w.WriteString(line); err != nil {
+				return err
+			}
+		}
+		if !since.IsZero() {
+			if _, err := w.WriteString(heldLine(since)); err != nil {
+				return err
+			}
+		}
+		_, err := w.ReadFrom(r)
+		return err
+	})
+}
+
+// Held returns the time that MarkHeld noted in the persist file, zero when
+// there is none or no file.
+func Held(path string) (time.Time, error) {
+	st, err := checkFile(path, nothing{})
+	return st.Held, err
+}
+
+type nothing struct{}
+
+func (nothing) Len() int                           { return 0 }
+func (nothing) All() iter.Seq2[netip.Prefix, bool] { return func(func(netip.Prefix, bool) bool) {} }
+
+// replaceFile replaces the file at path by what write writes, so that path is
+// whole at every instant.
+func replaceFile(d disk, path string, write func(*bufio.Writer) error) (err error) {
 	switch st, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -144,15 +217,7 @@ func writeFile(d disk, path string, h Header, e Entries) (err error) {
 		}
 	}()
 	w := bufio.NewWriterSize(f, 64<<10)
-	_, err = w.WriteString(h.lines())
-	var line []byte
-	for p, not := range e.All() {
-		if err != nil {
-			break
-		}
-		line = appendEntry(line[:0], p, not)
-		_, err = w.Write(line)
-	}
+	err = write(w)
 	if err == nil {
 		err = w.Flush()
 	}
@@ -177,18 +242,9 @@ func writeFile(d disk, path string, h Header, e Entries) (err error) {
 	return nil
 }
 
-// appendEntry appends one line of a persist file. Hosts carry no length, as
-// pfctl writes them.
+// appendEntry appends one line of a persist file.
 func appendEntry(b []byte, p netip.Prefix, not bool) []byte {
-	if not {
-		b = append(b, '!')
-	}
-	b = p.Addr().AppendTo(b)
-	if !p.IsSingleIP() {
-		b = append(b, '/')
-		b = strconv.AppendInt(b, int64(p.Bits()), 10)
-	}
-	return append(b, '\n')
+	return append(pfioctl.Addr{Prefix: p, Not: not}.AppendTo(b), '\n')
 }
 
 // fileState is what checkFile finds.
@@ -244,4 +300,27 @@ func checkFile(path string, e Entries) (fileState, error) {
 		return st, fmt.Errorf("persist file %s: %w", path, err)
 	}
 	return st, nil
+}
+
+// FileEntries counts the entries of a persist file; 0 when there is none.
+func FileEntries(path string) (int, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("persist file %s: %w", path, err)
+	}
+	defer f.Close()
+	n := 0
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		if line := bytes.TrimSpace(s.Bytes()); len(line) > 0 && line[0] != '#' {
+			n++
+		}
+	}
+	if err := s.Err(); err != nil {
+		return n, fmt.Errorf("persist file %s: %w", path, err)
+	}
+	return n, nil
 }

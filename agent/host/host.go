@@ -13,62 +13,65 @@ import (
 	"slices"
 
 	"github.com/miekg/dns"
+
+	"example.org/threatstopd/agent/policy"
 )
 
 // ResolvConf is where a system keeps the addresses of its resolvers.
 const ResolvConf = "/etc/resolv.conf"
 
-// Facts are the addresses of a machine.
-type Facts struct {
-	Addresses []netip.Prefix // own addresses, each with the length of its network
-	Gateways  []netip.Addr   // next hops of the routing table, each once
-	Resolvers []netip.Addr   // as resolv.conf names them
-}
-
-// Read returns the facts as they are now: they change with DHCP and pppoe. The
-// path is resolv.conf's; a machine without the file has no resolvers. Any
-// other failure is an error, since an address that is not known cannot be
-// excepted.
-func Read(resolvConf string) (Facts, error) {
-	var f Facts
+// Read returns the facts as they are now, since they change with DHCP and
+// pppoe: Interfaces, Gateways and Resolvers; the rest is the caller's. The path
+// is resolv.conf's, and a machine without the file has no resolvers. Any other
+// failure is an error, because an address that is not known cannot be excepted.
+func Read(resolvConf string) (policy.Facts, error) {
+	var f policy.Facts
 	var err error
-	if f.Addresses, err = addresses(); err != nil {
-		return Facts{}, fmt.Errorf("own addresses: %w", err)
+	if f.Interfaces, err = interfaces(); err != nil {
+		return policy.Facts{}, fmt.Errorf("own addresses: %w", err)
 	}
 	if f.Gateways, err = gateways(); err != nil {
-		return Facts{}, fmt.Errorf("gateways: %w", err)
+		return policy.Facts{}, fmt.Errorf("gateways: %w", err)
 	}
 	if f.Resolvers, err = resolvers(resolvConf); err != nil {
-		return Facts{}, fmt.Errorf("resolvers: %w", err)
+		return policy.Facts{}, fmt.Errorf("resolvers: %w", err)
 	}
 	return f, nil
 }
 
-func addresses() ([]netip.Prefix, error) {
-	list, err := net.InterfaceAddrs()
+func interfaces() ([]policy.Interface, error) {
+	list, err := net.Interfaces()
 	if err != nil {
 		return nil, err
 	}
-	var all []netip.Prefix
-	for _, a := range list {
-		n, ok := a.(*net.IPNet)
-		if !ok {
-			continue
+	var all []policy.Interface
+	for _, i := range list {
+		addrs, err := i.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", i.Name, err)
 		}
-		ip, ok := netip.AddrFromSlice(n.IP)
-		if !ok {
-			continue
+		var own []netip.Prefix
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				own = append(own, prefix(n))
+			}
 		}
-		ip = ip.Unmap()
-		bits, _ := n.Mask.Size()
-		if len(n.Mask) == net.IPv6len && ip.Is4() {
-			bits -= 96
-		}
-		if p := netip.PrefixFrom(ip, bits); p.IsValid() {
-			all = append(all, p)
+		if len(own) > 0 {
+			all = append(all, policy.Interface{Name: i.Name, Addresses: own})
 		}
 	}
 	return all, nil
+}
+
+// prefix keeps the host bits: they are the address.
+func prefix(n *net.IPNet) netip.Prefix {
+	ip, _ := netip.AddrFromSlice(n.IP)
+	ip = ip.Unmap()
+	bits, size := n.Mask.Size()
+	if size != ip.BitLen() {
+		bits -= size - ip.BitLen() // an IPv4 mask in sixteen bytes
+	}
+	return netip.PrefixFrom(ip, bits)
 }
 
 func resolvers(path string) ([]netip.Addr, error) {

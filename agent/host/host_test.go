@@ -19,8 +19,20 @@ func TestRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Whatever the machine, it has a loopback address.
-	if !slices.ContainsFunc(f.Addresses, func(p netip.Prefix) bool { return p.Addr().IsLoopback() && p.Bits() >= 8 }) {
-		t.Errorf("no loopback address among %v", f.Addresses)
+	loopback := false
+	for _, i := range f.Interfaces {
+		if i.Name == "" {
+			t.Errorf("an interface without a name: %v", i)
+		}
+		for _, p := range i.Addresses {
+			if !p.IsValid() {
+				t.Errorf("%s: invalid address %v", i.Name, p)
+			}
+			loopback = loopback || p.Addr().IsLoopback() && p.Bits() >= 8
+		}
+	}
+	if !loopback {
+		t.Errorf("no loopback address among %v", f.Interfaces)
 	}
 	var want []netip.Addr
 	for _, s := range []string{"192.0.2.53", "192.0.2.54", "2001:db8::53", "fe80::1"} {
@@ -36,7 +48,7 @@ func TestRead(t *testing.T) {
 
 func TestReadWithoutResolvConf(t *testing.T) {
 	f, err := Read(filepath.Join(t.TempDir(), "none"))
-	if err != nil || len(f.Resolvers) != 0 || len(f.Addresses) == 0 {
+	if err != nil || len(f.Resolvers) != 0 || len(f.Interfaces) == 0 {
 		t.Errorf("%+v, %v", f, err)
 	}
 	if _, err := Read(t.TempDir()); err == nil {

@@ -1,0 +1,258 @@
+// Package cli turns threatstopd's arguments into one mode each. What a mode
+// needs of the system comes through Env, so that the same code runs on a
+// simulated kernel.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/host"
+	"example.org/threatstopd/pfioctl"
+)
+
+// Exit codes, as threatstopd --help tells them.
+const (
+	exitOK    = 0
+	exitKept  = 1 // something failed or was kept back: what was in force before is in force still
+	exitUsage = 2 // wrong usage or configuration: nothing was tried
+)
+
+// Env is the system as the modes see it.
+type Env struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Terminal       bool // Stderr is a terminal: show how far long work has come
+
+	OpenPF func() (*pfioctl.PF, error)                         // opens /dev/pf; the mode closes it
+	Host   func() (host.Facts, error)                          // own addresses, gateways, resolvers
+	Lookup func(context.Context, string) ([]netip.Addr, error) // the addresses of a host name
+	Now    func() time.Time
+	Local  *time.Location // the zone in which times are shown
+}
+
+// System returns the Env of the machine at hand.
+func System() Env {
+	return Env{
+		Stdin:    os.Stdin,
+		Stdout:   os.Stdout,
+		Stderr:   os.Stderr,
+		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
+		OpenPF:   openPF,
+		Host:     func() (host.Facts, error) { return host.Read(host.ResolvConf) },
+		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		},
+		Now:   time.Now,
+		Local: time.Local,
+	}
+}
+
+func openPF() (*pfioctl.PF, error) {
+	layout, err := pfioctl.HostLayout()
+	if err != nil {
+		return nil, err
+	}
+	device, err := pfioctl.OpenDevice()
+	if err != nil {
+		return nil, err
+	}
+	return pfioctl.New(device, layout), nil
+}
+
+const usage = `usage: threatstopd -n [-f file]
+       threatstopd --sync-now [--force] [-v] [-f file]
+       threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
+       threatstopd --read file
+       threatstopd --version
+`
+
+const help = usage + `
+  -f, --file file   configuration (default ` + config.DefaultPath + `)
+  -n                check the configuration and print it as it is understood,
+                    without passwords; needs no network and no pf
+  -v                say more
+      --sync-now    fetch the policy, put it into pf's tables and into the
+                    files that pf.conf loads at boot
+      --force       enforce a policy that shrank too much to be believed
+      --dump-table  print a table as pfctl -T show does, with -v as pfctl -vT
+                    show does: the block table, the allow table, or any by name
+      --json        the same as JSON
+      --read file   print a pflog file (.gz too; - is standard input) as
+                    tcpdump -n -e -r does
+      --version     print the version
+      --help        print this
+
+exit status: 0 done; 1 something failed or was kept back, and what was in
+force is in force still; 2 wrong usage or configuration
+`
+
+// flags are the arguments, parsed.
+type flags struct {
+	file                           string
+	check, sync, force, dump, json bool
+	version, help                  bool
+	read                           string
+	verbose                        int
+	args                           []string
+	set                            *pflag.FlagSet
+}
+
+// Run carries out what args ask for and returns the exit code. args come
+// without the program's name. The run ends early when ctx does, or on SIGINT
+// or SIGTERM.
+func Run(ctx context.Context, args []string, env Env) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	f, err := parse(args)
+	if err != nil {
+		fmt.Fprintf(env.Stderr, "threatstopd: %v\n%s", err, usage)
+		return exitUsage
+	}
+	err = f.mode()(ctx, env, f)
+	var wrong usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errSaid):
+		return exitKept
+	case errors.As(err, &wrong):
+		complain(env, err)
+		return exitUsage
+	default:
+		complain(env, err)
+		return exitKept
+	}
+}
+
+// complain prints an error, one line for each error that it joins, and what to
+// do about it where that is known.
+func complain(env Env, err error) {
+	for line := range strings.Lines(explain(err)) {
+		fmt.Fprintf(env.Stderr, "threatstopd: %s\n", strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// explain adds to an error of pf's the advice for it.
+func explain(err error) string {
+	var pf *pfioctl.Error
+	if errors.As(err, &pf) {
+		if advice := pf.Advice(); advice != "" {
+			return err.Error() + ": " + advice
+		}
+	}
+	return err.Error()
+}
+
+// usageError is an error for which nothing was tried.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// errSaid ends a mode that has already said what went wrong.
+var errSaid = errors.New("already said")
+
+func parse(args []string) (*flags, error) {
+	f := &flags{}
+	set := pflag.NewFlagSet("threatstopd", pflag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	set.Usage = func() {}
+	set.StringVarP(&f.file, "file", "f", config.DefaultPath, "")
+	set.BoolVarP(&f.check, "check", "n", false, "")
+	set.CountVarP(&f.verbose, "verbose", "v", "")
+	set.BoolVar(&f.sync, "sync-now", false, "")
+	set.BoolVar(&f.force, "force", false, "")
+	set.BoolVar(&f.dump, "dump-table", false, "")
+	set.BoolVar(&f.json, "json", false, "")
+	set.StringVar(&f.read, "read", "", "")
+	set.BoolVar(&f.version, "version", false, "")
+	set.BoolVarP(&f.help, "help", "h", false, "")
+	if err := set.Parse(args); err != nil {
+		return nil, err
+	}
+	f.set, f.args = set, set.Args()
+	modes := 0
+	for _, name := range []string{"check", "sync-now", "dump-table", "read", "version", "help"} {
+		if set.Changed(name) {
+			modes++
+		}
+	}
+	switch {
+	case modes == 0:
+		return nil, errors.New("nothing to do")
+	case modes > 1:
+		return nil, errors.New("one thing at a time")
+	case len(f.args) > 1 || len(f.args) == 1 && !f.dump:
+		return nil, fmt.Errorf("unexpected argument %q", f.args[len(f.args)-1])
+	case f.force && !f.sync:
+		return nil, errors.New("--force goes with --sync-now")
+	case f.json && !f.dump:
+		return nil, errors.New("--json goes with --dump-table")
+	case set.Changed("read") && f.read == "":
+		return nil, errors.New("--read wants a file, or - for standard input")
+	}
+	return f, nil
+}
+
+type mode func(context.Context, Env, *flags) error
+
+func (f *flags) mode() mode {
+	switch {
+	case f.help:
+		return printHelp
+	case f.version:
+		return printVersion
+	case f.check:
+		return checkConfig
+	case f.dump:
+		return dumpTable
+	case f.read != "":
+		return readFile
+	default:
+		return syncNow
+	}
+}
+
+func printHelp(_ context.Context, env Env, _ *flags) error {
+	_, err := io.WriteString(env.Stdout, help)
+	return err
+}
+
+func printVersion(_ context.Context, env Env, _ *flags) error {
+	_, err := fmt.Fprintf(env.Stdout, "threatstopd %s\n", Version())
+	return err
+}
+
+// load reads the configuration, and prints what it warns of.
+func load(env Env, f *flags) (*config.Config, error) {
+	cfg, warnings, err := config.Load(f.file)
+	for _, w := range warnings {
+		fmt.Fprintf(env.Stderr, "threatstopd: warning: %v\n", w)
+	}
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cfg, nil
+}
+
+func checkConfig(_ context.Context, env Env, f *flags) error {
+	cfg, err := load(env, f)
+	if err != nil {
+		return err
+	}
+	_, err = cfg.WriteTo(env.Stdout)
+	return err
+}

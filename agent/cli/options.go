@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"net/netip"
+	"net/url"
+
+	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/enforce"
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/update"
+	"example.org/threatstopd/dnsfetch"
+	"example.org/threatstopd/pfioctl"
+)
+
+// The configuration is cut here into what each package needs to know of it.
+
+func fetchOptions(c *config.Config) dnsfetch.Options {
+	return dnsfetch.Options{
+		Servers:    c.DNSServers,
+		Source:     c.SourceAddress,
+		Timeout:    c.DNSTimeout,
+		Siblings:   c.DNSSiblings,
+		MaxEntries: c.MaxEntries,
+	}
+}
+
+func updateOptions(c *config.Config, env Env) update.Options {
+	return update.Options{
+		Block:      c.BlockLists,
+		Allow:      c.AllowLists,
+		Policy:     policy.Options{MinPrefixV4: c.MinPrefixV4, MinPrefixV6: c.MinPrefixV6, Aggregate: c.Aggregate, MaxEntries: c.MaxEntries},
+		Guard:      policy.Guard{MaxShrink: c.MaxShrink, Hold: c.ShrinkHold},
+		BlockTable: enforce.Target{Table: pfioctl.Table{Name: c.BlockTable}, File: c.BlockFile, Load: c.ReloadPF},
+		AllowTable: enforce.Target{Table: pfioctl.Table{Name: c.AllowTable}, File: c.AllowFile, Load: c.ReloadPF},
+		NeverBlock: c.NeverBlock,
+		Reach:      reach(c),
+		Host:       env.Host,
+		Lookup:     env.Lookup,
+		Now:        env.Now,
+	}
+}
+
+// reach lists the servers that the policy must not cut off.
+func reach(c *config.Config) []update.Reach {
+	var all []update.Reach
+	for _, s := range c.DNSServers {
+		all = append(all, update.Reach{Role: "policy server", Host: serverHost(s)})
+	}
+	for _, u := range []struct {
+		role string
+		*url.URL
+	}{{"log server", c.URL}, {"proxy", c.Proxy}} {
+		if u.URL != nil {
+			all = append(all, update.Reach{Role: u.role, Host: u.Hostname()})
+		}
+	}
+	return all
+}
+
+// serverHost takes the port off a server as DNS_SERVERS has it.
+func serverHost(s string) string {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return s
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr().String()
+	}
+	u := url.URL{Host: s}
+	return u.Hostname()
+}

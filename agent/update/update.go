@@ -1,0 +1,369 @@
+// Package update carries out one policy run, the straight line from the policy
+// servers to pf: fetch every list, make one policy of them, and bring the two
+// tables to it, unless something about the policy looks wrong. What goes wrong
+// leaves in force what was in force.
+package update
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"example.org/threatstopd/agent/enforce"
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/dnsfetch"
+)
+
+// Options say what a run fetches, what it accepts, and where it puts it.
+type Options struct {
+	Block, Allow []string // names of the lists
+
+	Policy policy.Options
+	Guard  policy.Guard // MayBeEmpty is set for each table by the run
+
+	BlockTable, AllowTable enforce.Target
+
+	NeverBlock []netip.Prefix
+	// Reach are the hosts that the agent itself must reach beside the policy
+	// servers, and the policy servers as they are configured. They are never
+	// blocked.
+	Reach []Reach
+	// Host tells the facts of the machine: own addresses, gateways, resolvers.
+	// When it fails the run does, because an address that is not known cannot
+	// be excepted.
+	Host func() (policy.Facts, error)
+	// Lookup finds the addresses of Reach hosts that are names.
+	Lookup func(context.Context, string) ([]netip.Addr, error)
+
+	Now func() time.Time
+}
+
+// Reach is a host, by address or name, and what it is to the agent.
+type Reach struct{ Role, Host string }
+
+// Trace is told how a run goes. Nil functions are skipped.
+type Trace struct {
+	List     func(policy.Kind, string)                      // a list is about to be fetched
+	Progress func(policy.Kind, dnsfetch.Progress)           // some of it has come
+	Fetched  func(policy.Kind, *dnsfetch.List)              // all of it has come
+	Failed   func(kind policy.Kind, name string, err error) // or it has not
+	Complete func()                                         // all lists have come
+	Setting  func(policy.Kind, *policy.Set)                 // a table is about to be brought to its set
+}
+
+// Outcome is what a run did. It is complete as far as the run came, also when
+// Err is set.
+type Outcome struct {
+	Began   time.Time
+	Elapsed time.Duration
+	Lists   []List         // in the order in which they were fetched
+	Policy  *policy.Policy // nil when the lists did not make one
+	Tables  []Table        // in the order in which they were set
+	// Warnings are for the owner, one line each: an exception that could not
+	// be looked up, a pf.conf that would not load again.
+	Warnings []string
+	// NotEnforced says why nothing of the policy has any effect although the
+	// tables hold it: pf is disabled, no rule uses the block table. Empty when
+	// it has.
+	NotEnforced string
+	// Err is why the run ended before the tables; nil when it came to them.
+	Err error
+}
+
+// OK reports whether the tables now hold the policy that the servers have.
+func (o *Outcome) OK() bool {
+	if o.Err != nil {
+		return false
+	}
+	for _, l := range o.Lists {
+		if l.Err != nil {
+			return false
+		}
+	}
+	for _, t := range o.Tables {
+		if t.Err != nil || !t.Decision.Allowed() {
+			return false
+		}
+	}
+	return true
+}
+
+// List is what became of one list.
+type List struct {
+	Kind           policy.Kind
+	Name           string
+	*dnsfetch.List       // what the policy was made from; nil when there is nothing
+	Err            error // why it could not be fetched; the List, if any, is then an earlier one
+}
+
+// Table is what became of one table.
+type Table struct {
+	Kind policy.Kind
+	Set  *policy.Set
+	enforce.Result
+	Decision policy.Decision // when it does not allow the table, nothing was tried
+	Err      error
+}
+
+// Updater runs updates. It remembers the last good copy of each list, so that
+// in a long-lived process one list that fails does not hold up the others.
+type Updater struct {
+	o       Options
+	fetch   *dnsfetch.Client
+	lists   map[string]*dnsfetch.List
+	reached map[string][]netip.Addr
+}
+
+// New returns an Updater that fetches through c.
+func New(o Options, c *dnsfetch.Client) *Updater {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Updater{o: o, fetch: c, lists: make(map[string]*dnsfetch.List), reached: make(map[string][]netip.Addr)}
+}
+
+// Run fetches the policy and enforces it through e. force is the owner's word
+// for a table that shrank too much. The Outcome is never nil.
+func (u *Updater) Run(ctx context.Context, e *enforce.Enforcer, force bool, trace Trace) *Outcome {
+	out := &Outcome{Began: u.o.Now()}
+	out.Err = u.run(ctx, e, force, trace, out)
+	out.Elapsed = u.o.Now().Sub(out.Began)
+	return out
+}
+
+func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trace Trace, out *Outcome) error {
+	// Allow lists first: what they carve out of the block table must be known
+	// before anything is blocked.
+	missing := 0
+	for _, l := range u.wanted() {
+		if l.List, l.Err = u.fetchList(ctx, l.Kind, l.Name, trace); l.List == nil {
+			missing++
+		}
+		out.Lists = append(out.Lists, l)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if missing > 0 {
+		return fmt.Errorf("%d of %d lists could not be fetched: the policy in force stays", missing, len(out.Lists))
+	}
+	if trace.Complete != nil {
+		trace.Complete()
+	}
+	facts, warnings, err := u.facts(ctx)
+	out.Warnings = append(out.Warnings, warnings...)
+	if err != nil {
+		return fmt.Errorf("%w: the policy in force stays, since own addresses could not be kept out of a new one", err)
+	}
+	if out.Policy, err = u.build(out.Lists, facts); err != nil {
+		return fmt.Errorf("%w: the policy in force stays", err)
+	}
+	u.enforce(e, force, trace, out)
+	return nil
+}
+
+func (u *Updater) wanted() []List {
+	var all []List
+	for _, name := range u.o.Allow {
+		all = append(all, List{Kind: policy.Allow, Name: name})
+	}
+	for _, name := range u.o.Block {
+		all = append(all, List{Kind: policy.Block, Name: name})
+	}
+	return all
+}
+
+func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, trace Trace) (*dnsfetch.List, error) {
+	if trace.List != nil {
+		trace.List(kind, name)
+	}
+	request := dnsfetch.Request{Name: name, AllowEmpty: kind == policy.Allow}
+	if trace.Progress != nil {
+		request.Progress = func(p dnsfetch.Progress) { trace.Progress(kind, p) }
+	}
+	key := kind.String() + " " + name
+	l, err := u.fetch.Fetch(ctx, request)
+	if err != nil {
+		if trace.Failed != nil {
+			trace.Failed(kind, name, err)
+		}
+		return u.lists[key], err
+	}
+	if trace.Fetched != nil {
+		trace.Fetched(kind, l)
+	}
+	u.lists[key] = l
+	return l, nil
+}
+
+// facts adds the servers that must stay reachable to what the host tells. A
+// name that cannot be looked up now keeps the addresses that it had.
+func (u *Updater) facts(ctx context.Context) (policy.Facts, []string, error) {
+	facts, err := u.o.Host()
+	if err != nil {
+		return facts, nil, err
+	}
+	facts.NeverBlock = u.o.NeverBlock
+	var warnings []string
+	for _, r := range u.o.Reach {
+		if a, err := netip.ParseAddr(r.Host); err == nil {
+			facts.Servers = append(facts.Servers, policy.Server{Role: r.Role, Addr: a})
+			continue
+		}
+		found, err := u.o.Lookup(ctx, r.Host)
+		if err == nil {
+			u.reached[r.Host] = found
+		} else if found = u.reached[r.Host]; found == nil {
+			warnings = append(warnings, fmt.Sprintf("%s %s: %v: its address is not kept out of the block table in this run", r.Role, r.Host, err))
+		}
+		for _, a := range found {
+			facts.Servers = append(facts.Servers, policy.Server{Role: r.Role + " " + r.Host, Addr: a})
+		}
+	}
+	return facts, warnings, nil
+}
+
+func (u *Updater) build(lists []List, facts policy.Facts) (*policy.Policy, error) {
+	b := policy.NewBuilder(u.o.Policy)
+	for _, l := range lists {
+		id := b.List(l.Name, l.Kind)
+		for e := range l.List.All() {
+			b.Add(id, e.Prefix, e.Not)
+		}
+	}
+	for _, x := range policy.Exceptions(facts) {
+		b.Except(x.Prefix, x.Why)
+	}
+	return b.Build()
+}
+
+// enforce brings both tables to the policy: first what is allowed, then what
+// is blocked.
+func (u *Updater) enforce(e *enforce.Enforcer, force bool, trace Trace, out *Outcome) {
+	source := servers(out.Lists)
+	allow := Table{Kind: policy.Allow, Set: out.Policy.Allow}
+	if len(u.o.Allow) == 0 {
+		// Without allow lists the table is the owner's, unless an earlier
+		// configuration filled it: those entries must not outlive their lists.
+		n, err := e.InForce(u.o.AllowTable.Table)
+		if err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+		if n > 0 {
+			u.table(e, &allow, u.o.AllowTable, force, source, trace)
+			out.Tables = append(out.Tables, allow)
+		}
+	} else {
+		u.table(e, &allow, u.o.AllowTable, force, source, trace)
+		out.Tables = append(out.Tables, allow)
+	}
+	block := Table{Kind: policy.Block, Set: out.Policy.Block}
+	if allow.Decision.Allowed() {
+		u.table(e, &block, u.o.BlockTable, force, source, trace)
+	} else {
+		// The block table of this policy has holes only for the allow lists
+		// that were just found too small to be believed.
+		block.Decision = policy.Decision{Verdict: policy.Hold, Until: allow.Decision.Until, Why: "it was made with the allow lists that are held back"}
+		block.Table = u.o.BlockTable.Table
+	}
+	out.Tables = append(out.Tables, block)
+	u.judge(e, out)
+}
+
+func (u *Updater) table(e *enforce.Enforcer, t *Table, target enforce.Target, force bool, source string, trace Trace) {
+	t.Table = target.Table
+	inForce, err := u.inForce(e, target)
+	if err != nil {
+		t.Err = err
+		return
+	}
+	since, err := enforce.Held(target.File)
+	if err != nil {
+		t.Err = err
+		return
+	}
+	now := u.o.Now()
+	guard := u.o.Guard
+	guard.MayBeEmpty = t.Kind == policy.Allow
+	t.Decision = guard.Check(inForce, t.Set.Len(), since, now, force)
+	t.InForce = inForce
+	if !t.Decision.Allowed() {
+		if !t.Decision.Since.Truncate(time.Second).Equal(since) {
+			t.Err = enforce.MarkHeld(target.File, t.Decision.Since)
+		}
+		return
+	}
+	if trace.Setting != nil {
+		trace.Setting(t.Kind, t.Set)
+	}
+	t.Result, t.Err = e.Apply(target, t.Set, enforce.Header{
+		Time:   now,
+		Table:  target.Table.String(),
+		Server: source,
+		Counts: Counts(t.Kind, t.Set),
+	})
+}
+
+// inForce is how many entries the table has now. Where the owner loads the
+// tables, that is what the file holds.
+func (u *Updater) inForce(e *enforce.Enforcer, t enforce.Target) (int, error) {
+	if !t.Load {
+		return enforce.FileEntries(t.File)
+	}
+	n, err := e.InForce(t.Table)
+	return max(n, 0), err
+}
+
+// judge tells what the owner must know although every call succeeded.
+func (u *Updater) judge(e *enforce.Enforcer, out *Outcome) {
+	inFiles := 0
+	for _, t := range out.Tables {
+		if t.InForce > 0 {
+			inFiles += t.InForce
+		}
+	}
+	if advice, err := e.ReloadAdvice(inFiles); err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+	} else if advice != "" {
+		out.Warnings = append(out.Warnings, advice)
+	}
+	running, err := e.Running()
+	block := out.Tables[len(out.Tables)-1]
+	switch {
+	case err != nil:
+		out.Warnings = append(out.Warnings, err.Error())
+	case !running:
+		out.NotEnforced = "pf is disabled: pfctl -e enables it"
+	case block.Err == nil && block.Decision.Allowed() && block.Rules == 0:
+		out.NotEnforced = fmt.Sprintf("no loaded rule refers to table <%s>: add `block drop log quick from <%s>` and `block drop log quick to <%s>` to pf.conf, and load it with pfctl -f /etc/pf.conf",
+			block.Table, block.Table, block.Table)
+	}
+}
+
+// Counts is what a set holds, in words: "26424 blocked addresses, 3 exceptions".
+func Counts(kind policy.Kind, s *policy.Set) string {
+	c := s.Counts()
+	text := fmt.Sprintf("%d %sed addresses", c.V4+c.V6-c.Not, kind)
+	switch c.Not {
+	case 0:
+		return text
+	case 1:
+		return text + ", 1 exception"
+	}
+	return fmt.Sprintf("%s, %d exceptions", text, c.Not)
+}
+
+// servers names each server that a list came from once.
+func servers(lists []List) string {
+	var names []string
+	seen := make(map[string]bool)
+	for _, l := range lists {
+		if l.List != nil && !seen[l.Server] {
+			seen[l.Server] = true
+			names = append(names, l.Server)
+		}
+	}
+	return strings.Join(names, ", ")
+}
