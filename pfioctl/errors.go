@@ -36,7 +36,7 @@ var (
 
 // Error is what went wrong with a request.
 type Error struct {
-	Op    string // "set addresses", "read status"
+	Op    string // "set addresses", "read status"; its last word is what Count counts
 	Table Table  // zero where no one table is meant
 	Count int    // elements in the request, 0 where it has none
 
@@ -60,20 +60,7 @@ func (e *Error) Error() string {
 		b.WriteString(e.Table.String())
 	}
 	b.WriteString(": ")
-	verb, noun, ok := strings.Cut(e.Op, " ")
-	b.WriteString(verb)
-	if e.Count != 0 {
-		fmt.Fprintf(&b, " %d", e.Count)
-	}
-	if ok {
-		if e.Count == 1 {
-			noun = strings.TrimSuffix(strings.Replace(noun, "addresses", "address", 1), "s")
-			if noun == "addres" {
-				noun = "address"
-			}
-		}
-		b.WriteString(" " + noun)
-	}
+	b.WriteString(e.what())
 	fmt.Fprintf(&b, ": %v", e.Err)
 	if e.Limit != 0 {
 		if e.Used+e.Count > e.Limit {
@@ -84,6 +71,21 @@ func (e *Error) Error() string {
 	}
 	return b.String()
 }
+
+// what puts the count before the last word of Op: "set 26424 addresses".
+func (e *Error) what() string {
+	i := strings.LastIndexByte(e.Op, ' ') + 1
+	if e.Count == 0 || i == 0 {
+		return e.Op
+	}
+	noun := e.Op[i:]
+	if one, ok := singular[noun]; ok && e.Count == 1 {
+		noun = one
+	}
+	return e.Op[:i] + strconv.Itoa(e.Count) + " " + noun
+}
+
+var singular = map[string]string{"addresses": "address", "tables": "table"}
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }

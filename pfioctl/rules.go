@@ -1,0 +1,520 @@
+package pfioctl
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"unsafe"
+)
+
+// Action is what a rule does with a packet (PF_PASS and so on). Rules that are
+// loaded pass, block or match.
+type Action uint8
+
+const (
+	ActionPass  Action = 0
+	ActionBlock Action = 1
+	ActionMatch Action = 12
+)
+
+// Direction is which way a packet goes (PF_IN, PF_OUT); 0 is both.
+type Direction uint8
+
+const (
+	DirBoth Direction = 0
+	DirIn   Direction = 1
+	DirOut  Direction = 2
+)
+
+// LogFlags tell what a rule logs (PF_LOG_*).
+type LogFlags uint8
+
+const (
+	LogFirst   LogFlags = 0x01 // the packet that makes a state, or that is blocked
+	LogAll     LogFlags = 0x02 // every packet of the state
+	LogUser    LogFlags = 0x04 // with the user of the local socket
+	LogMatches LogFlags = 0x10 // on every rule that matches later
+)
+
+// RuleFlags are a rule's flags (PFRULE_*).
+type RuleFlags uint32
+
+const (
+	RuleReturnRST  RuleFlags = 0x0001     // block return-rst
+	RuleFragment   RuleFlags = 0x0002     // matches fragments only
+	RuleReturnICMP RuleFlags = 0x0004     // block return-icmp
+	RuleReturn     RuleFlags = 0x0008     // block return
+	RuleOnce       RuleFlags = 0x00100000 // goes with its first match
+	RuleAFTo       RuleFlags = 0x00200000 // translates to another family
+	RuleExpired    RuleFlags = 0x00400000 // a once rule that had its match: matches nothing
+)
+
+// AddrType tells which kind of address a rule has (PF_ADDR_*).
+type AddrType uint8
+
+const (
+	AddrMask       AddrType = 0 // Addr and Mask; a Mask of zero is any
+	AddrNoRoute    AddrType = 1 // no-route: no route leads there
+	AddrDynamic    AddrType = 2 // (Name): the addresses of an interface or group
+	AddrTable      AddrType = 3 // <Name>
+	AddrRouteLabel AddrType = 4 // route "Name"
+	AddrURPFFailed AddrType = 5 // urpf-failed: the route back is by another interface
+	AddrRange      AddrType = 6 // from Addr to Mask, both included
+	AddrNone       AddrType = 7
+)
+
+// Flags of an address that follows an interface (PFI_AFLAG_*).
+const (
+	DynNetwork   = 0x01 // :network
+	DynBroadcast = 0x02 // :broadcast
+	DynPeer      = 0x04 // :peer
+	DynNoAlias   = 0x08 // :0
+)
+
+// Op compares a number with a rule's one or two (PF_OP_*).
+type Op uint8
+
+const (
+	OpNone         Op = 0 // any
+	OpInside       Op = 1 // A < n < B      "A >< B"
+	OpEqual        Op = 2
+	OpNotEqual     Op = 3
+	OpLess         Op = 4
+	OpLessEqual    Op = 5
+	OpGreater      Op = 6
+	OpGreaterEqual Op = 7
+	OpOutside      Op = 8 // n < A or n > B "A <> B"
+	OpRange        Op = 9 // A <= n <= B    "A:B"
+)
+
+// Range is a condition on a port, user or group.
+type Range struct {
+	Op   Op
+	A, B uint32
+}
+
+// Contains reports whether n fulfils the condition (pf.c: pf_match).
+func (r Range) Contains(n uint32) bool {
+	switch r.Op {
+	case OpNone:
+		return true
+	case OpInside:
+		return n > r.A && n < r.B
+	case OpEqual:
+		return n == r.A
+	case OpNotEqual:
+		return n != r.A
+	case OpLess:
+		return n < r.A
+	case OpLessEqual:
+		return n <= r.A
+	case OpGreater:
+		return n > r.A
+	case OpGreaterEqual:
+		return n >= r.A
+	case OpOutside:
+		return n < r.A || n > r.B
+	case OpRange:
+		return n >= r.A && n <= r.B
+	}
+	return false
+}
+
+// RuleAddr is one side of a rule: the address and the port it matches.
+type RuleAddr struct {
+	Type AddrType
+	Not  bool // matches what the rest does not
+
+	// Name is the table, interface, group or route label, without its
+	// decoration.
+	Name string
+	// Count is how many addresses the table or the interface has, -1 for a table
+	// that is not active. The table is the one the kernel looks at: the
+	// anchor's if that is active, else the main ruleset's of that name.
+	Count int
+	// Dyn are the flags of an AddrDynamic.
+	Dyn uint8
+
+	// Addr and Mask are those of AddrMask and AddrRange, in the family of the
+	// rule; both are the zero netip.Addr for any, and for the other types.
+	Addr, Mask netip.Addr
+
+	Port Range
+}
+
+// Any reports whether the address, its port aside, matches everything.
+func (a RuleAddr) Any() bool {
+	return a.Type == AddrMask && !a.Not && !a.Mask.IsValid()
+}
+
+// Prefix returns what an AddrMask with a contiguous mask stands for. It is
+// false for any, for the other types, and for a mask with holes.
+func (a RuleAddr) Prefix() (netip.Prefix, bool) {
+	if a.Type != AddrMask || !a.Mask.IsValid() {
+		return netip.Prefix{}, false
+	}
+	m := a.Mask.AsSlice()
+	n := 0
+	for i, b := range m {
+		ones := bits.LeadingZeros8(^b)
+		n += ones
+		if ones < 8 {
+			for _, rest := range append([]byte{b << ones}, m[i+1:]...) {
+				if rest != 0 {
+					return netip.Prefix{}, false
+				}
+			}
+			break
+		}
+	}
+	return netip.PrefixFrom(a.Addr, n), true
+}
+
+// Rule is a loaded rule: all that decides which packets it matches, and what
+// then becomes of them as far as blocking and logging go. What it does to states
+// and addresses is left out.
+type Rule struct {
+	Anchor string // path of the ruleset it stands in, "" for the main one
+	Nr     int    // its number there, from 0
+
+	Action Action
+	Dir    Direction
+	Quick  bool // the last to be looked at, when it matches
+	Flags  RuleFlags
+
+	Log   LogFlags // 0: does not log
+	LogIf int      // to pflogN
+
+	Iface       string // interface or group, "" for any
+	IfaceNot    bool   // not on Iface, or not in RDomain
+	RDomain     int    // routing domain, -1 for any
+	Received    string // interface or group the packet came in by, "" for any
+	ReceivedNot bool
+
+	AF       uint8 // AFInet, AFInet6, or 0 for both
+	Proto    uint8 // 0 for any
+	Src, Dst RuleAddr
+
+	TCPFlags    uint8 // of the flags in TCPFlagSet those in TCPFlags are set
+	TCPFlagSet  uint8
+	ICMPType    int // -1 for any
+	ICMPCode    int // -1 for any
+	User, Group Range
+	TOS         uint8  // 0 for any
+	Prio        int    // -1 for any
+	OS          uint32 // fingerprint, 0 for any
+	Tag         string // carried by the packet, "" for any
+	TagNot      bool
+	// Probability is the chance that the rule is looked at, of 2^32-1; 0 is
+	// always.
+	Probability uint32
+	// RateLimit packets may match in RateSeconds; 0 is without limit.
+	RateLimit, RateSeconds uint32
+	AllowOpts              bool  // passes packets with IP options
+	KeepState              bool  // makes a state, whose packets see no rules
+	RouteTo                uint8 // PF_ROUTETO and so on, 0 for none
+	Label                  string
+
+	// Call is the anchor that the rule calls, as it was loaded: relative to
+	// Anchor or, from "/" on, to the main ruleset; "" for a rule that is none.
+	Call string
+	// Called are the rulesets that the call evaluates, in order: one, or with
+	// a wildcard those of all children of the anchor. A ruleset that calls
+	// itself is not followed a second time.
+	Called []*Ruleset
+
+	Evaluations    uint64
+	Packets, Bytes [2]uint64 // by direction
+}
+
+// Ruleset is the rules of the main ruleset or of an anchor, in order.
+type Ruleset struct {
+	Anchor string
+	Rules  []Rule
+}
+
+// maxRules bounds what one ruleset is believed to hold.
+const maxRules = 1 << 20
+
+// errChanged says that a ruleset was replaced while it was read.
+var errChanged = errors.New("rules changed")
+
+// Rules reads the loaded rules, with all anchors that they call, and changes
+// nothing: no counter is cleared. The rules of one anchor are of one moment; if
+// they are replaced while they are read, all is read again. For a release that
+// is not known the error wraps [ErrUnknownRelease].
+func (p *PF) Rules() (*Ruleset, error) {
+	const op = "read rules"
+	if p.l.rule.size == 0 {
+		return nil, fail(op, Table{}, 0, p.unknown())
+	}
+	for range attempts {
+		rs, err := (&ruleReader{p: p, rulesets: make(map[string]*Ruleset)}).read("", nil)
+		if err == nil {
+			return rs, nil
+		}
+		if !errors.Is(err, errChanged) {
+			return nil, fail(op, Table{}, 0, err)
+		}
+	}
+	return nil, fail(op, Table{}, 0, ErrChanging)
+}
+
+type ruleReader struct {
+	p        *PF
+	rulesets map[string]*Ruleset // what was read already; an anchor may be called often
+}
+
+// read returns the ruleset of an anchor. The path holds those it was called
+// from.
+func (r *ruleReader) read(anchor string, path []string) (*Ruleset, error) {
+	if rs := r.rulesets[anchor]; rs != nil {
+		return rs, nil
+	}
+	rs, err := r.p.ruleset(anchor)
+	if err != nil {
+		if anchor != "" {
+			return nil, fmt.Errorf("anchor %s: %w", anchor, err)
+		}
+		return nil, err
+	}
+	r.rulesets[anchor] = rs
+	path = append(path, anchor)
+	for i := range rs.Rules {
+		rule := &rs.Rules[i]
+		if rule.Call == "" {
+			continue
+		}
+		called, err := r.p.resolve(anchor, rule.Call)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range called {
+			if slices.Contains(path, a) {
+				continue
+			}
+			sub, err := r.read(a, path)
+			if err != nil {
+				return nil, err
+			}
+			rule.Called = append(rule.Called, sub)
+		}
+	}
+	return rs, nil
+}
+
+// resolve returns the anchors that a call evaluates, from the ruleset of anchor
+// (pf_ruleset.c: pf_anchor_setup, the other way round).
+func (p *PF) resolve(anchor, call string) ([]string, error) {
+	path, relative := strings.CutPrefix(call, "/")
+	if relative = !relative; relative {
+		for strings.HasPrefix(path, "../") {
+			path = path[3:]
+			anchor = anchor[:max(strings.LastIndexByte(anchor, '/'), 0)]
+		}
+		// "../*" comes back from the kernel as "..//*".
+		path = join(anchor, strings.TrimLeft(path, "/"))
+	}
+	path = strings.TrimLeft(path, "/")
+	if path == "*" || strings.HasSuffix(path, "/*") {
+		return p.children(strings.TrimSuffix(strings.TrimSuffix(path, "*"), "/"))
+	}
+	return []string{path}, nil
+}
+
+func join(anchor, name string) string {
+	if anchor == "" || name == "" {
+		return anchor + name
+	}
+	return anchor + "/" + name
+}
+
+// children returns the anchors below an anchor, in the order in which a
+// wildcard evaluates them, which is that of their names.
+func (p *PF) children(anchor string) ([]string, error) {
+	io := &PfiocRuleset{}
+	copy(io.Path[:AnchorPathSize-1], anchor)
+	if err := p.ioctl(p.l.req.GetRulesets, unsafe.Pointer(io)); err != nil {
+		if errors.Is(err, syscall.EINVAL) {
+			// It had its rules taken away, and itself with them.
+			return nil, errChanged
+		}
+		return nil, fmt.Errorf("anchors below %q: %w", anchor, err)
+	}
+	var out []string
+	for nr := range min(io.Nr, maxRules) {
+		io := &PfiocRuleset{Nr: nr}
+		copy(io.Path[:AnchorPathSize-1], anchor)
+		err := p.ioctl(p.l.req.GetRuleset, unsafe.Pointer(io))
+		switch {
+		case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EINVAL):
+			return nil, errChanged // there are fewer now
+		case err != nil:
+			return nil, fmt.Errorf("anchor %d below %q: %w", nr, anchor, err)
+		}
+		// The kernel's own has tables and never a rule.
+		if name := cstring(io.Name[:]); anchor != "" || name != ReservedAnchor {
+			out = append(out, join(anchor, name))
+		}
+	}
+	return out, nil
+}
+
+// ruleset reads the rules of one anchor.
+func (p *PF) ruleset(anchor string) (*Ruleset, error) {
+	o, order := p.l.rule, p.l.ByteOrder()
+	b := make([]byte, o.ioc)
+	begin := func(ticket, nr uint32) {
+		clear(b)
+		copy(b[iocRuleAnchor:][:AnchorPathSize-1], anchor)
+		order.PutUint32(b[iocRuleTicket:], ticket)
+		order.PutUint32(b[iocRuleNr:], nr)
+	}
+	begin(0, 0)
+	if err := p.ioctl(p.l.req.GetRules, unsafe.Pointer(&b[0])); err != nil {
+		if anchor != "" && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT)) {
+			return nil, errChanged // it is gone; its caller will be, too
+		}
+		return nil, err
+	}
+	ticket, n := order.Uint32(b[iocRuleTicket:]), order.Uint32(b[iocRuleNr:])
+	// Since 7.4 the ticket is a transaction of this descriptor, of which there
+	// may be few.
+	defer p.endRules(ticket)
+	if n > maxRules {
+		return nil, fmt.Errorf("%d rules: more than any ruleset has", n)
+	}
+	rs := &Ruleset{Anchor: anchor, Rules: make([]Rule, 0, n)}
+	for nr := range n {
+		begin(ticket, nr)
+		err := p.ioctl(p.l.req.GetRule, unsafe.Pointer(&b[0]))
+		switch {
+		case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENXIO):
+			// Replaced: another ticket now, or no rule of this number.
+			return nil, errChanged
+		case err != nil:
+			return nil, fmt.Errorf("rule %d: %w", nr, err)
+		}
+		rule := p.l.decodeRule(b[o.rule:][:o.size])
+		rule.Anchor = anchor
+		rule.Call = cstring(b[iocRuleAnchorCall:][:AnchorPathSize])
+		rs.Rules = append(rs.Rules, rule)
+	}
+	runtime.KeepAlive(b)
+	return rs, nil
+}
+
+// endRules gives a ticket back. It cannot fail in a way that matters: closing
+// the descriptor does it too.
+func (p *PF) endRules(ticket uint32) {
+	if p.l.req.XEnd != 0 {
+		p.ioctl(p.l.req.XEnd, unsafe.Pointer(&ticket))
+	}
+}
+
+// decodeRule reads struct pf_rule.
+func (l *Layout) decodeRule(b []byte) Rule {
+	o, order := &l.rule, l.ByteOrder()
+	u32 := func(at int) uint32 { return order.Uint32(b[at:]) }
+	u64 := func(at int) uint64 { return order.Uint64(b[at:]) }
+	text := func(at, n int) string { return cstring(b[at:][:n]) }
+	af := b[o.af]
+	r := Rule{
+		Nr:          int(int32(u32(o.nr))),
+		Action:      Action(b[o.action]),
+		Dir:         Direction(b[o.direction]),
+		Quick:       b[o.quick] != 0,
+		Flags:       RuleFlags(u32(o.flag)),
+		Log:         LogFlags(b[o.log]),
+		LogIf:       int(b[o.logif]),
+		Iface:       text(o.ifname, 16),
+		IfaceNot:    b[o.ifnot] != 0,
+		RDomain:     int(int32(u32(o.onrdomain))),
+		Received:    text(o.rcvIfname, 16),
+		ReceivedNot: b[o.rcvIfnot] != 0,
+		AF:          af,
+		Proto:       b[o.proto],
+		Src:         l.decodeRuleAddr(b, &o.src, af),
+		Dst:         l.decodeRuleAddr(b, &o.dst, af),
+		TCPFlags:    b[o.tcpFlags],
+		TCPFlagSet:  b[o.tcpFlagset],
+		ICMPType:    -1,
+		ICMPCode:    -1,
+		User:        Range{Op(b[o.uid+8]), u32(o.uid), u32(o.uid + 4)},
+		Group:       Range{Op(b[o.gid+8]), u32(o.gid), u32(o.gid + 4)},
+		TOS:         b[o.tos],
+		Prio:        -1,
+		OS:          u32(o.osfp),
+		Tag:         text(o.matchTagname, 64),
+		TagNot:      b[o.matchTagNot] != 0,
+		Probability: u32(o.prob),
+		RateLimit:   u32(o.pktrate),
+		RateSeconds: u32(o.pktrate + 4),
+		AllowOpts:   b[o.allowOpts] != 0,
+		KeepState:   b[o.keepState] != 0,
+		RouteTo:     b[o.rt],
+		Label:       text(o.label, 64),
+		Evaluations: u64(o.evaluations),
+	}
+	for i := range 2 {
+		r.Packets[i] = u64(o.packets + 8*i)
+		r.Bytes[i] = u64(o.bytes + 8*i)
+	}
+	// Type and code are kept plus one, as 0 is any.
+	icmp := func(at int) int {
+		if o.icmpSize == 1 {
+			return int(b[at]) - 1
+		}
+		return int(order.Uint16(b[at:])) - 1
+	}
+	r.ICMPType, r.ICMPCode = icmp(o.typ), icmp(o.code)
+	// 0 is any, so that prio 0 has a number of its own (PF_PRIO_ZERO).
+	switch n := b[o.prio]; n {
+	case 0:
+	case 0xff:
+		r.Prio = 0
+	default:
+		r.Prio = int(n)
+	}
+	return r
+}
+
+func (l *Layout) decodeRuleAddr(b []byte, o *ruleAddrLayout, af uint8) RuleAddr {
+	a := RuleAddr{
+		Type: AddrType(b[o.typ]),
+		Not:  b[o.neg] != 0,
+		Port: Range{
+			Op: Op(b[o.portOp]),
+			A:  uint32(binary.BigEndian.Uint16(b[o.port:])),
+			B:  uint32(binary.BigEndian.Uint16(b[o.port+2:])),
+		},
+	}
+	switch a.Type {
+	case AddrMask, AddrRange:
+		addr, mask := b[o.addr:][:16], b[o.addr+16:][:16]
+		if a.Type == AddrMask && bytes.Equal(mask, make([]byte, 16)) {
+			break // any, of either family
+		}
+		a.Addr, a.Mask = netip.AddrFrom16([16]byte(addr)), netip.AddrFrom16([16]byte(mask))
+		if af == AFInet {
+			a.Addr, a.Mask = netip.AddrFrom4([4]byte(addr)), netip.AddrFrom4([4]byte(mask))
+		}
+	case AddrDynamic:
+		a.Name = cstring(b[o.addr:][:16])
+		a.Dyn = b[o.iflags]
+		a.Count = int(int32(l.ByteOrder().Uint32(b[o.count:])))
+	case AddrTable:
+		a.Name = cstring(b[o.addr:][:32])
+		a.Count = int(int32(l.ByteOrder().Uint32(b[o.count:])))
+	case AddrRouteLabel:
+		a.Name = cstring(b[o.addr:][:32])
+	}
+	return a
+}
