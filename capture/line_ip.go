@@ -422,8 +422,11 @@ func (l *line) udp(b []byte, length uint32, ip []byte) {
 		l.uint(ulen - length)
 		l.str(" bytes missing!")
 	}
-	l.str("udp ")
-	l.uint(length - 8)
+	length -= 8
+	if !l.wireguard(b[8:], length) {
+		l.str("udp ")
+		l.uint(length)
+	}
 }
 
 // ports prints "source.port > destination.port: ".

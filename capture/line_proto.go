@@ -1,5 +1,7 @@
 package capture
 
+import "math/bits"
+
 // esp prints an ESP header (print-ipsec.c). Neither this nor the next two look at
 // how much was captured.
 func (l *line) esp(b []byte, length uint32) {
@@ -44,6 +46,63 @@ func (l *line) ipcomp(b []byte, length uint32, ip []byte) {
 	l.hex(uint32(at(b, 1)), 0)
 	l.str(" next ")
 	l.hex(uint32(at(b, 0)), 0)
+}
+
+// wireguard prints a WireGuard message, which is known by its first word and its
+// length on whatever port (print-wg.c), and reports whether it is one.
+func (l *line) wireguard(b []byte, length uint32) bool {
+	const cut = "[|wg]"
+	if length < 4 || len(b) < 4 {
+		return false
+	}
+	le32 := func(i int) uint32 { return bits.ReverseBytes32(u32(b, i)) }
+	switch typ := le32(0); {
+	case typ == 1 && length == 148:
+		l.str("[wg] initiation ")
+		if len(b) < 8 {
+			l.str(cut)
+			break
+		}
+		l.str("from 0x")
+		l.hex(le32(4), 8)
+	case typ == 2 && length == 92:
+		l.str("[wg] response ")
+		if len(b) < 12 {
+			l.str(cut)
+			break
+		}
+		l.str("from 0x")
+		l.hex(le32(4), 8)
+		l.str(" to 0x")
+		l.hex(le32(8), 8)
+	case typ == 3 && length == 64:
+		l.str("[wg] cookie ")
+		if len(b) < 8 {
+			l.str(cut)
+			break
+		}
+		l.str(" to 0x")
+		l.hex(le32(4), 8)
+	case typ == 4 && length >= 32:
+		if length > 32 {
+			l.str("[wg] data length ")
+			l.uint(length - 32)
+			l.byte(' ')
+		} else {
+			l.str("[wg] keepalive ")
+		}
+		if len(b) < 16 {
+			l.str(cut)
+			break
+		}
+		l.str("to 0x")
+		l.hex(le32(4), 8)
+		l.str(" nonce ")
+		l.uint64(uint64(le32(12))<<32 | uint64(le32(8)))
+	default:
+		return false
+	}
+	return true
 }
 
 // igmp prints an IGMP message (print-ip.c).
