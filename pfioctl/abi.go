@@ -159,6 +159,16 @@ type PfiocTransE struct {
 	Ticket uint32
 }
 
+// PfiocRuleHead is what struct pfioc_rule begins with; the rule follows, see
+// [Layout.DecodeRule].
+type PfiocRuleHead struct {
+	Action     uint32 // 0: read only
+	Ticket     uint32
+	Nr         uint32
+	Anchor     [AnchorPathSize]byte
+	AnchorCall [AnchorPathSize]byte
+}
+
 // Limit names one of pf's hard limits (PF_LIMIT_*).
 type Limit int32
 
@@ -215,6 +225,7 @@ var (
 	_ [sizeofPfrTable + hostPointer + 32]byte = [unsafe.Sizeof(PfiocTable{})]byte{}
 	_ [8]byte                                 = [unsafe.Sizeof(PfiocLimit{})]byte{}
 	_ [1092]byte                              = [unsafe.Sizeof(PfiocRuleset{})]byte{}
+	_ [12 + 2*AnchorPathSize]byte             = [unsafe.Sizeof(PfiocRuleHead{})]byte{}
 	_ [8 + hostPointer]byte                   = [unsafe.Sizeof(PfiocTrans{})]byte{}
 	_ [1032]byte                              = [unsafe.Sizeof(PfiocTransE{})]byte{}
 )

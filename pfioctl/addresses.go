@@ -266,10 +266,11 @@ func (p *PF) GetPledged(t Table, n int) (*Addrs, error) {
 			continue
 		}
 		a.a.n = int(io.Size2)
-		// The kernel pushes what it walks over onto a list and reads that from
-		// its head (pf_table.c: pfr_mark_addrs, pfr_walktree): backwards.
+		// The kernel pushes what it walks over onto a list and copies that out
+		// from its head (pf_table.c: pfr_walktree): backwards.
 		a.reverse()
 		a.ClearFeedback()
+		a.sort()
 		return a, nil
 	}
 	a.Close()

@@ -1,10 +1,12 @@
 package pfioctl
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"unsafe"
 )
 
@@ -130,6 +132,23 @@ func (a *Addrs) reverse() {
 	for i, j := 0, a.a.n-1; i < j; i, j = i+1, j-1 {
 		x, y := a.slot(i), a.slot(j)
 		*x, *y = *y, *x
+	}
+}
+
+// sort puts the entries into the order of PF.Get, if they are not in it.
+func (a *Addrs) sort() {
+	raw := unsafe.Slice((*PfrAddr)(a.a.pointer()), a.a.n)
+	cmp := func(x, y PfrAddr) int {
+		if x.AF != y.AF {
+			return int(x.AF) - int(y.AF)
+		}
+		if c := bytes.Compare(x.Addr[:], y.Addr[:]); c != 0 {
+			return c
+		}
+		return int(y.Net) - int(x.Net)
+	}
+	if !slices.IsSortedFunc(raw, cmp) {
+		slices.SortFunc(raw, cmp)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"unsafe"
 )
 
 // abi is what was measured on the headers of each release and architecture.
@@ -215,8 +216,11 @@ func TestRuleLayout(t *testing.T) {
 			}
 		}
 		for name, at := range map[string]int{
-			"action": iocRuleAction, "ticket": iocRuleTicket, "nr": iocRuleNr,
-			"anchor": iocRuleAnchor, "anchor_call": iocRuleAnchorCall, "rule": r.rule,
+			"action": int(unsafe.Offsetof(PfiocRuleHead{}.Action)),
+			"ticket": int(unsafe.Offsetof(PfiocRuleHead{}.Ticket)),
+			"nr":     int(unsafe.Offsetof(PfiocRuleHead{}.Nr)),
+			"anchor": int(unsafe.Offsetof(PfiocRuleHead{}.Anchor)), "anchor_call": int(unsafe.Offsetof(PfiocRuleHead{}.AnchorCall)),
+			"rule": r.rule,
 		} {
 			if want := m.Ioc[name][0]; at != want {
 				t.Errorf("pfioc_rule.%s at %d, want %d", name, at, want)

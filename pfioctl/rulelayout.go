@@ -33,16 +33,6 @@ type ruleAddrLayout struct {
 	portOp int
 }
 
-// Members of struct pfioc_rule before the rule are the same everywhere.
-const (
-	iocRuleAction     = 0
-	iocRuleTicket     = 4
-	iocRuleNr         = 8
-	iocRuleAnchor     = 12
-	iocRuleAnchorCall = 12 + AnchorPathSize
-	iocRuleRule       = 12 + 2*AnchorPathSize // then up to the rule's alignment
-)
-
 // ruleLayoutOf walks the struct as a C compiler does: its members in order,
 // each at a multiple of its alignment. The tests hold the result against the
 // offsets measured on the headers of every release for every architecture.
@@ -120,7 +110,7 @@ func ruleLayoutOf(num int, a arch) (l ruleLayout) {
 		end = up(end, ptr) + 3*ptr
 	}
 	l.size = up(up(end, a.align64)+8, a.align64) // exptime
-	l.rule = up(iocRuleRule, a.align64)
+	l.rule = up(12+2*AnchorPathSize, a.align64)
 	l.ioc = l.rule + l.size
 	return l
 }

@@ -1,13 +1,10 @@
 package pfioctl
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -369,22 +366,21 @@ func (p *PF) children(anchor string) ([]string, error) {
 
 // ruleset reads the rules of one anchor.
 func (p *PF) ruleset(anchor string) (*Ruleset, error) {
-	o, order := p.l.rule, p.l.ByteOrder()
-	b := make([]byte, o.ioc)
+	b := make([]byte, p.l.rule.ioc)
+	head := (*PfiocRuleHead)(unsafe.Pointer(&b[0]))
 	begin := func(ticket, nr uint32) {
 		clear(b)
-		copy(b[iocRuleAnchor:][:AnchorPathSize-1], anchor)
-		order.PutUint32(b[iocRuleTicket:], ticket)
-		order.PutUint32(b[iocRuleNr:], nr)
+		copy(head.Anchor[:AnchorPathSize-1], anchor)
+		head.Ticket, head.Nr = ticket, nr
 	}
 	begin(0, 0)
-	if err := p.ioctl(p.l.req.GetRules, unsafe.Pointer(&b[0])); err != nil {
+	if err := p.ioctl(p.l.req.GetRules, unsafe.Pointer(head)); err != nil {
 		if anchor != "" && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT)) {
 			return nil, errChanged // it is gone; its caller will be, too
 		}
 		return nil, err
 	}
-	ticket, n := order.Uint32(b[iocRuleTicket:]), order.Uint32(b[iocRuleNr:])
+	ticket, n := head.Ticket, head.Nr
 	// Since 7.4 the ticket is a transaction of this descriptor, of which there
 	// may be few.
 	defer p.endRules(ticket)
@@ -394,7 +390,7 @@ func (p *PF) ruleset(anchor string) (*Ruleset, error) {
 	rs := &Ruleset{Anchor: anchor, Rules: make([]Rule, 0, n)}
 	for nr := range n {
 		begin(ticket, nr)
-		err := p.ioctl(p.l.req.GetRule, unsafe.Pointer(&b[0]))
+		err := p.ioctl(p.l.req.GetRule, unsafe.Pointer(head))
 		switch {
 		case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENXIO):
 			// Replaced: another ticket now, or no rule of this number.
@@ -402,12 +398,12 @@ func (p *PF) ruleset(anchor string) (*Ruleset, error) {
 		case err != nil:
 			return nil, fmt.Errorf("rule %d: %w", nr, err)
 		}
-		rule := p.l.decodeRule(b[o.rule:][:o.size])
-		rule.Anchor = anchor
-		rule.Call = cstring(b[iocRuleAnchorCall:][:AnchorPathSize])
+		rule, err := p.l.DecodeRule(b)
+		if err != nil {
+			return nil, fmt.Errorf("rule %d: %w", nr, err)
+		}
 		rs.Rules = append(rs.Rules, rule)
 	}
-	runtime.KeepAlive(b)
 	return rs, nil
 }
 
@@ -417,104 +413,4 @@ func (p *PF) endRules(ticket uint32) {
 	if p.l.req.XEnd != 0 {
 		p.ioctl(p.l.req.XEnd, unsafe.Pointer(&ticket))
 	}
-}
-
-// decodeRule reads struct pf_rule.
-func (l *Layout) decodeRule(b []byte) Rule {
-	o, order := &l.rule, l.ByteOrder()
-	u32 := func(at int) uint32 { return order.Uint32(b[at:]) }
-	u64 := func(at int) uint64 { return order.Uint64(b[at:]) }
-	text := func(at, n int) string { return cstring(b[at:][:n]) }
-	af := b[o.af]
-	r := Rule{
-		Nr:          int(int32(u32(o.nr))),
-		Action:      Action(b[o.action]),
-		Dir:         Direction(b[o.direction]),
-		Quick:       b[o.quick] != 0,
-		Flags:       RuleFlags(u32(o.flag)),
-		Log:         LogFlags(b[o.log]),
-		LogIf:       int(b[o.logif]),
-		Iface:       text(o.ifname, 16),
-		IfaceNot:    b[o.ifnot] != 0,
-		RDomain:     int(int32(u32(o.onrdomain))),
-		Received:    text(o.rcvIfname, 16),
-		ReceivedNot: b[o.rcvIfnot] != 0,
-		AF:          af,
-		Proto:       b[o.proto],
-		Src:         l.decodeRuleAddr(b, &o.src, af),
-		Dst:         l.decodeRuleAddr(b, &o.dst, af),
-		TCPFlags:    b[o.tcpFlags],
-		TCPFlagSet:  b[o.tcpFlagset],
-		ICMPType:    -1,
-		ICMPCode:    -1,
-		User:        Range{Op(b[o.uid+8]), u32(o.uid), u32(o.uid + 4)},
-		Group:       Range{Op(b[o.gid+8]), u32(o.gid), u32(o.gid + 4)},
-		TOS:         b[o.tos],
-		Prio:        -1,
-		OS:          u32(o.osfp),
-		Tag:         text(o.matchTagname, 64),
-		TagNot:      b[o.matchTagNot] != 0,
-		Probability: u32(o.prob),
-		RateLimit:   u32(o.pktrate),
-		RateSeconds: u32(o.pktrate + 4),
-		AllowOpts:   b[o.allowOpts] != 0,
-		KeepState:   b[o.keepState] != 0,
-		RouteTo:     b[o.rt],
-		Label:       text(o.label, 64),
-		Evaluations: u64(o.evaluations),
-	}
-	for i := range 2 {
-		r.Packets[i] = u64(o.packets + 8*i)
-		r.Bytes[i] = u64(o.bytes + 8*i)
-	}
-	// Type and code are kept plus one, as 0 is any.
-	icmp := func(at int) int {
-		if o.icmpSize == 1 {
-			return int(b[at]) - 1
-		}
-		return int(order.Uint16(b[at:])) - 1
-	}
-	r.ICMPType, r.ICMPCode = icmp(o.typ), icmp(o.code)
-	// 0 is any, so that prio 0 has a number of its own (PF_PRIO_ZERO).
-	switch n := b[o.prio]; n {
-	case 0:
-	case 0xff:
-		r.Prio = 0
-	default:
-		r.Prio = int(n)
-	}
-	return r
-}
-
-func (l *Layout) decodeRuleAddr(b []byte, o *ruleAddrLayout, af uint8) RuleAddr {
-	a := RuleAddr{
-		Type: AddrType(b[o.typ]),
-		Not:  b[o.neg] != 0,
-		Port: Range{
-			Op: Op(b[o.portOp]),
-			A:  uint32(binary.BigEndian.Uint16(b[o.port:])),
-			B:  uint32(binary.BigEndian.Uint16(b[o.port+2:])),
-		},
-	}
-	switch a.Type {
-	case AddrMask, AddrRange:
-		addr, mask := b[o.addr:][:16], b[o.addr+16:][:16]
-		if a.Type == AddrMask && bytes.Equal(mask, make([]byte, 16)) {
-			break // any, of either family
-		}
-		a.Addr, a.Mask = netip.AddrFrom16([16]byte(addr)), netip.AddrFrom16([16]byte(mask))
-		if af == AFInet {
-			a.Addr, a.Mask = netip.AddrFrom4([4]byte(addr)), netip.AddrFrom4([4]byte(mask))
-		}
-	case AddrDynamic:
-		a.Name = cstring(b[o.addr:][:16])
-		a.Dyn = b[o.iflags]
-		a.Count = int(int32(l.ByteOrder().Uint32(b[o.count:])))
-	case AddrTable:
-		a.Name = cstring(b[o.addr:][:32])
-		a.Count = int(int32(l.ByteOrder().Uint32(b[o.count:])))
-	case AddrRouteLabel:
-		a.Name = cstring(b[o.addr:][:32])
-	}
-	return a
 }
