@@ -1,8 +1,8 @@
 package dnsfetch
 
 import (
-	"context"
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -59,8 +59,6 @@ var advice = []struct {
 }{
 	{ErrRefused, "this device's public address may not be registered yet; new devices take up to an hour"},
 	{ErrTruncated, "the records do not fit in 64 KiB: the publisher must split the list"},
-	{ErrNXDomain, "check the list's name"},
-	{ErrNoRecords, "never taken for an empty list; check the list's name"},
 	{ErrEmpty, "an empty list is accepted for allow lists only"},
 	{ErrTooManyParts, "raise the limit if the list is meant to be that large"},
 	{ErrTooManyEntries, "raise the limit if the list is meant to be that large"},
@@ -75,22 +73,28 @@ var advice = []struct {
 type Error struct {
 	List   string // the name requested
 	Part   string // the part or sibling at fault, "" when it is the list as a whole
-	Server string // the server at fault; "" when no server was asked, or when all failed
-	Err    error  // the reason; wraps one of the Err variables, the context's error, or both a reason and an errno
+	Server string // the server at fault; "" when no server was asked, or when several failed
+	// Err is the reason. It wraps one of this package's Err variables, with an errno beside it where there is
+	// one, or the error of the context, or an *Error for each server tried.
+	Err error
 }
 
-// Error gives one line: list, part, server, reason, and what to do about it.
+// Error gives one line: list, server, part, reason, and what to do about it.
 func (e *Error) Error() string {
-	s := "list " + e.List + ": "
+	var b strings.Builder
+	b.WriteString("list " + e.List + ": ")
 	if e.Server != "" {
-		s += "server " + e.Server + ": "
+		b.WriteString("server " + e.Server + ": ")
 	}
-	s += e.reason()
-	if a := adviceFor(e.Err); len(a) > 0 {
-		s += "; " + strings.Join(a, "; ")
+	b.WriteString(e.reason())
+	for _, a := range e.advice() {
+		b.WriteString("; " + a)
 	}
-	return s
+	return b.String()
 }
+
+// Unwrap returns the reason.
+func (e *Error) Unwrap() error { return e.Err }
 
 func (e *Error) reason() string {
 	if e.Part != "" {
@@ -99,30 +103,34 @@ func (e *Error) reason() string {
 	return e.Err.Error()
 }
 
-// Unwrap returns the reason.
-func (e *Error) Unwrap() error { return e.Err }
-
-// adviceFor returns the advice for all that err wraps, each once.
-func adviceFor(err error) []string {
-	var out []string
+// advice returns what to do about e, nothing twice.
+func (e *Error) advice() []string {
+	if all, ok := e.Err.(allFailed); ok {
+		var out []string
+		for _, one := range all {
+			for _, a := range one.advice() {
+				if !slices.Contains(out, a) {
+					out = append(out, a)
+				}
+			}
+		}
+		return out
+	}
 	for _, a := range advice {
-		if errors.Is(err, a.is) && !contains(out, a.text) {
-			out = append(out, a.text)
+		if errors.Is(e.Err, a.is) {
+			return []string{a.text}
 		}
 	}
-	return out
-}
-
-func contains(in []string, s string) bool {
-	for _, t := range in {
-		if s == t {
-			return true
-		}
+	switch {
+	case !absent(e.Err):
+		return nil
+	case e.Part == "":
+		return []string{"check the list's name"}
 	}
-	return false
+	return []string{"the server has the list in part only"}
 }
 
-// allFailed is the reason when more than one server was tried.
+// allFailed is the reason when several servers were tried.
 type allFailed []*Error
 
 func (a allFailed) Error() string {
@@ -148,9 +156,4 @@ func (a allFailed) Unwrap() []error {
 // absent reports whether err says that a name, or the type at it, does not exist.
 func absent(err error) bool {
 	return errors.Is(err, ErrNXDomain) || errors.Is(err, ErrNoRecords)
-}
-
-// ended reports whether err is a context's.
-func ended(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

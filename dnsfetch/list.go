@@ -87,10 +87,9 @@ func (l *List) All() iter.Seq[Entry] {
 
 // take moves the entries of c into l.
 func (l *List) take(c *columns) {
-	c.trim()
 	l.n += c.n
-	l.v4 = append(l.v4, c.v4...)
-	l.v6 = append(l.v6, c.v6...)
+	l.v4 = append(l.v4, c.v4.all()...)
+	l.v6 = append(l.v6, c.v6.all()...)
 	*c = columns{}
 }
 
@@ -125,45 +124,50 @@ const chunkLen = 8192
 // columns collects entries.
 type columns struct {
 	n  int
-	v4 [][]uint64
-	v6 [][]v6packed
+	v4 chunks[uint64]
+	v6 chunks[v6packed]
 }
 
 func (c *columns) addV4(addr uint32, bits uint8, not bool) {
-	c.v4 = appendChunked(c.v4, packV4(addr, bits, not))
+	c.v4.add(packV4(addr, bits, not))
 	c.n++
 }
 
 func (c *columns) addV6(e v6packed) {
-	c.v6 = appendChunked(c.v6, e)
+	c.v6.add(e)
 	c.n++
 }
 
-func appendChunked[T any](chunks [][]T, e T) [][]T {
-	last := len(chunks) - 1
-	if last < 0 || len(chunks[last]) == chunkLen {
-		// The first chunk grows from small, for the lists of three entries.
-		n := chunkLen
-		if last < 0 {
-			n = 64
-		}
-		return append(chunks, append(make([]T, 0, n), e))
-	}
-	if c := chunks[last]; len(c) == cap(c) {
-		chunks[last] = append(make([]T, 0, min(4*len(c), chunkLen)), c...)
-	}
-	chunks[last] = append(chunks[last], e)
-	return chunks
+// chunks is an array in pieces.
+type chunks[T any] struct {
+	last []T // being filled
+	full [][]T
 }
 
-// trim gives back what the last chunks have to spare.
-func (c *columns) trim() {
-	trimLast(c.v4)
-	trimLast(c.v6)
+func (c *chunks[T]) add(e T) {
+	if len(c.last) == cap(c.last) {
+		c.grow()
+	}
+	c.last = append(c.last, e)
 }
 
-func trimLast[T any](chunks [][]T) {
-	if n := len(chunks); n > 0 && cap(chunks[n-1]) > len(chunks[n-1]) {
-		chunks[n-1] = append(make([]T, 0, len(chunks[n-1])), chunks[n-1]...)
+// grow makes room for at least one more. The first chunk grows from small, for the lists of three entries.
+func (c *chunks[T]) grow() {
+	switch n := len(c.last); {
+	case n == chunkLen:
+		c.full = append(c.full, c.last)
+		c.last = make([]T, 0, chunkLen)
+	case n == 0:
+		c.last = make([]T, 0, 64)
+	default:
+		c.last = append(make([]T, 0, min(4*n, chunkLen)), c.last...)
 	}
+}
+
+// all returns the pieces, with nothing to spare in the last.
+func (c *chunks[T]) all() [][]T {
+	if len(c.last) == 0 {
+		return c.full
+	}
+	return append(c.full, append(make([]T, 0, len(c.last)), c.last...))
 }

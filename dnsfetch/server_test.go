@@ -195,6 +195,9 @@ func add(m []byte, q fakeQuery, at int, rrs ...rr) []byte {
 }
 
 func mustPack(s string) wireName {
+	if s == "." {
+		return wireName{0}
+	}
 	n, err := packName(s)
 	if err != nil {
 		panic(s + ": " + err.Error())
