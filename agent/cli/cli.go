@@ -21,6 +21,7 @@ import (
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/host"
+	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -38,7 +39,7 @@ type Env struct {
 	Terminal       bool // Stderr is a terminal: show how far long work has come
 
 	OpenPF func() (*pfioctl.PF, error)                         // opens /dev/pf; the mode closes it
-	Host   func() (host.Facts, error)                          // own addresses, gateways, resolvers
+	Host   func() (policy.Facts, error)                        // own addresses, gateways, resolvers
 	Lookup func(context.Context, string) ([]netip.Addr, error) // the addresses of a host name
 	Now    func() time.Time
 	Local  *time.Location // the zone in which times are shown
@@ -52,7 +53,7 @@ func System() Env {
 		Stderr:   os.Stderr,
 		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
 		OpenPF:   openPF,
-		Host:     func() (host.Facts, error) { return host.Read(host.ResolvConf) },
+		Host:     func() (policy.Facts, error) { return host.Read(host.ResolvConf) },
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
@@ -62,12 +63,13 @@ func System() Env {
 }
 
 func openPF() (*pfioctl.PF, error) {
-	layout, err := pfioctl.HostLayout()
+	device, err := pfioctl.OpenDevice()
 	if err != nil {
 		return nil, err
 	}
-	device, err := pfioctl.OpenDevice()
+	layout, err := pfioctl.HostLayout()
 	if err != nil {
+		device.Close()
 		return nil, err
 	}
 	return pfioctl.New(device, layout), nil
@@ -146,8 +148,11 @@ func complain(env Env, err error) {
 	}
 }
 
-// explain adds to an error of pf's the advice for it.
+// explain adds to an error what to do about it, where that is known.
 func explain(err error) string {
+	if errors.Is(err, errors.ErrUnsupported) {
+		return err.Error() + "; `make demo` shows this program on a simulated kernel"
+	}
 	var pf *pfioctl.Error
 	if errors.As(err, &pf) {
 		if advice := pf.Advice(); advice != "" {

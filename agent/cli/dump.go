@@ -19,9 +19,6 @@ func dumpTable(_ context.Context, env Env, f *flags) error {
 		return err
 	}
 	pf, err := env.OpenPF()
-	if errors.Is(err, errors.ErrUnsupported) {
-		return fmt.Errorf("%w; `make demo` shows this program on a simulated kernel", err)
-	}
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,359 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"example.org/threatstopd/agent/cli"
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/dnsfetch"
+	"example.org/threatstopd/dnsfetch/dnstest"
+	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/pfsim"
+)
+
+const (
+	blockList  = "basic.demo.threatstop.local"
+	allowList  = "allow.demo.threatstop.local"
+	blockTable = "ThreatSTOP-Block"
+	allowTable = "ThreatSTOP-Allow"
+)
+
+// stage is what the story plays on.
+type stage struct {
+	out    io.Writer
+	server *dnstest.Server
+	kernel *pfsim.Kernel
+	own    netip.Prefix // the firewall's address on em0
+	dir    string
+	conf   string
+	block  []dnsfetch.Entry
+	allow  []dnsfetch.Entry
+}
+
+// show plays the story and returns the first thing that did not go as told.
+func show(out io.Writer, blockFile, allowFile string) (err error) {
+	s := &stage{out: out, own: netip.MustParsePrefix("100.64.0.2/24")}
+	if s.block, s.allow, err = lists(blockFile, allowFile); err != nil {
+		return err
+	}
+	if s.server, err = dnstest.Start(dnstest.Options{}); err != nil {
+		return err
+	}
+	defer s.server.Close()
+	if s.dir, err = os.MkdirTemp("", "threatstop-demo"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(s.dir)
+	s.kernel = pfsim.New(pfsim.Options{MaxEntries: 2 * (len(s.block) + len(s.allow) + 50000)})
+	for _, step := range []func() error{s.setUp, s.firstRun, s.look, s.secondRun, s.change, s.ownAddress, s.failure} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	s.tell("That was the demo: every step was checked.")
+	return nil
+}
+
+func (s *stage) tell(format string, args ...any) {
+	fmt.Fprintf(s.out, "\n== "+format+"\n", args...)
+}
+
+// setUp makes the firewall: a pf.conf as the vendor documents it, loaded, with
+// empty tables; and threatstop.conf.
+func (s *stage) setUp() error {
+	s.tell("A firewall whose pf.conf has the two tables and blocks one of them,\n   a policy server with %d blocked and %d allowed entries, and threatstop.conf:", len(s.block), len(s.allow))
+	block, allow := pfioctl.Table{Name: blockTable}, pfioctl.Table{Name: allowTable}
+	for _, t := range []pfioctl.Table{block, allow} {
+		if err := s.kernel.LoadFile(t, pfioctl.TablePersist, strings.NewReader("")); err != nil {
+			return err
+		}
+	}
+	if err := s.kernel.LoadRules(rules(blockTable)); err != nil {
+		return err
+	}
+	s.conf = filepath.Join(s.dir, "threatstop.conf")
+	text := fmt.Sprintf(`device_id=tdid_demo0001
+DNS_SERVERS="%s"
+BLOCK_LISTS="%s"
+ALLOW_LISTS="%s"
+OUT_DIR=%s
+url=https://logs.invalid/upload
+`, s.server.Addr(), blockList, allowList, s.dir)
+	fmt.Fprint(s.out, indent(text))
+	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return s.serve(s.block)
+}
+
+func (s *stage) serve(block []dnsfetch.Entry) error {
+	lists := []dnstest.List{{Name: blockList, Entries: block}}
+	if len(s.allow) > 0 {
+		lists = append(lists, dnstest.List{Name: allowList, Entries: s.allow, Layout: dnsfetch.LayoutAPL})
+	} else {
+		lists = append(lists, dnstest.List{Name: allowList, Layout: dnsfetch.LayoutAPL})
+	}
+	return s.server.Set(lists...)
+}
+
+// run runs threatstopd with the stage's configuration, shows it, and checks
+// the exit code. It returns what was printed.
+func (s *stage) run(want int, args ...string) (string, error) {
+	fmt.Fprintf(s.out, "\n$ threatstopd %s\n", strings.Join(args, " "))
+	var both bytes.Buffer
+	env := cli.System()
+	env.Terminal = false
+	env.Stdout, env.Stderr = &both, &both
+	env.OpenPF = s.open
+	env.Host = func() (policy.Facts, error) {
+		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{s.own}}}}, nil
+	}
+	env.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("100.64.0.9")}, nil
+	}
+	if code := cli.Run(context.Background(), append(args, "-f", s.conf), env); code != want {
+		return "", fmt.Errorf("threatstopd %s: exit code %d, expected %d: %s", strings.Join(args, " "), code, want, both.String())
+	}
+	return both.String(), nil
+}
+
+func (s *stage) open() (*pfioctl.PF, error) {
+	return pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), nil
+}
+
+// sync runs --sync-now, shows what it says, and expects the phrases in it.
+func (s *stage) sync(want int, phrases ...string) error {
+	began := time.Now()
+	text, err := s.run(want, "--sync-now")
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(s.out, indent(text))
+	fmt.Fprintf(s.out, "   (%v)\n", time.Since(began).Round(time.Millisecond/10))
+	for _, p := range phrases {
+		if !strings.Contains(text, p) {
+			return fmt.Errorf("--sync-now did not say %q", p)
+		}
+	}
+	return nil
+}
+
+func (s *stage) firstRun() error {
+	s.tell("The first run fetches the lists over DNS/TCP and puts them into pf:")
+	return s.sync(0, "Table "+blockTable+": ", " added, 0 deleted, 0 changed, 0 unchanged")
+}
+
+// look shows the table and the file, and that they are the same.
+func (s *stage) look() error {
+	s.tell("What pf holds now:")
+	text, err := s.run(0, "--dump-table", "block")
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(s.out, indent(head(text, 5)))
+	n := strings.Count(text, "\n")
+	file, err := os.ReadFile(filepath.Join(s.dir, blockTable+".pftable"))
+	if err != nil {
+		return err
+	}
+	s.tell("%d entries. And the file that pf.conf loads at boot:", n)
+	fmt.Fprint(s.out, indent(head(string(file), 8)))
+	entries := 0
+	for line := range strings.Lines(string(file)) {
+		if line[0] != '#' {
+			entries++
+		}
+	}
+	if entries != n {
+		return fmt.Errorf("the file has %d entries, the table %d", entries, n)
+	}
+	return s.verdicts()
+}
+
+// verdicts asks the simulated kernel what it does with two packets.
+func (s *stage) verdicts() error {
+	bad, found := s.victim()
+	if !found {
+		return errors.New("the policy blocks no address")
+	}
+	s.tell("What pf does with packets:")
+	for _, p := range []struct {
+		from string
+		addr netip.Addr
+		want string
+	}{{"a listed address", bad, "block"}, {"the firewall's neighbour", s.own.Addr().Next(), "pass"}} {
+		v := s.kernel.Verdict(pfsim.Packet{Dir: pfsim.In, Iface: "em0", Src: p.addr, Dst: s.own.Addr(), Proto: 6, SrcPort: 40000, DstPort: 22, Bytes: 60})
+		fmt.Fprintf(s.out, "   from %s, %s: %s\n", p.from, p.addr, v.Action)
+		if v.Action.String() != p.want {
+			return fmt.Errorf("the packet from %s (%s) got %s, expected %s", p.from, p.addr, v.Action, p.want)
+		}
+	}
+	return nil
+}
+
+// victim is an address that the table blocks.
+func (s *stage) victim() (netip.Addr, bool) {
+	pf, err := s.open()
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	defer pf.Close()
+	addrs, err := pf.Get(pfioctl.Table{Name: blockTable})
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	defer addrs.Close()
+	for a := range addrs.All() {
+		if !a.Not && a.Prefix.IsSingleIP() {
+			return a.Prefix.Addr(), true
+		}
+	}
+	for a := range addrs.All() {
+		if !a.Not {
+			return a.Prefix.Addr(), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (s *stage) secondRun() error {
+	s.tell("The second run finds nothing to do:")
+	return s.sync(0, "Table "+blockTable+": unchanged")
+}
+
+func (s *stage) change() error {
+	gone, came := s.block[:3], made(3, 0xC633640A) // 198.51.100.10
+	s.tell("The policy changes: %d entries leave it, and up to %d come:", len(gone), len(came))
+	s.block = append(s.block[len(gone):len(s.block):len(s.block)], came...)
+	if err := s.serve(s.block); err != nil {
+		return err
+	}
+	return s.sync(0, "Reloading pf...done", " 3 deleted")
+}
+
+func (s *stage) ownAddress() error {
+	own := netip.PrefixFrom(s.own.Addr(), 32)
+	s.tell("The list now has the firewall's own address, %s, alone and in a network:", s.own.Addr())
+	s.block = append(s.block[:len(s.block):len(s.block)],
+		dnsfetch.Entry{Prefix: own}, dnsfetch.Entry{Prefix: netip.MustParsePrefix("100.64.0.0/10")})
+	if err := s.serve(s.block); err != nil {
+		return err
+	}
+	if err := s.sync(0, "Excepted "+s.own.Addr().String()); err != nil {
+		return err
+	}
+	v := s.kernel.Verdict(pfsim.Packet{Dir: pfsim.Out, Iface: "em0", Src: s.own.Addr(), Dst: netip.MustParseAddr("203.0.113.200"), Proto: 17, SrcPort: 53, DstPort: 53, Bytes: 60})
+	fmt.Fprintf(s.out, "   from the firewall itself: %s\n", v.Action)
+	if v.Action.String() != "pass" {
+		return errors.New("the firewall's own packets are blocked")
+	}
+	return nil
+}
+
+func (s *stage) failure() error {
+	s.tell("A server that cuts its answers short changes nothing:")
+	before, err := s.run(0, "--dump-table", "block")
+	if err != nil {
+		return err
+	}
+	fault := s.server.Fail(dnstest.On{List: blockList, Part: 1}, dnstest.CutRecords{Keep: 0})
+	defer fault.Heal()
+	if err := s.sync(1, "the policy in force stays"); err != nil {
+		return err
+	}
+	after, err := s.run(0, "--dump-table", "block")
+	if err != nil {
+		return err
+	}
+	if after != before {
+		return errors.New("the table changed although the server failed")
+	}
+	fmt.Fprintf(s.out, "   the table still has its %d entries\n", strings.Count(after, "\n"))
+	return nil
+}
+
+// lists reads the files, or makes a policy up.
+func lists(blockFile, allowFile string) (block, allow []dnsfetch.Entry, err error) {
+	if block, err = list(blockFile); err != nil {
+		return nil, nil, err
+	}
+	if allow, err = list(allowFile); err != nil {
+		return nil, nil, err
+	}
+	if blockFile != "" {
+		if len(block) <= 3 {
+			return nil, nil, fmt.Errorf("%s: %d entries are too few for a demo", blockFile, len(block))
+		}
+		return block, allow, nil
+	}
+	block = made(256, 0xC0000200)                     // 192.0.2.0/24
+	block = append(block, made(25544, 0xC6120000)...) // 198.18.0.0/15, RFC 2544
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 624 {
+		var a [16]byte
+		binary.BigEndian.PutUint32(a[:], 0x20010db8)
+		binary.BigEndian.PutUint32(a[4:], r.Uint32())
+		block = append(block, dnsfetch.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom16(a), 64).Masked()})
+	}
+	if allowFile == "" {
+		allow = made(3, 0xCB007101) // 203.0.113.1
+	}
+	return block, allow, nil
+}
+
+// list reads one file or several, their names separated by spaces.
+func list(names string) ([]dnsfetch.Entry, error) {
+	var all []dnsfetch.Entry
+	for _, name := range strings.Fields(names) {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		entries, err := dnstest.ReadPrefixes(f, name)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, entries...)
+	}
+	return all, nil
+}
+
+// made returns n hosts from an address on.
+func made(n int, from uint32) []dnsfetch.Entry {
+	all := make([]dnsfetch.Entry, n)
+	for i := range all {
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], from+uint32(i))
+		all[i].Prefix = netip.PrefixFrom(netip.AddrFrom4(a), 32)
+	}
+	return all
+}
+
+func indent(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString("   " + line)
+	}
+	return b.String()
+}
+
+// head is the first n lines of text.
+func head(text string, n int) string {
+	lines := strings.SplitAfterN(text, "\n", n+1)
+	if len(lines) > n {
+		return strings.Join(lines[:n], "") + "...\n"
+	}
+	return text
+}
