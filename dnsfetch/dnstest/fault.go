@@ -141,7 +141,8 @@ type (
 	WrongOwner struct{ Name string }
 	// WrongClass puts the answer's last record in another class, 0 for CHAOS.
 	WrongClass struct{ Class uint16 }
-	// WrongType gives the answer's last record another type, 0 for TXT.
+	// WrongType gives the answer's last record another type, 0 for NULL,
+	// which may hold anything.
 	WrongType struct{ Type uint16 }
 	// Alias puts a CNAME record to Name ("" for alias.invalid) in front of the
 	// answer's records and these under that name, as a server does that follows
@@ -291,7 +292,7 @@ func (w WrongClass) apply(a *answer) {
 }
 
 func (w WrongType) apply(a *answer) {
-	a.patchLast(0, w.Type, dns.TypeTXT)
+	a.patchLast(0, w.Type, dns.TypeNULL)
 }
 
 func (al Alias) apply(a *answer) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 )
 
 // maxLine is the longest line of a prefix file, in bytes.
@@ -26,9 +27,10 @@ const maxLineErrors = 10
 // ten bad lines, one to a line, and then no entries are returned.
 func ReadPrefixes(r io.Reader, file string) ([]Entry, error) {
 	var (
-		out  []Entry
-		errs []error
-		bad  int
+		full  [][]Entry // chunks, so that growing neither copies nor leaves garbage
+		chunk []Entry
+		errs  []error
+		bad   int
 	)
 	br := bufio.NewReaderSize(r, maxLine)
 	for n := 1; ; n++ {
@@ -55,7 +57,11 @@ func ReadPrefixes(r io.Reader, file string) ([]Entry, error) {
 				errs = append(errs, fmt.Errorf("%s:%d: %w", file, n, lerr))
 			}
 		case ok && bad == 0:
-			out = append(out, e)
+			if len(chunk) == cap(chunk) {
+				full = append(full, chunk)
+				chunk = make([]Entry, 0, min(max(64, 2*len(chunk)), 1<<16))
+			}
+			chunk = append(chunk, e)
 		}
 		if err == io.EOF {
 			break
@@ -67,7 +73,7 @@ func ReadPrefixes(r io.Reader, file string) ([]Entry, error) {
 	if bad > 0 {
 		return nil, errors.Join(errs...)
 	}
-	return out, nil
+	return slices.Concat(append(full, chunk)...), nil
 }
 
 // parseLine reads a line; ok is false for one that holds no prefix.

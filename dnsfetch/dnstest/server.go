@@ -216,9 +216,11 @@ func (s *Server) Set(lists ...List) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	owner := make(map[string]string)
+	owner := make(map[string]string) // keys of the new nodes → their list
+	replaced := make(map[string]bool)
 	for i := range lists {
 		name := canonical(lists[i].Name)
+		replaced[name] = true
 		for k, n := range laid[i] {
 			if other, ok := owner[k]; ok {
 				return fmt.Errorf("list %s: %s belongs to list %s", name, n.name, other)
@@ -227,15 +229,11 @@ func (s *Server) Set(lists ...List) error {
 		}
 	}
 	for k, name := range owner {
-		n := s.nodes[k]
-		if n == nil || n.list == name {
-			continue
-		}
-		replaced := false
-		for i := range lists {
-			replaced = replaced || canonical(lists[i].Name) == n.list
-		}
-		if !replaced {
+		switch n := s.nodes[k]; {
+		case n == nil || replaced[n.list]:
+		case n.list == "":
+			return fmt.Errorf("list %s: %s belongs to the zone", name, n.name)
+		default:
 			return fmt.Errorf("list %s: %s belongs to list %s", name, n.name, n.list)
 		}
 	}

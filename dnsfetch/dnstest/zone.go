@@ -48,7 +48,7 @@ func WriteZone(w io.Writer, zone string, serial uint32, lists ...List) error {
 	}
 	zone = dns.Fqdn(zone)
 	soa, ns := zoneRecords(zone, serial)
-	host := &node{name: canonical(ns.Ns), list: canonical(ns.Ns)}
+	host := &node{name: canonical(ns.Ns)}
 	k, err := wireName(ns.Ns)
 	if err != nil {
 		return fmt.Errorf("zone: %w", err)
