@@ -1,0 +1,502 @@
+// Package upload sends batches of log lines to the log server: one HTTPS POST a batch,
+// a multipart form with the lines as a file.
+//
+// It tells three endings apart: delivered (2xx), to be tried again (no answer, or one
+// that says so), and refused (the other 4xx: the same bytes will not be taken the next
+// time either). When to try again is the caller's business; what the server asked for
+// in Retry-After is in the [Error].
+package upload
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/textproto"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Options for [New].
+type Options struct {
+	// URL is where batches go. It is https, or http with AllowHTTP.
+	URL       string
+	AllowHTTP bool
+	// DeviceID is the value of the form's device field.
+	DeviceID string
+	// FileField and DeviceField are the names of the form's fields, "" for
+	// "upload_file" and "device_id".
+	FileField, DeviceField string
+	// Gzip sends the file compressed, as application/gzip, under a name that
+	// ends in .gz.
+	Gzip bool
+	// Version stands in the User-Agent.
+	Version string
+	// Proxy is an http, https, socks5 or socks5h URL, with the credentials in
+	// it, "" to go directly. The environment is never asked.
+	Proxy string
+	// Source is the address to connect from, the zero one to let the system
+	// choose.
+	Source netip.Addr
+	// CAFile has the PEM certificates to trust instead of the system's.
+	CAFile string
+	// Timeouts of the phases of an attempt.
+	Timeouts Timeouts
+	// MaxRetryAfter is the most that a server may ask to wait, 0 for an hour.
+	MaxRetryAfter time.Duration
+}
+
+// Timeouts bound the phases of an attempt. Zero means the default.
+type Timeouts struct {
+	// Dial is for the TCP connection, to the proxy if there is one (15 s).
+	Dial time.Duration
+	// TLS is for the handshake (15 s).
+	TLS time.Duration
+	// Write is how long the peer may take no byte at all (30 s).
+	Write time.Duration
+	// Response is from the request's last byte to the answer's header, and
+	// again for the beginning of its body (60 s).
+	Response time.Duration
+	// Total is for the whole attempt (5 min).
+	Total time.Duration
+}
+
+// HeaderBatch is the request header with the batch's id, which stays the same when a
+// batch is sent again.
+const HeaderBatch = "X-Threatstop-Batch"
+
+const (
+	maxAnswer    = 16 << 10 // bytes of an answer's body that are read
+	maxMessage   = 160      // bytes of it that are shown
+	maxRedirects = 3
+)
+
+// A Batch is what is sent in one request.
+type Batch struct {
+	// ID names the batch.
+	ID string
+	// Text is the lines, each ended by a newline.
+	Text []byte
+}
+
+// A Client sends batches. It is safe for concurrent use.
+type Client struct {
+	o         Options
+	url       *url.URL
+	http      *http.Client
+	userAgent string
+}
+
+// New checks the options and returns a Client. The CA file or the system's roots are
+// read now, so that the process can give up its view of the file system. Nothing is
+// sent.
+func New(o Options) (*Client, error) {
+	u, err := checkURL(o.URL, o.AllowHTTP)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&o.Timeouts.Dial, 15 * time.Second},
+		{&o.Timeouts.TLS, 15 * time.Second},
+		{&o.Timeouts.Write, 30 * time.Second},
+		{&o.Timeouts.Response, time.Minute},
+		{&o.Timeouts.Total, 5 * time.Minute},
+		{&o.MaxRetryAfter, time.Hour},
+	} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	for _, f := range []struct {
+		v   *string
+		def string
+	}{{&o.FileField, "upload_file"}, {&o.DeviceField, "device_id"}, {&o.Version, "0"}} {
+		if *f.v == "" {
+			*f.v = f.def
+		}
+	}
+	roots, err := roots(o.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	t := &http.Transport{
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSHandshakeTimeout:    o.Timeouts.TLS,
+		ResponseHeaderTimeout:  o.Timeouts.Response,
+		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConnsPerHost:    1,
+		IdleConnTimeout:        30 * time.Second,
+		DisableCompression:     true,
+	}
+	dialer := &net.Dialer{Timeout: o.Timeouts.Dial}
+	if o.Source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Source, 0))
+	}
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &conn{c, o.Timeouts.Write}, nil
+	}
+	if o.Proxy != "" {
+		p, err := checkProxy(o.Proxy)
+		if err != nil {
+			return nil, err
+		}
+		t.Proxy = http.ProxyURL(p)
+	}
+	return &Client{
+		o: o, url: u, userAgent: "threatstopd/" + o.Version,
+		http: &http.Client{
+			Transport:     t,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+// conn gives each write a deadline of its own: a large body may take its time, but a
+// peer that takes nothing is gone.
+type conn struct {
+	net.Conn
+	timeout time.Duration
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+func checkURL(s string, allowHTTP bool) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case s == "":
+		return nil, errors.New("log server url: none given")
+	case err != nil:
+		// The error repeats the URL, which may hold a password.
+		return nil, errors.New("log server url: not a URL")
+	case u.Scheme == "http" && !allowHTTP:
+		return nil, fmt.Errorf("log server url %s: http sends the logs in the clear: use https, or allow it with ALLOW_HTTP=yes", u.Redacted())
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, fmt.Errorf("log server url %s: scheme %q: must be https", u.Redacted(), u.Scheme)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("log server url %s: has no host", u.Redacted())
+	}
+	u.Fragment = ""
+	return u, nil
+}
+
+func checkProxy(s string) (*url.URL, error) {
+	p, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("proxy: not a URL: write http://user:password@host:port, special characters as %XX")
+	}
+	switch p.Scheme {
+	case "http", "https", "socks5", "socks5h":
+	default:
+		return nil, fmt.Errorf("proxy %s: scheme %q: must be http, https, socks5 or socks5h", p.Redacted(), p.Scheme)
+	}
+	if p.Hostname() == "" {
+		return nil, fmt.Errorf("proxy %s: has no host", p.Redacted())
+	}
+	return p, nil
+}
+
+func roots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			return nil, fmt.Errorf("system's CA certificates: %w", err)
+		}
+		return pool, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("CA file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA file %s: no PEM certificate in it", file)
+	}
+	return pool, nil
+}
+
+// Check reports what [New] would refuse in a URL and a proxy, without reading files.
+func Check(rawURL string, allowHTTP bool, proxy string) error {
+	if _, err := checkURL(rawURL, allowHTTP); err != nil {
+		return err
+	}
+	if proxy != "" {
+		if _, err := checkProxy(proxy); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// An Error says why a batch was not delivered.
+type Error struct {
+	// Server is the URL without a password.
+	Server string
+	// Status is the HTTP status, 0 when there was no answer.
+	Status int
+	// Message is the beginning of what the server wrote with it.
+	Message string
+	// RetryAfter is how long the server asked to wait, at most
+	// Options.MaxRetryAfter; 0 when it did not say.
+	RetryAfter time.Duration
+	// Err is what went wrong when it was not the status.
+	Err error
+}
+
+// Error returns one line.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "log server %s: ", e.Server)
+	if e.Err != nil {
+		b.WriteString(e.Err.Error())
+		var unknown x509.UnknownAuthorityError
+		if errors.As(e.Err, &unknown) {
+			b.WriteString(" (CA_FILE names other authorities to trust)")
+		}
+	} else {
+		fmt.Fprintf(&b, "answered %d %s", e.Status, http.StatusText(e.Status))
+	}
+	if e.Message != "" {
+		fmt.Fprintf(&b, ": %q", e.Message)
+	}
+	if e.RetryAfter > 0 {
+		fmt.Fprintf(&b, ", asks to wait %v", e.RetryAfter)
+	}
+	return b.String()
+}
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Refused reports whether the server has refused the batch itself, so that sending it
+// again is of no use: a 4xx other than 407 (the proxy's), 408 and 429.
+func (e *Error) Refused() bool {
+	switch e.Status {
+	case http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	}
+	return e.Status >= 400 && e.Status < 500
+}
+
+// Send makes one attempt to deliver a batch. A nil error means that the server has
+// answered 2xx; any other is an *Error. A 2xx counts even if what follows it is lost.
+func (c *Client) Send(ctx context.Context, b Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, c.o.Timeouts.Total)
+	defer cancel()
+	body, err := c.body(b)
+	if err != nil {
+		return c.fail(err)
+	}
+	u := c.url
+	for range maxRedirects + 1 {
+		resp, err := c.post(ctx, u, b.ID, body)
+		if err != nil {
+			return c.fail(err)
+		}
+		answer := read(resp, c.o.Timeouts.Response, cancel)
+		switch {
+		case resp.StatusCode >= 200 && resp.StatusCode < 300:
+			return nil
+		case resp.StatusCode >= 300 && resp.StatusCode < 400:
+			if u, err = c.redirect(u, resp); err != nil {
+				e := c.fail(err)
+				e.Status = resp.StatusCode
+				return e
+			}
+			continue
+		}
+		e := c.fail(nil)
+		e.Status, e.Message = resp.StatusCode, message(answer)
+		e.RetryAfter = min(retryAfter(resp.Header, time.Now()), c.o.MaxRetryAfter)
+		return e
+	}
+	return c.fail(fmt.Errorf("more than %d redirects", maxRedirects))
+}
+
+func (c *Client) fail(err error) *Error {
+	// net/http's wrapper repeats method and URL.
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	return &Error{Server: c.url.Redacted(), Err: err}
+}
+
+// form is a request body in three pieces, so that the lines need not be copied.
+type form struct {
+	contentType string
+	pieces      [3][]byte
+}
+
+func (f *form) len() (n int64) {
+	for _, p := range f.pieces {
+		n += int64(len(p))
+	}
+	return n
+}
+
+func (f *form) reader() io.ReadCloser {
+	return io.NopCloser(io.MultiReader(bytes.NewReader(f.pieces[0]), bytes.NewReader(f.pieces[1]), bytes.NewReader(f.pieces[2])))
+}
+
+func (c *Client) body(b Batch) (*form, error) {
+	var head bytes.Buffer
+	w := multipart.NewWriter(&head)
+	f := &form{contentType: w.FormDataContentType()}
+	if err := w.WriteField(c.o.DeviceField, c.o.DeviceID); err != nil {
+		return nil, err
+	}
+	name, kind, content := "pflog-"+b.ID+".txt", "text/plain", b.Text
+	if c.o.Gzip {
+		name, kind = name+".gz", "application/gzip"
+		var z bytes.Buffer
+		zw := gzip.NewWriter(&z)
+		if _, err := zw.Write(b.Text); err != nil {
+			return nil, err
+		}
+		if err := zw.Close(); err != nil {
+			return nil, err
+		}
+		content = z.Bytes()
+	}
+	h := textproto.MIMEHeader{}
+	h.Set("Content-Disposition", multipart.FileContentDisposition(c.o.FileField, name))
+	h.Set("Content-Type", kind)
+	if _, err := w.CreatePart(h); err != nil {
+		return nil, err
+	}
+	n := head.Len()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	f.pieces = [3][]byte{head.Bytes()[:n:n], content, head.Bytes()[n:]}
+	return f, nil
+}
+
+func (c *Client) post(ctx context.Context, u *url.URL, id string, body *form) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body.reader())
+	if err != nil {
+		return nil, err
+	}
+	req.ContentLength = body.len()
+	// Lets net/http begin again on a fresh connection when a kept one turns
+	// out to be closed.
+	req.GetBody = func() (io.ReadCloser, error) { return body.reader(), nil }
+	req.Header.Set("Content-Type", body.contentType)
+	req.Header.Set("User-Agent", c.userAgent)
+	req.Header.Set(HeaderBatch, id)
+	return c.http.Do(req)
+}
+
+// read returns the beginning of an answer's body. A server that drips it is cut off.
+func read(resp *http.Response, timeout time.Duration, cancel context.CancelFunc) []byte {
+	timer := time.AfterFunc(timeout, cancel)
+	defer timer.Stop()
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return b
+}
+
+// message returns the first line of an answer, printable and short.
+func message(b []byte) string {
+	s, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > maxMessage {
+		s = s[:maxMessage] + "..."
+	}
+	return s
+}
+
+// redirect returns where to post instead. Logs go to no other host than the
+// configured one, and not from https to http; and a 303 asks for a GET, which would
+// deliver nothing.
+func (c *Client) redirect(from *url.URL, resp *http.Response) (*url.URL, error) {
+	to, err := resp.Location()
+	if err != nil {
+		return nil, fmt.Errorf("answered %d without a location", resp.StatusCode)
+	}
+	refuse := func(why string) (*url.URL, error) {
+		return nil, fmt.Errorf("redirect (%d) to %s refused: %s: if it is right, set url to it", resp.StatusCode, to.Redacted(), why)
+	}
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+	default:
+		return refuse("it does not ask for a POST")
+	}
+	if to.Scheme != "https" && to.Scheme != from.Scheme {
+		return refuse("it is not https")
+	}
+	if !strings.EqualFold(to.Hostname(), c.url.Hostname()) || port(to) != port(from) && to.Scheme == from.Scheme {
+		return refuse("it is another host")
+	}
+	to.User = c.url.User
+	return to, nil
+}
+
+func port(u *url.URL) string {
+	if p := u.Port(); p != "" {
+		return p
+	}
+	if u.Scheme == "https" {
+		return "443"
+	}
+	return "80"
+}
+
+// retryAfter reads a Retry-After header, a number of seconds or a date (RFC 9110
+// §10.2.3); 0 when there is none that makes sense. A date is taken relative to the
+// server's own clock, where it says what that is.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if v == "" {
+		return 0
+	}
+	if strings.Trim(v, "0123456789") == "" {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n > int64(maxWait/time.Second) {
+			return maxWait
+		}
+		return time.Duration(n) * time.Second
+	}
+	at, err := http.ParseTime(v)
+	if err != nil {
+		return 0
+	}
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = date
+	}
+	return min(max(at.Sub(now), 0), maxWait)
+}
+
+// maxWait keeps a number of seconds from overflowing; MaxRetryAfter is lower.
+const maxWait = 365 * 24 * time.Hour
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
