@@ -2,7 +2,6 @@ package pfsim
 
 import (
 	"errors"
-	"math"
 	"sync"
 	"syscall"
 	"time"
@@ -128,7 +127,7 @@ func New(o Options) *Kernel {
 	}
 	k.boot = k.now().Add(-time.Minute)
 	for i := range k.hard {
-		k.hard[i] = math.MaxUint32
+		k.hard[i] = unlimited
 	}
 	// The pools of states and anchors are the two that have their limit from
 	// the start (pf_ioctl.c: pfattach).
@@ -228,6 +227,7 @@ type Device struct {
 	k      *Kernel
 	write  bool
 	closed bool
+	arg    unsafe.Pointer // of the request that runs
 }
 
 var _ pfioctl.Device = (*Device)(nil)
@@ -260,6 +260,11 @@ func (d *Device) Ioctl(req uint, arg unsafe.Pointer) error {
 	if k.hung {
 		return ErrHang
 	}
+	// What is known of the caller's memory is its addresses, as bytes; kept
+	// here the pointer makes the compiler put what it leads to where nothing
+	// moves it.
+	d.arg = arg
+	defer func() { d.arg = nil }()
 	return k.ioctl(d, req, arg)
 }
 

@@ -3,6 +3,7 @@ package pfsim
 import (
 	"encoding/binary"
 	"math/bits"
+	"net/netip"
 	"slices"
 )
 
@@ -324,4 +325,14 @@ func (p prefix) putAddress(a []byte) {
 	}
 	binary.BigEndian.PutUint64(a, p.hi)
 	binary.BigEndian.PutUint64(a[8:], p.lo)
+}
+
+// hostPrefix is the key of a host.
+func hostPrefix(a netip.Addr) prefix {
+	if a.Is4() {
+		b := a.As4()
+		return prefix{uint64(binary.BigEndian.Uint32(b[:])) << 32, 0, afInet, 32}
+	}
+	b := a.As16()
+	return prefix{binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:]), afInet6, 128}
 }

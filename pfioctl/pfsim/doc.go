@@ -1,0 +1,2 @@
+// Package pfsim is a pf in memory.
+package pfsim
