@@ -208,7 +208,7 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 		}
 		h := c.habits[ep.addr]
 		if h == nil {
-			h = &habits{pipeline: c.opt.Pipeline}
+			h = &habits{conns: c.opt.Connections, pipeline: c.opt.Pipeline}
 			c.habits[ep.addr] = h
 		}
 		l, err := c.attempt(ctx, &attempt{c: c, ep: ep, habits: h, req: &r, name: name, siblings: siblings})

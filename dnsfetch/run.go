@@ -26,6 +26,7 @@ const (
 
 // habits are what a server was seen not to do, kept for the run.
 type habits struct {
+	conns    int // connections at once
 	pipeline int // queries under way on one connection
 	perConn  int // queries that it answers on one connection, 0 for any number
 	closed   int // after how many answers it last closed a connection on us
@@ -70,7 +71,7 @@ func (a *attempt) run(jobs []job, strict bool) error {
 	r.ctx, r.cancel = context.WithCancel(a.ctx)
 	defer r.cancel()
 
-	workers := make([]worker, max(1, min(a.c.opt.Connections, len(jobs)/perWorker)))
+	workers := make([]worker, max(1, min(a.habits.conns, len(jobs)/perWorker)))
 	r.live = len(workers)
 	var extra sync.WaitGroup
 	for i := range workers {
@@ -398,6 +399,9 @@ func (w *worker) leave(err error) {
 	w.giveBack()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err != nil && w.extra && w.cols.n == 0 && w.ctx.Err() == nil {
+		w.a.habits.conns = 1 // it was not served
+	}
 	if w.cn != nil {
 		whole = whole && w.cn.unread() == 0 && w.a.habits.perConn == 0
 		if w.cn.unwatch() && whole {

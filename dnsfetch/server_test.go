@@ -38,13 +38,31 @@ func (q fakeQuery) String() string { return q.name + " " + dns.Type(q.typ).Strin
 // handler answers q on w; false closes the connection.
 type handler func(w net.Conn, q fakeQuery) bool
 
-// serve starts a server that handles each connection on its own, query by query.
+// serve starts a server on 127.0.0.1 that handles each connection on its own, query by query.
 func serve(t testing.TB, h handler) *fakeServer {
 	t.Helper()
 	return serveOn(t, "127.0.0.1:0", h)
 }
 
 func serveOn(t testing.TB, addr string, h handler) *fakeServer {
+	t.Helper()
+	return serveConns(t, addr, func(s *fakeServer, c net.Conn, n int) {
+		r := bufio.NewReader(c)
+		for nth := 0; ; nth++ {
+			q, err := s.read(r)
+			if err != nil {
+				return
+			}
+			q.conn, q.nth = n, nth
+			if !h(c, q) {
+				return
+			}
+		}
+	})
+}
+
+// serveConns starts a server that calls talk for each connection, and closes it when talk returns.
+func serveConns(t testing.TB, addr string, talk func(s *fakeServer, c net.Conn, n int)) *fakeServer {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -82,28 +100,22 @@ func serveOn(t testing.TB, addr string, h handler) *fakeServer {
 			go func() {
 				defer wg.Done()
 				defer c.Close()
-				s.talk(c, n, h)
+				talk(s, c, n)
 			}()
 		}
 	}()
 	return s
 }
 
-func (s *fakeServer) talk(c net.Conn, n int, h handler) {
-	r := bufio.NewReader(c)
-	for nth := 0; ; nth++ {
-		q, err := readQuery(r)
-		if err != nil {
-			return
-		}
-		q.conn, q.nth = n, nth
+// read reads and logs a query.
+func (s *fakeServer) read(r io.Reader) (fakeQuery, error) {
+	q, err := readQuery(r)
+	if err == nil {
 		s.mu.Lock()
 		s.log = append(s.log, q.String())
 		s.mu.Unlock()
-		if !h(c, q) {
-			return
-		}
 	}
+	return q, err
 }
 
 func readQuery(r io.Reader) (fakeQuery, error) {
@@ -295,7 +307,9 @@ func client(t testing.TB, o Options, servers ...string) *Client {
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
 	}
-	o.Resolver = noResolver{t}
+	if o.Resolver == nil {
+		o.Resolver = noResolver{t}
+	}
 	c, err := New(o)
 	if err != nil {
 		t.Fatal(err)

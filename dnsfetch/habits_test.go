@@ -1,0 +1,270 @@
+package dnsfetch
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// manyParts is a list of n parts with one entry each, and the entries.
+func manyParts(n int) (zone, []string) {
+	z := zone{}
+	var want []string
+	for i := range n {
+		part := fmt.Sprintf("%03d-netb.%s", i, list)
+		e := fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)
+		z.ptr(list, part).apl(part, e)
+		want = append(want, e)
+	}
+	slices.Sort(want)
+	return z, want
+}
+
+// TestHabits fetches from servers that do less than RFC 7766 asks of them.
+func TestHabits(t *testing.T) {
+	z, want := manyParts(60)
+	var one sync.Mutex
+	// oneAtATime serves no second connection before the first is closed.
+	oneAtATime := func(s *fakeServer, c net.Conn, _ int) {
+		one.Lock()
+		defer one.Unlock()
+		for {
+			q, err := s.read(c)
+			if err != nil || !z.serves(c, q) {
+				return
+			}
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		opt  Options
+		talk func(s *fakeServer, c net.Conn, n int)
+	}{
+		{name: "a query a connection", talk: func(s *fakeServer, c net.Conn, _ int) {
+			r := bufio.NewReader(c)
+			if q, err := s.read(r); err == nil {
+				z.serves(c, q)
+				drain(c, r)
+			}
+		}},
+		{name: "a query a connection, reset", talk: func(s *fakeServer, c net.Conn, _ int) {
+			if q, err := s.read(c); err == nil {
+				z.serves(c, q)
+				c.(*net.TCPConn).SetLinger(0)
+			}
+		}},
+		{name: "seven queries a connection", talk: func(s *fakeServer, c net.Conn, _ int) {
+			r := bufio.NewReader(c)
+			for range 7 {
+				if q, err := s.read(r); err != nil || !z.serves(c, q) {
+					return
+				}
+			}
+			drain(c, r)
+		}},
+		{name: "drops what comes before it has answered", opt: Options{Timeout: 300 * time.Millisecond}, talk: func(s *fakeServer, c net.Conn, _ int) {
+			r := bufio.NewReader(c)
+			for {
+				q, err := s.read(r)
+				if err != nil {
+					return
+				}
+				r.Discard(r.Buffered())
+				if !z.serves(c, q) {
+					return
+				}
+			}
+		}},
+		{name: "one connection at a time", talk: oneAtATime, opt: Options{Connections: 3}},
+		{name: "one connection, others are closed", talk: func(s *fakeServer, c net.Conn, n int) {
+			if n == 0 {
+				for {
+					q, err := s.read(c)
+					if err != nil || !z.serves(c, q) {
+						return
+					}
+				}
+			}
+		}, opt: Options{Connections: 4}},
+		{name: "answers in another order", talk: func(s *fakeServer, c net.Conn, _ int) {
+			r := bufio.NewReader(c)
+			for {
+				q, err := s.read(r)
+				if err != nil {
+					return
+				}
+				batch := []fakeQuery{q}
+				for r.Buffered() > 0 {
+					if q, err = s.read(r); err != nil {
+						return
+					}
+					batch = append(batch, q)
+				}
+				slices.Reverse(batch)
+				for _, q := range batch {
+					if !z.serves(c, q) {
+						return
+					}
+				}
+			}
+		}},
+		{name: "two connections break in mid-message", talk: func(s *fakeServer, c net.Conn, n int) {
+			r := bufio.NewReader(c)
+			for i := 0; ; i++ {
+				q, err := s.read(r)
+				if err != nil {
+					return
+				}
+				if n < 2 && i == 3+n {
+					c.Write([]byte{0, 99, 1, 2, 3})
+					return
+				}
+				if !z.serves(c, q) {
+					return
+				}
+			}
+		}},
+		{name: "all in one segment", talk: func(s *fakeServer, c net.Conn, _ int) {
+			r := bufio.NewReader(c)
+			w := bufio.NewWriterSize(c, 1<<16)
+			for {
+				q, err := s.read(r)
+				if err != nil {
+					return
+				}
+				m := z.answer(q)
+				w.Write([]byte{byte(len(m) >> 8), byte(len(m))})
+				w.Write(m)
+				if r.Buffered() == 0 && w.Flush() != nil {
+					return
+				}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := serveConns(t, "127.0.0.1:0", tt.talk)
+			c := client(t, tt.opt, s.addr)
+			for range 2 { // the second time with what was learned
+				l, err := c.Fetch(t.Context(), Request{Name: list})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := entries(l); !slices.Equal(got, want) {
+					t.Errorf("got %v", got)
+				}
+			}
+		})
+	}
+}
+
+// drain closes c in such a way that its client sees an orderly end, whatever it still sends.
+func drain(c net.Conn, r *bufio.Reader) {
+	c.(*net.TCPConn).CloseWrite()
+	r.WriteTo(discard{})
+}
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+// TestUnderWay checks that no more is under way than Connections and Pipeline say.
+func TestUnderWay(t *testing.T) {
+	z, want := manyParts(100)
+	var mu sync.Mutex
+	now, most, conns, mostConns := map[int]int{}, 0, 0, 0
+	s := serveConns(t, "127.0.0.1:0", func(s *fakeServer, c net.Conn, n int) {
+		mu.Lock()
+		conns++
+		mostConns = max(mostConns, conns)
+		mu.Unlock()
+		answers := make(chan fakeQuery, 1000)
+		go func() {
+			for q := range answers {
+				time.Sleep(2 * time.Millisecond) // for the client to send all that it will
+				mu.Lock()
+				now[n]--
+				mu.Unlock()
+				z.serves(c, q)
+			}
+		}()
+		r := bufio.NewReader(c)
+		for {
+			q, err := s.read(r)
+			if err != nil {
+				break
+			}
+			mu.Lock()
+			now[n]++
+			most = max(most, now[n])
+			mu.Unlock()
+			answers <- q
+		}
+		close(answers)
+		mu.Lock()
+		conns--
+		mu.Unlock()
+	})
+	l, err := client(t, Options{Connections: 3, Pipeline: 5}, s.addr).Fetch(t.Context(), Request{Name: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := entries(l); !slices.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
+	if most > 5 || most < 2 || mostConns > 3 || mostConns < 2 {
+		t.Errorf("%d queries under way on a connection, %d connections", most, mostConns)
+	}
+}
+
+// TestConnectionsAreKept checks that lists that follow each other share a connection, that one that the server has closed meanwhile
+// is no failure, and that Close closes.
+func TestConnectionsAreKept(t *testing.T) {
+	closed := make(chan bool, 10)
+	hangUp := make(chan bool)
+	z := parts()
+	s := serveConns(t, "127.0.0.1:0", func(s *fakeServer, c net.Conn, n int) {
+		defer func() { closed <- true }()
+		if n == 0 {
+			go func() {
+				<-hangUp
+				c.Close()
+			}()
+		}
+		for {
+			q, err := s.read(c)
+			if err != nil || !z.serves(c, q) {
+				return
+			}
+		}
+	})
+	c := client(t, Options{}, s.addr)
+	fetch := func() {
+		t.Helper()
+		if l, err := c.Fetch(t.Context(), Request{Name: list}); err != nil || l.Failed != nil {
+			t.Fatalf("got %v, error %v", l, err)
+		}
+	}
+	fetch()
+	c.mu.Lock()
+	kept := len(c.idle)
+	c.mu.Unlock()
+	if kept != 1 {
+		t.Errorf("%d connections kept", kept)
+	}
+	close(hangUp)
+	<-closed
+	fetch()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	<-closed
+	fetch()
+	if conns, _ := s.seen(); conns != 3 {
+		t.Errorf("%d connections, want one, one after it was closed, one after Close", conns)
+	}
+}
