@@ -19,10 +19,10 @@ func Example() string {
 		if value == "" {
 			value = k.Example
 		}
-		if !k.shown {
+		if !k.filled {
 			b.WriteString("#")
 		}
-		if k.list || k.secret {
+		if k.list || k.shown != nil {
 			// Owners put more into these: blanks, an &.
 			value = `"` + value + `"`
 		}

@@ -14,7 +14,7 @@ type Key struct {
 	Example string // a value for a key that has no default
 	Need    string // what a required key is needed for; empty for an optional one
 	Doc     string // what it is for: whole sentences
-	Allowed string // completes "allowed is …"
+	Allowed string // completes "allowed: …"
 	Section string // the heading of the first key of a group, else empty
 }
 
@@ -32,9 +32,9 @@ func Keys() []Key {
 type key struct {
 	Key
 	kind
-	// shown has the example set the key, to its default where it has one: the
+	// filled has the example set the key, to its default where it has one: the
 	// keys that every installation has.
-	shown bool
+	filled bool
 	// hits says that the key is needed for reporting hits only.
 	hits bool
 }
@@ -55,8 +55,8 @@ var keys = []key{
 			Need:    "the name under which hits are reported",
 			Doc:     "The id of this device, its TDID, as the web site of the service shows it. It goes with every upload. Needed unless UPLOAD=no.",
 		},
-		kind:  deviceID(func(c *Config) *string { return &c.DeviceID }),
-		shown: true, hits: true,
+		kind:   deviceID(func(c *Config) *string { return &c.DeviceID }),
+		filled: true, hits: true,
 	},
 	{
 		Key: Key{
@@ -67,8 +67,8 @@ var keys = []key{
 			Doc: "The policy servers, in the order in which they are tried. One without a port is asked on port 53, then on 5353. " +
 				"The service knows a device by its public address, and answers no other.",
 		},
-		kind:  servers(func(c *Config) *[]string { return &c.DNSServers }),
-		shown: true,
+		kind:   servers(func(c *Config) *[]string { return &c.DNSServers }),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -77,16 +77,16 @@ var keys = []key{
 			Need:    "the lists of the policy that are blocked",
 			Doc:     "The block lists of the policy: addresses on any of them are blocked, unless an allow list or NEVER_BLOCK has them.",
 		},
-		kind:  names(func(c *Config) *[]string { return &c.BlockLists }),
-		shown: true,
+		kind:   names(func(c *Config) *[]string { return &c.BlockLists }),
+		filled: true,
 	},
 	{
 		Key: Key{
 			Name: "ALLOW_LISTS",
 			Doc:  "The allow lists of the policy: addresses on any of them are not blocked.",
 		},
-		kind:  names(func(c *Config) *[]string { return &c.AllowLists }),
-		shown: true,
+		kind:   names(func(c *Config) *[]string { return &c.AllowLists }),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -128,8 +128,8 @@ var keys = []key{
 			Default: "/var/db",
 			Doc:     "The directory of the table files.",
 		},
-		kind:  filePath(func(c *Config) *string { return &c.OutDir }, true),
-		shown: true,
+		kind:   filePath(func(c *Config) *string { return &c.OutDir }, true),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -137,8 +137,8 @@ var keys = []key{
 			Default: "$OUT_DIR/ThreatSTOP-Block.pftable",
 			Doc:     "The file from which pf.conf loads the block table at boot.",
 		},
-		kind:  filePath(func(c *Config) *string { return &c.BlockFile }, false),
-		shown: true,
+		kind:   filePath(func(c *Config) *string { return &c.BlockFile }, false),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -146,8 +146,8 @@ var keys = []key{
 			Default: "$OUT_DIR/ThreatSTOP-Allow.pftable",
 			Doc:     "Likewise for the allow table.",
 		},
-		kind:  filePath(func(c *Config) *string { return &c.AllowFile }, false),
-		shown: true,
+		kind:   filePath(func(c *Config) *string { return &c.AllowFile }, false),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -155,8 +155,8 @@ var keys = []key{
 			Default: "ThreatSTOP-Block",
 			Doc:     "The pf table of what is blocked, as pf.conf names it.",
 		},
-		kind:  tableName(func(c *Config) *string { return &c.BlockTable }),
-		shown: true,
+		kind:   tableName(func(c *Config) *string { return &c.BlockTable }),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -164,8 +164,8 @@ var keys = []key{
 			Default: "ThreatSTOP-Allow",
 			Doc:     "The pf table of what the allow lists hold.",
 		},
-		kind:  tableName(func(c *Config) *string { return &c.AllowTable }),
-		shown: true,
+		kind:   tableName(func(c *Config) *string { return &c.AllowTable }),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -173,8 +173,8 @@ var keys = []key{
 			Default: "yes",
 			Doc:     "Whether the tables are loaded into pf. With no, pf only checks them, and the files are written: the policy is in force from the next time that pf.conf is loaded.",
 		},
-		kind:  yesNo(func(c *Config) *bool { return &c.ReloadPF }),
-		shown: true,
+		kind:   yesNo(func(c *Config) *bool { return &c.ReloadPF }),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -257,8 +257,8 @@ var keys = []key{
 			Default: "/var/log/pflog",
 			Doc:     "What pflogd(8) writes. It is read once at start, with its rotated files, for what was logged while the agent was down.",
 		},
-		kind:  filePath(func(c *Config) *string { return &c.PflogFile }, false),
-		shown: true,
+		kind:   filePath(func(c *Config) *string { return &c.PflogFile }, false),
+		filled: true,
 	},
 	{
 		Key: Key{
@@ -276,8 +276,8 @@ var keys = []key{
 			Need:    "the log server that hits are uploaded to",
 			Doc:     "The log server, as the service gives it for this device. Needed unless UPLOAD=no. Put it in quotes: it may have an & in it.",
 		},
-		kind:  address(func(c *Config) **url.URL { return &c.URL }, "a URL that begins with https://", true, "https", "http"),
-		shown: true, hits: true,
+		kind:   address(func(c *Config) **url.URL { return &c.URL }, "a URL that begins with https://", true, "https", "http"),
+		filled: true, hits: true,
 	},
 	{
 		Key: Key{
@@ -401,7 +401,7 @@ func find(name string) *key { return byName[name] }
 // secret says whether the value of a key may hold one.
 func secret(name string) bool {
 	k := find(name)
-	return k != nil && k.secret
+	return k != nil && k.shown != nil
 }
 
 // nearest returns the known key that name was probably meant to be, or "": one

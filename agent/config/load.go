@@ -40,7 +40,7 @@ func Load(path string) (*Config, []Warning, error) {
 	}
 	if c != nil && mode.IsRegular() && mode&0o044 != 0 {
 		for i := range keys {
-			if k := &keys[i]; k.secret && k.text(c) != censored(k.text(c)) {
+			if k := &keys[i]; k.shown != nil && k.shown(c) != k.text(c) {
 				warnings = append(warnings, Warning{File: path, Key: k.Name, Text: fmt.Sprintf(
 					"holds a secret, and others can read the file (mode %04o): chmod 600 %s", mode.Perm(), path)})
 			}
@@ -91,11 +91,6 @@ func (p *problems) config(sh *shell) *Config {
 			bad[k.Name] = true
 			continue
 		}
-		if r, ok := unprintable(value, k.list); ok {
-			bad[k.Name] = true
-			p.errorf(a.line, k.Name, "%s has %U in it, which is not a character of %s", k.show(value), r, k.allowed)
-			continue
-		}
 		if value == "" {
 			if given && k.Default != "" {
 				p.warnf(a.line, k.Name, "empty: the default is used, %s", k.Default)
@@ -105,17 +100,24 @@ func (p *problems) config(sh *shell) *Config {
 				continue
 			}
 		}
-		err := k.set(c, value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
+		err := unprintable(value, k.list)
+		if err == nil {
+			err = k.set(c, value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
+		}
 		if err != nil {
 			bad[k.Name] = true
-			p.errorf(a.line, k.Name, "%s %v; allowed is %s", k.show(value), err, k.allowed)
+			var we *wordError
+			if errors.As(err, &we) {
+				value = we.word
+			}
+			p.errorf(a.line, k.Name, "%s %v; allowed: %s", k.show(value), err, k.allowed)
 		}
 	}
 	p.together(c, bad, func(key string) int { return last[key].line })
 
 	for i := range keys {
 		k := &keys[i]
-		if k.Need == "" || k.text(c) != "" || bad[k.Name] || k.hits && (c.Upload == UploadNone || bad["UPLOAD"]) {
+		if p.unread || k.Need == "" || k.text(c) != "" || bad[k.Name] || k.hits && (c.Upload == UploadNone || bad["UPLOAD"]) {
 			continue
 		}
 		or := ""
@@ -179,8 +181,8 @@ func (p *problems) together(c *Config, bad map[string]bool, line func(string) in
 		})
 	}
 	if c.URL != nil && c.URL.Scheme == "http" && !c.AllowHTTP && !bad["url"] && !bad["ALLOW_HTTP"] {
-		p.errorf(line("url"), "url", "%q begins with http://, and everybody on the way could read the upload; allowed is https:// (or set ALLOW_HTTP=yes)",
-			brief(censored(c.URL.String())))
+		p.errorf(line("url"), "url", "%q begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes",
+			brief(redacted(c.URL)))
 	}
 	if c.SourceAddress.IsValid() && len(c.DNSServers) > 0 && !bad["SOURCE_ADDRESS"] && !bad["DNS_SERVERS"] {
 		reachable := false
@@ -203,10 +205,10 @@ func serverOf(s string) (netip.Addr, bool) {
 	return ap.Addr(), err == nil
 }
 
-// show returns a value as an error or a listing may.
+// show returns a value as an error may.
 func (k *key) show(value string) string {
-	if k.secret {
-		value = censored(value)
+	if k.shown != nil {
+		value = hidden(value)
 	}
 	return fmt.Sprintf("%q", brief(value))
 }
@@ -232,8 +234,8 @@ func (c *Config) WriteTo(w io.Writer) (int64, error) {
 	for i := range keys {
 		k := &keys[i]
 		value := k.text(c)
-		if k.secret {
-			value = censored(value)
+		if k.shown != nil {
+			value = k.shown(c)
 		}
 		fmt.Fprintf(&b, "%s=%s\n", k.Name, quote(value))
 	}

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -69,6 +71,9 @@ type problems struct {
 	warnings []Warning
 	// How many came after the bound was reached.
 	moreErrs, moreWarnings int
+	// unread says that not all of the file was read: what is missing may be in
+	// the rest.
+	unread bool
 }
 
 func (p *problems) errorf(line int, key, format string, args ...any) {
@@ -92,14 +97,17 @@ func (p *problems) full() bool { return p.moreErrs > 0 }
 
 // result closes the collection. The error is nil when there is none.
 func (p *problems) result() ([]Warning, error) {
+	sort := func(a, b int) int { return cmp.Compare(uint(a)-1, uint(b)-1) } // no line: last
+	slices.SortStableFunc(p.errs, func(a, b *Error) int { return sort(a.Line, b.Line) })
+	slices.SortStableFunc(p.warnings, func(a, b Warning) int { return sort(a.Line, b.Line) })
 	if p.moreWarnings > 0 {
-		p.warnings = append(p.warnings, Warning{File: p.file, Text: fmt.Sprintf("and %d more warnings", p.moreWarnings)})
+		p.warnings = append(p.warnings, Warning{File: p.file, Text: fmt.Sprintf("%d more warnings", p.moreWarnings)})
 	}
 	if len(p.errs) == 0 {
 		return p.warnings, nil
 	}
 	if p.moreErrs > 0 {
-		p.errs = append(p.errs, &Error{File: p.file, Text: "and more: is this a threatstop.conf?"})
+		p.errs = append(p.errs, &Error{File: p.file, Text: "more errors follow: is this a threatstop.conf?"})
 	}
 	return p.warnings, p.errs
 }

@@ -56,6 +56,7 @@ func readShell(src []byte, p *problems) *shell {
 	}
 	text, ok := s.clean(src)
 	if !ok {
+		s.unread = true
 		return s
 	}
 	for line := 1; text != "" && !s.full(); {
@@ -77,6 +78,7 @@ func readShell(src []byte, p *problems) *shell {
 		}
 		line += strings.Count(text[:n], "\n")
 		text = text[n:]
+		s.unread = s.full()
 	}
 	return s
 }
@@ -224,7 +226,7 @@ func (s *shell) logical(text string, first int) {
 		case errors.As(err, &le):
 			line, what = first+int(le.Pos.Line())-1, le.Feature+" are not for this file"
 		}
-		s.refuse(line, key, "%s: only assignments of plain values are read: %s", what, quoted(key, text))
+		s.refuse(line, key, "no assignment of a plain value (%s)%s", what, quoted(key, text))
 		return
 	}
 	for _, st := range f.Stmts {
@@ -243,7 +245,7 @@ func (s *shell) statement(st *syntax.Stmt, text string, first int) bool {
 	rest := text[min(int(st.Pos().Offset()), len(text)):]
 	key := lineKey(rest)
 	bad := func(format string, args ...any) bool {
-		s.refuse(line, key, format+": %s", append(args, quoted(key, rest))...)
+		s.refuse(line, key, format+"%s", append(args, quoted(key, rest))...)
 		return false
 	}
 	switch {
@@ -333,18 +335,29 @@ func (s *shell) assign(key string, parts []syntax.WordPart, line int, rest, text
 	e.parts(parts, false)
 	switch {
 	case e.fault != "":
-		s.refuse(line, key, "%s: %s", e.fault, quoted(key, rest))
+		if !e.dollar {
+			e.fault += quoted(key, rest)
+		}
+		s.refuse(line, key, "%s", e.fault)
 		return false
 	case e.unset != "":
-		s.refuse(line, key, "$%s is not set above this line: set it there, or write its value here", e.unset)
+		set := "set it there"
+		if k := find(e.unset); k != nil && k.Default != "" {
+			set = "put " + k.Name + "=" + k.Default + " there"
+		}
+		s.refuse(line, key, "$%s is not set above this line: %s, or write its value here", e.unset, set)
 		return true
 	case e.spoilt:
 		s.failed[key] = true
 		return true
 	}
 	v := e.b.String()
-	if len(v) > maxValue || s.expanded > maxExpanded {
-		s.refuse(line, key, "a value of %d bytes: at most %d, and %d in all", len(v), maxValue, maxExpanded)
+	if len(v) > maxValue {
+		s.refuse(line, key, "a value of %d bytes: at most %d", len(v), maxValue)
+		return false
+	}
+	if s.expanded > maxExpanded {
+		s.refuse(line, key, "the values of the keys that are used by others come to more than %d bytes", maxExpanded)
 		return false
 	}
 	delete(s.failed, key)
@@ -362,6 +375,7 @@ type expansion struct {
 	key, text string
 	b         strings.Builder
 	fault     string // what a shell would do and we do not
+	dollar    bool   // the fault says all there is to say
 	unset     string // a key that has no value
 	spoilt    bool   // a key is used whose own assignment was refused
 	extends   bool
@@ -395,11 +409,11 @@ func (e *expansion) parts(parts []syntax.WordPart, quoted bool) {
 		case *syntax.ParamExp:
 			e.param(p)
 		case *syntax.CmdSubst:
-			e.fault = e.show(p) + " is a command substitution, and nothing is run from this file"
+			e.plain(e.show(p) + " would run a command, and nothing is run from this file")
 		case *syntax.ArithmExp:
-			e.fault = e.show(p) + " is arithmetic"
+			e.plain(e.show(p) + " is arithmetic")
 		default:
-			e.fault = e.show(p) + " is not a plain value"
+			e.plain(e.show(p) + " is no plain value")
 		}
 	}
 }
@@ -416,17 +430,21 @@ func (e *expansion) literal(v string, quoted bool) {
 	}
 }
 
+func (e *expansion) plain(fault string) {
+	e.fault, e.dollar = fault+": write the value itself, in single quotes if it is to be taken as it stands", true
+}
+
 func (e *expansion) param(p *syntax.ParamExp) {
 	if p.Param == nil || !syntax.ValidName(p.Param.Value) ||
 		p.Flags != nil || p.Excl || p.Length || p.Width || p.IsSet || p.NestedParam != nil || p.Index != nil ||
 		p.Modifiers != nil || p.Slice != nil || p.Repl != nil || p.Names != 0 || p.Exp != nil {
-		e.fault = e.show(p) + ": of $, only $KEY and ${KEY} of a key set further up are read"
+		e.plain(e.show(p) + " is more than $KEY or ${KEY} of a key set further up")
 		return
 	}
 	name := p.Param.Value
 	if e.same[name] {
 		// A=1 B=$A: dash expands both before it sets either, ksh does not.
-		e.fault = "$" + name + " is set on the same line, and shells differ in what that means: set it on a line above"
+		e.fault, e.dollar = "$"+name+" is set on the same line, and shells differ in what that means: set it on a line above", true
 		return
 	}
 	if e.failed[name] {
@@ -473,23 +491,23 @@ func source(text string, n syntax.Node) string {
 	return text[from:to]
 }
 
-// quoted says how to write a value that a shell would not take for one. rest is
-// the text from KEY= on.
+// quoted returns the advice how to write a value that a shell would not take for
+// one. rest is the text from KEY= on.
 func quoted(key, rest string) string {
-	const how = "put the value in single quotes"
 	if key == "" {
-		return how + ", KEY='value'"
+		return ""
 	}
 	value, _, _ := strings.Cut(strings.TrimLeft(rest, " \t"), "\n")
 	value, ok := strings.CutPrefix(value, key+"=")
-	value = strings.TrimRight(value, " \t;")
+	value = strings.Trim(value, " \t;")
 	if i := strings.Index(value, " #"); i >= 0 {
 		value = strings.TrimRight(value[:i], " \t")
 	}
-	if !ok || value == "" || len(value) > 100 || strings.ContainsAny(value, "'\"\\") || secret(key) && value != censored(value) {
-		return how + ", " + key + "='value'"
+	if !ok || value == "" || len(value) > 100 || strings.ContainsAny(value, "'\"\\") ||
+		secret(key) && (value != hidden(value) || strings.Count(value, ":") > 1) {
+		value = "value"
 	}
-	return how + ", " + key + "='" + value + "'"
+	return ": put the value in single quotes, " + key + "='" + value + "'"
 }
 
 // brief returns text for an error: one line, not too long.

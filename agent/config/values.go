@@ -16,7 +16,7 @@ import (
 
 // kind is what a key may hold: how it is read into a Config and written back.
 type kind struct {
-	// allowed completes "allowed is …".
+	// allowed completes "allowed: …".
 	allowed string
 	// list says that the value is words between blanks, newlines included.
 	list bool
@@ -25,8 +25,8 @@ type kind struct {
 	set func(c *Config, s string, warn func(format string, args ...any)) error
 	// text gives the value back in the form that set reads; empty is unset.
 	text func(c *Config) string
-	// secret says that a value may hold one: it is shown censored.
-	secret bool
+	// shown is text without secrets; nil where a value cannot hold one.
+	shown func(c *Config) string
 }
 
 // simple makes a kind of a field with a parser and a formatter.
@@ -59,10 +59,7 @@ func listOf[T comparable](field func(*Config) *[]T, allowed string, parse func(s
 					if strings.Contains(w, ",") {
 						err = fmt.Errorf("%w: put blanks, not commas, between the words", err)
 					}
-					if w != s {
-						err = fmt.Errorf("%q %w", brief(w), err)
-					}
-					return err
+					return &wordError{w, err}
 				}
 				if seen[v] {
 					warn("%q is given twice", brief(w))
@@ -82,6 +79,12 @@ func listOf[T comparable](field func(*Config) *[]T, allowed string, parse func(s
 			return strings.Join(words, " ")
 		},
 	}
+}
+
+// wordError is what is wrong with one word of a list.
+type wordError struct {
+	word string
+	error
 }
 
 func same(s string) string { return s }
@@ -279,7 +282,7 @@ func oneOf[T ~string](field func(*Config) *T, words ...T) kind {
 					return w, nil
 				}
 			}
-			return "", errors.New("is something else")
+			return "", errors.New("is unknown")
 		},
 		func(v T) string { return string(v) })
 }
@@ -432,6 +435,9 @@ func servers(field func(*Config) *[]string) kind {
 			if a, err := netip.ParseAddr(s); err == nil {
 				return a.String(), serverAddr(a)
 			}
+			if strings.Contains(s, "/") {
+				return "", errors.New("has a / in it: neither networks nor URLs are servers")
+			}
 			host, port, found := s, "", false
 			if strings.HasPrefix(s, "[") {
 				end := strings.IndexByte(s, ']')
@@ -524,8 +530,9 @@ func networks(field func(*Config) *[]netip.Prefix) kind {
 			} else if p, err = netip.ParsePrefix(s); err != nil {
 				return none, errors.New("is neither an address nor a network")
 			}
-			if p.Addr().Is4In6() {
-				return none, fmt.Errorf("is an IPv4 address in IPv6 form: write it as %s", p.Addr().Unmap())
+			if p.Addr().Is4In6() && p.Bits() >= 96 {
+				p4 := netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+				return none, fmt.Errorf("is in IPv6 form what IPv4 has: write %s", formatPrefix(p4.Masked()))
 			}
 			if p != p.Masked() {
 				return none, fmt.Errorf("has bits set behind the prefix: write %s for the network or %s for the address", p.Masked(), p.Addr())
@@ -554,7 +561,7 @@ func address(field func(*Config) **url.URL, allowed string, paths bool, schemes 
 			}
 			return u.String()
 		})
-	k.secret = true
+	k.shown = func(c *Config) string { return redacted(*field(c)) }
 	set := k.set
 	k.set = func(c *Config, s string, warn func(string, ...any)) error {
 		if err := set(c, s, warn); err != nil {
@@ -619,42 +626,52 @@ func parseURL(s string, paths bool, schemes []string) (*url.URL, error) {
 // mark stands for a secret in what is shown.
 const mark = "xxxxx"
 
-// censored returns a URL, or what was meant to be one, without its secrets: the
-// password, or the user name where that stands alone, and parameters whose name says
-// that they are one. It works on the text, since errors show what does not parse.
-func censored(s string) string {
-	scheme, rest, ok := strings.Cut(s, "://")
-	if !ok {
-		if strings.Contains(s, "@") {
-			return mark
-		}
-		scheme, rest = "", s
-	} else {
-		scheme += "://"
+// redacted returns a URL without its secrets: the password, or the user where that
+// stands alone, as a token does, and the parameters whose names say that they are one.
+func redacted(u *url.URL) string {
+	if u == nil {
+		return ""
 	}
-	rest, query, hasQuery := strings.Cut(rest, "?")
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		if user, _, ok := strings.Cut(rest[:i], ":"); ok {
-			rest = user + ":" + mark + rest[i:]
+	v := *u
+	if v.User != nil {
+		if _, ok := v.User.Password(); ok {
+			v.User = url.UserPassword(v.User.Username(), mark)
 		} else {
-			rest = mark + rest[i:]
+			v.User = url.User(mark)
 		}
 	}
-	if !hasQuery {
-		return scheme + rest
+	v.RawQuery = hiddenQuery(v.RawQuery)
+	return v.String()
+}
+
+// hidden is redacted for a text that may not be a URL at all, as an error shows it. A
+// password may hold anything then, / and ? too, up to the last @.
+func hidden(s string) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if ok {
+		scheme += "://"
+	} else {
+		scheme, rest = "", s
 	}
-	if i := strings.LastIndexByte(query, '@'); i >= 0 && !strings.Contains(rest, "@") && !strings.Contains(rest, "/") {
-		// A ? within a password that should have been written as %3F.
-		return scheme + mark
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = mark + rest[i:]
+	} else if name, port, ok := strings.Cut(rest, ":"); ok && strings.Trim(port[:min(1, len(port))], "0123456789") != "" && name != "[" {
+		rest = name + ":" + mark // no port, and so the beginning of a password
 	}
+	if rest, query, ok := strings.Cut(rest, "?"); ok {
+		return scheme + rest + "?" + hiddenQuery(query)
+	}
+	return scheme + rest
+}
+
+func hiddenQuery(query string) string {
 	params := strings.Split(query, "&")
 	for i, p := range params {
-		name, _, ok := strings.Cut(p, "=")
-		if ok && secretParam(name) {
+		if name, _, ok := strings.Cut(p, "="); ok && secretParam(name) {
 			params[i] = name + "=" + mark
 		}
 	}
-	return scheme + rest + "?" + strings.Join(params, "&")
+	return strings.Join(params, "&")
 }
 
 func secretParam(name string) bool {
@@ -667,12 +684,18 @@ func secretParam(name string) bool {
 	return false
 }
 
-// unprintable returns the first character of a value that has no business in it.
-func unprintable(s string, list bool) (rune, bool) {
+// unprintable says which character of a value has no business in it.
+func unprintable(s string, list bool) error {
 	for _, r := range s {
-		if r == utf8.RuneError || !unicode.IsPrint(r) && !(list && (r == '\n' || r == '\t')) {
-			return r, true
+		switch {
+		case r == utf8.RuneError:
+			return errors.New("has bytes in it that are not UTF-8")
+		case list && (r == '\n' || r == '\t'):
+		case r == '\n':
+			return errors.New("has a line break in it")
+		case !unicode.IsPrint(r):
+			return fmt.Errorf("has a character in it that cannot be printed, %U", r)
 		}
 	}
-	return 0, false
+	return nil
 }

@@ -1,0 +1,1074 @@
+package config
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// required has the keys that a file cannot do without.
+var required = []string{
+	"device_id=tdid_abcd1234",
+	"DNS_SERVERS=192.0.2.53",
+	"BLOCK_LISTS=block.example.net",
+	"url=https://logs.example.net/",
+}
+
+// complete adds to text the required keys that no line of it begins with, unless it
+// begins with "# bare".
+func complete(text string) string {
+	if strings.HasPrefix(text, "# bare") {
+		return text
+	}
+	var b strings.Builder
+	b.WriteString(text)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		b.WriteString("\n")
+	}
+	for _, line := range required {
+		if key, _, _ := strings.Cut(line, "="); !strings.Contains("\n"+text, "\n"+key+"=") {
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
+}
+
+// base is the Config of complete("").
+func base() *Config {
+	return &Config{
+		DeviceID:         "tdid_abcd1234",
+		DNSServers:       []string{"192.0.2.53"},
+		DNSSiblings:      []string{"basic1", "basic2", "basic3", "basic4"},
+		DNSTimeout:       10 * time.Second,
+		BlockLists:       []string{"block.example.net"},
+		PollInterval:     time.Hour,
+		MaxShrink:        0.5,
+		ShrinkHold:       24 * time.Hour,
+		MinPrefixV4:      8,
+		MinPrefixV6:      16,
+		MaxEntries:       4000000,
+		OutDir:           "/var/db",
+		BlockFile:        "/var/db/ThreatSTOP-Block.pftable",
+		AllowFile:        "/var/db/ThreatSTOP-Allow.pftable",
+		BlockTable:       "ThreatSTOP-Block",
+		AllowTable:       "ThreatSTOP-Allow",
+		ReloadPF:         true,
+		PflogIf:          "pflog0",
+		PflogFile:        "/var/log/pflog",
+		Upload:           UploadHits,
+		URL:              mustURL("https://logs.example.net/"),
+		UploadInterval:   15 * time.Minute,
+		UploadBatch:      10000,
+		UploadBatchBytes: 960 << 10,
+		UploadField:      "upload_file",
+		UploadIDField:    "device_id",
+		SpoolDir:         "/var/spool/threatstop",
+		SpoolMax:         64 << 20,
+		SpoolAge:         7 * 24 * time.Hour,
+	}
+}
+
+func mustURL(s string) *url.URL {
+	u, err := url.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return u
+}
+
+var exact = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b *url.Userinfo) bool { return a.String() == b.String() }),
+}
+
+// said returns errors and warnings as lines.
+func said(warnings []Warning, err error) (e, w []string) {
+	if err != nil {
+		e = strings.Split(err.Error(), "\n")
+	}
+	for _, x := range warnings {
+		w = append(w, x.String())
+	}
+	return e, w
+}
+
+// cases are files, completed with the required keys, and what becomes of them.
+var cases = []struct {
+	name, text string
+	want       func(c *Config) // changes to base()
+	warn       []string
+	bad        []string
+}{
+	{
+		name: "OK minimal",
+		text: "",
+	},
+	{
+		name: "OK quotes of each kind, and mixed",
+		text: "device_id='tdid_1'\nBLOCK_TABLE=\"Thr\"'ea'tS\nALLOW_TABLE=\\A\\l\"lo\"'w'",
+		want: func(c *Config) { c.DeviceID = "tdid_1"; c.BlockTable = "ThreatS"; c.AllowTable = "Allow" },
+	},
+	{
+		name: "OK the old package's style",
+		text: "# ThreatSTOP configuration\nOUT_DIR=\"/var/db\"   # where\ndevice_id=\"tdid_0a1b2c3d\"\nBLOCK_FILE=\"$OUT_DIR/Block.pftable\"\nALLOW_FILE=${OUT_DIR}/Allow.pftable\nRELOAD_PF=\"no\"\nlogfile=\"/tmp/ts.log\"\nurl='https://logs.example.net/up?a=1&b=2'\n",
+		want: func(c *Config) {
+			c.DeviceID = "tdid_0a1b2c3d"
+			c.BlockFile = "/var/db/Block.pftable"
+			c.AllowFile = "/var/db/Allow.pftable"
+			c.ReloadPF = false
+			c.LogFile = "/tmp/ts.log"
+			c.URL = mustURL("https://logs.example.net/up?a=1&b=2")
+		},
+	},
+	{
+		name: "OK lists over several lines",
+		text: "BLOCK_LISTS=\"a.example.net\n\tb.example.net.   c.example.net\n\"\nNEVER_BLOCK='192.0.2.1\n10.0.0.0/8'",
+		want: func(c *Config) {
+			c.BlockLists = []string{"a.example.net", "b.example.net", "c.example.net"}
+			c.NeverBlock = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("10.0.0.0/8")}
+		},
+	},
+	{
+		name: "OK a list in two steps",
+		text: "BLOCK_LISTS=a.example.net\nBLOCK_LISTS=\"$BLOCK_LISTS b.example.net\"",
+		want: func(c *Config) { c.BlockLists = []string{"a.example.net", "b.example.net"} },
+	},
+	{
+		name: "OK a line continued",
+		text: "BLOCK_LISTS=a.example\\\n.net\nPOLL_INTERVAL=2h \\\n  MAX_ENTRIES=5\nDNS_SERVERS=\"192.0.2.1 \\\n192.0.2.2\"",
+		want: func(c *Config) {
+			c.BlockLists = []string{"a.example.net"}
+			c.PollInterval = 2 * time.Hour
+			c.MaxEntries = 5
+			c.DNSServers = []string{"192.0.2.1", "192.0.2.2"}
+		},
+	},
+	{
+		name: "OK several assignments on a line",
+		text: "POLL_INTERVAL=2h MAX_ENTRIES=5; AGGREGATE=yes",
+		want: func(c *Config) { c.PollInterval = 2 * time.Hour; c.MaxEntries = 5; c.Aggregate = true },
+	},
+	{
+		name: "OK export",
+		text: "export POLL_INTERVAL=2h BLOCK_TABLE=\"x\"y\nexport POLL_INTERVAL\nMY=z\nexport ALLOW_TABLE=$MY",
+		want: func(c *Config) { c.PollInterval = 2 * time.Hour; c.BlockTable = "xy"; c.AllowTable = "z" },
+	},
+	{
+		name: "OK byte order mark and CRLF",
+		text: "\ufeff# a comment\r\n\r\nPOLL_INTERVAL=2h\r\nBLOCK_LISTS=\"a.example.net\r\nb.example.net\"\r\nMAX_ENTRIES=5\\\r\n0\r\n",
+		want: func(c *Config) {
+			c.PollInterval = 2 * time.Hour
+			c.BlockLists = []string{"a.example.net", "b.example.net"}
+			c.MaxEntries = 50
+		},
+	},
+	{
+		name: "OK no newline at the end",
+		text: "# bare\nPOLL_INTERVAL=2h\ndevice_id=tdid_abcd1234\nDNS_SERVERS=192.0.2.53\nBLOCK_LISTS=block.example.net\nurl=https://logs.example.net/",
+		want: func(c *Config) { c.PollInterval = 2 * time.Hour },
+	},
+	{
+		name: "OK blank lines and comments in any character set",
+		text: "\n   \n\t# gr\xfc\xdfe 'unbalanced\n#POLL_INTERVAL=2h\n  POLL_INTERVAL=3h\n",
+		want: func(c *Config) { c.PollInterval = 3 * time.Hour },
+	},
+	{
+		name: "OK a # within a word is no comment",
+		text: "logfile=/tmp/a#b",
+		want: func(c *Config) { c.LogFile = "/tmp/a#b" },
+	},
+	{
+		name: "OK characters that mean nothing in an assignment",
+		text: "logfile=/tmp/*.t?[x]{a,b}!%@=:+,^",
+		want: func(c *Config) { c.LogFile = "/tmp/*.t?[x]{a,b}!%@=:+,^" },
+	},
+	{
+		name: "OK a $ that is only a $",
+		text: "logfile='$HOME `x`'\"\\$HOME $ \"\\$x",
+		want: func(c *Config) { c.LogFile = "$HOME `x`$HOME $ $x" },
+	},
+	{
+		name: "OK a backslash in double quotes stays before other letters",
+		text: "logfile=\"/tmp/\\a\\\"\\`\\\\\"",
+		want: func(c *Config) { c.LogFile = "/tmp/\\a\"`\\" },
+	},
+	{
+		name: "OK a key of one's own",
+		text: "TS=/usr/local/ts\nOUT_DIR=$TS/db",
+		want: func(c *Config) {
+			c.OutDir = "/usr/local/ts/db"
+			c.BlockFile = "/usr/local/ts/db/ThreatSTOP-Block.pftable"
+			c.AllowFile = "/usr/local/ts/db/ThreatSTOP-Allow.pftable"
+		},
+	},
+	{
+		name: "OK a key that is unknown",
+		text: "version=1.3",
+		warn: []string{
+			`t.conf:1: version: unknown key: it has no effect`,
+		},
+	},
+	{
+		name: "OK keys that are nearly known",
+		text: "DNS_SERVER=192.0.2.1\nurll=x\nURL=x\nPOLLINTERVAL=1m\nBLOCK_LIST=x\nexport Never_Block=10.0.0.0/8",
+		warn: []string{
+			`t.conf:1: DNS_SERVER: unknown key: is DNS_SERVERS meant?`,
+			`t.conf:2: urll: unknown key: is url meant?`,
+			`t.conf:3: URL: unknown key: is url meant?`,
+			`t.conf:4: POLLINTERVAL: unknown key: is POLL_INTERVAL meant?`,
+			`t.conf:5: BLOCK_LIST: unknown key: is BLOCK_LISTS meant?`,
+			`t.conf:6: Never_Block: unknown key: is NEVER_BLOCK meant?`,
+		},
+	},
+	{
+		name: "OK a near key that is used elsewhere",
+		text: "OUTDIR=/x\nBLOCK_FILE=$OUTDIR/b",
+		want: func(c *Config) { c.BlockFile = "/x/b" },
+		warn: []string{
+			`t.conf:1: OUTDIR: unknown key: is OUT_DIR meant?`,
+		},
+	},
+	{
+		name: "OK a key set again",
+		text: "POLL_INTERVAL=2h\nPOLL_INTERVAL=3h",
+		want: func(c *Config) { c.PollInterval = 3 * time.Hour },
+		warn: []string{
+			`t.conf:2: POLL_INTERVAL: set again: this replaces the value of line 1`,
+		},
+	},
+	{
+		name: "OK empty values",
+		text: "ALLOW_LISTS=\nNEVER_BLOCK=''\nSOURCE_ADDRESS=\"\"\nPROXY= \nRELOAD_PF=\"\"\nPOLL_INTERVAL=' '\n",
+		warn: []string{
+			`t.conf:5: RELOAD_PF: empty: the default is used, yes`,
+			`t.conf:6: POLL_INTERVAL: empty: the default is used, 1h`,
+		},
+	},
+	{
+		name: "OK blanks around a value",
+		text: "device_id=\" tdid_1 \"",
+		want: func(c *Config) { c.DeviceID = "tdid_1" },
+	},
+	{
+		name: "OK a device id of another kind",
+		text: "device_id=firewall-1",
+		want: func(c *Config) { c.DeviceID = "firewall-1" },
+		warn: []string{
+			`t.conf:1: device_id: "firewall-1" does not look like a device id, tdid_abcd1234`,
+		},
+	},
+	{
+		name: "OK yes and no",
+		text: "RELOAD_PF=0\nAGGREGATE=On\nUPLOAD_GZIP=TRUE\nALLOW_HTTP=off",
+		want: func(c *Config) { c.ReloadPF = false; c.Aggregate = true; c.UploadGzip = true },
+	},
+	{
+		name: "OK servers",
+		text: "DNS_SERVERS='192.0.2.1 192.0.2.1:053 2001:DB8::1 [2001:db8::1] [2001:db8::1]:5353 Dns.Example.com. dns.example.com:53 fe80::1%em0 192.0.2.1'",
+		want: func(c *Config) {
+			c.DNSServers = []string{"192.0.2.1", "192.0.2.1:53", "2001:db8::1", "[2001:db8::1]:5353", "Dns.Example.com", "dns.example.com:53", "fe80::1%em0"}
+		},
+		warn: []string{
+			`t.conf:1: DNS_SERVERS: "[2001:db8::1]" is given twice`,
+			`t.conf:1: DNS_SERVERS: "192.0.2.1" is given twice`,
+		},
+	},
+	{
+		name: "OK durations",
+		text: "POLL_INTERVAL=1w\nDNS_TIMEOUT=90s\nSHRINK_HOLD=0\nUPLOAD_INTERVAL=1h30m\nSPOOL_AGE=1d12h\nBACKFILL=0s",
+		want: func(c *Config) {
+			c.PollInterval = 7 * 24 * time.Hour
+			c.DNSTimeout = 90 * time.Second
+			c.ShrinkHold = 0
+			c.UploadInterval = 90 * time.Minute
+			c.SpoolAge = 36 * time.Hour
+		},
+	},
+	{
+		name: "OK sizes and percentages",
+		text: "SPOOL_MAX=2g\nUPLOAD_BATCH_BYTES=70000\nMAX_SHRINK=7",
+		want: func(c *Config) { c.SpoolMax = 2 << 30; c.UploadBatchBytes = 70000; c.MaxShrink = 0.07 },
+	},
+	{
+		name: "OK exceptions",
+		text: "NEVER_BLOCK='192.0.2.1 198.51.100.0/24 2001:db8::1 2001:db8::/32 192.0.2.1/32 0.0.0.0/0'",
+		want: func(c *Config) {
+			c.NeverBlock = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("0.0.0.0/0")}
+		},
+		warn: []string{
+			`t.conf:1: NEVER_BLOCK: "192.0.2.1/32" is given twice`,
+			`t.conf:1: NEVER_BLOCK: 0.0.0.0/0 is every address: nothing will be blocked`,
+		},
+	},
+	{
+		name: "OK a proxy with credentials",
+		text: "PROXY='socks5://me:s%40cret@[2001:db8::1]:1080/'",
+		want: func(c *Config) { c.Proxy = mustURL("socks5://me:s%40cret@[2001:db8::1]:1080") },
+	},
+	{
+		name: "OK a proxy that -n has printed",
+		text: "PROXY=http://me:xxxxx@proxy.example.net:3128",
+		want: func(c *Config) { c.Proxy = mustURL("http://me:xxxxx@proxy.example.net:3128") },
+		warn: []string{
+			`t.conf:1: PROXY: xxxxx stands where a secret was taken out for show: put the secret in its place`,
+		},
+	},
+	{
+		name: "OK plain http where it is allowed",
+		text: "url=http://logs.example.net:8080/x\nALLOW_HTTP=yes",
+		want: func(c *Config) { c.URL = mustURL("http://logs.example.net:8080/x"); c.AllowHTTP = true },
+	},
+	{
+		name: "OK paths are cleaned",
+		text: "OUT_DIR=/var//db/\nBLOCK_FILE=/a/../b\nSPOOL_DIR=/spool/",
+		want: func(c *Config) { c.OutDir = "/var/db"; c.BlockFile = "/b"; c.SpoolDir = "/spool" },
+	},
+	{
+		name: "OK a path in the owner's language",
+		text: "OUT_DIR=/var/dépôt",
+		want: func(c *Config) {
+			c.OutDir = "/var/dépôt"
+			c.BlockFile = "/var/dépôt/ThreatSTOP-Block.pftable"
+			c.AllowFile = "/var/dépôt/ThreatSTOP-Allow.pftable"
+		},
+	},
+	{
+		name: "OK hits are not reported",
+		text: "# bare\nUPLOAD=no\nDNS_SERVERS=192.0.2.53\nBLOCK_LISTS=block.example.net",
+		want: func(c *Config) { c.Upload = UploadNone; c.DeviceID = ""; c.URL = nil },
+	},
+	{
+		name: "OK a source address",
+		text: "SOURCE_ADDRESS=2001:db8::5\nDNS_SERVERS='192.0.2.1 dns.example.com'",
+		want: func(c *Config) {
+			c.SourceAddress = netip.MustParseAddr("2001:db8::5")
+			c.DNSServers = []string{"192.0.2.1", "dns.example.com"}
+		},
+	},
+	{
+		name: "bad nothing at all",
+		text: "# bare",
+		bad: []string{
+			`t.conf: device_id: missing: the name under which hits are reported; add for example device_id=tdid_abcd1234, or UPLOAD=no to report nothing`,
+			`t.conf: DNS_SERVERS: missing: the policy servers that are asked for the lists; add for example DNS_SERVERS='ts-dns.threatstop.com dns.threatstop.com'`,
+			`t.conf: BLOCK_LISTS: missing: the lists of the policy that are blocked; add for example BLOCK_LISTS=basic.threatstop.local`,
+			`t.conf: url: missing: the log server that hits are uploaded to; add for example url=https://logs.threatstop.com/, or UPLOAD=no to report nothing`,
+		},
+	},
+	{
+		name: "bad an unquoted URL with &",
+		text: "url=https://logs.example.net/?id=1&version=2 # comment",
+		bad: []string{
+			`t.conf:1: url: an unquoted & ends the value and runs it in the background: put the value in single quotes, url='https://logs.example.net/?id=1&version=2'`,
+		},
+	},
+	{
+		name: "bad an unquoted URL with a secret",
+		text: "url=https://logs.example.net/?key=geheim&version=2",
+		bad: []string{
+			`t.conf:1: url: an unquoted & ends the value and runs it in the background: put the value in single quotes, url='value'`,
+		},
+	},
+	{
+		name: "bad an unquoted proxy with a secret",
+		text: "PROXY=http://me:ge&heim@proxy:3128",
+		bad: []string{
+			`t.conf:1: PROXY: an unquoted & ends the value and runs it in the background: put the value in single quotes, PROXY='value'`,
+		},
+	},
+	{
+		name: "bad an unquoted proxy with a blank",
+		text: "PROXY=http://me:ge heim@proxy:3128",
+		bad: []string{
+			`t.conf:1: PROXY: the text behind the blank is a command to a shell: put the value in single quotes, PROXY='value'`,
+		},
+	},
+	{
+		name: "bad command substitution",
+		text: "device_id=$(cat /etc/tdid)",
+		bad: []string{
+			`t.conf:1: device_id: $(cat /etc/tdid) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands`,
+		},
+	},
+	{
+		name: "bad command substitution in double quotes",
+		text: "device_id=\"x$(cat /etc/tdid)\"",
+		bad: []string{
+			`t.conf:1: device_id: $(cat /etc/tdid) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands`,
+		},
+	},
+	{
+		name: "bad backquotes",
+		text: "device_id=`cat /etc/tdid`",
+		bad: []string{
+			"t.conf:1: device_id: `cat /etc/tdid` would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands",
+		},
+	},
+	{
+		name: "bad arithmetic",
+		text: "MAX_ENTRIES=$((2*3))",
+		bad: []string{
+			`t.conf:1: MAX_ENTRIES: $((2*3)) is arithmetic: write the value itself, in single quotes if it is to be taken as it stands`,
+		},
+	},
+	{
+		name: "bad a default value",
+		text: "OUT_DIR=${DIR:-/var/db}",
+		bad: []string{
+			`t.conf:1: OUT_DIR: ${DIR:-/var/db} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+		},
+	},
+	{
+		name: "bad a length, a part",
+		text: "MAX_ENTRIES=${#OUT_DIR}\nOUT_DIR=${OUT_DIR%/*}",
+		bad: []string{
+			`t.conf:1: MAX_ENTRIES: ${#OUT_DIR} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:2: OUT_DIR: ${OUT_DIR%/*} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+		},
+	},
+	{
+		name: "bad special parameters",
+		text: "device_id=$1\nOUT_DIR=/x/$$\nBLOCK_TABLE=$@",
+		bad: []string{
+			`t.conf:1: device_id: $1 is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:2: OUT_DIR: $$ is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:3: BLOCK_TABLE: $@ is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+		},
+	},
+	{
+		name: "bad a key that is not set",
+		text: "BLOCK_FILE=$OUT_DIR/b\nALLOW_FILE=$HOME/x",
+		bad: []string{
+			`t.conf:1: BLOCK_FILE: $OUT_DIR is not set above this line: put OUT_DIR=/var/db there, or write its value here`,
+			`t.conf:2: ALLOW_FILE: $HOME is not set above this line: set it there, or write its value here`,
+		},
+	},
+	{
+		name: "bad a key set on the same line",
+		text: "OUT_DIR=/x BLOCK_FILE=$OUT_DIR/b",
+		bad: []string{
+			`t.conf:1: BLOCK_FILE: $OUT_DIR is set on the same line, and shells differ in what that means: set it on a line above`,
+		},
+	},
+	{
+		name: "bad a refused key is not missed again",
+		text: "OUT_DIR=$(x)\nBLOCK_FILE=$OUT_DIR/b\nALLOW_FILE=$BLOCK_FILE.x",
+		bad: []string{
+			`t.conf:1: OUT_DIR: $(x) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands`,
+		},
+	},
+	{
+		name: "bad a home directory",
+		text: "OUT_DIR=~root/db\nlogfile=a:~b",
+		bad: []string{
+			`t.conf:1: OUT_DIR: an unquoted ~ is a home directory to a shell: put the value in single quotes, OUT_DIR='~root/db'`,
+			`t.conf:2: logfile: an unquoted ~ is a home directory to a shell: put the value in single quotes, logfile='a:~b'`,
+		},
+	},
+	{
+		name: "bad a dollar before quotes",
+		text: "device_id=$'tdid_1'\nOUT_DIR=$\"x\"",
+		bad: []string{
+			`t.conf:1: device_id: a $ before a quote is read differently by different shells: put the value in single quotes, device_id='value'`,
+			`t.conf:2: OUT_DIR: a $ before a quote is read differently by different shells: put the value in single quotes, OUT_DIR='value'`,
+		},
+	},
+	{
+		name: "bad redirections",
+		text: "OUT_DIR=/var/db >/dev/null\nBLOCK_TABLE=<x>\nlogfile=a<<EOF",
+		bad: []string{
+			`t.conf:1: OUT_DIR: an unquoted > is a redirection: put the value in single quotes, OUT_DIR='/var/db >/dev/null'`,
+			"t.conf:2: BLOCK_TABLE: no assignment of a plain value (`>` must be followed by a word): put the value in single quotes, BLOCK_TABLE='<x>'",
+			"t.conf:3: logfile: no assignment of a plain value (unclosed here-document `EOF`): put the value in single quotes, logfile='a<<EOF'",
+		},
+	},
+	{
+		name: "bad a pipe",
+		text: "OUT_DIR=/var/db | cat\nBLOCK_TABLE=a||b",
+		bad: []string{
+			`t.conf:1: OUT_DIR: an unquoted | begins another command: put the value in single quotes, OUT_DIR='/var/db | cat'`,
+			`t.conf:2: BLOCK_TABLE: an unquoted || begins another command: put the value in single quotes, BLOCK_TABLE='a||b'`,
+		},
+	},
+	{
+		name: "bad a word behind a blank",
+		text: "BLOCK_LISTS=a.example.net b.example.net",
+		bad: []string{
+			`t.conf:1: BLOCK_LISTS: b.example.net behind the blank is a command to a shell: put the value in single quotes, BLOCK_LISTS='a.example.net b.example.net'`,
+		},
+	},
+	{
+		name: "bad blanks around =",
+		text: "POLL_INTERVAL = 1h\nMAX_ENTRIES =5\nSPOOL_AGE= 7d",
+		bad: []string{
+			`t.conf:1: POLL_INTERVAL: blanks around = make it a command: write KEY=value without them`,
+			`t.conf:2: MAX_ENTRIES: blanks around = make it a command: write KEY=value without them`,
+			`t.conf:3: SPOOL_AGE: 7d behind the blank is a command to a shell: put the value in single quotes, SPOOL_AGE='7d'`,
+		},
+	},
+	{
+		name: "bad commands",
+		text: "set -e\n. /etc/rc.conf\nreadonly POLL_INTERVAL=1h\n! POLL_INTERVAL=1h",
+		bad: []string{
+			`t.conf:1: set is a command: only assignments KEY=value are read from this file`,
+			`t.conf:2: . is a command: only assignments KEY=value are read from this file`,
+			`t.conf:3: readonly is a command: only assignments KEY=value are read from this file`,
+			`t.conf:4: a command: only assignments KEY=value are read from this file`,
+		},
+	},
+	{
+		name: "bad constructs",
+		text: "if [ -f /x ]; then POLL_INTERVAL=1h; fi\nf() { POLL_INTERVAL=1h; }\n{ POLL_INTERVAL=1h; }\n(POLL_INTERVAL=1h)",
+		bad: []string{
+			`t.conf:1: a shell construct: only assignments KEY=value are read from this file`,
+			`t.conf:2: a shell construct: only assignments KEY=value are read from this file`,
+			`t.conf:3: a shell construct: only assignments KEY=value are read from this file`,
+			`t.conf:4: a shell construct: only assignments KEY=value are read from this file`,
+		},
+	},
+	{
+		name: "bad a construct over several lines",
+		text: "if true\nthen\n\tPOLL_INTERVAL=1h\nfi",
+		bad: []string{
+			"t.conf:1: no assignment of a plain value (`if <cond>` must be followed by `then`)",
+			"t.conf:2: no assignment of a plain value (`then` can only be used in an `if`)",
+			"t.conf:4: no assignment of a plain value (`fi` can only be used to end an `if`)",
+		},
+	},
+	{
+		name: "bad an array, an addition",
+		text: "BLOCK_LISTS=(a b)\nALLOW_LISTS+=x\nDNS_SERVERS[0]=x",
+		bad: []string{
+			`t.conf:1: BLOCK_LISTS: no assignment of a plain value (arrays are not for this file): put the value in single quotes, BLOCK_LISTS='(a b)'`,
+			`t.conf:2: ALLOW_LISTS+=x is a command: only assignments KEY=value are read from this file`,
+			`t.conf:3: DNS_SERVERS[0]=x is a command: only assignments KEY=value are read from this file`,
+		},
+	},
+	{
+		name: "bad brackets",
+		text: "BLOCK_TABLE=a(b)\nlogfile=a)\nOUT_DIR=${OUT_DIR\n",
+		bad: []string{
+			"t.conf:1: BLOCK_TABLE: no assignment of a plain value (a command can only contain words and redirects; encountered `(`): put the value in single quotes, BLOCK_TABLE='a(b)'",
+			"t.conf:2: logfile: no assignment of a plain value (a command can only contain words and redirects; encountered `)`): put the value in single quotes, logfile='a)'",
+			`t.conf:3: OUT_DIR: no assignment of a plain value (not a valid parameter expansion operator: "\n"): put the value in single quotes, OUT_DIR='${OUT_DIR'`,
+		},
+	},
+	{
+		name: "bad export of something else",
+		text: "export -p\nexport 'OUT_DIR=/x'\nexport $OUT_DIR",
+		bad: []string{
+			`t.conf:1: export -p: only export KEY=value is read from this file`,
+			`t.conf:2: export 'OUT_DIR=/x': only export KEY=value is read from this file`,
+			`t.conf:3: export $OUT_DIR: only export KEY=value is read from this file`,
+		},
+	},
+	{
+		name: "bad a quote that is not closed",
+		text: "BLOCK_LISTS=\"a.example.net\nPOLL_INTERVAL=\"2x\"\nOUT_DIR='/x'\n",
+		bad: []string{
+			`t.conf:1: BLOCK_LISTS: the quote " that opens here is not closed on this line: put another at the end of the value`,
+			`t.conf:2: POLL_INTERVAL: "2x" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+		},
+	},
+	{
+		name: "bad a quote that the next line closes",
+		text: "BLOCK_TABLE=\"a\nALLOW_TABLE=b\"\nPOLL_INTERVAL=1s",
+		bad: []string{
+			`t.conf:1: BLOCK_TABLE: the quote " that opens here is not closed on this line: put another at the end of the value`,
+			`t.conf:2: ALLOW_TABLE: the quote " that opens here is not closed on this line: put another at the end of the value`,
+			`t.conf:3: POLL_INTERVAL: "1s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+		},
+	},
+	{
+		name: "bad a quote that is not closed at the end",
+		text: "url=https://logs.example.net/\ndevice_id=x\nDNS_SERVERS=192.0.2.1\nBLOCK_LISTS='a.example.net\nb.example.net",
+		warn: []string{
+			`t.conf:2: device_id: "x" does not look like a device id, tdid_abcd1234`,
+		},
+		bad: []string{
+			`t.conf:4: BLOCK_LISTS: the quote ' that opens here is not closed on this line: put another at the end of the value`,
+			`t.conf:5: b.example.net is a command: only assignments KEY=value are read from this file`,
+		},
+	},
+	{
+		name: "bad a pattern of commands",
+		text: "a && b\nc; d",
+		bad: []string{
+			`t.conf:1: an unquoted && begins another command`,
+			`t.conf:2: c is a command: only assignments KEY=value are read from this file`,
+		},
+	},
+	{
+		name: "bad a mapped network wider than IPv4",
+		text: "NEVER_BLOCK=::ffff:0:0/90",
+		bad: []string{
+			`t.conf:1: NEVER_BLOCK: "::ffff:0:0/90" has bits set behind the prefix: write ::ffc0:0:0/90 for the network or ::ffff:0.0.0.0 for the address; allowed: addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32`,
+		},
+	},
+	{
+		name: "bad a list item with a comma",
+		text: "NEVER_BLOCK='10.0.0.0/8, 192.0.2.1'",
+		bad: []string{
+			`t.conf:1: NEVER_BLOCK: "10.0.0.0/8," is neither an address nor a network: put blanks, not commas, between the words; allowed: addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32`,
+		},
+	},
+	{
+		name: "bad a NUL byte",
+		text: "POLL_INTERVAL=1h\nOUT_DIR=/x\x00y",
+		bad: []string{
+			`t.conf:2: a NUL byte: this is not a text file`,
+		},
+	},
+	{
+		name: "bad UTF-16",
+		text: "\xff\xfeP\x00O\x00",
+		bad: []string{
+			`t.conf:1: UTF-16 text: save the file as UTF-8 or ASCII`,
+		},
+	},
+	{
+		name: "bad a carriage return within a line",
+		text: "POLL_INTERVAL=1h\rOUT_DIR=/x",
+		bad: []string{
+			`t.conf:1: a carriage return within the line: end lines with a newline`,
+		},
+	},
+	{
+		name: "bad Latin-1 in a value",
+		text: "OUT_DIR=/var/d\xe9p\xf4t",
+		bad: []string{
+			`t.conf:1: OUT_DIR: "/var/d�p�t" has bytes in it that are not UTF-8; allowed: the absolute path of a directory, at most 1023 bytes`,
+		},
+	},
+	{
+		name: "bad a control character",
+		text: "OUT_DIR='/var/\x1b[2Jdb'\nPOLL_INTERVAL='1\nh'",
+		bad: []string{
+			`t.conf:1: OUT_DIR: "/var/\x1b[2Jdb" has a character in it that cannot be printed, U+001B; allowed: the absolute path of a directory, at most 1023 bytes`,
+			`t.conf:2: POLL_INTERVAL: "1…" has a line break in it; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+		},
+	},
+	{
+		name: "bad all errors are told",
+		text: "POLL_INTERVAL=1s\nMAX_ENTRIES=none\nAGGREGATE=maybe",
+		bad: []string{
+			`t.conf:1: POLL_INTERVAL: "1s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:2: MAX_ENTRIES: "none" is not a whole number; allowed: a whole number from 1 to 20000000`,
+			`t.conf:3: AGGREGATE: "maybe" is neither yes nor no; allowed: yes or no (or true, false, on, off, 1, 0)`,
+		},
+	},
+	{
+		name: "bad durations",
+		text: "POLL_INTERVAL=59s\nDNS_TIMEOUT=10\nSHRINK_HOLD=1m1h\nUPLOAD_INTERVAL=1.5h\nSPOOL_AGE=500d\nBACKFILL=99999999999d",
+		bad: []string{
+			`t.conf:1: POLL_INTERVAL: "59s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:2: DNS_TIMEOUT: "10" has a number without a unit (s, m, h, d or w); allowed: a duration from 1s to 5m, such as 90s, 15m, 1h or 7d`,
+			`t.conf:3: SHRINK_HOLD: "1m1h" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 0 to 90d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:4: UPLOAD_INTERVAL: "1.5h" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 1s to 24h, such as 90s, 15m, 1h or 7d`,
+			`t.conf:5: SPOOL_AGE: "500d" is too long; allowed: a duration from 1h to 366d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:6: BACKFILL: "99999999999d" is too long; allowed: a duration from 0 to 366d, such as 90s, 15m, 1h or 7d`,
+		},
+	},
+	{
+		name: "bad more durations",
+		text: "POLL_INTERVAL=3000000w\nDNS_TIMEOUT=100ms\nSHRINK_HOLD=-1h\nSPOOL_AGE=1y",
+		bad: []string{
+			`t.conf:1: POLL_INTERVAL: "3000000w" is too long; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:2: DNS_TIMEOUT: "100ms" is not a duration; allowed: a duration from 1s to 5m, such as 90s, 15m, 1h or 7d`,
+			`t.conf:3: SHRINK_HOLD: "-1h" is not a duration; allowed: a duration from 0 to 90d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:4: SPOOL_AGE: "1y" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 1h to 366d, such as 90s, 15m, 1h or 7d`,
+		},
+	},
+	{
+		name: "bad numbers",
+		text: "MIN_PREFIX_V4=0\nMIN_PREFIX_V6=129\nMAX_ENTRIES=1e6\nUPLOAD_BATCH=99999999999\nMAX_SHRINK=101%\n",
+		bad: []string{
+			`t.conf:1: MIN_PREFIX_V4: "0" is too small; allowed: a whole number from 1 to 32`,
+			`t.conf:2: MIN_PREFIX_V6: "129" is too large; allowed: a whole number from 1 to 128`,
+			`t.conf:3: MAX_ENTRIES: "1e6" is not a whole number; allowed: a whole number from 1 to 20000000`,
+			`t.conf:4: UPLOAD_BATCH: "99999999999" is too large; allowed: a whole number from 1 to 1000000`,
+			`t.conf:5: MAX_SHRINK: "101%" is more than the whole; allowed: a percentage from 0% to 100%, such as 50%`,
+		},
+	},
+	{
+		name: "bad sizes",
+		text: "SPOOL_MAX=1000K\nUPLOAD_BATCH_BYTES=512M",
+		bad: []string{
+			`t.conf:1: SPOOL_MAX: "1000K" is too small; allowed: a number of bytes from 1M to 64G, with K, M or G behind it for powers of 1024`,
+			`t.conf:2: UPLOAD_BATCH_BYTES: "512M" is too large; allowed: a number of bytes from 64K to 256M, with K, M or G behind it for powers of 1024`,
+		},
+	},
+	{
+		name: "bad more sizes",
+		text: "SPOOL_MAX=1T\nUPLOAD_BATCH_BYTES=999999999999999999999G\n",
+		bad: []string{
+			`t.conf:1: SPOOL_MAX: "1T" is not a number of bytes; allowed: a number of bytes from 1M to 64G, with K, M or G behind it for powers of 1024`,
+			`t.conf:2: UPLOAD_BATCH_BYTES: "999999999999999999999G" is too large; allowed: a number of bytes from 64K to 256M, with K, M or G behind it for powers of 1024`,
+		},
+	},
+	{
+		name: "bad percentages",
+		text: "MAX_SHRINK=0.5",
+		bad: []string{
+			`t.conf:1: MAX_SHRINK: "0.5" is not a whole percentage; allowed: a percentage from 0% to 100%, such as 50%`,
+		},
+	},
+	{
+		name: "bad yes and no",
+		text: "RELOAD_PF=maybe",
+		bad: []string{
+			`t.conf:1: RELOAD_PF: "maybe" is neither yes nor no; allowed: yes or no (or true, false, on, off, 1, 0)`,
+		},
+	},
+	{
+		name: "bad one of",
+		text: "UPLOAD=some",
+		bad: []string{
+			`t.conf:1: UPLOAD: "some" is unknown; allowed: hits, all or no`,
+		},
+	},
+	{
+		name: "bad paths",
+		text: "OUT_DIR=var/db\nBLOCK_FILE=ThreatSTOP-Block.pftable\nALLOW_FILE=/var/db/\nSPOOL_DIR=/\nCA_FILE=cert.pem",
+		bad: []string{
+			`t.conf:1: OUT_DIR: "var/db" does not begin with /; allowed: the absolute path of a directory, at most 1023 bytes`,
+			`t.conf:2: BLOCK_FILE: "ThreatSTOP-Block.pftable" does not begin with /; allowed: the absolute path of a file, at most 1023 bytes`,
+			`t.conf:3: ALLOW_FILE: "/var/db/" is a directory; allowed: the absolute path of a file, at most 1023 bytes`,
+			`t.conf:4: SPOOL_DIR: "/" is the root directory; allowed: the absolute path of a directory, at most 1023 bytes`,
+			`t.conf:5: CA_FILE: "cert.pem" does not begin with /; allowed: the absolute path of a file, at most 1023 bytes`,
+		},
+	},
+	{
+		name: "bad a path that is too long",
+		text: "CA_FILE=/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+		bad: []string{
+			`t.conf:1: CA_FILE: "/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…" is too long; allowed: the absolute path of a file, at most 1023 bytes`,
+		},
+	},
+	{
+		name: "bad table names",
+		text: "BLOCK_TABLE=ThreatSTOP-Block-of-my-own-firewall\nALLOW_TABLE='<ThreatSTOP-Allow>'",
+		bad: []string{
+			`t.conf:1: BLOCK_TABLE: "ThreatSTOP-Block-of-my-own-firewall" has 35 bytes; allowed: 1 to 31 letters, digits, dots, dashes and underscores`,
+			`t.conf:2: ALLOW_TABLE: "<ThreatSTOP-Allow>" has '<' in it; allowed: 1 to 31 letters, digits, dots, dashes and underscores`,
+		},
+	},
+	{
+		name: "bad form fields",
+		text: "UPLOAD_FIELD='a\"b'\nUPLOAD_ID_FIELD='a b'",
+		bad: []string{
+			`t.conf:1: UPLOAD_FIELD: "a\"b" has '"' in it; allowed: 1 to 64 letters, digits, dots, dashes, underscores and brackets`,
+			`t.conf:2: UPLOAD_ID_FIELD: "a b" has ' ' in it; allowed: 1 to 64 letters, digits, dots, dashes, underscores and brackets`,
+		},
+	},
+	{
+		name: "bad device ids",
+		text: "device_id='tdid 1'",
+		bad: []string{
+			`t.conf:1: device_id: "tdid 1" has ' ' in it; allowed: 1 to 128 letters, digits, dots, dashes and underscores`,
+		},
+	},
+	{
+		name: "bad interfaces",
+		text: "PFLOG_IF=em0",
+		bad: []string{
+			`t.conf:1: PFLOG_IF: "em0" is no pflog interface; allowed: a pflog interface, such as pflog0 or pflog1`,
+		},
+	},
+	{
+		name: "bad interfaces with zeros",
+		text: "PFLOG_IF=pflog01",
+		bad: []string{
+			`t.conf:1: PFLOG_IF: "pflog01" is no pflog interface; allowed: a pflog interface, such as pflog0 or pflog1`,
+		},
+	},
+	{
+		name: "bad servers",
+		text: "DNS_SERVERS=192.0.2.300",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "192.0.2.300" is neither an address nor a DNS name; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers with commas",
+		text: "DNS_SERVERS=192.0.2.1,192.0.2.2",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "192.0.2.1,192.0.2.2" is no DNS name: it has ',' in it: put blanks, not commas, between the words; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers with a port of 0",
+		text: "DNS_SERVERS='192.0.2.1 192.0.2.2:0'",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "192.0.2.2:0" has no port from 1 to 65535 behind the colon; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers of IPv6 without brackets",
+		text: "DNS_SERVERS=2001:db8:0:0:0:0:0:0:53",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "2001:db8:0:0:0:0:0:0:53" needs [ and ] around the address; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers with half a bracket",
+		text: "DNS_SERVERS='[2001:db8::1'",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "[2001:db8::1" has a [ without its ]; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers with a name in brackets",
+		text: "DNS_SERVERS='[dns.example.net]:53'",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "[dns.example.net]:53" has no IPv6 address between [ and ]; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers that are URLs",
+		text: "DNS_SERVERS=https://dns.example.net/",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "https://dns.example.net/" has a / in it: neither networks nor URLs are servers; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers that are no host",
+		text: "DNS_SERVERS=0.0.0.0",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "0.0.0.0" is no address of a host; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers in mapped form",
+		text: "DNS_SERVERS=::ffff:192.0.2.1",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "::ffff:192.0.2.1" is an IPv4 address in IPv6 form: write 192.0.2.1; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad servers with a port in the zone",
+		text: "DNS_SERVERS='fe80::1%em0:53'",
+		bad: []string{
+			`t.conf:1: DNS_SERVERS: "fe80::1%em0:53" has no interface behind %: a port wants [ and ] around the address; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+		},
+	},
+	{
+		name: "bad list names",
+		text: "BLOCK_LISTS=a..example.net\nALLOW_LISTS='*.example.net'",
+		bad: []string{
+			`t.conf:1: BLOCK_LISTS: "a..example.net" is no DNS name: an empty label; allowed: DNS names, with blanks between them`,
+			`t.conf:2: ALLOW_LISTS: "*.example.net" is no DNS name: it has '*' in it; allowed: DNS names, with blanks between them`,
+		},
+	},
+	{
+		name: "bad list names that are addresses",
+		text: "BLOCK_LISTS=192.0.2.1",
+		bad: []string{
+			`t.conf:1: BLOCK_LISTS: "192.0.2.1" is an address, not a DNS name; allowed: DNS names, with blanks between them`,
+		},
+	},
+	{
+		name: "bad list names with commas",
+		text: "BLOCK_LISTS=a.example.net,b.example.net",
+		bad: []string{
+			`t.conf:1: BLOCK_LISTS: "a.example.net,b.example.net" is no DNS name: it has ',' in it: put blanks, not commas, between the words; allowed: DNS names, with blanks between them`,
+		},
+	},
+	{
+		name: "bad list names that are too long",
+		text: "BLOCK_LISTS=xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.net\nALLOW_LISTS=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy.yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy.yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy.yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy.yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
+		bad: []string{
+			`t.conf:1: BLOCK_LISTS: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.net" is no DNS name: a label of more than 63 bytes; allowed: DNS names, with blanks between them`,
+			`t.conf:2: ALLOW_LISTS: "yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy.yyyyyyyyyyyyyyyyyyy…" is too long for a DNS name (253 bytes); allowed: DNS names, with blanks between them`,
+		},
+	},
+	{
+		name: "bad siblings with dots",
+		text: "DNS_SIBLINGS=basic1.example.net",
+		bad: []string{
+			`t.conf:1: DNS_SIBLINGS: "basic1.example.net" has a dot in it; allowed: first labels of names, each at most 63 letters, digits, dashes and underscores`,
+		},
+	},
+	{
+		name: "bad a list that blocks and allows",
+		text: "BLOCK_LISTS='a.example.net b.example.net'\nALLOW_LISTS=B.example.net",
+		bad: []string{
+			`t.conf:2: ALLOW_LISTS: "B.example.net" is what BLOCK_LISTS has, too: they must differ`,
+		},
+	},
+	{
+		name: "bad one table, one file, one field",
+		text: "ALLOW_TABLE=t\nBLOCK_TABLE=t\nALLOW_FILE=/var/db/ThreatSTOP-Block.pftable\nUPLOAD_FIELD=device_id",
+		bad: []string{
+			`t.conf:2: BLOCK_TABLE: "t" is what ALLOW_TABLE has, too: they must differ`,
+			`t.conf:3: ALLOW_FILE: "/var/db/ThreatSTOP-Block.pftable" is what BLOCK_FILE has, too: they must differ`,
+			`t.conf:4: UPLOAD_FIELD: "device_id" is what UPLOAD_ID_FIELD has, too: they must differ`,
+		},
+	},
+	{
+		name: "bad a spool smaller than two uploads",
+		text: "SPOOL_MAX=1M",
+		bad: []string{
+			`t.conf:1: SPOOL_MAX: the spool must hold two uploads: SPOOL_MAX is 1M, UPLOAD_BATCH_BYTES is 960K`,
+		},
+	},
+	{
+		name: "bad exceptions with host bits",
+		text: "NEVER_BLOCK='192.0.2.1 10.1.2.3/16'",
+		bad: []string{
+			`t.conf:1: NEVER_BLOCK: "10.1.2.3/16" has bits set behind the prefix: write 10.1.0.0/16 for the network or 10.1.2.3 for the address; allowed: addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32`,
+		},
+	},
+	{
+		name: "bad exceptions that are names",
+		text: "NEVER_BLOCK=www.example.net",
+		bad: []string{
+			`t.conf:1: NEVER_BLOCK: "www.example.net" is neither an address nor a network; allowed: addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32`,
+		},
+	},
+	{
+		name: "bad exceptions with a zone",
+		text: "NEVER_BLOCK=fe80::1%em0",
+		bad: []string{
+			`t.conf:1: NEVER_BLOCK: "fe80::1%em0" has an interface behind %: link-local addresses are never blocked; allowed: addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32`,
+		},
+	},
+	{
+		name: "bad exceptions in mapped form",
+		text: "NEVER_BLOCK=::ffff:192.0.2.0/120",
+		bad: []string{
+			`t.conf:1: NEVER_BLOCK: "::ffff:192.0.2.0/120" is in IPv6 form what IPv4 has: write 192.0.2.0/24; allowed: addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32`,
+		},
+	},
+	{
+		name: "bad a source address",
+		text: "SOURCE_ADDRESS=em0",
+		bad: []string{
+			`t.conf:1: SOURCE_ADDRESS: "em0" is not an IPv4 or IPv6 address; allowed: one address of this host`,
+		},
+	},
+	{
+		name: "bad a source address that no server can answer",
+		text: "SOURCE_ADDRESS=2001:db8::5\nDNS_SERVERS='192.0.2.1 192.0.2.2:53'",
+		bad: []string{
+			`t.conf:1: SOURCE_ADDRESS: "2001:db8::5" is of another address family than every server in DNS_SERVERS`,
+		},
+	},
+	{
+		name: "bad url without scheme",
+		text: "url=logs.example.net/x",
+		bad: []string{
+			`t.conf:1: url: "logs.example.net/x" does not begin with https:// or http://; allowed: a URL that begins with https://`,
+		},
+	},
+	{
+		name: "bad url of plain http",
+		text: "url=http://me:geheim@logs.example.net/?token=geheim",
+		bad: []string{
+			`t.conf:1: url: "http://me:xxxxx@logs.example.net/?token=xxxxx" begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes`,
+		},
+	},
+	{
+		name: "bad url with another scheme",
+		text: "url=ftp://logs.example.net/",
+		bad: []string{
+			`t.conf:1: url: "ftp://logs.example.net/" does not begin with https:// or http://; allowed: a URL that begins with https://`,
+		},
+	},
+	{
+		name: "bad url without a host",
+		text: "url=https:///x",
+		bad: []string{
+			`t.conf:1: url: "https:///x" has no host name or address behind ://; allowed: a URL that begins with https://`,
+		},
+	},
+	{
+		name: "bad url with a bad port",
+		text: "url=https://logs.example.net:99999/",
+		bad: []string{
+			`t.conf:1: url: "https://logs.example.net:99999/" has no port from 1 to 65535 behind the host; allowed: a URL that begins with https://`,
+		},
+	},
+	{
+		name: "bad url with a fragment",
+		text: "url=https://logs.example.net/#x",
+		bad: []string{
+			`t.conf:1: url: "https://logs.example.net/#x" has a # in it, which no server sees: write %23 if it is meant; allowed: a URL that begins with https://`,
+		},
+	},
+	{
+		name: "bad url with a blank",
+		text: "url='https://logs.example.net/a b'",
+		bad: []string{
+			`t.conf:1: url: "https://logs.example.net/a b" has ' ' in it: write it as %20; allowed: a URL that begins with https://`,
+		},
+	},
+	{
+		name: "bad url with a bad escape",
+		text: "url='https://me:100%geheim@logs.example.net/'",
+		bad: []string{
+			`t.conf:1: url: "https://xxxxx@logs.example.net/" is not a URL: in a name or password, write %25 for %, %2F for /, %3A for :, %40 for @; allowed: a URL that begins with https://`,
+		},
+	},
+	{
+		name: "bad proxy with a path",
+		text: "PROXY=http://proxy.example.net:3128/proxy.pac",
+		bad: []string{
+			`t.conf:1: PROXY: "http://proxy.example.net:3128/proxy.pac" has more than host and port; allowed: a URL of http, https or socks5, of host and port, such as http://192.0.2.1:3128`,
+		},
+	},
+	{
+		name: "bad proxy of another kind",
+		text: "PROXY=socks4://me:geheim@proxy.example.net",
+		bad: []string{
+			`t.conf:1: PROXY: "socks4://xxxxx@proxy.example.net" does not begin with http:// or https:// or socks5://; allowed: a URL of http, https or socks5, of host and port, such as http://192.0.2.1:3128`,
+		},
+	},
+	{
+		name: "bad proxy without scheme",
+		text: "PROXY=me:geheim@proxy.example.net:3128",
+		bad: []string{
+			`t.conf:1: PROXY: "xxxxx@proxy.example.net:3128" does not begin with http:// or https:// or socks5://; allowed: a URL of http, https or socks5, of host and port, such as http://192.0.2.1:3128`,
+		},
+	},
+	{
+		name: "bad proxy with a password to be escaped",
+		text: "PROXY='http://me:ge/he?im@proxy.example.net:3128'",
+		bad: []string{
+			`t.conf:1: PROXY: "http://xxxxx@proxy.example.net:3128" is not a URL: in a name or password, write %25 for %, %2F for /, %3A for :, %40 for @; allowed: a URL of http, https or socks5, of host and port, such as http://192.0.2.1:3128`,
+		},
+	},
+}
+
+func TestParse(t *testing.T) {
+	for _, tt := range cases {
+		t.Run(tt.name, func(t *testing.T) {
+			c, warnings, err := Parse("t.conf", strings.NewReader(complete(tt.text)))
+			errs, warns := said(warnings, err)
+			if diff := cmp.Diff(tt.bad, errs); diff != "" {
+				t.Errorf("errors (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.warn, warns); diff != "" {
+				t.Errorf("warnings (-want +got):\n%s", diff)
+			}
+			if (c == nil) != (err != nil) {
+				t.Fatalf("Config %v with error %v", c, err)
+			}
+			if c == nil {
+				return
+			}
+			want := base()
+			if tt.want != nil {
+				tt.want(want)
+			}
+			if diff := cmp.Diff(want, c, exact); diff != "" {
+				t.Errorf("Config (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
