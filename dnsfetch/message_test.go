@@ -1,0 +1,256 @@
+package dnsfetch
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+func TestNames(t *testing.T) {
+	for _, tt := range []struct {
+		name, parent string
+		below        bool
+	}{
+		{"a.list.example", "list.example", true},
+		{"a.b.list.example.", "LIST.example", true},
+		{"list.example", "list.example", false},
+		{"alist.example", "list.example", false},
+		{"example", "list.example", false},
+		{"a.list.example.net", "list.example", false},
+		{`a\.list.example`, "list.example", false},
+		{`\004list.example`, "list.example", false}, // a label that begins as the wire form of "list" would
+		{"bücher.list.example", "list.example", true},
+	} {
+		if got := mustPack(tt.name).below(mustPack(tt.parent)); got != tt.below {
+			t.Errorf("%s below %s: %v", tt.name, tt.parent, got)
+		}
+	}
+	if s := mustPack(`a\.b\255\010.Example.`).String(); s != `a\.b\255\010.Example` {
+		t.Errorf("got %q", s)
+	}
+	if s := (wireName{0xc0}).String(); s != `"\xc0"` {
+		t.Errorf("no name at all: got %s", s)
+	}
+}
+
+func TestReadName(t *testing.T) {
+	long := bytes.Repeat([]byte("\x3fabcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdefghijk"), 4)
+	for _, tt := range []struct {
+		name string
+		msg  string
+		off  int
+		want string
+		next int
+		err  error
+	}{
+		{name: "plain", msg: "\x01a\x02bc\x00", want: "\x01a\x02bc\x00", next: 6},
+		{name: "root", msg: "\x00", want: "\x00", next: 1},
+		{name: "pointer", msg: "\x01a\x00\x01b\xc0\x00", off: 3, want: "\x01b\x01a\x00", next: 7},
+		{name: "pointer to pointer", msg: "\x01a\x00\xc0\x00\x01b\xc0\x03", off: 5, want: "\x01b\x01a\x00", next: 9},
+		{name: "pointer to itself", msg: "\xc0\x00", err: ErrMalformed},
+		{name: "pointer ahead", msg: "\xc0\x02\x00", err: ErrMalformed},
+		{name: "pointers in a ring", msg: "\x01a\xc0\x04\x01b\xc0\x00", off: 4, err: ErrMalformed},
+		{name: "pointer into its own labels", msg: "\x01a\x01b\xc0\x02", err: ErrMalformed},
+		{name: "reserved label 0x40", msg: "\x41a\x00", err: ErrMalformed},
+		{name: "reserved label 0x80", msg: "\x81a\x00", err: ErrMalformed},
+		{name: "nothing", msg: "", err: ErrShort},
+		{name: "label cut", msg: "\x03ab", err: ErrShort},
+		{name: "pointer cut", msg: "\xc0", err: ErrShort},
+		{name: "no end", msg: "\x01a", err: ErrShort},
+		{name: "255 bytes", msg: string(long[:3*64]) + "\x3d" + strings.Repeat("x", 61) + "\x00", next: 255,
+			want: string(long[:3*64]) + "\x3d" + strings.Repeat("x", 61) + "\x00"},
+		{name: "256 bytes", msg: string(long[:3*64]) + "\x3e" + strings.Repeat("x", 62) + "\x00", err: ErrMalformed},
+	} {
+		got, next, err := readName([]byte(tt.msg), tt.off, nil)
+		if !errors.Is(err, tt.err) || err == nil && (string(got) != tt.want || next != tt.next) {
+			t.Errorf("%s: got %q, %d, error %v; want %q, %d, %v", tt.name, got, next, err, tt.want, tt.next, tt.err)
+		}
+	}
+}
+
+func TestQuery(t *testing.T) {
+	b := (question{mustPack("b.example"), dns.TypeAPL}).appendQuery(nil, 0x1234)
+	var m dns.Msg
+	if err := m.Unpack(b[2:]); err != nil || int(binary.BigEndian.Uint16(b)) != len(b)-2 {
+		t.Fatalf("%x: error %v", b, err)
+	}
+	if m.Id != 0x1234 || m.Response || m.Opcode != dns.OpcodeQuery || !m.RecursionDesired || len(m.Question) != 1 ||
+		m.Question[0] != (dns.Question{Name: "b.example.", Qtype: dns.TypeAPL, Qclass: dns.ClassINET}) {
+		t.Errorf("got %v", &m)
+	}
+}
+
+// TestRegistryIsLeftAlone checks that miekg/dns, which others in the same program may use, still knows what it knew.
+func TestRegistryIsLeftAlone(t *testing.T) {
+	for _, typ := range []uint16{dns.TypeAPL, dns.TypePTR, dns.TypeA, dns.TypeAAAA} {
+		switch dns.TypeToRR[typ]().(type) {
+		case *dns.APL, *dns.PTR, *dns.A, *dns.AAAA:
+		default:
+			t.Errorf("type %d is now a %T", typ, dns.TypeToRR[typ]())
+		}
+	}
+}
+
+var fuzzTypes = []uint16{dns.TypeAPL, dns.TypePTR, dns.TypeA, dns.TypeAAAA}
+
+// FuzzAnswer gives arbitrary messages to the walk. What is accepted must hold just the records it counts, and give the entries
+// that another, simpler walk finds in it.
+func FuzzAnswer(f *testing.F) {
+	z := merge(parts(), zone{}.apl(list, "192.0.2.0/24 !192.0.2.1/32 2001:db8::/32", "", "10.0.0.0/8"),
+		zone{}.addr(list, "192.0.2.1", "192.0.2.2", "2001:db8::1"))
+	name := mustPack(list)
+	for i, typ := range fuzzTypes {
+		q := fakeQuery{name: list, typ: typ, msg: question{name, typ}.appendQuery(nil, 7)[2:]}
+		m := z.answer(q)
+		f.Add(m, byte(i))
+		f.Add(m[:len(m)-5], byte(i))
+		f.Add(add(m, q, atAdditional, rr{owner: "ns.example", typ: dns.TypeA, rdata: []byte{1, 2, 3, 4}}), byte(i))
+		f.Add(zone{}.answer(q), byte(i))
+		f.Add(reply(q, 0), byte(i))
+		f.Add(add(reply(q, 0), q, atAnswer, rr{owner: strings.ToUpper(list), rdata: []byte{0, 1, 8, 4, 10, 1, 2, 3}}), byte(i))
+	}
+	f.Fuzz(func(t *testing.T, msg []byte, kind byte) {
+		typ := fuzzTypes[int(kind)%len(fuzzTypes)]
+		q := question{name, typ}
+		c, err := New(Options{Servers: []string{"192.0.2.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := worker{run: &run{a: &attempt{c: c}}}
+		j := &job{question: q}
+		n, err := q.answer(msg, func(msg []byte, off, end int) error { return w.keep(j, msg, off, end) })
+		if got := w.cols.n; 4*got > len(msg) {
+			t.Fatalf("%d entries of %d bytes", got, len(msg))
+		}
+		if len(j.targets) > len(msg)/fixedRRLen {
+			t.Fatalf("%d targets of %d bytes", len(j.targets), len(msg))
+		}
+		if err != nil && !absent(err) {
+			return
+		}
+		rdatas := rewalk(t, msg, q)
+		if n != len(rdatas) || absent(err) != (n == 0) {
+			t.Fatalf("%d records, error %v; another walk finds %d", n, err, len(rdatas))
+		}
+		var l List
+		l.take(&w.cols)
+		got := slices.Collect(l.All())
+		switch typ {
+		case dns.TypeAPL:
+			var all []byte
+			for _, r := range rdatas {
+				all = append(all, msg[r[0]:r[1]]...)
+			}
+			checkItems(t, all, got)
+		case dns.TypePTR:
+			for i, r := range rdatas {
+				s, next, err := dns.UnpackDomainName(msg, r[0])
+				if err != nil || next != r[1] || !j.targets[i].equal(mustPack(s)) {
+					t.Errorf("target %s; miekg/dns reads %q up to %d of %d, error %v", j.targets[i], s, next, r[1], err)
+				}
+			}
+		default:
+			var want []Entry
+			for _, r := range rdatas {
+				a, _ := netip.AddrFromSlice(msg[r[0]:r[1]])
+				want = append(want, Entry{Prefix: netip.PrefixFrom(a, a.BitLen())})
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		}
+	})
+}
+
+// rewalk walks an accepted message by the names that miekg/dns reads, and returns where the rdata of its answer records are.
+func rewalk(t *testing.T, msg []byte, q question) (rdatas [][2]int) {
+	t.Helper()
+	if msg[2]&0xfa != 0x80 || msg[3]&0x0f != 0 && msg[3]&0x0f != dns.RcodeNameError {
+		t.Fatalf("accepted flags %x", msg[2:4])
+	}
+	name, off, err := dns.UnpackDomainName(msg, headerLen)
+	if err != nil || !strings.EqualFold(name, q.name.String()+".") {
+		t.Fatalf("question %q, error %v", name, err)
+	}
+	off += 4
+	for section, at := range []int{atAnswer, atAuthority, atAdditional} {
+		for range binary.BigEndian.Uint16(msg[at:]) {
+			owner, next, err := dns.UnpackDomainName(msg, off)
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin := next + fixedRRLen
+			end := begin + int(binary.BigEndian.Uint16(msg[next+8:]))
+			if section == 0 {
+				if !strings.EqualFold(owner, name) || binary.BigEndian.Uint16(msg[next:]) != q.typ || binary.BigEndian.Uint16(msg[next+2:]) != 1 {
+					t.Fatalf("accepted a record of %s: %x", owner, msg[next:begin])
+				}
+				rdatas = append(rdatas, [2]int{begin, end})
+			}
+			off = end
+		}
+	}
+	if off != len(msg) {
+		t.Fatalf("accepted a message of %d bytes with records up to %d", len(msg), off)
+	}
+	return rdatas
+}
+
+// piecewise is a connection on which a stream arrives in pieces.
+type piecewise struct {
+	net.Conn
+	stream, sizes []byte
+}
+
+func (p *piecewise) Read(b []byte) (int, error) {
+	if len(p.stream) == 0 {
+		return 0, io.EOF
+	}
+	n := len(p.stream)
+	if len(p.sizes) > 0 {
+		n = min(n, 1+int(p.sizes[0])*37)
+		p.sizes = p.sizes[1:]
+	}
+	n = copy(b, p.stream[:n])
+	p.stream = p.stream[n:]
+	return n, nil
+}
+
+func (p *piecewise) SetReadDeadline(time.Time) error { return nil }
+
+// FuzzFraming cuts a stream into messages, however it arrives.
+func FuzzFraming(f *testing.F) {
+	f.Add([]byte("\x00\x03abc\x00\x00\x00\x01d"), []byte{0, 0, 0, 0})
+	f.Add([]byte("\x00\x03abc\x01"), []byte{})
+	f.Add(append([]byte("\xff\xff"), make([]byte, 200000)...), []byte{255, 255, 255, 1})
+	f.Fuzz(func(t *testing.T, stream, sizes []byte) {
+		c := &conn{nc: &piecewise{stream: stream, sizes: sizes}, buf: new([bufLen]byte)}
+		rest := stream
+		for {
+			msg, err := c.next(t.Context(), time.Hour)
+			if err != nil {
+				if c.unread() != len(rest) || !errors.Is(err, io.EOF) {
+					t.Errorf("%d bytes left, error %v; want %d", c.unread(), err, len(rest))
+				}
+				if len(rest) >= 2 && len(rest) >= 2+int(binary.BigEndian.Uint16(rest)) {
+					t.Errorf("a message is left in %x", rest)
+				}
+				return
+			}
+			n := int(binary.BigEndian.Uint16(rest))
+			if !bytes.Equal(msg, rest[2:2+n]) {
+				t.Fatalf("got %x, want %x", msg, rest[2:2+n])
+			}
+			rest = rest[2+n:]
+		}
+	})
+}
