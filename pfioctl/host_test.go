@@ -1,0 +1,5 @@
+package pfioctl
+
+import "runtime"
+
+const runtimeArch = runtime.GOARCH
