@@ -34,6 +34,8 @@ var (
 	ErrTableInactive = errors.New("table was not made active")
 )
 
+var errNoAnchor = errors.New("the anchor could not be made")
+
 // Error is what went wrong with a request.
 type Error struct {
 	Op    string // "set addresses", "read status"; its last word is what Count counts
@@ -128,6 +130,7 @@ var advice = []struct {
 	{ErrPledged, always("do it before pledge, or in another process")},
 	{ErrUnknownRelease, always("tables can be worked with all the same; for status and rules use a build made for this release")},
 	{ErrConflict, always("delete the entry with the negation it has, then add the other one")},
+	{errNoAnchor, always("a part of an anchor's path has at most 63 bytes; see also `set limit anchors` in pf.conf(5)")},
 	{ErrTableInactive, func(e *Error) string {
 		return fmt.Sprintf("OpenBSD 7.1 to 7.3 do not bring a table to life that only a rule mentions: add %s to /etc/pf.conf and load it with pfctl -f", tableLine(e.Table))
 	}},

@@ -22,7 +22,7 @@ const attempts = 16
 //
 // The tables are looked up afterwards, since the kernel calls it success when
 // an anchor could not be made and, on 7.1 and 7.2, when a table that a rule
-// mentions stays inactive: those are errors that wrap [ErrTableInactive]. On
+// mentions stays inactive, which is [ErrTableInactive]. On
 // 7.3 such a table becomes active without its flags, which cannot be told from
 // one that was so before; define tables in pf.conf with `persist` there.
 func (p *PF) AddTables(flags TableFlags, tables ...Table) (added int, err error) {
@@ -56,7 +56,7 @@ func (p *PF) checkAdded(op string, tables []Table) error {
 		f, ok := flags[t]
 		switch {
 		case !ok:
-			return fail(op, t, 0, fmt.Errorf("%w: its anchor could not be made", ErrTableInactive))
+			return fail(op, t, 0, errNoAnchor)
 		case f&TableActive == 0:
 			return fail(op, t, 0, ErrTableInactive)
 		}
@@ -152,7 +152,11 @@ func (p *PF) Tables(f TableFilter) ([]TableStats, error) {
 	a := array{esize: p.l.tstats.Size}
 	defer a.close()
 	if err := p.list(p.l.req.GetTStats, Table{Anchor: f.Anchor}, flags, &a); err != nil {
-		return nil, fail(op, Table{Anchor: f.Anchor}, 0, err)
+		op := op
+		if f.Anchor != "" {
+			op += " of anchor " + f.Anchor
+		}
+		return nil, fail(op, Table{}, 0, err)
 	}
 	out := make([]TableStats, a.n)
 	for i := range out {
