@@ -27,7 +27,7 @@ type Config struct {
 	// The policy: where it comes from.
 
 	DNSServers    []string      // DNS_SERVERS: "192.0.2.1", "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53", "name", "name:53"; never empty
-	DNSSiblings   []string      // DNS_SIBLINGS: names that continue a list in the old layout; a single label stands in for the first label of the list
+	DNSSiblings   []string      // DNS_SIBLINGS: first labels of names that continue a list in the old layout
 	DNSTimeout    time.Duration // DNS_TIMEOUT: for one answer
 	SourceAddress netip.Addr    // SOURCE_ADDRESS: of queries and uploads; the zero Addr leaves the choice to the kernel
 	BlockLists    []string      // BLOCK_LISTS: names without the final dot; never empty

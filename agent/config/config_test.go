@@ -596,6 +596,15 @@ var cases = []struct {
 		},
 	},
 	{
+		name: "bad names that are too long",
+		text: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx=1\nyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy=1 z\nOUT_DIR=$zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
+		bad: []string{
+			`t.conf:1: a name of 65 bytes, xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx: at most 64`,
+			`t.conf:2: z behind the blank is a command to a shell`,
+			`t.conf:3: OUT_DIR: $zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz is not set above this line: set it there, or write its value here`,
+		},
+	},
+	{
 		name: "bad a pattern of commands",
 		text: "a && b\nc; d",
 		bad: []string{

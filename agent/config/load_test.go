@@ -277,11 +277,6 @@ func TestRandomConfigs(t *testing.T) {
 		for i := range r.IntN(4) {
 			c.NeverBlock = append(c.NeverBlock, netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(1 + i), byte(r.Uint32()), byte(r.Uint32()), byte(r.Uint32())}), 8+r.IntN(25)).Masked())
 		}
-		for _, secret := range []string{"geheim", "s3cret"} {
-			if strings.Contains(printed(t, c), secret) {
-				t.Fatal("a word of chance")
-			}
-		}
 		reread(t, c)
 		if t.Failed() {
 			t.Fatalf("of\n%s", printed(t, c))
@@ -310,6 +305,7 @@ func TestNoSecretIsShown(t *testing.T) {
 		"http://me:x|geheim@192.0.2.1:3128",
 		"http://me:`geheim`@192.0.2.1:3128",
 		"http://me:x(geheim@192.0.2.1:3128",
+		"http://me:x<<geheim@192.0.2.1:3128",
 		"ftp://me:geheim@192.0.2.1:3128",
 		"me:geheim@192.0.2.1:3128",
 		"http://me:geheim@192.0.2.1:999999",

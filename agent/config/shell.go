@@ -19,6 +19,9 @@ const (
 	maxAssignment = 64 << 10
 	maxBrackets   = 1000
 
+	// maxKey bounds a name: no key of ours has a third of it.
+	maxKey = 64
+
 	// maxValue and maxExpanded bound what $KEY can make of a small file:
 	// A=$B$B doubles with each line.
 	maxValue    = 64 << 10
@@ -169,7 +172,8 @@ func logicalLine(text string) (n, open int) {
 	return len(text), -1
 }
 
-// lineKey returns the name that text assigns at its beginning, or "".
+// lineKey returns the name that text assigns at its beginning, or "" where it assigns
+// none, or one too long for a key.
 func lineKey(text string) string {
 	text = strings.TrimLeft(text, " \t")
 	if t, ok := strings.CutPrefix(text, "export"); ok && strings.TrimLeft(t, " \t") != t {
@@ -179,7 +183,7 @@ func lineKey(text string) string {
 	for i < len(text) && isNameByte(text[i]) {
 		i++
 	}
-	if i == len(text) || text[i] != '=' || !syntax.ValidName(text[:i]) {
+	if i > maxKey || i == len(text) || text[i] != '=' || !syntax.ValidName(text[:i]) {
 		return ""
 	}
 	return text[:i]
@@ -226,7 +230,10 @@ func (s *shell) logical(text string, first int) {
 		case errors.As(err, &le):
 			line, what = first+int(le.Pos.Line())-1, le.Feature+" are not for this file"
 		}
-		s.refuse(line, key, "no assignment of a plain value (%s)%s", what, quoted(key, text))
+		if secret(key) {
+			what = "unquoted text that a shell would not take for one" // what may quote it
+		}
+		s.refuse(line, key, "no assignment of a plain value (%s)%s", brief(what), quoted(key, text))
 		return
 	}
 	for _, st := range f.Stmts {
@@ -280,7 +287,8 @@ func (s *shell) statement(st *syntax.Stmt, text string, first int) bool {
 			return bad("%s is a command: only assignments KEY=value are read from this file", brief(src))
 		}
 		last := call.Assigns[len(call.Assigns)-1]
-		key, rest = last.Name.Value, text[min(int(last.Pos().Offset()), len(text)):]
+		rest = text[min(int(last.Pos().Offset()), len(text)):]
+		key = lineKey(rest)
 		if secret(key) {
 			src = "the text"
 		}
@@ -331,6 +339,10 @@ func (s *shell) export(words []*syntax.Word, text string, first int) bool {
 
 // assign evaluates one KEY=value.
 func (s *shell) assign(key string, parts []syntax.WordPart, line int, rest, text string) bool {
+	if len(key) > maxKey {
+		s.errorf(line, "", "a name of %d bytes, %s: at most %d", len(key), brief(key), maxKey)
+		return false
+	}
 	e := &expansion{shell: s, key: key, text: text}
 	e.parts(parts, false)
 	switch {
@@ -345,7 +357,7 @@ func (s *shell) assign(key string, parts []syntax.WordPart, line int, rest, text
 		if k := find(e.unset); k != nil && k.Default != "" {
 			set = "put " + k.Name + "=" + k.Default + " there"
 		}
-		s.refuse(line, key, "$%s is not set above this line: %s, or write its value here", e.unset, set)
+		s.refuse(line, key, "$%s is not set above this line: %s, or write its value here", brief(e.unset), set)
 		return true
 	case e.spoilt:
 		s.failed[key] = true
