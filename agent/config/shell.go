@@ -231,7 +231,7 @@ func (s *shell) logical(text string, first int) {
 			line, what = first+int(le.Pos.Line())-1, le.Feature+" are not for this file"
 		}
 		if secret(key) {
-			what = "unquoted text that a shell would not take for one" // what may quote it
+			what = "shell syntax without quotes" // the parser may repeat the value
 		}
 		s.refuse(line, key, "no assignment of a plain value (%s)%s", brief(what), quoted(key, text))
 		return
