@@ -207,8 +207,8 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 			continue
 		}
 		h := c.habits[ep.addr]
-		if h == nil {
-			h = &habits{conns: c.opt.Connections, pipeline: c.opt.Pipeline}
+		if h == nil || time.Since(h.since) > habitTime {
+			h = &habits{since: time.Now(), conns: c.opt.Connections, pipeline: c.opt.Pipeline}
 			c.habits[ep.addr] = h
 		}
 		l, err := c.attempt(ctx, &attempt{c: c, ep: ep, habits: h, req: &r, name: name, siblings: siblings})

@@ -378,7 +378,7 @@ func TestTraps(t *testing.T) {
 
 		// Time, and connections.
 		{name: "a server that is silent", handle: z.with(part2+" APL", func(net.Conn, fakeQuery) bool { return true }),
-			opt: Options{Timeout: 300 * time.Millisecond}, want: ErrTimeout, say: "no answer within 300ms"},
+			opt: Options{Timeout: time.Second}, want: ErrTimeout, say: "no answer within 1s"},
 		{name: "a server that drips", handle: z.with(part2+" APL", func(w net.Conn, q fakeQuery) bool {
 			m := z.answer(q)
 			m = append(binary.BigEndian.AppendUint16(nil, uint16(len(m))), m...)
@@ -386,10 +386,10 @@ func TestTraps(t *testing.T) {
 				if _, err := w.Write(m[i : i+1]); err != nil {
 					return false
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(50 * time.Millisecond)
 			}
 			return true
-		}), opt: Options{Timeout: 300 * time.Millisecond, Pipeline: 1}, want: ErrTimeout, say: "then no more"},
+		}), opt: Options{Timeout: time.Second, Pipeline: 1}, want: ErrTimeout, say: "then no more"},
 		{name: "a server that takes its time over each part", handle: func(w net.Conn, q fakeQuery) bool {
 			time.Sleep(200 * time.Millisecond)
 			return z.serves(w, q)

@@ -100,7 +100,7 @@ func sorted(entries []dnsfetch.Entry) []string {
 func TestRandomLists(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	siblings := []string{"block1", "block2", "block3", "block4"}
-	for i := range 60 {
+	for i := range 30 {
 		l := dnstest.List{Name: name, Layout: dnsfetch.Layout(1 + i%3), Siblings: siblings}
 		n := 1 + rnd.IntN(3000)
 		hosts := l.Layout == dnsfetch.LayoutAddresses
@@ -181,8 +181,8 @@ func TestFaults(t *testing.T) {
 		{dnstest.RawAPL{Data: []byte{0, 9, 0, 0}}, dnsfetch.ErrAPL, dnsfetch.Options{}},
 		{dnstest.CutMessage{After: 100}, dnsfetch.ErrCut, dnsfetch.Options{}},
 		{dnstest.WrongLength{Delta: -1}, dnsfetch.ErrShort, dnsfetch.Options{}},
-		{dnstest.Stall{}, dnsfetch.ErrTimeout, dnsfetch.Options{Timeout: 500 * time.Millisecond}},
-		{dnstest.SlowDrip{}, dnsfetch.ErrTimeout, dnsfetch.Options{Timeout: 500 * time.Millisecond}},
+		{dnstest.Stall{}, dnsfetch.ErrTimeout, dnsfetch.Options{Timeout: time.Second, Pipeline: 1}},
+		{dnstest.SlowDrip{}, dnsfetch.ErrTimeout, dnsfetch.Options{Timeout: time.Second, Pipeline: 1}},
 	} {
 		t.Run(fmt.Sprintf("%T%v", tt.fault, tt.fault), func(t *testing.T) {
 			t.Parallel()

@@ -66,7 +66,7 @@ func TestHabits(t *testing.T) {
 			}
 			drain(c, r)
 		}},
-		{name: "drops what comes before it has answered", opt: Options{Timeout: 300 * time.Millisecond}, talk: func(s *fakeServer, c net.Conn, _ int) {
+		{name: "drops what comes before it has answered", opt: Options{Timeout: time.Second}, talk: func(s *fakeServer, c net.Conn, _ int) {
 			r := bufio.NewReader(c)
 			for {
 				q, err := s.read(r)

@@ -19,13 +19,16 @@ const (
 	extraTimeout = 2 * time.Second
 	// perWorker is how many questions make another connection worth its handshake.
 	perWorker = 8
+	// habitTime is how long a server is asked in the way that its habits suggest. They may have been a bad moment.
+	habitTime = time.Hour
 	// maxFaults is how often a connection may break, in ways that no habit of the server explains, before the server
 	// is given up.
 	maxFaults = 3
 )
 
-// habits are what a server was seen not to do, kept for the run.
+// habits are what a server was seen not to do.
 type habits struct {
+	since    time.Time
 	conns    int // connections at once
 	pipeline int // queries under way on one connection
 	perConn  int // queries that it answers on one connection, 0 for any number
