@@ -1,0 +1,278 @@
+package capture_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/capture"
+	"example.org/threatstopd/capture/capturetest"
+)
+
+// packets are a few of different lengths, so that padding differs.
+func packets() []capturetest.Packet {
+	src4, dst4 := netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.1")
+	src6, dst6 := netip.MustParseAddr("2001:db8::bad"), netip.MustParseAddr("2001:db8::1")
+	at := time.Unix(1700000000, 123456000)
+	return []capturetest.Packet{
+		{Time: at, Action: capture.ActionBlock, Iface: "em0", Rule: 3, Src: src4, Dst: dst4, Proto: capturetest.TCP, SrcPort: 40000, DstPort: 22},
+		{Time: at, Action: capture.ActionBlock, Iface: "em0", Rule: capture.NoRule, Src: src4, Dst: dst4, Proto: capturetest.UDP, SrcPort: 5, DstPort: 9999, Payload: []byte{1}},
+		{Time: at, Action: capture.ActionPass, Iface: "em0", Src: src6, Dst: dst6, Proto: capturetest.UDP, SrcPort: 5, DstPort: 9999, Payload: []byte{1, 2}},
+		{Time: at, Action: capture.ActionMatch, Iface: "vlan100", Dir: capture.Out, Src: src6, Dst: dst6, Proto: capturetest.ICMPv6, Payload: []byte{1, 2, 3}},
+		{Time: at, Action: capture.ActionBlock, Iface: "em0", Rule: 2, Ruleset: "threatstop", SubRule: 1, Src: src4, Dst: dst4, Proto: capturetest.ICMP},
+	}
+}
+
+func batchOf(hdrlen int, ps []capturetest.Packet) (buf []byte, data [][]byte) {
+	for i := range ps {
+		d := ps[i].AppendRecord(nil)
+		data = append(data, d)
+		buf = capturetest.AppendBPF(buf, hdrlen, ps[i].Time, d, len(d)+i)
+	}
+	return buf, data
+}
+
+func TestBatch(t *testing.T) {
+	for _, hdrlen := range []int{20, capturetest.OldBPFHeaderLen, capturetest.BPFHeaderLen} {
+		buf, want := batchOf(hdrlen, packets())
+		var b capture.Batch
+		b.Reset(buf)
+		var r capture.Record
+		for i := range want {
+			if !b.Next(&r) {
+				t.Fatalf("header length %d: %d records, then %v", hdrlen, i, b.Err())
+			}
+			if !bytes.Equal(r.Data, want[i]) || r.Length != len(want[i])+i || !r.Time.Equal(packets()[i].Time) {
+				t.Errorf("header length %d: record %d: %v, length %d, %x", hdrlen, i, r.Time, r.Length, r.Data)
+			}
+		}
+		if b.Next(&r) || b.Err() != nil || b.Empty() {
+			t.Errorf("header length %d: at the end: %v", hdrlen, b.Err())
+		}
+	}
+}
+
+// TestBatchTruncated cuts a read at every byte: whole records come out, the cut one
+// does not, and it is said.
+func TestBatchTruncated(t *testing.T) {
+	buf, want := batchOf(capturetest.BPFHeaderLen, packets())
+	var ends []int // where each record ends, without padding
+	for off := 0; off < len(buf); {
+		end := off + int(binary.NativeEndian.Uint16(buf[off+16:])) + int(binary.NativeEndian.Uint32(buf[off+8:]))
+		ends = append(ends, end)
+		off = (end + 3) &^ 3
+	}
+	for n := range len(buf) + 1 {
+		whole, clean := 0, n == 0
+		for _, end := range ends {
+			if end <= n {
+				whole++
+			}
+			// The padding behind a record may or may not be there.
+			clean = clean || n >= end && n <= (end+3)&^3
+		}
+		var b capture.Batch
+		var r capture.Record
+		b.Reset(buf[:n:n])
+		got := 0
+		for b.Next(&r) {
+			if !bytes.Equal(r.Data, want[got]) {
+				t.Fatalf("%d bytes: record %d differs", n, got)
+			}
+			got++
+		}
+		if got != whole {
+			t.Errorf("%d bytes: %d records, want %d", n, got, whole)
+		}
+		if err := b.Err(); clean != (err == nil) || err != nil && !errors.Is(err, capture.ErrBatch) {
+			t.Errorf("%d bytes: error %v, clean %v", n, err, clean)
+		}
+		if b.Next(&r) {
+			t.Errorf("%d bytes: goes on after the end", n)
+		}
+	}
+}
+
+func TestBatchBad(t *testing.T) {
+	good, _ := batchOf(capturetest.BPFHeaderLen, packets()[:1])
+	tests := []struct {
+		name  string
+		alter func(b []byte)
+	}{
+		{"bad header length 0", func(b []byte) { binary.NativeEndian.PutUint16(b[16:], 0) }},
+		{"bad header length 17: ends in itself", func(b []byte) { binary.NativeEndian.PutUint16(b[16:], 17) }},
+		{"bad header length beyond the read", func(b []byte) { binary.NativeEndian.PutUint16(b[16:], 65535) }},
+		{"bad capture length beyond the read", func(b []byte) { binary.NativeEndian.PutUint32(b[8:], uint32(len(b)-28+1)) }},
+		{"bad capture length that wraps 32 bits", func(b []byte) { binary.NativeEndian.PutUint32(b[8:], 0xffffffff) }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			buf := bytes.Clone(good)
+			tt.alter(buf)
+			var b capture.Batch
+			var r capture.Record
+			b.Reset(buf)
+			if b.Next(&r) || !errors.Is(b.Err(), capture.ErrBatch) {
+				t.Errorf("error %v", b.Err())
+			}
+		})
+	}
+}
+
+func TestDecode(t *testing.T) {
+	at := time.Unix(1700000000, 0)
+	p := capturetest.Packet{
+		Time: at, Action: capture.ActionBlock, Reason: 5, Dir: capture.Out, Iface: "pppoe0",
+		Rule: 7, Ruleset: "threatstop", SubRule: 2, UID: 1000, PID: 4242, RuleUID: 0, RulePID: 31337,
+		Src: netip.MustParseAddr("203.0.113.9"), Dst: netip.MustParseAddr("192.0.2.200"),
+		Proto: capturetest.TCP, SrcPort: 65535, DstPort: 443,
+	}
+	data := p.AppendRecord(nil)
+	var got capture.Packet
+	if err := got.Decode(capture.Record{Time: at, Data: data, Length: len(data)}); err != nil {
+		t.Fatal(err)
+	}
+	h := &got.Header
+	if h.Len != 100 || h.AF != capture.AFInet || h.Action != capture.ActionBlock || h.Reason.String() != "memory" ||
+		h.Ifname.String() != "pppoe0" || h.Ruleset.String() != "threatstop" || h.RuleNr != 7 || h.SubRuleNr != 2 ||
+		h.UID != 1000 || h.PID != 4242 || h.RuleUID != 0 || h.RulePID != 31337 || h.Dir != capture.Out ||
+		h.Rewritten || h.NAF != capture.AFInet || h.Src() != p.Src || h.Dst() != p.Dst || h.SrcPort != 65535 || h.DstPort != 443 {
+		t.Errorf("header %+v", h)
+	}
+	if got.Src != p.Src || got.Dst != p.Dst || got.Proto != capturetest.TCP || !got.Ports || got.SrcPort != 65535 ||
+		got.DstPort != 443 || got.Fragment || len(got.IP()) != 40 {
+		t.Errorf("packet %+v", got)
+	}
+	if !got.Time.Equal(at) || got.Length != 140 {
+		t.Errorf("time %v, length %d", got.Time, got.Length)
+	}
+}
+
+// TestDecodeOutcomes decodes one packet into the place of the one before: nothing of
+// that may be left.
+func TestDecodeOutcomes(t *testing.T) {
+	full := packets()[0]
+	four := full.AppendRecord(nil)
+	six := packets()[2]
+	sixRec := six.AppendRecord(nil)
+	edit := func(rec []byte, f func(b []byte)) []byte {
+		b := bytes.Clone(rec)
+		f(b)
+		return b
+	}
+	exthdr := func(proto byte, hdr ...byte) []byte {
+		return edit(append(append(bytes.Clone(sixRec[:140]), hdr...), 0, 7, 0, 8, 0, 9, 0, 0), func(b []byte) { b[106] = proto })
+	}
+	tests := []struct {
+		name     string
+		data     []byte
+		err      error
+		src      string
+		proto    uint8
+		ports    bool
+		fragment bool
+	}{
+		{"OK IPv4 TCP", four, nil, "198.51.100.7", 6, true, false},
+		{"OK IPv6 UDP", sixRec, nil, "2001:db8::bad", 17, true, false},
+		{"bad empty record", nil, capture.ErrShort, "invalid IP", 0, false, false},
+		{"bad header cut", four[:99], capture.ErrShort, "invalid IP", 0, false, false},
+		{"bad header length 44", edit(four, func(b []byte) { b[0] = 44 }), capture.ErrHeaderLen, "invalid IP", 0, false, false},
+		{"bad family", edit(four, func(b []byte) { b[1] = 7 }), capture.ErrFamily, "invalid IP", 0, false, false},
+		{"bad IPv4 header cut", four[:119], capture.ErrPacket, "invalid IP", 0, false, false},
+		{"bad IPv4 version", edit(four, func(b []byte) { b[100] = 0x65 }), capture.ErrPacket, "invalid IP", 0, false, false},
+		{"bad IPv6 header cut", sixRec[:139], capture.ErrPacket, "invalid IP", 0, false, false},
+		{"bad IPv6 version", edit(sixRec, func(b []byte) { b[100] = 0x45 }), capture.ErrPacket, "invalid IP", 0, false, false},
+		{"OK ports cut", four[:123], nil, "198.51.100.7", 6, false, false},
+		{"OK ports just there", four[:124], nil, "198.51.100.7", 6, true, false},
+		{"OK IPv4 options behind the capture", edit(four[:125], func(b []byte) { b[100] = 0x4f }), nil, "198.51.100.7", 6, false, false},
+		{"OK IPv4 header length too small", edit(four, func(b []byte) { b[100] = 0x44 }), nil, "198.51.100.7", 6, false, false},
+		{"OK IPv4 later fragment", edit(four, func(b []byte) { b[107] = 1 }), nil, "198.51.100.7", 6, false, true},
+		{"OK IPv4 first fragment", edit(four, func(b []byte) { b[106] = 0x20 }), nil, "198.51.100.7", 6, true, false},
+		{"OK hop-by-hop", exthdr(0, 17, 0, 1, 4, 0, 0, 0, 0), nil, "2001:db8::bad", 17, true, false},
+		{"OK destination options", exthdr(60, 17, 0, 1, 4, 0, 0, 0, 0), nil, "2001:db8::bad", 17, true, false},
+		{"OK routing", exthdr(43, 17, 0, 4, 0, 0, 0, 0, 0), nil, "2001:db8::bad", 17, true, false},
+		{"OK first fragment", exthdr(44, 17, 0, 0, 1, 0, 0, 0, 0), nil, "2001:db8::bad", 17, true, false},
+		{"OK later fragment", exthdr(44, 17, 0, 0, 8, 0, 0, 0, 0), nil, "2001:db8::bad", 17, false, true},
+		{"OK authentication header", exthdr(51, 17, 0, 0, 0, 0, 0, 0, 0), nil, "2001:db8::bad", 17, true, false},
+		{"OK two extension headers", exthdr(0, 60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0), nil, "2001:db8::bad", 17, true, false},
+		{"OK extension header beyond the capture", exthdr(0, 17, 255, 1, 4, 0, 0, 0, 0), nil, "2001:db8::bad", 17, false, false},
+		{"OK extension header cut", exthdr(0)[:141], nil, "2001:db8::bad", 0, false, false},
+	}
+	var p capture.Packet
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			// Leave everything set from another packet.
+			if err := p.Decode(capture.Record{Data: four, Length: len(four)}); err != nil {
+				t.Fatal(err)
+			}
+			err := p.Decode(capture.Record{Data: tt.data, Length: len(tt.data)})
+			if !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
+				t.Errorf("error %v, want %v", err, tt.err)
+			}
+			if p.Src.String() != tt.src || p.Proto != tt.proto || p.Ports != tt.ports || p.Fragment != tt.fragment {
+				t.Errorf("src %v proto %d ports %v fragment %v", p.Src, p.Proto, p.Ports, p.Fragment)
+			}
+			if !p.Ports && (p.SrcPort != 0 || p.DstPort != 0) {
+				t.Errorf("ports %d %d left over", p.SrcPort, p.DstPort)
+			}
+		})
+	}
+}
+
+// TestShortHeader: a header that claims less than today's is read as far as it
+// claims; what it lacks reads as never filled in.
+func TestShortHeader(t *testing.T) {
+	p := packets()[0]
+	p.UID, p.PID = 5, 6
+	rec := p.AppendRecord(nil)
+	for _, tt := range []struct {
+		n        int
+		skip     int
+		uid, pid uint32
+		dir      capture.Direction
+	}{
+		{45, 48, capture.NoUID, capture.NoPID, 0},
+		{48, 48, 5, capture.NoPID, 0},
+		{52, 52, 5, 6, 0},
+		{61, 64, 5, 6, capture.In},
+		{100, 100, 5, 6, capture.In},
+	} {
+		b := bytes.Clone(rec)
+		b[0] = byte(tt.n)
+		var h capture.Header
+		skip, err := h.Decode(b)
+		if err != nil || skip != tt.skip || h.UID != tt.uid || h.PID != tt.pid || h.Dir != tt.dir || h.RuleNr != 3 {
+			t.Errorf("length %d: skip %d, %+v, %v", tt.n, skip, h, err)
+		}
+	}
+	// tcpdump rounds in a byte: 253 and more skip nothing.
+	b := bytes.Clone(rec)
+	b[0] = 253
+	var h capture.Header
+	if skip, err := h.Decode(b); skip != 0 || err != nil || h.RuleNr != 3 || h.DstPort != 22 {
+		t.Errorf("length 253: skip %d, %+v, %v", skip, h, err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	var n capture.Name
+	copy(n[:], "sixteen-bytes-xx")
+	if n.String() != "sixteen-bytes-xx" {
+		t.Errorf("%q", n)
+	}
+	n[3] = 0
+	if n.String() != "six" {
+		t.Errorf("%q", n)
+	}
+	for a, want := range map[capture.Action]string{0: "pass", 1: "block", 2: "scrub", 3: "", 5: "nat", 7: "binat", 9: "rdr", 10: "", 12: "match", 13: "", 255: ""} {
+		if a.String() != want {
+			t.Errorf("action %d: %q, want %q", a, a, want)
+		}
+	}
+	if s := capture.Reason(17).String(); s != "unkn 17" {
+		t.Errorf("reason 17: %q", s)
+	}
+}
