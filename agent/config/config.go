@@ -33,6 +33,7 @@ type Config struct {
 	BlockLists    []string      // BLOCK_LISTS: names without the final dot; never empty
 	AllowLists    []string      // ALLOW_LISTS: likewise, may be empty
 	PollInterval  time.Duration // POLL_INTERVAL: between two fetches of the policy
+	StaleAfter    time.Duration // STALE_AFTER: the age from which a list is stale, at least PollInterval; 0 is three times PollInterval
 
 	// The policy: what of it may be enforced.
 
@@ -43,15 +44,17 @@ type Config struct {
 	MinPrefixV6 int            // MIN_PREFIX_V6: shorter IPv6 prefixes are dropped
 	MaxEntries  int            // MAX_ENTRIES: a list, or a policy, of more entries is refused
 	Aggregate   bool           // AGGREGATE: the smallest equivalent table in place of the entries as listed
+	KillStates  bool           // KILL_STATES: remove the states of newly blocked addresses
 
 	// The policy: where it goes.
 
-	OutDir     string // OUT_DIR: absolute
-	BlockFile  string // BLOCK_FILE: absolute
-	AllowFile  string // ALLOW_FILE: absolute, not BlockFile
-	BlockTable string // BLOCK_TABLE: 1 to 31 bytes
-	AllowTable string // ALLOW_TABLE: likewise, not BlockTable
-	ReloadPF   bool   // RELOAD_PF: load the tables into pf; else only check and write the files
+	OutDir     string        // OUT_DIR: absolute
+	BlockFile  string        // BLOCK_FILE: absolute
+	AllowFile  string        // ALLOW_FILE: absolute, not BlockFile
+	BlockTable string        // BLOCK_TABLE: 1 to 31 bytes
+	AllowTable string        // ALLOW_TABLE: likewise, not BlockTable
+	ReloadPF   bool          // RELOAD_PF: load the tables into pf; else only check and write the files
+	FullCheck  time.Duration // FULL_CHECK: between two comparisons of whole tables with the policy
 
 	// The hits: where they come from.
 
@@ -75,6 +78,14 @@ type Config struct {
 	SpoolDir         string        // SPOOL_DIR: absolute
 	SpoolMax         int64         // SPOOL_MAX: bytes
 	SpoolAge         time.Duration // SPOOL_AGE: older batches are dropped
+
+	// The daemon.
+
+	User        string         // USER: who the parts that need not be root run as
+	StatusGroup string         // STATUS_GROUP: who may ask for the status; empty for root and wheel alone
+	Metrics     netip.AddrPort // METRICS: where figures are served; the zero AddrPort is nowhere. Loopback, unless MetricsAny
+	MetricsAny  bool           // METRICS_ANY: Metrics may be any address
+	AuthURL     *url.URL       // AUTH_URL: the page that tells whether this host is authorised; nil is not asked
 
 	LogFile string // logfile: read from old files, used by nothing
 }

@@ -69,6 +69,8 @@ func base() *Config {
 		SpoolDir:         "/var/spool/threatstop",
 		SpoolMax:         64 << 20,
 		SpoolAge:         7 * 24 * time.Hour,
+		FullCheck:        15 * time.Minute,
+		User:             "_threatstop",
 	}
 }
 
@@ -83,6 +85,7 @@ func mustURL(s string) *url.URL {
 var exact = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 	cmp.Comparer(func(a, b *url.Userinfo) bool { return a.String() == b.String() }),
 }
 
@@ -349,6 +352,26 @@ var cases = []struct {
 			c.SourceAddress = netip.MustParseAddr("2001:db8::5")
 			c.DNSServers = []string{"192.0.2.1", "dns.example.com"}
 		},
+	},
+	{
+		name: "OK the daemon's keys",
+		text: "FULL_CHECK=5m STALE_AFTER=90m KILL_STATES=yes\nUSER=_ts STATUS_GROUP=nagios\nMETRICS=127.0.0.1:9110\nAUTH_URL='http://auth.example.net/?a=1&b=2'",
+		want: func(c *Config) {
+			c.FullCheck, c.StaleAfter, c.KillStates = 5*time.Minute, 90*time.Minute, true
+			c.User, c.StatusGroup = "_ts", "nagios"
+			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9110")
+			c.AuthURL = mustURL("http://auth.example.net/?a=1&b=2")
+		},
+	},
+	{
+		name: "OK metrics on IPv6 loopback",
+		text: "METRICS=[::1]:9110",
+		want: func(c *Config) { c.Metrics = netip.MustParseAddrPort("[::1]:9110") },
+	},
+	{
+		name: "OK metrics for others",
+		text: "METRICS=0.0.0.0:9110\nMETRICS_ANY=yes",
+		want: func(c *Config) { c.Metrics, c.MetricsAny = netip.MustParseAddrPort("0.0.0.0:9110"), true },
 	},
 	{
 		name: "bad nothing at all",
@@ -1050,6 +1073,91 @@ var cases = []struct {
 		text: "PROXY='http://me:ge/he?im@proxy.example.net:3128'",
 		bad: []string{
 			`t.conf:1: PROXY: "http://xxxxx@proxy.example.net:3128" is not a URL: in a name or password, write %25 for %, %2F for /, %3A for :, %40 for @; allowed: a URL of http, https or socks5, of host and port, such as http://192.0.2.1:3128`,
+		},
+	},
+	{
+		name: "bad metrics for others unasked",
+		text: "METRICS=192.0.2.1:9110",
+		bad: []string{
+			`t.conf:1: METRICS: "192.0.2.1:9110" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:9110, or set METRICS_ANY=yes`,
+		},
+	},
+	{
+		name: "bad metrics on every address unasked",
+		text: "METRICS=[::]:9110\nMETRICS_ANY=no",
+		bad: []string{
+			`t.conf:1: METRICS: "[::]:9110" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:9110, or set METRICS_ANY=yes`,
+		},
+	},
+	{
+		name: "bad metrics by name",
+		text: "METRICS=localhost:9110",
+		bad: []string{
+			`t.conf:1: METRICS: "localhost:9110" is not address:port; allowed: an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110`,
+		},
+	},
+	{
+		name: "bad metrics without a port",
+		text: "METRICS=127.0.0.1",
+		bad: []string{
+			`t.conf:1: METRICS: "127.0.0.1" is not address:port; allowed: an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110`,
+		},
+	},
+	{
+		name: "bad metrics on port 0",
+		text: "METRICS=127.0.0.1:0",
+		bad: []string{
+			`t.conf:1: METRICS: "127.0.0.1:0" has no port from 1 to 65535 behind the colon; allowed: an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110`,
+		},
+	},
+	{
+		name: "bad metrics on a multicast address",
+		text: "METRICS=224.0.0.1:9110\nMETRICS_ANY=yes",
+		bad: []string{
+			`t.conf:1: METRICS: "224.0.0.1:9110" is no address of a host; allowed: an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110`,
+		},
+	},
+	{
+		name: "bad metrics in IPv6 form",
+		text: "METRICS=[::ffff:127.0.0.1]:9110",
+		bad: []string{
+			`t.conf:1: METRICS: "[::ffff:127.0.0.1]:9110" is an IPv4 address in IPv6 form: write 127.0.0.1; allowed: an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110`,
+		},
+	},
+	{
+		name: "bad user and group",
+		text: "USER=0\nSTATUS_GROUP='my group'",
+		bad: []string{
+			`t.conf:1: USER: "0" begins with '0'; allowed: 1 to 31 letters, digits, dots, dashes and underscores, no digit, dot or dash first`,
+			`t.conf:2: STATUS_GROUP: "my group" has ' ' in it; allowed: 1 to 31 letters, digits, dots, dashes and underscores, no digit, dot or dash first`,
+		},
+	},
+	{
+		name: "bad a user of 32 bytes",
+		text: "USER=" + strings.Repeat("u", 32),
+		bad: []string{
+			`t.conf:1: USER: "uuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu" has 32 bytes; allowed: 1 to 31 letters, digits, dots, dashes and underscores, no digit, dot or dash first`,
+		},
+	},
+	{
+		name: "bad lists that are stale at once",
+		text: "POLL_INTERVAL=2h\nSTALE_AFTER=1h",
+		bad: []string{
+			`t.conf:2: STALE_AFTER: lists would be stale before they are fetched again: STALE_AFTER is 1h, POLL_INTERVAL is 2h`,
+		},
+	},
+	{
+		name: "bad checks too often",
+		text: "FULL_CHECK=10s",
+		bad: []string{
+			`t.conf:1: FULL_CHECK: "10s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+		},
+	},
+	{
+		name: "bad authorisation page",
+		text: "AUTH_URL=ftp://auth.example.net/",
+		bad: []string{
+			`t.conf:1: AUTH_URL: "ftp://auth.example.net/" does not begin with https:// or http://; allowed: a URL that begins with https:// or http://`,
 		},
 	},
 }

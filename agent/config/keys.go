@@ -98,6 +98,14 @@ var keys = []key{
 	},
 	{
 		Key: Key{
+			Name:    "STALE_AFTER",
+			Default: "0",
+			Doc:     "A list that could not be fetched for so long is stale: it stays in force, and its owner is warned. 0 is three times POLL_INTERVAL.",
+		},
+		kind: duration(func(c *Config) *time.Duration { return &c.StaleAfter }, 0, 90*day),
+	},
+	{
+		Key: Key{
 			Name:    "DNS_TIMEOUT",
 			Default: "10s",
 			Doc:     "How long a policy server may take to accept a connection, and for each whole answer.",
@@ -178,6 +186,15 @@ var keys = []key{
 	},
 	{
 		Key: Key{
+			Name:    "FULL_CHECK",
+			Default: "15m",
+			Doc: "How often the whole of each table is compared with the policy, and put right where something else has changed it. " +
+				"That pf is enabled, the number of entries and whether a rule refers to the table are looked at every minute.",
+		},
+		kind: duration(func(c *Config) *time.Duration { return &c.FullCheck }, time.Minute, 7*day),
+	},
+	{
+		Key: Key{
 			Section: "The policy: what of it is enforced",
 			Name:    "NEVER_BLOCK",
 			Doc: "What is never blocked, whatever the lists say. The addresses of this host, its gateways, resolvers and servers, private networks that it is " +
@@ -233,6 +250,15 @@ var keys = []key{
 			Doc:     "Whether the tables hold the fewest entries that block the same addresses. With no they hold the entries of the lists, which can be searched for.",
 		},
 		kind: yesNo(func(c *Config) *bool { return &c.Aggregate }),
+	},
+	{
+		Key: Key{
+			Name:    "KILL_STATES",
+			Default: "no",
+			Doc: "Whether connections that are open already end when an address of theirs becomes blocked. With no they go on until they end by themselves. " +
+				"Only states of addresses that the last update has newly blocked are removed, and none at the first update after a start.",
+		},
+		kind: yesNo(func(c *Config) *bool { return &c.KillStates }),
 	},
 	{
 		Key: Key{
@@ -375,6 +401,47 @@ var keys = []key{
 			Doc:     "How old hits may become in it. Older ones are dropped, and counted.",
 		},
 		kind: duration(func(c *Config) *time.Duration { return &c.SpoolAge }, time.Hour, 366*day),
+	},
+	{
+		Key: Key{
+			Section: "The daemon",
+			Name:    "USER",
+			Default: "_threatstop",
+			Doc:     "The user, with a group of the same name, as whom everything runs that need not be root.",
+		},
+		kind: account(func(c *Config) *string { return &c.User }),
+	},
+	{
+		Key: Key{
+			Name: "STATUS_GROUP",
+			Doc: "The group whose members may ask for the status, beside root and wheel: for monitoring. They may ask for nothing else. " +
+				"They do so at a socket of their own, /var/run/threatstopd-status.sock.",
+		},
+		kind: account(func(c *Config) *string { return &c.StatusGroup }),
+	},
+	{
+		Key: Key{
+			Name: "METRICS",
+			Doc: "Where the figures of the status are served to Prometheus, over HTTP and to whoever asks, such as 127.0.0.1:9110. Without it nobody listens. " +
+				"An address other than of loopback wants METRICS_ANY=yes.",
+		},
+		kind: listener(func(c *Config) *netip.AddrPort { return &c.Metrics }),
+	},
+	{
+		Key: Key{
+			Name:    "METRICS_ANY",
+			Default: "no",
+			Doc:     "Whether METRICS may be an address that other hosts reach. They see there which lists and servers are used, and what is blocked how often.",
+		},
+		kind: yesNo(func(c *Config) *bool { return &c.MetricsAny }),
+	},
+	{
+		Key: Key{
+			Name: "AUTH_URL",
+			Doc: "The page of the service that tells whether this host's public address is one that the policy servers answer. " +
+				"\"threatstopd --test\" asks it; without it that is not asked.",
+		},
+		kind: address(func(c *Config) **url.URL { return &c.AuthURL }, "a URL that begins with https:// or http://", true, "https", "http"),
 	},
 	{
 		Key: Key{

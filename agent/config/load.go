@@ -180,6 +180,16 @@ func (p *problems) together(c *Config, bad map[string]bool, line func(string) in
 				formatSize(c.SpoolMax), formatSize(c.UploadBatchBytes))
 		})
 	}
+	if c.StaleAfter > 0 && c.StaleAfter < c.PollInterval {
+		clash("STALE_AFTER", "POLL_INTERVAL", func(string) string {
+			return fmt.Sprintf("lists would be stale before they are fetched again: STALE_AFTER is %s, POLL_INTERVAL is %s",
+				formatDuration(c.StaleAfter), formatDuration(c.PollInterval))
+		})
+	}
+	if c.Metrics.IsValid() && !c.Metrics.Addr().IsLoopback() && !c.MetricsAny && !bad["METRICS"] && !bad["METRICS_ANY"] {
+		p.errorf(line("METRICS"), "METRICS", "\"%s\" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d, or set METRICS_ANY=yes",
+			c.Metrics, c.Metrics.Port())
+	}
 	if c.URL != nil && c.URL.Scheme == "http" && !c.AllowHTTP && !bad["url"] && !bad["ALLOW_HTTP"] {
 		p.errorf(line("url"), "url", "%q begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes",
 			brief(redacted(c.URL)))

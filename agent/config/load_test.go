@@ -133,6 +133,7 @@ func reread(t *testing.T, c *Config) {
 	}
 	want := *c
 	want.URL, want.Proxy = withoutSecrets(t, c.URL), withoutSecrets(t, c.Proxy)
+	want.AuthURL = withoutSecrets(t, c.AuthURL)
 	if diff := cmp.Diff(&want, again, exact); diff != "" {
 		t.Errorf("read again (-want +got):\n%s", diff)
 	}
@@ -165,6 +166,7 @@ DNS_SERVERS=192.0.2.53
 BLOCK_LISTS=block.example.net
 ALLOW_LISTS=
 POLL_INTERVAL=1h
+STALE_AFTER=0
 DNS_TIMEOUT=10s
 DNS_SIBLINGS='basic1 basic2 basic3 basic4'
 SOURCE_ADDRESS=
@@ -174,6 +176,7 @@ ALLOW_FILE=/var/db/ThreatSTOP-Allow.pftable
 BLOCK_TABLE=ThreatSTOP-Block
 ALLOW_TABLE=ThreatSTOP-Allow
 RELOAD_PF=yes
+FULL_CHECK=15m
 NEVER_BLOCK=
 MAX_SHRINK=50%
 SHRINK_HOLD=24h
@@ -181,6 +184,7 @@ MIN_PREFIX_V4=8
 MIN_PREFIX_V6=16
 MAX_ENTRIES=4000000
 AGGREGATE=no
+KILL_STATES=no
 UPLOAD=hits
 PFLOG_IF=pflog0
 pflog=/var/log/pflog
@@ -198,6 +202,11 @@ ALLOW_HTTP=no
 SPOOL_DIR=/var/spool/threatstop
 SPOOL_MAX=64M
 SPOOL_AGE=7d
+USER=_threatstop
+STATUS_GROUP=
+METRICS=
+METRICS_ANY=no
+AUTH_URL=
 logfile=
 `
 	if diff := cmp.Diff(want, text); diff != "" {
@@ -271,6 +280,16 @@ func TestRandomConfigs(t *testing.T) {
 		c.UploadBatchBytes = 64<<10 + r.Int64N(8<<20)
 		c.SpoolMax = 16<<20 + r.Int64N(1<<34)
 		c.AllowHTTP = r.IntN(2) == 0
+		c.FullCheck = between(time.Minute, 7*day)
+		if c.StaleAfter = between(0, 90*day); c.StaleAfter < c.PollInterval {
+			c.StaleAfter = 0
+		}
+		c.User, c.StatusGroup = "_"+word(letters, 20), "g"+word(letters, 20)
+		c.MetricsAny, c.KillStates = r.IntN(2) == 0, r.IntN(2) == 0
+		if c.Metrics = netip.AddrPortFrom(netip.IPv6Loopback(), uint16(1+r.IntN(65535))); c.MetricsAny {
+			c.Metrics = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(r.Uint32())}), 9110)
+		}
+		c.AuthURL = &url.URL{Scheme: "http", Host: "auth.example.net", Path: "/" + word(odd, 20)}
 		c.Proxy = &url.URL{Scheme: "socks5", User: url.UserPassword(word(odd, 20), word(odd, 20)), Host: "[2001:db8::1]:" + strconv.Itoa(1+r.IntN(65535))}
 		c.URL = &url.URL{Scheme: "https", Host: "x.example.net", Path: "/" + word(odd, 20),
 			RawQuery: url.Values{word(letters, 3): {word(odd, 9)}, "key" + word(odd, 3): {word(odd, 9)}}.Encode()}
@@ -312,7 +331,7 @@ func TestNoSecretIsShown(t *testing.T) {
 		"http://me:geheim@",
 		"http://me:geheim@/#",
 	} {
-		for _, key := range []string{"PROXY", "url"} {
+		for _, key := range []string{"PROXY", "url", "AUTH_URL"} {
 			for _, form := range []string{"%='@'\n", "%=\"@\"\n", "%=@\n", "export %=@\n"} {
 				text := strings.NewReplacer("%", key, "@", value).Replace(form)
 				for _, more := range []string{"", "ALLOW_HTTP=yes\n"} {

@@ -382,6 +382,51 @@ func anyText(field func(*Config) *string) kind {
 	return simple(field, "anything", func(s string) (string, error) { return s, nil }, same)
 }
 
+// account is the name of a user or of a group, as useradd(8) takes it (useradd's
+// valid_login: no dash or digit first, and none of those that passwd(5) and the shell give
+// a meaning).
+func account(field func(*Config) *string) kind {
+	return simple(field, "1 to 31 letters, digits, dots, dashes and underscores, no digit, dot or dash first",
+		func(s string) (string, error) {
+			// sys/syslimits.h: LOGIN_NAME_MAX is 32, the final NUL included.
+			if len(s) > 31 {
+				return "", fmt.Errorf("has %d bytes", len(s))
+			}
+			if strings.IndexByte("0123456789.-", s[0]) >= 0 {
+				return "", fmt.Errorf("begins with %q", s[0])
+			}
+			return s, onlyBytes(s, "-_.")
+		}, same)
+}
+
+// listener is an address to listen on, with its port. Names are not taken: a resolver
+// would decide then who is listened to.
+func listener(field func(*Config) *netip.AddrPort) kind {
+	return simple(field, "an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110",
+		func(s string) (netip.AddrPort, error) {
+			ap, err := netip.ParseAddrPort(s)
+			if err != nil {
+				return netip.AddrPort{}, errors.New("is not address:port")
+			}
+			a := ap.Addr()
+			switch {
+			case ap.Port() == 0:
+				return netip.AddrPort{}, errors.New("has no port from 1 to 65535 behind the colon")
+			case a.IsMulticast():
+				return netip.AddrPort{}, errors.New("is no address of a host")
+			case a.IsUnspecified():
+				return ap, nil
+			}
+			return ap, serverAddr(a)
+		},
+		func(ap netip.AddrPort) string {
+			if !ap.IsValid() {
+				return ""
+			}
+			return ap.String()
+		})
+}
+
 // labels are first labels of names.
 func labels(field func(*Config) *[]string) kind {
 	return listOf(field, "first labels of names, each at most 63 letters, digits, dashes and underscores",
