@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"example.org/threatstopd/dnsfetch"
+	"example.org/threatstopd/dnsfetch/dnstest"
+)
+
+// Our own server is held to what the others are, with no name server installed.
+func TestOwnServer(t *testing.T) {
+	var out bytes.Buffer
+	ok, err := compare(context.Background(), t.TempDir(), nil, &out)
+	if err != nil || !ok {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	for _, want := range []string{"PTR+APL  26424 ", "PTR+APL  120000 ", "A+AAAA   13000 ", "answer of 65535 bytes", " 0 failed"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
+}
+
+// The zones are such that a zone parser takes them, and have the records of all
+// lists.
+func TestZones(t *testing.T) {
+	for _, items := range []int{0, 64} {
+		ts, err := trials(items)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "zone")
+		if err := writeZone(path, ts); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		zp := dns.NewZoneParser(f, "", path)
+		total, most, over, longest := 0, 0, 0, 0
+		for rr, ok := zp.Next(); ok; rr, ok = zp.Next() {
+			apl, ok := rr.(*dns.APL)
+			if !ok {
+				continue
+			}
+			total += len(apl.Prefixes)
+			if apl.Hdr.Name == overName+"." {
+				over += dns.Len(apl)
+			} else {
+				most = max(most, len(apl.Prefixes))
+			}
+			longest = max(longest, dns.Len(apl))
+		}
+		if err := zp.Err(); err != nil {
+			t.Fatal(err)
+		}
+		want := 0
+		for _, tr := range ts {
+			if tr.list.Layout != dnsfetch.LayoutAddresses {
+				want += len(tr.list.Entries)
+			}
+		}
+		if total != want {
+			t.Errorf("records of %d items: %d entries, not %d", items, total, want)
+		}
+		if items > 0 && most > items {
+			t.Errorf("a record of %d items", most)
+		}
+		if items == 0 && longest < 65_000 {
+			t.Errorf("the longest record has %d bytes", longest)
+		}
+		if over < 70_000 {
+			t.Errorf("what is too long has only %d bytes", over)
+		}
+	}
+}
+
+func TestDiffer(t *testing.T) {
+	es := func(texts ...string) (out []dnstest.Entry) {
+		for _, s := range texts {
+			not := strings.HasPrefix(s, "!")
+			out = append(out, dnstest.Entry{Prefix: netip.MustParsePrefix(strings.TrimPrefix(s, "!")), Not: not})
+		}
+		return out
+	}
+	tests := []struct {
+		name      string
+		got, want []dnstest.Entry
+		same      bool
+	}{
+		{"nothing", nil, nil, true},
+		{"another order", es("10.0.0.0/8", "!10.0.0.0/8", "::/0"), es("::/0", "!10.0.0.0/8", "10.0.0.0/8"), true},
+		{"one more", es("10.0.0.0/8", "::/0"), es("10.0.0.0/8"), false},
+		{"one less", es("10.0.0.0/8"), es("10.0.0.0/8", "::/0"), false},
+		{"one twice", es("::/0", "::/0"), es("::/0"), false},
+		{"a lost negation", es("10.0.0.0/8"), es("!10.0.0.0/8"), false},
+		{"another length", es("10.0.0.0/8"), es("10.0.0.0/9"), false},
+		{"another address", es("10.0.0.0/8"), es("11.0.0.0/8"), false},
+	}
+	for _, tt := range tests {
+		if err := differ(tt.got, tt.want); (err == nil) != tt.same {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// A list that a server changes, loses or answers with an error is told.
+func TestFailuresShow(t *testing.T) {
+	tests := []struct {
+		name  string
+		fault dnstest.Fault
+		want  string
+	}{
+		{"turned over", dnstest.Negated{}, "FAILED: 3 entries, not 3; first difference"},
+		{"no records", dnstest.NoRecords{}, "FAILED: no records"},
+		{"refused", dnstest.Refused, "FAILED: query refused"},
+	}
+	for _, tt := range tests {
+		srv, err := dnstest.Start(dnstest.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer srv.Close()
+		ts, err := trials(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		few := ts[1:2]
+		if err := srv.Set(few[0].list); err != nil {
+			t.Fatal(err)
+		}
+		srv.Fail(dnstest.On{}, tt.fault)
+		var out bytes.Buffer
+		rep := newReport(&out)
+		if err := walk(context.Background(), &server{name: "x"}, "1", srv.Addr(), few, rep); err != nil {
+			t.Fatal(err)
+		}
+		rep.w.Flush()
+		if rep.counts[failed] != 1 || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%s: no %q in\n%s", tt.name, tt.want, &out)
+		}
+	}
+}
+
+func TestServersThatDoNotStart(t *testing.T) {
+	script := func(text string) string {
+		path := filepath.Join(t.TempDir(), "server")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	plain := func(context.Context, *server, string, int) (map[string]string, []string) { return nil, nil }
+	s := &server{name: "x", configure: plain, path: script("echo no such zone >&2; exit 3")}
+	if _, err := s.start(context.Background(), t.TempDir(), time.Minute); err == nil || err.Error() != "x: ended: no such zone" {
+		t.Errorf("got %v", err)
+	}
+	s.path = script("echo busy; exec sleep 60")
+	if _, err := s.start(context.Background(), t.TempDir(), 200*time.Millisecond); !errors.Is(err, errNotReady) {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	if _, err := s.start(ctx, t.TempDir(), time.Minute); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	s.path = filepath.Join(t.TempDir(), "none")
+	if _, err := s.start(context.Background(), t.TempDir(), time.Minute); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRelease(t *testing.T) {
+	for said, want := range map[string]string{
+		"BIND 9.18.49-1~deb12u3-Debian (Extended Support Version) <id:>":                    "9.18.49-1~deb12u3-Debian",
+		"Nov 22 10:05:41 PowerDNS Authoritative Server 4.7.3 (C) 2001-2022 PowerDNS.COM BV": "4.7.3",
+		"NSD version 4.6.1\nWritten by NLnet Labs.":                                         "4.6.1",
+		"knotd (Knot DNS), version 3.2.6":                                                   "3.2.6",
+		"":                                                                                  "unknown",
+	} {
+		if got := version(said); got != want {
+			t.Errorf("%q is version %q, not %q", said, got, want)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	got, err := choose([]string{"nsd", "bind9"})
+	if err != nil || len(got) != 2 || got[0].name != "nsd" || got[1].name != "bind9" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := choose([]string{"bind"}); err == nil || err.Error() != `server "bind": not one of bind9, pdns, nsd, knot` {
+		t.Error(err)
+	}
+}
+
+func TestMissingServersAreNamed(t *testing.T) {
+	missing := []*server{{binary: "no-such-binary-here", packages: []string{"a", "b"}}, {binary: "sh", packages: []string{"c"}}}
+	err := provide(context.Background(), missing, false)
+	if err == nil || err.Error() != "missing: install a b" {
+		t.Errorf("got %v", err)
+	}
+	if missing[1].path == "" {
+		t.Error("sh was not found")
+	}
+}
+
+func TestRunRefuses(t *testing.T) {
+	for _, args := range [][]string{{"--server", "x"}, {"x"}, {"--x"}} {
+		if code := run(context.Background(), args); code != 2 {
+			t.Errorf("%v: exit code %d", args, code)
+		}
+	}
+	if code := run(context.Background(), []string{"--help"}); code != 0 {
+		t.Errorf("help: exit code %d", code)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if ok, err := compare(ctx, t.TempDir(), nil, new(bytes.Buffer)); ok || !errors.Is(err, context.Canceled) {
+		t.Error(fmt.Sprint(ok, err))
+	}
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package main
+
+import "syscall"
+
+// mortal has no meaning but on Linux; processes are ended by their starter.
+func mortal() *syscall.SysProcAttr { return nil }

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// origin is the zone that all of them serve.
+const origin = "policy.example"
+
+// server is one of the name servers: how to get it, configure and run it.
+type server struct {
+	name     string
+	packages []string // Debian's
+	binary   string
+	version  []string // arguments that have it print its version
+	items    int      // most items that it takes in an APL record; 0 is any number
+	noEmpty  bool     // it may answer SERVFAIL for an APL record without items
+	// configure returns the files to write into dir, and the arguments to run
+	// with. The zone file is zone in dir.
+	configure func(ctx context.Context, s *server, dir string, port int) (files map[string]string, args []string)
+
+	path string // of the binary, once it is found
+}
+
+var servers = []*server{
+	{
+		name:     "bind9",
+		packages: []string{"bind9"},
+		binary:   "named",
+		version:  []string{"-v"},
+		configure: func(ctx context.Context, s *server, dir string, port int) (map[string]string, []string) {
+			// BIND keeps no more than 100 records of a type at a name unless it
+			// is told to; versions from before that limit do not know the word.
+			limit := ""
+			if out, err := exec.CommandContext(ctx, s.path, "-C").Output(); err == nil && strings.Contains(string(out), "max-records-per-type") {
+				limit = "max-records-per-type 0;"
+			}
+			return map[string]string{"named.conf": fmt.Sprintf(`
+options {
+	directory %q;
+	pid-file none;
+	session-keyfile none;
+	managed-keys-directory %q;
+	listen-on port %d { 127.0.0.1; };
+	listen-on-v6 { none; };
+	recursion no;
+	notify no;
+	dnssec-validation no;
+	allow-transfer { none; };
+	%s
+};
+controls { };
+zone %q { type primary; file "zone"; };
+`, dir, dir, port, limit, origin)}, []string{"-g", "-c", filepath.Join(dir, "named.conf")}
+		},
+	},
+	{
+		name:     "pdns",
+		packages: []string{"pdns-server", "pdns-backend-bind"},
+		binary:   "pdns_server",
+		version:  []string{"--version"},
+		noEmpty:  true, // seen with 4.7.3: "Asked to decode 'APL' as an APL record, but missing subnet mask"
+		configure: func(_ context.Context, _ *server, dir string, port int) (map[string]string, []string) {
+			return map[string]string{
+				"pdns.conf": fmt.Sprintf(`
+launch=bind
+bind-config=%s/zones
+local-address=127.0.0.1
+local-port=%d
+socket-dir=%s
+daemon=no
+guardian=no
+write-pid=no
+disable-syslog=yes
+log-timestamp=no
+security-poll-suffix=
+`, dir, port, dir),
+				"zones": fmt.Sprintf("options { directory %q; };\nzone %q { type master; file \"zone\"; };\n", dir, origin),
+			}, []string{"--config-dir=" + dir}
+		},
+	},
+	{
+		name:     "nsd",
+		packages: []string{"nsd"},
+		binary:   "nsd",
+		version:  []string{"-v"},
+		items:    64, // its zone parser's limit of fields in a record
+		configure: func(_ context.Context, _ *server, dir string, port int) (map[string]string, []string) {
+			return map[string]string{"nsd.conf": fmt.Sprintf(`
+server:
+	ip-address: 127.0.0.1@%d
+	do-ip6: no
+	username: ""
+	chroot: ""
+	zonesdir: %q
+	database: ""
+	pidfile: ""
+	xfrdfile: %q
+	zonelistfile: %q
+	xfrdir: %q
+	server-count: 1
+remote-control:
+	control-enable: no
+zone:
+	name: %q
+	zonefile: "zone"
+`, port, dir, filepath.Join(dir, "xfrd.state"), filepath.Join(dir, "zone.list"), dir, origin)},
+				[]string{"-d", "-c", filepath.Join(dir, "nsd.conf")}
+		},
+	},
+	{
+		name:     "knot",
+		packages: []string{"knot"},
+		binary:   "knotd",
+		version:  []string{"--version"},
+		configure: func(_ context.Context, _ *server, dir string, port int) (map[string]string, []string) {
+			return map[string]string{"knot.conf": fmt.Sprintf(`
+server:
+    rundir: %q
+    listen: 127.0.0.1@%d
+database:
+    storage: %q
+log:
+  - target: stderr
+    any: info
+zone:
+  - domain: %s
+    storage: %q
+    file: zone
+    journal-content: none
+    zonefile-load: whole
+`, dir, port, dir, origin, dir)}, []string{"-c", filepath.Join(dir, "knot.conf")}
+		},
+	},
+}
+
+func serverNames() []string {
+	var names []string
+	for _, s := range servers {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// choose returns the servers of the names given.
+func choose(names []string) ([]*server, error) {
+	var out []*server
+next:
+	for _, name := range names {
+		for _, s := range servers {
+			if s.name == name {
+				out = append(out, s)
+				continue next
+			}
+		}
+		return nil, fmt.Errorf("server %q: not one of %s", name, strings.Join(serverNames(), ", "))
+	}
+	return out, nil
+}
+
+// find looks for the server's binary, in the directories of daemons, too, which
+// an ordinary user's PATH may lack.
+func (s *server) find() bool {
+	path, err := exec.LookPath(s.binary)
+	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin", "/sbin"} {
+		if err != nil {
+			path, err = exec.LookPath(filepath.Join(dir, s.binary))
+		}
+	}
+	s.path = path
+	return err == nil
+}
+
+// release returns the server's version.
+func (s *server) release(ctx context.Context) string {
+	out, _ := exec.CommandContext(ctx, s.path, s.version...).CombinedOutput()
+	return version(string(out))
+}
+
+// version finds the version in what a server says of itself: the first word
+// that begins as one.
+func version(said string) string {
+	for _, word := range strings.Fields(said) {
+		var major, minor, patch int
+		if n, _ := fmt.Sscanf(word, "%d.%d.%d", &major, &minor, &patch); n == 3 {
+			return strings.TrimRight(word, ".,")
+		}
+	}
+	return "unknown"
+}
+
+// unconfined returns a binary to run instead of path where AppArmor confines
+// that to its system directories, as Debian's profile for named does: profiles
+// go by the path, and a copy has none.
+func unconfined(path, dir string) (string, error) {
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	if err != nil || !strings.HasPrefix(string(enabled), "Y") {
+		return path, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	copied := filepath.Join(dir, filepath.Base(path))
+	return copied, os.WriteFile(copied, b, 0o755)
+}
