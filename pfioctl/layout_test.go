@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
 	"unsafe"
 )
@@ -51,9 +52,14 @@ func readGzipJSON(t testing.TB, name string, v any) {
 	}
 }
 
-func readABI(t testing.TB) (a abi) {
-	readGzipJSON(t, "testdata/abi.json.gz", &a)
-	return a
+var abiOnce = struct {
+	sync.Once
+	abi
+}{}
+
+func readABI(t testing.TB) abi {
+	abiOnce.Do(func() { readGzipJSON(t, "testdata/abi.json.gz", &abiOnce.abi) })
+	return abiOnce.abi
 }
 
 // of returns what was measured for a release on an architecture.

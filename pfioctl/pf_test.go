@@ -101,11 +101,10 @@ func limitOf(n int32) answer {
 
 // vector builds expected bytes from the measured offsets.
 type vector struct {
-	t      *testing.T
-	st     abiStruct
-	prefix string
-	order  binary.ByteOrder
-	b      []byte
+	t     *testing.T
+	st    abiStruct
+	order binary.ByteOrder
+	b     []byte
 }
 
 func newVector(t *testing.T, name string) *vector {
@@ -126,6 +125,8 @@ func (v *vector) put(field string, value any) *vector {
 		copy(b, x)
 	case []byte:
 		copy(b, x)
+	case uint64:
+		v.order.PutUint64(b, x)
 	case int:
 		switch f[1] {
 		case 1:
@@ -977,7 +978,7 @@ func TestPledged(t *testing.T) {
 
 func TestTableStats(t *testing.T) {
 	v := newVector(t, "pfr_tstats").put("pfrts_t.pfrt_anchor", "a/b").put("pfrts_t.pfrt_name", "bad").
-		put("pfrts_t.pfrt_flags", 0x55).put("pfrts_cnt", 7).put("pfrts_match", 1<<40).put("pfrts_nomatch", 3).put("pfrts_tzero", 1795338114)
+		put("pfrts_t.pfrt_flags", 0x55).put("pfrts_cnt", 7).put("pfrts_match", uint64(1<<40)).put("pfrts_nomatch", 3).put("pfrts_tzero", 1795338114)
 	for i := range 8 {
 		v.order.PutUint64(v.b[v.st.Fields["pfrts_packets"][0]+8*i:], uint64(100+i))
 		v.order.PutUint64(v.b[v.st.Fields["pfrts_bytes"][0]+8*i:], uint64(200+i))

@@ -32,13 +32,17 @@ type Addr struct {
 }
 
 // String returns the entry as pfctl writes it and as a persist file takes it:
-// "10.1.2.3", "10.0.0.0/8", "!10.1.0.0/16". A host has no length.
+// "10.1.2.3", "10.0.0.0/8", "!10.1.0.0/16". A host has no length; the zero Addr is
+// "invalid Prefix".
 func (a Addr) String() string { return string(a.AppendTo(nil)) }
 
 // AppendTo appends what String returns to b.
 func (a Addr) AppendTo(b []byte) []byte {
 	if a.Not {
 		b = append(b, '!')
+	}
+	if !a.Prefix.IsValid() {
+		return a.Prefix.AppendTo(b)
 	}
 	ip := a.Prefix.Addr()
 	b = ip.AppendTo(b)
