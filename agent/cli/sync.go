@@ -38,7 +38,8 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	defer pf.Close()
 
 	r := &syncReport{env: env, verbose: f.verbose > 0, load: cfg.ReloadPF}
-	r.say("Starting ThreatSTOP threatstopd %s update on %s", Version(), r.date(env.Now()))
+	version, _, _ := strings.Cut(Version(), " ")
+	r.say("Starting ThreatSTOP threatstopd %s update on %s", version, r.date(env.Now()))
 	out := update.New(updateOptions(cfg, env), client).Run(ctx, enforce.New(pf), f.force, r.trace())
 	r.end(out)
 	if !out.OK() {

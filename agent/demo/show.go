@@ -73,13 +73,8 @@ func (s *stage) tell(format string, args ...any) {
 // empty tables; and threatstop.conf.
 func (s *stage) setUp() error {
 	s.tell("A firewall whose pf.conf has the two tables and blocks one of them,\n   a policy server with %d blocked and %d allowed entries, and threatstop.conf:", len(s.block), len(s.allow))
-	block, allow := pfioctl.Table{Name: blockTable}, pfioctl.Table{Name: allowTable}
-	for _, t := range []pfioctl.Table{block, allow} {
-		if err := s.kernel.LoadFile(t, pfioctl.TablePersist, strings.NewReader("")); err != nil {
-			return err
-		}
-	}
-	if err := s.kernel.LoadRules(rules(blockTable)); err != nil {
+	s.kernel.SetRunning(true)
+	if err := s.kernel.LoadRules(pfConf()); err != nil {
 		return err
 	}
 	s.conf = filepath.Join(s.dir, "threatstop.conf")
@@ -95,6 +90,23 @@ url=https://logs.invalid/upload
 		return err
 	}
 	return s.serve(s.block)
+}
+
+// pfConf is the pf.conf that the README shows, as pfctl would load it at boot:
+// the persist files are still empty.
+func pfConf() pfsim.Ruleset {
+	bad := pfsim.Peer{Table: blockTable}
+	return pfsim.Ruleset{
+		Tables: []pfsim.TableLine{
+			{Table: pfioctl.Table{Name: blockTable}, Flags: pfioctl.TablePersist, File: strings.NewReader("")},
+			{Table: pfioctl.Table{Name: allowTable}, Flags: pfioctl.TablePersist, File: strings.NewReader("")},
+		},
+		Rules: []pfsim.Rule{
+			{Action: pfioctl.ActionBlock, Dir: pfioctl.DirIn, Log: true, Quick: true, From: bad},
+			{Action: pfioctl.ActionBlock, Dir: pfioctl.DirOut, Log: true, Quick: true, To: bad},
+			{Action: pfioctl.ActionPass},
+		},
+	}
 }
 
 func (s *stage) serve(block []dnsfetch.Entry) error {
@@ -191,15 +203,22 @@ func (s *stage) verdicts() error {
 	for _, p := range []struct {
 		from string
 		addr netip.Addr
-		want string
-	}{{"a listed address", bad, "block"}, {"the firewall's neighbour", s.own.Addr().Next(), "pass"}} {
-		v := s.kernel.Verdict(pfsim.Packet{Dir: pfsim.In, Iface: "em0", Src: p.addr, Dst: s.own.Addr(), Proto: 6, SrcPort: 40000, DstPort: 22, Bytes: 60})
-		fmt.Fprintf(s.out, "   from %s, %s: %s\n", p.from, p.addr, v.Action)
-		if v.Action.String() != p.want {
-			return fmt.Errorf("the packet from %s (%s) got %s, expected %s", p.from, p.addr, v.Action, p.want)
+		want pfioctl.Action
+	}{{"a listed address", bad, pfioctl.ActionBlock}, {"the firewall's neighbour", s.own.Addr().Next(), pfioctl.ActionPass}} {
+		v := s.kernel.Verdict(pfsim.Packet{Dir: pfioctl.DirIn, Iface: "em0", Src: p.addr, Dst: s.own.Addr(), Proto: 6, SrcPort: 40000, DstPort: 22, Bytes: 60})
+		fmt.Fprintf(s.out, "   from %s, %s: %s\n", p.from, p.addr, word(v.Action))
+		if v.Action != p.want {
+			return fmt.Errorf("the packet from %s (%s) got %s, expected %s", p.from, p.addr, word(v.Action), word(p.want))
 		}
 	}
 	return nil
+}
+
+func word(a pfioctl.Action) string {
+	if a == pfioctl.ActionBlock {
+		return "block"
+	}
+	return "pass"
 }
 
 // victim is an address that the table blocks.
@@ -253,9 +272,9 @@ func (s *stage) ownAddress() error {
 	if err := s.sync(0, "Excepted "+s.own.Addr().String()); err != nil {
 		return err
 	}
-	v := s.kernel.Verdict(pfsim.Packet{Dir: pfsim.Out, Iface: "em0", Src: s.own.Addr(), Dst: netip.MustParseAddr("203.0.113.200"), Proto: 17, SrcPort: 53, DstPort: 53, Bytes: 60})
-	fmt.Fprintf(s.out, "   from the firewall itself: %s\n", v.Action)
-	if v.Action.String() != "pass" {
+	v := s.kernel.Verdict(pfsim.Packet{Dir: pfioctl.DirOut, Iface: "em0", Src: s.own.Addr(), Dst: netip.MustParseAddr("203.0.113.200"), Proto: 17, SrcPort: 53, DstPort: 53, Bytes: 60})
+	fmt.Fprintf(s.out, "   from the firewall itself: %s\n", word(v.Action))
+	if v.Action != pfioctl.ActionPass {
 		return errors.New("the firewall's own packets are blocked")
 	}
 	return nil

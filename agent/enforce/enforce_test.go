@@ -185,7 +185,7 @@ func TestApplyInTwoSteps(t *testing.T) {
 		return nil
 	}
 	res := b.apply(newer)
-	want := Result{Table: block, Entries: 9, InForce: 9, Delta: pfioctl.Delta{Added: 6, Deleted: 4, Changed: 1}, Steps: 2, FileWritten: true}
+	want := Result{Table: block, Entries: 9, InForce: 9, Delta: pfioctl.Delta{Added: 6, Deleted: 3, Changed: 1}, Steps: 2, FileWritten: true}
 	if res != want {
 		t.Errorf("\n got %+v\nwant %+v", res, want)
 	}
