@@ -301,7 +301,11 @@ func (s *scratch[E]) rehash(n int) {
 // sort brings the entries into the table's order; positions are lost.
 func (s *scratch[E]) sort() []E {
 	if !s.sorted {
-		slices.SortFunc(s.list, func(a, b E) int { return a.compare(b) })
+		if l, ok := any(s.list).([]entry4); ok {
+			slices.Sort(l) // no key is twice, so flags do not matter
+		} else {
+			slices.SortFunc(s.list, E.compare)
+		}
 		s.sorted = true
 	}
 	s.index = nil
