@@ -63,12 +63,26 @@ func Start(o Options) (*Server, error) {
 	if o.Addr == "" {
 		o.Addr = "127.0.0.1:0"
 	}
+	s, err := newServer(o)
+	if err != nil {
+		return nil, fmt.Errorf("policy server: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.listen(o.Addr); err != nil {
+		return nil, fmt.Errorf("policy server: %w", err)
+	}
+	return s, nil
+}
+
+// newServer makes a server that does not listen yet.
+func newServer(o Options) (*Server, error) {
 	if o.Zone == "" {
 		o.Zone = "."
 	}
 	zone, err := wireName(o.Zone)
 	if err != nil {
-		return nil, fmt.Errorf("policy server: zone: %w", err)
+		return nil, fmt.Errorf("zone: %w", err)
 	}
 	s := &Server{
 		opts:  o,
@@ -83,12 +97,7 @@ func Start(o Options) (*Server, error) {
 		s.logged.keep = 10_000
 	}
 	if err := s.makeZone(); err != nil {
-		return nil, fmt.Errorf("policy server: zone %s: %w", o.Zone, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.listen(o.Addr); err != nil {
-		return nil, fmt.Errorf("policy server: %w", err)
+		return nil, fmt.Errorf("zone %s: %w", o.Zone, err)
 	}
 	return s, nil
 }
@@ -290,14 +299,8 @@ func inZone(name, zone string) bool {
 // exists tells whether a name exists because something below it does (RFC 8020):
 // then it has no records, but is no NXDOMAIN either.
 func (s *Server) exists(k string) bool {
-	if inZone(key(s.zone), k) {
-		return true
-	}
-	for name := range s.lists {
-		if name == "" {
-			continue
-		}
-		if w, err := wireName(name); err == nil && inZone(string(w), k) {
+	for name := range s.nodes {
+		if len(name) > len(k) && inZone(name, k) {
 			return true
 		}
 	}

@@ -703,6 +703,58 @@ func TestQueryLog(t *testing.T) {
 	}
 }
 
+// FuzzQuery asks whatever comes: no query stops the server, and what it answers
+// is a response to just that query, whole, and no longer than a message.
+func FuzzQuery(f *testing.F) {
+	s, err := newServer(Options{Zone: "example"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	set(f, s, List{Name: "block.example", Entries: random(50, 1, false), PartSize: 20, ItemsPerRecord: 7},
+		List{Name: "basic.example", Entries: random(9, 2, true), Layout: dnsfetch.LayoutAddresses})
+	for _, name := range []string{"block.example.", "002-NETB.block.example.", "basic.example.", "example.", "example.org.", "."} {
+		for _, typ := range []uint16{dns.TypePTR, dns.TypeAPL, dns.TypeA, dns.TypeANY} {
+			m := new(dns.Msg)
+			m.SetQuestion(name, typ)
+			b, err := m.Pack()
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(b)
+		}
+	}
+	f.Add([]byte("\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x0c\x00\x01"))
+	f.Fuzz(func(t *testing.T, m []byte) {
+		q, ok := parseQuery(m)
+		if !ok {
+			return
+		}
+		a := s.resolve(&q, m)
+		b := flatten(a.buffers())
+		if len(b)-2 != int(binary.BigEndian.Uint16(b)) || len(b)-2 != q.Bytes {
+			t.Fatalf("%d bytes behind a length of %d, %d logged", len(b)-2, binary.BigEndian.Uint16(b), q.Bytes)
+		}
+		b = b[2:]
+		if id(b) != id(m) || b[2]&0x80 == 0 {
+			t.Fatalf("not a response to %x: %x", m, b)
+		}
+		end := 12
+		if b[5] == 1 {
+			if end = questionEnd(m); end == 0 || string(b[12:end]) != string(m[12:end]) {
+				t.Fatalf("not the question of %x: %x", m, b)
+			}
+		}
+		for n := int(b[7]) + int(b[9]); n > 0; n-- {
+			if _, end, err = dns.UnpackRR(b, end); err != nil {
+				t.Fatalf("%x: %v", b, err)
+			}
+		}
+		if end != len(b) {
+			t.Fatalf("%d bytes left over: %x", len(b)-end, b)
+		}
+	})
+}
+
 func BenchmarkSetAndServe(b *testing.B) {
 	es := random(1_000_000, 5, false)
 	s := start(b, Options{})

@@ -41,10 +41,9 @@ func siblingOf(zone, label string) string {
 // and the records of the lists. It fails without having written anything where
 // Set would, and where lists need names that the zone or each other have.
 func WriteZone(w io.Writer, zone string, serial uint32, lists ...List) error {
-	s := &Server{opts: Options{Zone: zone}, nodes: make(map[string]*node), lists: make(map[string][]string)}
-	var err error
-	if s.zone, err = wireName(zone); err != nil {
-		return fmt.Errorf("zone: %w", err)
+	s, err := newServer(Options{Zone: zone})
+	if err != nil {
+		return err
 	}
 	zone = dns.Fqdn(zone)
 	soa, ns := zoneRecords(zone, serial)
@@ -59,7 +58,7 @@ func WriteZone(w io.Writer, zone string, serial uint32, lists ...List) error {
 	}
 	nodes := make([]*node, 0, len(s.nodes))
 	for _, n := range s.nodes {
-		if n != host {
+		if n.list != "" {
 			nodes = append(nodes, n)
 		}
 	}
