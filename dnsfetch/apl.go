@@ -12,9 +12,10 @@ const (
 	aplIPv6 = 2
 )
 
-// AppendAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4 gives senders: bits
-// beyond the prefix cleared, trailing zero octets left out. It fails, and returns rdata unchanged, when the
-// prefix is not valid or has a zone. An IPv4-mapped address is written as IPv6.
+// AppendAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4 gives
+// senders: bits beyond the prefix cleared, trailing zero octets left out. It fails, and returns
+// rdata unchanged, when the prefix is not valid or has a zone. An IPv4-mapped address is
+// written as IPv6.
 func AppendAPL(rdata []byte, e Entry) ([]byte, error) {
 	p := e.Prefix.Masked()
 	if !p.IsValid() {
@@ -86,7 +87,8 @@ func (c *columns) addAPL(rdata []byte) error {
 
 // leading returns the IPv4 address that begins with the first n octets of rest, n being at most 4.
 func leading(rest []byte, n int) uint32 {
-	// One load instead of a loop that runs three times or four: what belongs to the next item is masked out.
+	// One load instead of a loop that runs three times or four: what belongs to the next item
+	// is masked out.
 	if len(rest) >= 4 {
 		return binary.BigEndian.Uint32(rest) & (^uint32(0) << (32 - 8*n))
 	}

@@ -138,8 +138,8 @@ func TestAppendAPL(t *testing.T) {
 	}
 }
 
-// FuzzAPL checks that what is decoded is masked and valid and lies in the input, and that encoding it and decoding
-// that gives the same.
+// FuzzAPL checks that what is decoded is masked and valid and lies in the input, and that
+// encoding it and decoding that gives the same.
 func FuzzAPL(f *testing.F) {
 	for _, s := range []string{
 		"", "0001 18 03 c00002", "0001 10 04 0a01ffff", "0002 21 06 20010db8ffff 0001 00 80", "0003 08 01 0a",
@@ -172,7 +172,8 @@ func FuzzAPL(f *testing.F) {
 	})
 }
 
-// checkItems decodes rdata another way, item by item, and compares. IPv4 entries come first, as List has them.
+// checkItems decodes rdata another way, item by item, and compares. IPv4 entries come first, as
+// List has them.
 func checkItems(t *testing.T, rdata []byte, got []Entry) {
 	t.Helper()
 	var v4, v6 []Entry

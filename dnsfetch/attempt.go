@@ -136,7 +136,8 @@ func (a *attempt) parts() ([]wireName, error) {
 	return parts, nil
 }
 
-// explain finds out whether a part without APL records is a list of parts in its turn: those are not followed.
+// explain finds out whether a part without APL records is a list of parts in its turn: those
+// are not followed.
 func (a *attempt) explain(missing error, jobs []job) error {
 	e := (*Error)(nil)
 	if !errors.As(missing, &e) || !errors.Is(e, ErrNoRecords) {
@@ -154,7 +155,8 @@ func (a *attempt) explain(missing error, jobs []job) error {
 	return missing
 }
 
-// addresses fetches the A and AAAA layout: first the name itself, which must have some, then its siblings.
+// addresses fetches the A and AAAA layout: first the name itself, which must have some, then
+// its siblings.
 func (a *attempt) addresses(l *List) (*List, error) {
 	own := addressJobs(a.name)
 	if err := a.run(own, false); err != nil {

@@ -33,35 +33,39 @@ const maxPipeline = 64
 
 // Options configures a [Client]. The zero value of every field but Servers has a meaning.
 type Options struct {
-	// Servers are the policy servers, at least one: addresses or host names, each with an optional port
-	// ("192.0.2.1", "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53", "dns.example.net:53").
+	// Servers are the policy servers, at least one: addresses or host names, each with an
+	// optional port ("192.0.2.1", "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53",
+	// "dns.example.net:53").
 	Servers []string
-	// Ports are tried in turn, each on all servers that come without a port. Nil means 53, then 5353.
+	// Ports are tried in turn, each on all servers that come without a port. Nil means 53, then
+	// 5353.
 	Ports []uint16
-	// Source is the local address to connect from; the zero Addr leaves that to the system. Servers of
-	// the other family cannot be used then.
+	// Source is the local address to connect from; the zero Addr leaves that to the system.
+	// Servers of the other family cannot be used then.
 	Source netip.Addr
-	// Timeout is the longest wait for a connection, and for each whole answer: bytes that trickle in do not
-	// extend it. 0 means DefaultTimeout.
+	// Timeout is the longest wait for a connection, and for each whole answer: bytes that
+	// trickle in do not extend it. 0 means DefaultTimeout.
 	Timeout time.Duration
-	// ListTimeout is the longest time that one server may take for one list. 0 means DefaultListTimeout.
+	// ListTimeout is the longest time that one server may take for one list. 0 means
+	// DefaultListTimeout.
 	ListTimeout time.Duration
-	// Siblings are first labels of names beside a list that continue it in the A and AAAA layout. A sibling
-	// continues a list when it is the list's own first label with a number behind it: "basic1" continues
-	// basic.example.net as basic1.example.net, and does not continue allow.example.net, so that a block list
-	// never runs over into an allow list. [Request.Siblings] is not bound by that rule. Siblings that do not
-	// exist are passed over.
+	// Siblings are first labels of names beside a list that continue it in the A and AAAA
+	// layout. A sibling continues a list when it is the list's own first label with a number
+	// behind it: "basic1" continues basic.example.net as basic1.example.net, and does not
+	// continue allow.example.net, so that a block list never runs over into an allow list.
+	// [Request.Siblings] is not bound by that rule. Siblings that do not exist are passed over.
 	Siblings []string
-	// MaxParts, MaxEntries and MaxBytes bound one list: names in the PTR answer, entries, and bytes received
-	// from one server. 0 means DefaultMaxParts, DefaultMaxEntries, DefaultMaxBytes.
+	// MaxParts, MaxEntries and MaxBytes bound one list: names in the PTR answer, entries, and
+	// bytes received from one server. 0 means DefaultMaxParts, DefaultMaxEntries,
+	// DefaultMaxBytes.
 	MaxParts, MaxEntries int
 	MaxBytes             int64
-	// Connections is how many connections to one server are used at once, for a list of many parts; Pipeline
-	// is how many queries may be under way on each. 0 means DefaultConnections, DefaultPipeline. Servers that
-	// take fewer of either are served more slowly, not refused.
+	// Connections is how many connections to one server are used at once, for a list of many
+	// parts; Pipeline is how many queries may be under way on each. 0 means DefaultConnections,
+	// DefaultPipeline. Servers that take fewer of either are served more slowly, not refused.
 	Connections, Pipeline int
-	// Resolver looks up servers given by name; nil means [net.DefaultResolver]. It is never asked about
-	// servers given as addresses, nor about lists.
+	// Resolver looks up servers given by name; nil means [net.DefaultResolver]. It is never
+	// asked about servers given as addresses, nor about lists.
 	Resolver Resolver
 }
 
@@ -74,13 +78,14 @@ type Resolver interface {
 type Request struct {
 	// Name is the list, in presentation form, with or without the last dot.
 	Name string
-	// AllowEmpty accepts a list that says of itself, by an APL record without items, that it is empty.
+	// AllowEmpty accepts a list that says of itself, by an APL record without items, that it is
+	// empty.
 	AllowEmpty bool
-	// Siblings, when not nil, takes the place of the Siblings of Options for this list, and all of it is used:
-	// first labels ("more" continues basic.example.net as more.example.net).
+	// Siblings, when not nil, takes the place of the Siblings of Options for this list, and all
+	// of it is used: first labels ("more" continues basic.example.net as more.example.net).
 	Siblings []string
-	// Progress, when not nil, is called after each answer that brought entries, from one goroutine at a time. The fetch
-	// waits for it.
+	// Progress, when not nil, is called after each answer that brought entries, from one
+	// goroutine at a time. The fetch waits for it.
 	Progress func(Progress)
 }
 
@@ -92,9 +97,10 @@ type Progress struct {
 	Bytes        int64
 }
 
-// Client fetches lists. It remembers from one list to the next which server worked last and how that
-// server likes to be asked, so one Client should serve a whole run. It may be used by several goroutines,
-// and fetches one list at a time.
+// Client fetches lists. It remembers which server worked last, and goes on with that one until
+// it fails; and how the servers like to be asked. So one Client should serve a whole run, and a
+// new one begins with the first server again. It may be used by several goroutines, and fetches
+// one list at a time.
 type Client struct {
 	opt     Options
 	servers []server
@@ -107,8 +113,9 @@ type Client struct {
 	idle []*conn
 }
 
-// idleTime is how long a connection is kept for the next list. A client should not hold what it is not using
-// (RFC 7766 §6.2.3), and a longer silence may have made some firewall on the way forget the connection.
+// idleTime is how long a connection is kept for the next list. A client should not hold what it
+// is not using (RFC 7766 §6.2.3), and a longer silence may have made some firewall on the way
+// forget the connection.
 const idleTime = 5 * time.Second
 
 // New checks o and returns a Client. It opens no connection and looks up no name.
@@ -131,7 +138,7 @@ func New(o Options) (*Client, error) {
 		return nil, errors.New("policy server ports: at least one, each from 1 to 65535")
 	}
 	for _, s := range o.Siblings {
-		if err := checkLabel(s); err != nil {
+		if _, err := packLabel(s); err != nil {
 			return nil, err
 		}
 	}
@@ -162,15 +169,16 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
-// Server returns the server that gave the last list: "192.0.2.1:53", or "dns.example.net[192.0.2.1]:53" for
-// one given by name. Before the first success it is "".
+// Server returns the server that gave the last list: "192.0.2.1:53", or
+// "dns.example.net[192.0.2.1]:53" for one given by name. Before the first success it is "".
 func (c *Client) Server() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last.String()
 }
 
-// Close closes the connections that are kept open between two lists, and returns nil. A Client may be used again after Close.
+// Close closes the connections that are kept open between two lists, and returns nil. A Client
+// may be used again after Close.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,9 +189,9 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Fetch fetches one list, whole, from the first server that gives it, beginning with the one that worked last.
-// It returns an [*Error] that names each server tried and why it failed. When ctx ends, no further server is
-// tried, and the error wraps that of ctx.
+// Fetch fetches one list, whole, from the first server that gives it, beginning with the one
+// that worked last. It returns an [*Error] that names each server tried and why it failed. When
+// ctx ends, no further server is tried, and the error wraps that of ctx.
 func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 	c.fetching.Lock()
 	defer c.fetching.Unlock()
@@ -250,8 +258,8 @@ func (c *Client) attempt(ctx context.Context, a *attempt) (*List, *Error) {
 	return nil, e
 }
 
-// endpoints yields where to try, in this order: what worked last; then, port by port, all servers. A server that cannot
-// be tried is yielded with the reason.
+// endpoints yields where to try, in this order: what worked last; then, port by port, all
+// servers. A server that cannot be tried is yielded with the reason.
 func (c *Client) endpoints(ctx context.Context) iter.Seq2[endpoint, error] {
 	return func(yield func(endpoint, error) bool) {
 		tried := make(map[netip.AddrPort]bool)
@@ -334,25 +342,20 @@ func (c *Client) siblings(list wireName, r *Request) ([]wireName, error) {
 	labels := c.opt.Siblings
 	if r.Siblings != nil {
 		labels = r.Siblings
-		for _, s := range labels {
-			if err := checkLabel(s); err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrName, err)
-			}
-		}
 	}
 	var names []wireName
 	seen := map[string]bool{list.key(): true}
-	for _, label := range labels {
-		one, err := packName(label)
+	for _, s := range labels {
+		label, err := packLabel(s)
 		if err != nil {
-			return nil, fmt.Errorf("%w: sibling %q: %w", ErrName, label, err)
+			return nil, fmt.Errorf("%w: %w", ErrName, err)
 		}
-		if r.Siblings == nil && !continues(list, one) {
+		if r.Siblings == nil && !continues(list, label) {
 			continue
 		}
-		name := append(one[:len(one)-1:len(one)-1], list.parent()...)
+		name := append(label, list.parent()...)
 		if len(name) > maxNameLen {
-			return nil, fmt.Errorf("%w: sibling %q: the name gets too long", ErrName, label)
+			return nil, fmt.Errorf("%w: sibling %q: the name gets too long", ErrName, s)
 		}
 		if !seen[name.key()] {
 			seen[name.key()] = true
@@ -376,11 +379,13 @@ func continues(list, sibling wireName) bool {
 	return true
 }
 
-func checkLabel(s string) error {
-	if n, err := packName(s); err != nil || len(n.parent()) != 1 {
-		return fmt.Errorf("sibling %q: must be one label, as \"basic1\"", s)
+// packLabel returns the label of a sibling in wire form, without a root label behind it.
+func packLabel(s string) (wireName, error) {
+	n, err := packName(s)
+	if err != nil || len(n.parent()) != 1 {
+		return nil, fmt.Errorf("sibling %q: must be one label, such as \"basic1\"", s)
 	}
-	return nil
+	return n[: len(n)-1 : len(n)-1], nil
 }
 
 // takeIdle returns a connection to ep that was kept open, or nil.
@@ -472,8 +477,8 @@ func parseServer(s string) (server, error) {
 	return server{host: host, port: port}, nil
 }
 
-// isHostName is stricter than DNS: what is neither an address nor made of letters, digits, hyphens and underscores is a slip
-// of the pen that no resolver should be asked about.
+// isHostName is stricter than DNS: what is neither an address nor made of letters, digits,
+// hyphens and underscores is a slip of the pen that no resolver should be asked about.
 func isHostName(s string) bool {
 	if _, ok := dns.IsDomainName(s); !ok || s == "" || s == "." {
 		return false

@@ -60,7 +60,8 @@ func (c *conn) watch(ctx context.Context) {
 	c.stop = context.AfterFunc(ctx, func() { c.nc.SetDeadline(time.Unix(1, 0)) })
 }
 
-// unwatch undoes watch. It reports false when the context has ended, and the connection is of no more use.
+// unwatch undoes watch. It reports false when the context has ended, and the connection is of
+// no more use.
 func (c *conn) unwatch() bool { return c.stop() }
 
 func (c *conn) close() {
@@ -91,7 +92,8 @@ func (c *conn) send(ctx context.Context, queries []byte, n int, timeout time.Dur
 	return err
 }
 
-// next returns the next message, which has to arrive whole within timeout. It is valid until the next call.
+// next returns the next message, which has to arrive whole within timeout. It is valid until
+// the next call.
 func (c *conn) next(ctx context.Context, timeout time.Duration) ([]byte, error) {
 	armed := false
 	for {
@@ -112,7 +114,8 @@ func (c *conn) next(ctx context.Context, timeout time.Duration) ([]byte, error) 
 			copy(c.buf[:], c.buf[c.r:c.w])
 			c.r, c.w = 0, c.unread()
 		}
-		// Once for all of the message: a server that sends a byte now and then does not get more time.
+		// Once for all of the message: a server that sends a byte now and then does not get
+		// more time.
 		if !armed {
 			armed = true
 			if err := c.nc.SetReadDeadline(time.Now().Add(timeout)); err != nil {

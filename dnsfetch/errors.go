@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// What can be wrong with a list, a server or an answer. The errors of [Client.Fetch] match these with
-// [errors.Is]; when several servers failed, they match the reason of each.
+// What can be wrong with a list, a server or an answer. The errors of [Client.Fetch] match
+// these with [errors.Is]; when several servers failed, they match the reason of each.
 var (
 	// The request or the configuration.
 	ErrName   = errors.New("not a usable name for a list")
@@ -17,7 +17,7 @@ var (
 	// The way to the server.
 	ErrLookup  = errors.New("cannot look up the server's name")
 	ErrConnect = errors.New("cannot connect")
-	ErrTimeout = errors.New("too slow")                           // a connection, one answer, or the whole list
+	ErrTimeout = errors.New("timed out")                          // a connection, one answer, or the whole list
 	ErrCut     = errors.New("connection closed before an answer") // or in the middle of one
 
 	// What the server said.
@@ -74,8 +74,8 @@ type Error struct {
 	List   string // the name requested
 	Part   string // the part or sibling at fault, "" when it is the list as a whole
 	Server string // the server at fault; "" when no server was asked, or when several failed
-	// Err is the reason. It wraps one of this package's Err variables, with an errno beside it where there is
-	// one, or the error of the context, or an *Error for each server tried.
+	// Err is the reason. It wraps one of this package's Err variables, with an errno beside it
+	// where there is one, or the error of the context, or an *Error for each server tried.
 	Err error
 }
 

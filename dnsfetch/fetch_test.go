@@ -405,6 +405,10 @@ func TestTraps(t *testing.T) {
 		}, want: ErrCut},
 		{name: "a connection closed in place of an answer", handle: z.with(part2+" APL", func(net.Conn, fakeQuery) bool { return false }),
 			opt: Options{Pipeline: 1}, want: ErrCut},
+		{name: "a connection reset in place of an answer", handle: z.with(part2+" APL", func(w net.Conn, _ fakeQuery) bool {
+			w.(*net.TCPConn).SetLinger(0)
+			return false
+		}), opt: Options{Pipeline: 1}, want: ErrCut, say: "reset"},
 		{name: "a length of more than there is", handle: z.with(part2+" APL", func(w net.Conn, q fakeQuery) bool {
 			m := z.answer(q)
 			w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(m)+1)), m...))
@@ -447,8 +451,8 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// TestCutAnswer cuts an answer of several records at every byte, which includes every record boundary, and mends the
-// length prefix.
+// TestCutAnswer cuts an answer of several records at every byte, which includes every record
+// boundary, and mends the length prefix.
 func TestCutAnswer(t *testing.T) {
 	z := zone{}.apl(list, "192.0.2.0/24 !192.0.2.1/32", "2001:db8::/32", "", "198.51.100.0/24")
 	q := fakeQuery{name: list, typ: dns.TypeAPL, msg: question{mustPack(list), dns.TypeAPL}.appendQuery(nil, 0)[2:]}
@@ -531,6 +535,7 @@ func TestLargestMessage(t *testing.T) {
 // TestChange serves a list that is published anew while it is fetched.
 func TestChange(t *testing.T) {
 	old := parts()
+	third := zone{}.ptr(list, part1, part2, "005-netb."+list).apl(part1, "192.0.2.0/24").apl(part2, "198.51.100.0/24").apl("005-netb."+list, "198.18.0.0/15")
 	gone := zone{}.ptr(list, part1, "004-netb."+list).apl(part1, "192.0.2.0/24").apl("004-netb."+list, "198.18.0.0/15")
 	for _, tt := range []struct {
 		name     string
@@ -543,6 +548,7 @@ func TestChange(t *testing.T) {
 		{name: "another order is no change", ptr: []zone{old, zone{}.ptr(list, part3, strings.ToUpper(part1), part2)}, apl: old, want: partsEntries},
 		{name: "once", ptr: []zone{old, gone}, apl: merge(old, gone), want: "192.0.2.0/24 !192.0.2.1/32 2001:db8::/32 192.0.2.0/24 198.18.0.0/15", restarts: 1},
 		{name: "once, and the old parts are gone", ptr: []zone{old, gone}, apl: gone, want: "192.0.2.0/24 198.18.0.0/15", restarts: 1},
+		{name: "once, to as many parts", ptr: []zone{old, third}, apl: third, want: "192.0.2.0/24 198.51.100.0/24 198.18.0.0/15", restarts: 1},
 		{name: "three times", ptr: []zone{old, gone, old, gone}, apl: merge(gone, old),
 			want: "192.0.2.0/24 !192.0.2.1/32 2001:db8::/32 192.0.2.0/24 198.18.0.0/15", restarts: 3},
 		{name: "four times", ptr: []zone{old, gone, old, gone, old}, apl: merge(gone, old), err: ErrChanged},
@@ -591,8 +597,11 @@ func TestBadNames(t *testing.T) {
 			t.Errorf("%q: got %v, error %v", name, l, err)
 		}
 	}
-	if _, err := c.Fetch(t.Context(), Request{Name: list, Siblings: []string{"a.b"}}); !errors.Is(err, ErrName) {
-		t.Errorf("sibling of two labels: error %v", err)
+	full := strings.Repeat("abcdefg.", 31) + "local"
+	for _, r := range []Request{{Name: list, Siblings: []string{"a.b"}}, {Name: full, Siblings: []string{"abcdefghi"}}} {
+		if _, err := c.Fetch(t.Context(), r); !errors.Is(err, ErrName) {
+			t.Errorf("%s with sibling %s: error %v", r.Name, r.Siblings, err)
+		}
 	}
 	if conns, _ := s.seen(); conns != 0 {
 		t.Errorf("%d connections for names that cannot be asked about", conns)

@@ -23,8 +23,8 @@ import (
 
 const name = "block.org.threatstop.local"
 
-// serverOnly, in the environment, makes the test binary a policy server with that many entries, so that benchmarks can tell
-// what the client costs.
+// serverOnly, in the environment, makes the test binary a policy server with that many entries,
+// so that benchmarks can tell what the client costs.
 const serverOnly = "DNSFETCH_TEST_SERVE"
 
 func TestMain(m *testing.M) {
@@ -148,8 +148,8 @@ func TestRandomLists(t *testing.T) {
 	}
 }
 
-// TestFaults has each fault befall one of two servers at the list's third part, and sees that it is named and that the other
-// server gives the whole list.
+// TestFaults has each fault befall one of two servers at the list's third part, and sees that
+// it is named and that the other server gives the whole list.
 func TestFaults(t *testing.T) {
 	list := dnstest.List{Name: name, Entries: prefixes(5000), PartSize: 500, ItemsPerRecord: 100}
 	for _, tt := range []struct {
@@ -227,7 +227,8 @@ func TestPTRFaults(t *testing.T) {
 	}
 }
 
-// TestListIsReplaced publishes a list anew, with other parts, while it is fetched: what comes is all old or all new.
+// TestListIsReplaced publishes a list anew, with other parts, while it is fetched: what comes
+// is all old or all new.
 func TestListIsReplaced(t *testing.T) {
 	old := dnstest.List{Name: name, Entries: prefixes(20000)}
 	next := dnstest.List{Name: name, Entries: prefixes(30000)[15000:], PartLabel: func(n int) string { return fmt.Sprintf("%03d-new", n) }}

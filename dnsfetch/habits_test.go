@@ -221,8 +221,8 @@ func TestUnderWay(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreKept checks that lists that follow each other share a connection, that one that the server has closed meanwhile
-// is no failure, and that Close closes.
+// TestConnectionsAreKept checks that lists that follow each other share a connection, that one
+// that the server has closed meanwhile is no failure, and that Close closes.
 func TestConnectionsAreKept(t *testing.T) {
 	closed := make(chan bool, 10)
 	hangUp := make(chan bool)

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Entry is one element of a list: a network, and whether the list negates it. A negated entry says that
-// the addresses it covers are not on the list although a wider entry covers them (RFC 3123 §4).
+// Entry is one element of a list: a network, and whether the list negates it. A negated entry
+// says that the addresses it covers are not on the list although a wider entry covers them (RFC
+// 3123 §4).
 type Entry struct {
 	Prefix netip.Prefix // masked; a host has /32 or /128
 	Not    bool
@@ -45,8 +46,8 @@ func (l Layout) String() string {
 	return "unknown"
 }
 
-// List is one fetched list. It is complete, and does not change. Its entries are what the server sent,
-// repetitions included, in no particular order.
+// List is one fetched list. It is complete, and does not change. Its entries are what the
+// server sent, repetitions included, in no particular order.
 type List struct {
 	Name     string        // as requested
 	Server   string        // the server that gave all of it, as [Client.Server] spells it
@@ -93,8 +94,8 @@ func (l *List) take(c *columns) {
 	*c = columns{}
 }
 
-// Entries are kept as 8 bytes (IPv4) and 18 bytes (IPv6): a list of millions of entries has to fit in the
-// memory of a small firewall beside the policy made of it.
+// Entries are kept as 8 bytes (IPv4) and 18 bytes (IPv6): a list of millions of entries has to
+// fit in the memory of a small firewall beside the policy made of it.
 
 func packV4(addr uint32, bits uint8, not bool) uint64 {
 	p := uint64(addr)<<32 | uint64(bits)<<1
@@ -117,8 +118,8 @@ func unpackV6(p *v6packed) Entry {
 	return Entry{netip.PrefixFrom(netip.AddrFrom16([16]byte(p[:16])), int(p[16])), p[17] != 0}
 }
 
-// chunkLen is the number of entries in a full chunk. Growing by chunks neither copies nor leaves the old
-// half of a doubled array behind as garbage.
+// chunkLen is the number of entries in a full chunk. Growing by chunks neither copies nor
+// leaves the old half of a doubled array behind as garbage.
 const chunkLen = 8192
 
 // columns collects entries.
@@ -151,7 +152,8 @@ func (c *chunks[T]) add(e T) {
 	c.last = append(c.last, e)
 }
 
-// grow makes room for at least one more. The first chunk grows from small, for the lists of three entries.
+// grow makes room for at least one more. The first chunk grows from small, for the lists of
+// three entries.
 func (c *chunks[T]) grow() {
 	switch n := len(c.last); {
 	case n == chunkLen:

@@ -59,8 +59,8 @@ func (n wireName) below(p wireName) bool {
 	return false
 }
 
-// equal compares as DNS does: ASCII letters in either case are the same. A length byte is at most 63, below any
-// letter, so that it can be compared like the rest.
+// equal compares as DNS does: ASCII letters in either case are the same. A length byte is at
+// most 63, below any letter, so that it can be compared like the rest.
 func (n wireName) equal(m wireName) bool {
 	if len(n) != len(m) {
 		return false
@@ -98,8 +98,9 @@ func lower(b byte) byte {
 	return b
 }
 
-// readName appends the name at msg[off:], decompressed, to dst, and returns the offset behind it. A pointer must lead
-// to a place before the labels it ends (RFC 1035 §4.1.4: "a prior occurrence"), which makes loops impossible.
+// readName appends the name at msg[off:], decompressed, to dst, and returns the offset behind
+// it. A pointer must lead to a place before the labels it ends (RFC 1035 §4.1.4: "a prior
+// occurrence"), which makes loops impossible.
 func readName(msg []byte, off int, dst wireName) (name wireName, next int, err error) {
 	begin := off // of the labels being read
 	for {
@@ -151,8 +152,9 @@ func (q question) String() string { return q.name.String() + " " + typeName(q.ty
 
 func typeName(t uint16) string { return dns.Type(t).String() }
 
-// appendQuery appends the query for q as DNS/TCP frames it (RFC 1035 §4.2.2). Recursion is desired as dig would have it:
-// authoritative servers ignore the bit, and a forwarder in front of one needs it.
+// appendQuery appends the query for q as DNS/TCP frames it (RFC 1035 §4.2.2). Recursion is
+// desired as dig would have it: authoritative servers ignore the bit, and a forwarder in front
+// of one needs it.
 func (q question) appendQuery(b []byte, id uint16) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(headerLen+len(q.name)+4))
 	b = binary.BigEndian.AppendUint16(b, id)
@@ -162,10 +164,10 @@ func (q question) appendQuery(b []byte, id uint16) []byte {
 	return binary.BigEndian.AppendUint16(b, dns.ClassINET)
 }
 
-// answer checks that msg, whose ID the caller has matched, is a whole and well-formed answer to q, and calls each with the
-// place of the rdata of each answer record. It returns how many there were. On an error the caller must forget what
-// each was given. NXDOMAIN and NOERROR without records are errors for which absent reports true, and come after
-// all other checks.
+// answer checks that msg, whose ID the caller has matched, is a whole and well-formed answer to
+// q, and calls each with the place of the rdata of each answer record. It returns how many
+// there were. On an error the caller must forget what each was given. NXDOMAIN and NOERROR
+// without records are errors for which absent reports true, and come after all other checks.
 func (q question) answer(msg []byte, each func(msg []byte, off, end int) error) (records int, err error) {
 	if len(msg) < headerLen {
 		return 0, fmt.Errorf("%w: %d bytes, less than a header", ErrShort, len(msg))
@@ -176,7 +178,8 @@ func (q question) answer(msg []byte, each func(msg []byte, off, end int) error) 
 	rcode := int(msg[3] & maskRcode)
 	questions := binary.BigEndian.Uint16(msg[4:])
 	off := headerLen
-	// A server that refuses to say anything may leave out the question. What is said about a name has to say it of ours.
+	// A server that refuses to say anything may leave out the question. What is said about a
+	// name has to say it of ours.
 	if questions != 0 || rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError {
 		if off, err = q.echo(msg, questions); err != nil {
 			return 0, err
@@ -195,7 +198,8 @@ func (q question) answer(msg []byte, each func(msg []byte, off, end int) error) 
 		}
 		return 0, fmt.Errorf("%w (%s)", ErrRcode, name)
 	}
-	// Over TCP there is no larger answer to ask for. PowerDNS sends NOERROR, TC and no records in place of more than 64 KiB.
+	// Over TCP there is no larger answer to ask for. PowerDNS sends NOERROR, TC and no records
+	// in place of more than 64 KiB.
 	if msg[2]&flagTC != 0 {
 		return 0, ErrTruncated
 	}
@@ -224,7 +228,8 @@ func (q question) answer(msg []byte, each func(msg []byte, off, end int) error) 
 	return records, nil
 }
 
-// echo checks that the question section repeats q and nothing else, and returns the offset behind it.
+// echo checks that the question section repeats q and nothing else, and returns the offset
+// behind it.
 func (q question) echo(msg []byte, questions uint16) (int, error) {
 	if questions != 1 {
 		return 0, fmt.Errorf("%w: %d questions", ErrQuestion, questions)
@@ -249,7 +254,8 @@ func (q question) walkAnswer(msg []byte, off, records int, each func(msg []byte,
 		bad := func(err error) error {
 			return fmt.Errorf("%w: answer record %d of %d", err, i, records)
 		}
-		// Nearly every server names the owner by a pointer to the question, which has been compared.
+		// Nearly every server names the owner by a pointer to the question, which has been
+		// compared.
 		owner := true
 		if off+1 < len(msg) && msg[off] == 0xc0 && msg[off+1] == headerLen {
 			off += 2
@@ -287,7 +293,8 @@ func (q question) walkAnswer(msg []byte, off, records int, each func(msg []byte,
 	return off, nil
 }
 
-// walkRest walks a section whose records say nothing about the list, and which must be whole all the same.
+// walkRest walks a section whose records say nothing about the list, and which must be whole
+// all the same.
 func walkRest(msg []byte, off int, section string, records int) (int, error) {
 	var buf [maxNameLen]byte
 	for i := 1; i <= records; i++ {

@@ -89,7 +89,8 @@ func TestQuery(t *testing.T) {
 	}
 }
 
-// TestRegistryIsLeftAlone checks that miekg/dns, which others in the same program may use, still knows what it knew.
+// TestRegistryIsLeftAlone checks that miekg/dns, which others in the same program may use,
+// still knows what it knew.
 func TestRegistryIsLeftAlone(t *testing.T) {
 	for _, typ := range []uint16{dns.TypeAPL, dns.TypePTR, dns.TypeA, dns.TypeAAAA} {
 		switch dns.TypeToRR[typ]().(type) {
@@ -102,8 +103,8 @@ func TestRegistryIsLeftAlone(t *testing.T) {
 
 var fuzzTypes = []uint16{dns.TypeAPL, dns.TypePTR, dns.TypeA, dns.TypeAAAA}
 
-// FuzzAnswer gives arbitrary messages to the walk. What is accepted must hold just the records it counts, and give the entries
-// that another, simpler walk finds in it.
+// FuzzAnswer gives arbitrary messages to the walk. What is accepted must hold just the records
+// it counts, and give the entries that another, simpler walk finds in it.
 func FuzzAnswer(f *testing.F) {
 	z := merge(parts(), zone{}.apl(list, "192.0.2.0/24 !192.0.2.1/32 2001:db8::/32", "", "10.0.0.0/8"),
 		zone{}.addr(list, "192.0.2.1", "192.0.2.2", "2001:db8::1"))
@@ -171,7 +172,8 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// rewalk walks an accepted message by the names that miekg/dns reads, and returns where the rdata of its answer records are.
+// rewalk walks an accepted message by the names that miekg/dns reads, and returns where the
+// rdata of its answer records are.
 func rewalk(t *testing.T, msg []byte, q question) (rdatas [][2]int) {
 	t.Helper()
 	if msg[2]&0xfa != 0x80 || msg[3]&0x0f != 0 && msg[3]&0x0f != dns.RcodeNameError {
@@ -227,8 +229,8 @@ func (p *piecewise) Read(b []byte) (int, error) {
 
 func (p *piecewise) SetReadDeadline(time.Time) error { return nil }
 
-// FuzzFraming sends messages of the lengths that sizes gives, in pieces, the last message being cut short. All but that must come out
-// as they were.
+// FuzzFraming sends messages of the lengths that sizes gives, in pieces, the last message being
+// cut short. All but that must come out as they were.
 func FuzzFraming(f *testing.F) {
 	f.Add([]byte{0, 3, 0, 0, 0, 1}, []byte{0, 0, 0, 0}, uint16(0))
 	f.Add([]byte{0, 3}, []byte{}, uint16(2))

@@ -14,15 +14,17 @@ import (
 )
 
 const (
-	// extraTimeout is how long a connection beside the first may take to give its first answer. A server that serves one
-	// connection at a time leaves the second one waiting; its questions then go to the first.
+	// extraTimeout is how long a connection beside the first may take to give its first answer.
+	// A server that serves one connection at a time leaves the second one waiting; its
+	// questions then go to the first.
 	extraTimeout = 2 * time.Second
 	// perWorker is how many questions make another connection worth its handshake.
 	perWorker = 8
-	// habitTime is how long a server is asked in the way that its habits suggest. They may have been a bad moment.
+	// habitTime is how long a server is asked in the way that its habits suggest. They may have
+	// been a bad moment.
 	habitTime = time.Hour
-	// maxFaults is how often a connection may break, in ways that no habit of the server explains, before the server
-	// is given up.
+	// maxFaults is how often a connection may break, in ways that no habit of the server
+	// explains, before the server is given up.
 	maxFaults = 3
 )
 
@@ -66,8 +68,9 @@ type slot struct {
 	job int
 }
 
-// run asks all the jobs' questions, in any order, over as many connections as they are worth. Entries go to a.cols. With
-// strict, the first question to which there is nothing ends the run with an error; without, it is noted in the job.
+// run asks all the jobs' questions, in any order, over as many connections as they are worth.
+// Entries go to a.cols. With strict, the first question to which there is nothing ends the run
+// with an error; without, it is noted in the job.
 func (a *attempt) run(jobs []job, strict bool) error {
 	r := &run{a: a, jobs: jobs, strict: strict, left: len(jobs)}
 	r.wake = sync.NewCond(&r.mu)
@@ -122,7 +125,8 @@ type worker struct {
 	faults int
 }
 
-// work takes questions until there are no more. An error says that this worker cannot go on; others may.
+// work takes questions until there are no more. An error says that this worker cannot go on;
+// others may.
 func (w *worker) work() error {
 	for {
 		under := len(w.asked)
@@ -164,8 +168,8 @@ func (w *worker) patience() time.Duration {
 	return w.a.c.opt.Timeout
 }
 
-// take adds as many questions to those under way as the server's habits allow. With none under way it waits for one
-// that another worker gives back; false means that there will be none.
+// take adds as many questions to those under way as the server's habits allow. With none under
+// way it waits for one that another worker gives back; false means that there will be none.
 func (w *worker) take() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -256,8 +260,8 @@ func (w *worker) ask(slots []slot) error {
 	for _, s := range slots {
 		w.out = w.jobs[s.job].appendQuery(w.out, s.id)
 	}
-	// What is under way is a few KB at most, which the two socket buffers hold, so that this does not wait for the server to
-	// read while the server waits for us to.
+	// What is under way is a few KB at most, which the two socket buffers hold, so that this
+	// does not wait for the server to read while the server waits for us to.
 	return w.cn.send(w.ctx, w.out, len(slots), w.a.c.opt.Timeout)
 }
 
@@ -327,9 +331,9 @@ func (r *run) done(j *job) {
 	}
 }
 
-// lost gives up the connection after err and hands back what was asked on it. It returns nil when going on over a
-// new connection is worth a try: servers differ in how many queries they take on a connection, and whether several at
-// a time, and some of them just close it.
+// lost gives up the connection after err and hands back what was asked on it. It returns nil
+// when going on over a new connection is worth a try: servers differ in how many queries they
+// take on a connection, and whether several at a time, and some of them just close it.
 func (w *worker) lost(err error) error {
 	cn, under := w.cn, len(w.asked)
 	w.cn = nil
@@ -371,7 +375,8 @@ func (w *worker) lost(err error) error {
 	case w.extra:
 		// It may not want more than one connection.
 	case under > 1:
-		// Closing with unread queries resets the connection, and the reset can overtake the first answer.
+		// Closing with unread queries resets the connection, and the reset can overtake the
+		// first answer.
 		h.perConn = 1
 		return nil
 	default:
@@ -396,7 +401,8 @@ func (w *worker) giveBack() {
 	w.wake.Broadcast()
 }
 
-// leave ends a worker, err saying why when it could not go on. The last one to leave decides whether the run failed.
+// leave ends a worker, err saying why when it could not go on. The last one to leave decides
+// whether the run failed.
 func (w *worker) leave(err error) {
 	whole := err == nil && len(w.asked) == 0
 	w.giveBack()

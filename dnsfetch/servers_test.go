@@ -200,7 +200,8 @@ func TestNextServer(t *testing.T) {
 	}
 }
 
-// TestBackToTheFirst checks that a server that worked is left when it fails, and that the others are tried in their order then.
+// TestBackToTheFirst checks that a server that worked is left when it fails, and that the
+// others are tried in their order then.
 func TestBackToTheFirst(t *testing.T) {
 	up := true
 	first := serve(t, parts().serves)
