@@ -238,7 +238,6 @@ func (f *FileReader) fill(n int) bool {
 func Print(w io.Writer, f *FileReader, pr *Printer) (lines int, err error) {
 	const flushAt = 64 << 10
 	var (
-		rec Record
 		p   Packet
 		out = make([]byte, 0, flushAt+maxLine+1)
 	)
@@ -249,14 +248,13 @@ func Print(w io.Writer, f *FileReader, pr *Printer) (lines int, err error) {
 			}
 			out = out[:0]
 		}
-		if err := f.Next(&rec); err != nil {
+		// The record is all that a line needs.
+		if err := f.Next(&p.Record); err != nil {
 			if err == io.EOF {
 				return lines, nil
 			}
 			return lines, err
 		}
-		// A packet that does not decode has a line too.
-		_ = p.Decode(rec)
 		out = append(pr.AppendLine(out, &p), '\n')
 		lines++
 	}

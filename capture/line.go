@@ -81,12 +81,11 @@ func (l *line) clock(t time.Time) {
 		pr.clockSec, pr.clockLoc = sec, loc
 	}
 	us := uint32(t.Nanosecond() / 1000)
-	hi, mid, lo := us/10000*2, us/100%100*2, us%100*2
-	l.b = append(l.b, pr.clock[:]...)
-	l.b = append(l.b,
-		twoDigits[hi], twoDigits[hi+1],
-		twoDigits[mid], twoDigits[mid+1],
-		twoDigits[lo], twoDigits[lo+1], ' ')
+	b := append(l.b, pr.clock[:]...)
+	b = appendPad2(b, us/10000)
+	b = appendPad2(b, us/100%100)
+	b = appendPad2(b, us%100)
+	l.b = append(b, ' ')
 }
 
 // pflog prints the header and hands on what follows (print-pflog.c). The fields are
@@ -106,38 +105,38 @@ func (l *line) pflog(d []byte, length uint32) {
 		l.str("[|pflog]")
 		return
 	}
-	l.str("rule ")
+	b := append(l.b, "rule "...)
 	if nr := u32(d, offRuleNr); nr == NoRule {
-		l.str("def")
+		b = append(b, "def"...)
 	} else {
-		l.uint(nr)
+		b = appendUint(b, nr)
 		if at(d, offRuleset) != 0 {
-			l.byte('.')
-			l.cstring(d, offRuleset)
+			b = append(b, '.')
+			b = appendCString(b, d[offRuleset:])
 			if sub := u32(d, offSubRuleNr); sub == NoRule {
-				l.str(".def")
+				b = append(b, ".def"...)
 			} else {
-				l.byte('.')
-				l.uint(sub)
+				b = append(b, '.')
+				b = appendUint(b, sub)
 			}
 		}
 	}
-	l.str("/(")
+	b = append(b, "/("...)
 	if r := at(d, offReason); int(r) < len(reasonNames) {
-		l.str(reasonNames[r])
+		b = append(b, reasonNames[r]...)
 	} else {
-		l.str("unkn ")
-		l.uint(uint32(r))
+		b = append(b, "unkn "...)
+		b = appendUint(b, uint32(r))
 	}
-	l.str(") ")
-	l.str(Action(at(d, offAction)).String())
+	b = append(b, ") "...)
+	b = append(b, Action(at(d, offAction)).String()...)
 	if Direction(at(d, offDir)) == Out {
-		l.str(" out on ")
+		b = append(b, " out on "...)
 	} else {
-		l.str(" in on ")
+		b = append(b, " in on "...)
 	}
-	l.cstring(d, offIfname)
-	l.str(": ")
+	b = appendCString(b, from(d, offIfname))
+	l.b = append(b, ": "...)
 
 	length -= uint32(hdrlen)
 	switch af := at(d, offAF); af {
@@ -186,20 +185,20 @@ func from(b []byte, i int) []byte {
 func (l *line) byte(c byte)  { l.b = append(l.b, c) }
 func (l *line) str(s string) { l.b = append(l.b, s...) }
 
-// cstring prints the bytes from i to the next NUL or the end of b. tcpdump prints
+// appendCString appends the bytes up to the next NUL or the end of s. tcpdump prints
 // them as they are; a byte that is not printable ASCII is a "?" here, so that no
 // name can break a line in two.
-func (l *line) cstring(b []byte, i int) {
-	for ; i < len(b) && b[i] != 0; i++ {
-		l.printable(b[i])
+func appendCString(b, s []byte) []byte {
+	for _, c := range s {
+		if c == 0 {
+			break
+		}
+		if c < ' ' || c > '~' {
+			c = '?'
+		}
+		b = append(b, c)
 	}
-}
-
-func (l *line) printable(c byte) {
-	if c < ' ' || c > '~' {
-		c = '?'
-	}
-	l.b = append(l.b, c)
+	return b
 }
 
 const twoDigits = "00010203040506070809" +
@@ -214,10 +213,14 @@ const twoDigits = "00010203040506070809" +
 	"90919293949596979899"
 
 // uint is %u.
-func (l *line) uint(v uint32) {
-	if v < 10 {
-		l.b = append(l.b, '0'+byte(v))
-		return
+func (l *line) uint(v uint32) { l.b = appendUint(l.b, v) }
+
+func appendUint(b []byte, v uint32) []byte {
+	if v < 100 {
+		if v < 10 {
+			return append(b, '0'+byte(v))
+		}
+		return appendPad2(b, v)
 	}
 	var buf [10]byte
 	i := len(buf)
@@ -234,7 +237,7 @@ func (l *line) uint(v uint32) {
 		i--
 		buf[i] = '0' + byte(v)
 	}
-	l.b = append(l.b, buf[i:]...)
+	return append(b, buf[i:]...)
 }
 
 // uint64 is %lu on a 64 bit host.
@@ -261,9 +264,9 @@ func (l *line) int(v uint32) {
 	l.uint(v)
 }
 
-// pad2 is %02u of a value below 100.
-func (l *line) pad2(v uint32) {
-	l.b = append(l.b, twoDigits[v*2], twoDigits[v*2+1])
+// appendPad2 is %02u of a value below 100.
+func appendPad2(b []byte, v uint32) []byte {
+	return append(b, twoDigits[v*2], twoDigits[v*2+1])
 }
 
 const lowerHex, upperHex = "0123456789abcdef", "0123456789ABCDEF"
@@ -299,39 +302,44 @@ var decimals = func() (t [256][4]byte) {
 
 // addr4 prints the IPv4 address at i.
 func (l *line) addr4(b []byte, i int) {
-	if i+4 > len(b) {
-		l.addr4([]byte{at(b, i), at(b, i+1), at(b, i+2), at(b, i+3)}, 0)
+	if i+4 <= len(b) {
+		l.b = appendAddr4(l.b, (*[4]byte)(b[i:]))
 		return
 	}
-	a := b[i : i+4 : i+4]
+	l.b = appendAddr4(l.b, &[4]byte{at(b, i), at(b, i+1), at(b, i+2), at(b, i+3)})
+}
+
+func appendAddr4(b []byte, a *[4]byte) []byte {
 	var buf [16]byte
 	n := 0
-	for k := range 4 {
-		d := &decimals[a[k]]
-		buf[n], buf[n+1], buf[n+2], buf[n+3] = d[0], d[1], d[2], '.'
+	for _, c := range a {
+		d := &decimals[c]
+		buf[n], buf[n+1], buf[n+2] = d[0], d[1], d[2]
 		n += int(d[3])
 		buf[n] = '.'
 		n++
 	}
-	l.b = append(l.b, buf[:n-1]...)
+	return append(b, buf[:n-1]...)
 }
 
-// addr6 prints the IPv6 address at i as inet_ntop(3) does: the first of the longest
-// runs of two or more zero words becomes "::", and an address of IPv4 bits alone,
-// or mapped, ends in dotted form.
+// addr6 prints the IPv6 address at i.
 func (l *line) addr6(b []byte, i int) {
-	if i+16 > len(b) {
-		var whole [16]byte
-		copy(whole[:], from(b, i))
-		l.addr6(whole[:], 0)
+	if i+16 <= len(b) {
+		l.b = appendAddr6(l.b, (*[16]byte)(b[i:]))
 		return
 	}
-	a := (*[16]byte)(b[i:])
-	var w [8]uint16
+	var whole [16]byte
+	copy(whole[:], from(b, i))
+	l.b = appendAddr6(l.b, &whole)
+}
+
+// appendAddr6 writes an IPv6 address as inet_ntop(3) does: the first of the longest
+// runs of two or more zero words becomes "::", and an address of IPv4 bits alone,
+// or mapped, ends in dotted form.
+func appendAddr6(b []byte, a *[16]byte) []byte {
 	best, bestLen, run := -1, 1, 0
-	for k := range w {
-		w[k] = uint16(a[2*k])<<8 | uint16(a[2*k+1])
-		if w[k] != 0 {
+	for k := range 8 {
+		if a[2*k]|a[2*k+1] != 0 {
 			run = 0
 			continue
 		}
@@ -342,28 +350,28 @@ func (l *line) addr6(b []byte, i int) {
 	}
 	for k := 0; k < 8; {
 		if k == best {
-			l.str("::")
+			b = append(b, "::"...)
 			k += bestLen
 			continue
 		}
-		if k > 0 && k != best+bestLen || k > 0 && best < 0 {
-			l.byte(':')
+		if k > 0 && (best < 0 || k != best+bestLen) {
+			b = append(b, ':')
 		}
-		if k == 6 && best == 0 && (bestLen == 6 || bestLen == 5 && w[5] == 0xffff) {
-			l.addr4(a[12:], 0)
-			return
+		if k == 6 && best == 0 && (bestLen == 6 || bestLen == 5 && a[10] == 0xff && a[11] == 0xff) {
+			return appendAddr4(b, (*[4]byte)(a[12:]))
 		}
-		v := w[k]
+		hi, lo := a[2*k], a[2*k+1]
 		switch {
-		case v >= 0x1000:
-			l.b = append(l.b, lowerHex[v>>12], lowerHex[v>>8&0xf], lowerHex[v>>4&0xf], lowerHex[v&0xf])
-		case v >= 0x100:
-			l.b = append(l.b, lowerHex[v>>8], lowerHex[v>>4&0xf], lowerHex[v&0xf])
-		case v >= 0x10:
-			l.b = append(l.b, lowerHex[v>>4], lowerHex[v&0xf])
+		case hi >= 0x10:
+			b = append(b, lowerHex[hi>>4], lowerHex[hi&0xf], lowerHex[lo>>4], lowerHex[lo&0xf])
+		case hi != 0:
+			b = append(b, lowerHex[hi], lowerHex[lo>>4], lowerHex[lo&0xf])
+		case lo >= 0x10:
+			b = append(b, lowerHex[lo>>4], lowerHex[lo&0xf])
 		default:
-			l.byte(lowerHex[v])
+			b = append(b, lowerHex[lo])
 		}
 		k++
 	}
+	return b
 }

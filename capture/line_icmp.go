@@ -195,13 +195,13 @@ func (l *line) icmpRouterAdvert(b []byte) bool {
 	case t < 60*60:
 		l.uint(t / 60)
 		l.byte(':')
-		l.pad2(t % 60)
+		l.b = appendPad2(l.b, t%60)
 	default:
 		l.uint(t / 3600)
 		l.byte(':')
-		l.pad2(t % 3600 / 60)
+		l.b = appendPad2(l.b, t%3600/60)
 		l.byte(':')
-		l.pad2(t % 60)
+		l.b = appendPad2(l.b, t%60)
 	}
 	l.byte(' ')
 	l.uint(uint32(b[4]))

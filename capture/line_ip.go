@@ -431,20 +431,21 @@ func (l *line) udp(b []byte, length uint32, ip []byte) {
 
 // ports prints "source.port > destination.port: ".
 func (l *line) ports(b, ip []byte) {
+	out := l.b
 	if ip[0]>>4 == 6 {
-		l.addr6(ip, 8)
-		l.byte('.')
-		l.uint(uint32(u16(b, 0)))
-		l.str(" > ")
-		l.addr6(ip, 24)
+		out = appendAddr6(out, (*[16]byte)(ip[8:]))
+		out = append(out, '.')
+		out = appendUint(out, uint32(u16(b, 0)))
+		out = append(out, " > "...)
+		out = appendAddr6(out, (*[16]byte)(ip[24:]))
 	} else {
-		l.addr4(ip, 12)
-		l.byte('.')
-		l.uint(uint32(u16(b, 0)))
-		l.str(" > ")
-		l.addr4(ip, 16)
+		out = appendAddr4(out, (*[4]byte)(ip[12:]))
+		out = append(out, '.')
+		out = appendUint(out, uint32(u16(b, 0)))
+		out = append(out, " > "...)
+		out = appendAddr4(out, (*[4]byte)(ip[16:]))
 	}
-	l.byte('.')
-	l.uint(uint32(u16(b, 2)))
-	l.str(": ")
+	out = append(out, '.')
+	out = appendUint(out, uint32(u16(b, 2)))
+	l.b = append(out, ": "...)
 }

@@ -73,25 +73,27 @@ func (l *line) tcp(b []byte, length uint32, ip []byte) {
 		return
 	}
 	length -= hlen
+	out := l.b
 	if length > 0 || flags&(tcpSYN|tcpFIN|tcpRST) != 0 {
-		l.byte(' ')
-		l.uint(seq)
-		l.byte(':')
-		l.uint(seq + length)
-		l.byte('(')
-		l.uint(length)
-		l.byte(')')
+		out = append(out, ' ')
+		out = appendUint(out, seq)
+		out = append(out, ':')
+		out = appendUint(out, seq+length)
+		out = append(out, '(')
+		out = appendUint(out, length)
+		out = append(out, ')')
 	}
 	if flags&tcpACK != 0 {
-		l.str(" ack ")
-		l.uint(ack)
+		out = append(out, " ack "...)
+		out = appendUint(out, ack)
 	}
-	l.str(" win ")
-	l.uint(uint32(u16(b, 14)))
+	out = append(out, " win "...)
+	out = appendUint(out, uint32(u16(b, 14)))
 	if flags&tcpURG != 0 {
-		l.str(" urg ")
-		l.uint(uint32(u16(b, 18)))
+		out = append(out, " urg "...)
+		out = appendUint(out, uint32(u16(b, 18)))
 	}
+	l.b = out
 	if hlen > tcpHeaderLen {
 		l.str(" <")
 		l.tcpOptions(b[tcpHeaderLen:], int(hlen-tcpHeaderLen), flags, sackBase)
