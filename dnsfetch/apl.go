@@ -12,9 +12,9 @@ const (
 	aplIPv6 = 2
 )
 
-// AppendAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4 gives
-// senders: bits beyond the prefix cleared, trailing zero octets left out. It fails, and returns
-// rdata unchanged, when the prefix is not valid or has a zone. An IPv4-mapped address is
+// AppendAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4.1 and
+// §4.2 leave to senders: bits beyond the prefix cleared, trailing zero octets left out. It
+// fails, and returns rdata unchanged, when the prefix is not valid. An IPv4-mapped address is
 // written as IPv6.
 func AppendAPL(rdata []byte, e Entry) ([]byte, error) {
 	p := e.Prefix.Masked()
