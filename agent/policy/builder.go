@@ -42,7 +42,7 @@ const (
 
 // MaxRecords is the number of entries and exceptions of one family that a
 // Builder takes. It is far above what a table of pf can hold.
-const MaxRecords = 1 << 28
+const MaxRecords = 1<<25 - 2
 
 // ErrTooMany is what Build fails with when a limit on lists or entries is passed.
 var ErrTooMany = errors.New("too many")

@@ -83,19 +83,25 @@ func (s scene) String() string {
 	return fmt.Sprintf("block %v allow %v except %v", s.block, s.allow, s.except)
 }
 
-// lists says what a list says of an address, the slow and plain way.
-func lists(u universe, list []item, a int) bool {
-	longest, says := -1, false
+// says returns what a list says of an address, the slow and plain way:
+// whether it lists it, and whether it has anything to say.
+func says(u universe, list []item, a int) (yes, any bool) {
+	longest := -1
 	for _, it := range list {
 		if !it.covers(u, a) || it.bits < longest {
 			continue
 		}
 		if it.bits > longest {
-			longest, says = it.bits, true
+			longest, yes = it.bits, true
 		}
-		says = says && !it.not
+		yes = yes && !it.not
 	}
-	return says
+	return yes, longest >= 0
+}
+
+func lists(u universe, list []item, a int) bool {
+	yes, _ := says(u, list, a)
+	return yes
 }
 
 func any(u universe, ls [][]item, a int) bool {
@@ -107,16 +113,45 @@ func any(u universe, ls [][]item, a int) bool {
 	return false
 }
 
-func (s scene) blocked(u universe, a int) bool {
-	if !any(u, s.block, a) || any(u, s.allow, a) {
-		return false
-	}
+func (s scene) excepted(u universe, a int) bool {
 	for _, x := range s.except {
 		if x.covers(u, a) {
-			return false
+			return true
 		}
 	}
-	return true
+	return false
+}
+
+func (s scene) blocked(u universe, a int) bool {
+	return any(u, s.block, a) && !any(u, s.allow, a) && !s.excepted(u, a)
+}
+
+// answers returns the list that answers for the verdict on an address in the table of a kind.
+func (s scene) answers(u universe, k policy.Kind, a int) policy.ListID {
+	own, first := s.block, 0
+	if k == policy.Allow {
+		own, first = s.allow, len(s.block)
+	} else {
+		if s.excepted(u, a) {
+			return policy.NoList
+		}
+		for i, l := range s.allow {
+			if lists(u, l, a) {
+				return policy.ListID(len(s.block) + i)
+			}
+		}
+	}
+	negated := policy.NoList
+	for i, l := range own {
+		yes, any := says(u, l, a)
+		if yes {
+			return policy.ListID(first + i)
+		}
+		if any && negated == policy.NoList {
+			negated = policy.ListID(first + i)
+		}
+	}
+	return negated
 }
 
 func (s scene) build(t testing.TB, u universe, o policy.Options) *policy.Policy {
@@ -271,9 +306,16 @@ func check(t *testing.T, u universe, s scene) {
 				default:
 					n.Restated++
 				}
-				if l := c.set.ListOf(i); !not {
-					if l == policy.NoList || p.Report.Lists[l].Kind != c.kind {
-						fail("%s table: %v is said to be of list %d", c.name, q, l)
+				if not || namedBy[q] == 0 || aggregate {
+					want := policy.NoList
+					for a := range 1 << u.width {
+						if first, _ := u.ends(a); q.Contains(first) && c.want(a) != not {
+							want = s.answers(u, c.kind, a)
+							break
+						}
+					}
+					if got := c.set.ListOf(i); got != want {
+						fail("%s table: %v, negated %v, is said to be of list %d, want %d", c.name, q, not, got, want)
 					}
 				}
 			}

@@ -90,12 +90,13 @@ func (s *Set) All() iter.Seq2[netip.Prefix, bool] {
 	}
 }
 
-// ListOf returns the list that named entry i: the first in order of those
-// that list this very prefix. An entry that no list has like this, restated
-// or aggregated, has the first list that lists its first address. A negated
-// entry has the allow list that covers its first address, else the list
-// whose negation left it out, and NoList where an exception did, or
-// where no list ever had it. It panics unless 0 <= i < Len.
+// ListOf returns the list that entry i comes from: the first in order of
+// those that list this very prefix. Where none does, as for entries restated
+// or aggregated, it is the first that lists the first address in it that is in the
+// table. For a negated entry it is about the first address in it
+// that is not: the first allow list that lists it, else the first list that negates
+// it, and NoList when it is excepted or when no list says anything of it. It panics
+// unless 0 <= i < Len.
 func (s *Set) ListOf(i int) ListID {
 	if i < len(s.addr4) {
 		return s.tag4[i].list()

@@ -50,6 +50,7 @@ type sweep struct {
 	pass  pass
 	join  join
 	run   run
+	names names
 	added []entry
 }
 
@@ -58,8 +59,9 @@ type pass uint8
 
 const (
 	listed   pass = iota // all of them, for entries as listed
-	within               // those of a root once more, for the entries to be added
 	smallest             // all of them, for the smallest table
+	within               // those of a root once more, for the entries to be added
+	naming               // once more, for the lists of entries that were found
 )
 
 // state is what a list says of an address.
@@ -96,12 +98,19 @@ const (
 	isAllowed
 )
 
-// run is a range of addresses, up to before pos, that wait for join.
+// run is a range of addresses, up to before pos, that waits for join.
 type run struct {
 	waits   bool
 	first   u128
 	verdict verdict
-	list    ListID
+}
+
+// names is what is named in the pass naming: entries in a table's order.
+type names struct {
+	n    int
+	at   func(i int) (addr u128, v verdict)
+	name func(i int, l ListID)
+	next [either + 1]int // by verdict, the first entry that has no name yet
 }
 
 // entriesAsListed makes the table with entries as they are listed.
@@ -115,12 +124,13 @@ func (s *sweep) entriesAsListed() {
 func (s *sweep) smallestTable() {
 	s.pass = smallest
 	s.candidate.bits = -1
-	// Sorted with the prefix length the other way round they are in the table's order.
+	// With the prefix length the other way round records are in the table's order.
+	flip := func(m meta) meta { return meta(128-m.bits())<<24 | m&(1<<24-1) }
+	v4 := s.r4 != nil
 	var h4 heap[record4]
 	var h6 heap[record6]
-	v4 := s.r4 != nil
 	s.join.begin(func(e entry) {
-		m := newMeta(128-e.bits, e.list.owner(), e.verdict == in)
+		m := flip(newMeta(e.bits, 0, e.verdict == in))
 		if v4 {
 			h4.add(newRecord4(e.addr.to4(), m))
 		} else {
@@ -128,29 +138,64 @@ func (s *sweep) smallestTable() {
 		}
 	})
 	s.over(0, s.len())
+	s.rest()
+	s.flush()
+	s.join.end()
+
+	var found records
+	if v4 {
+		found.r4 = sorted4(&h4)
+	} else {
+		found.r6 = sorted6(&h6)
+	}
+	verdictOf := func(m meta) verdict {
+		if m.listed() {
+			return in
+		}
+		return out
+	}
+	s.names = names{
+		n: found.len(),
+		at: func(i int) (u128, verdict) {
+			addr, m := found.at(i)
+			return addr, verdictOf(m)
+		},
+		name: func(i int, l ListID) {
+			m := newMeta(0, l.owner(), false)
+			if v4 {
+				found.r4[i] |= record4(m)
+			} else {
+				found.r6[i].meta |= m
+			}
+		},
+	}
+	s.pass = naming
+	s.pos, s.wrapped = u128{}, false
+	s.over(0, s.len())
+	s.rest()
+	for i := range found.len() {
+		addr, m := found.at(i)
+		m = flip(m)
+		s.add(entry{addr, m.bits(), verdictOf(m), m.list()})
+	}
+}
+
+// rest takes the addresses behind the last record.
+func (s *sweep) rest() {
 	if !s.wrapped {
 		s.segment(u128{}.last(0))
 		s.pos, s.wrapped = u128{}, true
 	}
-	s.flush()
-	s.join.end()
+}
 
-	if v4 {
-		s.records = records{r4: sorted4(&h4)}
+// add puts an entry that no list has into the table.
+func (s *sweep) add(e entry) {
+	if e.verdict == in {
+		s.table.Restated++
 	} else {
-		s.records = records{r6: sorted6(&h6)}
+		s.table.Not++
 	}
-	for i := range s.len() {
-		addr, m := s.at(i)
-		e := entry{addr, 128 - m.bits(), out, m.list()}
-		if m.listed() {
-			e.verdict = in
-			s.table.Restated++
-		} else {
-			s.table.Not++
-		}
-		s.put(e)
-	}
+	s.put(e)
 }
 
 // over goes over the records from lo up to before hi, and leaves the stack as it found it.
@@ -174,7 +219,7 @@ func (s *sweep) over(lo, hi int) {
 		p := prefix{addr, int(m.bits())}
 		if owner != 0 && prevMeta.owner() == owner && prev == p {
 			// The first of its prefix and list stands, a negated one before a listed one.
-			if s.pass != within && s.subject[owner] {
+			if s.pass < within && s.subject[owner] {
 				if prevMeta.listed() == m.listed() {
 					s.lists[owner-1].Duplicates++
 				} else {
@@ -206,7 +251,7 @@ func (s *sweep) enter(i int, p prefix, m meta) {
 	switch {
 	case owner == 0:
 		s.excepted++
-		if s.pass != within {
+		if s.pass < within {
 			s.met(s.next)
 			s.open = append(s.open, s.next)
 			s.next++
@@ -221,6 +266,7 @@ func (s *sweep) enter(i int, p prefix, m meta) {
 				s.flush()
 				s.join.fix(uint8(p.bits))
 			}
+		case s.pass == naming:
 		case !m.listed():
 			s.lists[owner-1].Negated++
 		default:
@@ -263,7 +309,7 @@ func (s *sweep) leave(hi int) {
 	switch {
 	case f.owner == 0:
 		s.excepted--
-		if s.pass != within {
+		if s.pass < within {
 			s.open = s.open[:len(s.open)-1]
 		}
 	case s.veto[f.owner]:
@@ -328,7 +374,7 @@ func (s *sweep) segment(last u128) {
 	if s.listing > 0 && s.vetoing == 0 && s.excepted == 0 {
 		v = in
 	}
-	if s.pass != within {
+	if s.pass < within {
 		if v == out {
 			s.torn = true
 		} else {
@@ -337,21 +383,37 @@ func (s *sweep) segment(last u128) {
 			}
 		}
 	}
-	if s.pass == listed {
-		return
-	}
-	l := s.reason(v)
-	if r := &s.run; !r.waits || r.verdict != v || r.list != l {
-		s.flush()
-		*r = run{true, s.pos, v, l}
+	switch s.pass {
+	case smallest, within:
+		if r := &s.run; !r.waits || r.verdict != v {
+			s.flush()
+			*r = run{true, s.pos, v}
+		}
+	case naming:
+		s.name(v, last)
 	}
 }
 
 // flush gives what waits to join.
 func (s *sweep) flush() {
 	if s.run.waits {
-		s.join.add(s.run.first, s.pos.prev(), s.run.verdict, s.run.list)
+		s.join.add(s.run.first, s.pos.prev(), s.run.verdict)
 		s.run.waits = false
+	}
+}
+
+// name names the entries with verdict v whose first address with this verdict is in the
+// segment from pos to last: those that begin before its end and have no name yet.
+func (s *sweep) name(v verdict, last u128) {
+	n := &s.names
+	for i := &n.next[v]; *i < n.n; *i++ {
+		addr, w := n.at(*i)
+		if last.less(addr) {
+			return
+		}
+		if w == v {
+			n.name(*i, s.reason(v))
+		}
 	}
 }
 
@@ -380,26 +442,31 @@ func (s *sweep) reason(v verdict) ListID {
 	return l
 }
 
-// mend finds what a root, made up by the records from lo up to before hi, needs beside the listed entries.
+// mend finds what a root, made up by the records from lo up to before hi,
+// needs beside the listed entries.
 func (s *sweep) mend(lo, hi int) {
 	pos, wrapped := s.pos, s.wrapped
-	s.pos, _ = s.at(lo)
-	s.wrapped = false
+	first, _ := s.at(lo)
+
 	s.pass = within
+	s.pos, s.wrapped = first, false
 	s.join.begin(func(e entry) { s.added = append(s.added, e) })
 	s.over(lo, hi)
-	s.pass = listed
-	s.pos, s.wrapped = pos, wrapped
+
 	slices.SortFunc(s.added, func(a, b entry) int {
 		return cmp.Or(a.addr.compare(b.addr), cmp.Compare(b.bits, a.bits))
 	})
-	for _, e := range s.added {
-		if e.verdict == in {
-			s.table.Restated++
-		} else {
-			s.table.Not++
-		}
+	s.names = names{
+		n:    len(s.added),
+		at:   func(i int) (u128, verdict) { return s.added[i].addr, s.added[i].verdict },
+		name: func(i int, l ListID) { s.added[i].list = l },
 	}
+	s.pass = naming
+	s.pos, s.wrapped = first, false
+	s.over(lo, hi)
+
+	s.pass = listed
+	s.pos, s.wrapped = pos, wrapped
 }
 
 // emit puts the records from lo up to before hi that are to be enforced into
@@ -426,7 +493,7 @@ func (s *sweep) emit(lo, hi int) {
 				if c := e.addr.compare(addr); c > 0 || c == 0 && e.bits < m.bits() {
 					break
 				}
-				s.put(e)
+				s.add(e)
 				added = added[1:]
 			}
 			s.put(entry{addr, m.bits(), in, m.list()})
@@ -434,7 +501,7 @@ func (s *sweep) emit(lo, hi int) {
 		lo = end
 	}
 	for _, e := range added {
-		s.put(e)
+		s.add(e)
 	}
 	s.added = s.added[:0]
 }

@@ -75,6 +75,22 @@ func (a u128) bit(n uint8) bool {
 	return a.lo>>(127-n)&1 != 0
 }
 
+// with returns a with bit n set.
+func (a u128) with(n uint8) u128 {
+	if n < 64 {
+		return u128{a.hi | 1<<(63-n), a.lo}
+	}
+	return u128{a.hi, a.lo | 1<<(127-n)}
+}
+
+// without returns a with bit n cleared.
+func (a u128) without(n uint8) u128 {
+	if n < 64 {
+		return u128{a.hi &^ (1 << (63 - n)), a.lo}
+	}
+	return u128{a.hi, a.lo &^ (1 << (127 - n))}
+}
+
 func from4(a uint32) u128 { return u128{hi: uint64(a) << 32} }
 
 func (a u128) to4() uint32 { return uint32(a.hi >> 32) }
