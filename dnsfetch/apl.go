@@ -12,32 +12,6 @@ const (
 	aplIPv6 = 2
 )
 
-// AppendAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4.1 and
-// §4.2 leave to senders: bits beyond the prefix cleared, trailing zero octets left out. It
-// fails, and returns rdata unchanged, when the prefix is not valid. An IPv4-mapped address is
-// written as IPv6.
-func AppendAPL(rdata []byte, e Entry) ([]byte, error) {
-	p := e.Prefix.Masked()
-	if !p.IsValid() {
-		return rdata, fmt.Errorf("APL item %v: not a valid prefix", e.Prefix)
-	}
-	family := uint16(aplIPv6)
-	if p.Addr().Is4() {
-		family = aplIPv4
-	}
-	afd := p.Addr().AsSlice()
-	for len(afd) > 0 && afd[len(afd)-1] == 0 {
-		afd = afd[:len(afd)-1]
-	}
-	length := byte(len(afd))
-	if e.Not {
-		length |= 0x80
-	}
-	rdata = binary.BigEndian.AppendUint16(rdata, family)
-	rdata = append(rdata, byte(p.Bits()), length)
-	return append(rdata, afd...), nil
-}
-
 // addAPL decodes the rdata of one APL record into c. An rdata without items adds nothing.
 func (c *columns) addAPL(rdata []byte) error {
 	for item := 1; len(rdata) > 0; item++ {

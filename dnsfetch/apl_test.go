@@ -1,8 +1,10 @@
 package dnsfetch
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,6 +12,32 @@ import (
 
 	"github.com/miekg/dns"
 )
+
+// appendAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4.1 and
+// §4.2 leave to senders: bits beyond the prefix cleared, trailing zero octets left out. It
+// fails, and returns rdata unchanged, when the prefix is not valid. An IPv4-mapped address is
+// written as IPv6.
+func appendAPL(rdata []byte, e Entry) ([]byte, error) {
+	p := e.Prefix.Masked()
+	if !p.IsValid() {
+		return rdata, fmt.Errorf("APL item %v: not a valid prefix", e.Prefix)
+	}
+	family := uint16(aplIPv6)
+	if p.Addr().Is4() {
+		family = aplIPv4
+	}
+	afd := p.Addr().AsSlice()
+	for len(afd) > 0 && afd[len(afd)-1] == 0 {
+		afd = afd[:len(afd)-1]
+	}
+	length := byte(len(afd))
+	if e.Not {
+		length |= 0x80
+	}
+	rdata = binary.BigEndian.AppendUint16(rdata, family)
+	rdata = append(rdata, byte(p.Bits()), length)
+	return append(rdata, afd...), nil
+}
 
 func decodeAPL(rdata []byte) ([]Entry, error) {
 	var c columns
@@ -113,7 +141,7 @@ func TestAppendAPL(t *testing.T) {
 		{"::ffff:10.0.0.0/104", false, "0002 68 0d 00000000000000000000ffff0a"},
 	} {
 		e := Entry{netip.MustParsePrefix(tt.prefix), tt.not}
-		got, err := AppendAPL([]byte("x"), e)
+		got, err := appendAPL([]byte("x"), e)
 		if want := "x" + string(unhex(t, tt.want)); err != nil || string(got) != want {
 			t.Errorf("%v: got %x, error %v; want %x", e, got, err, want)
 		}
@@ -132,7 +160,7 @@ func TestAppendAPL(t *testing.T) {
 		}
 	}
 	for _, p := range []netip.Prefix{{}, netip.PrefixFrom(netip.MustParseAddr("10.0.0.0"), 33)} {
-		if got, err := AppendAPL([]byte("x"), Entry{Prefix: p}); err == nil || string(got) != "x" {
+		if got, err := appendAPL([]byte("x"), Entry{Prefix: p}); err == nil || string(got) != "x" {
 			t.Errorf("%v: got %x, error %v; want it refused", p, got, err)
 		}
 	}
@@ -158,7 +186,7 @@ func FuzzAPL(f *testing.F) {
 		checkItems(t, rdata, got)
 		var again []byte
 		for _, e := range got {
-			if again, err = AppendAPL(again, e); err != nil {
+			if again, err = appendAPL(again, e); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -200,7 +228,7 @@ func BenchmarkAPL(b *testing.B) {
 	var rdata []byte
 	for i := range 900 {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(i * 7)})
-		rdata, _ = AppendAPL(rdata, Entry{Prefix: netip.PrefixFrom(a, 24+i%9)})
+		rdata, _ = appendAPL(rdata, Entry{Prefix: netip.PrefixFrom(a, 24+i%9)})
 	}
 	b.SetBytes(int64(len(rdata)))
 	b.ReportAllocs()

@@ -223,7 +223,7 @@ func mustAPL(items string) []byte {
 	for _, s := range strings.Fields(items) {
 		s, not := strings.CutPrefix(s, "!")
 		var err error
-		if rdata, err = AppendAPL(rdata, Entry{netip.MustParsePrefix(s), not}); err != nil {
+		if rdata, err = appendAPL(rdata, Entry{netip.MustParsePrefix(s), not}); err != nil {
 			panic(err)
 		}
 	}
