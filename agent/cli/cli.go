@@ -22,6 +22,7 @@ import (
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/host"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -153,13 +154,7 @@ func explain(err error) string {
 	if errors.Is(err, errors.ErrUnsupported) {
 		return err.Error() + "; `make demo` shows this program on a simulated kernel"
 	}
-	var pf *pfioctl.Error
-	if errors.As(err, &pf) {
-		if advice := pf.Advice(); advice != "" {
-			return err.Error() + ": " + advice
-		}
-	}
-	return err.Error()
+	return update.Explain(err)
 }
 
 // usageError is an error for which nothing was tried.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
 
 // Version tells which source the program was built from, as the go command
@@ -30,4 +31,10 @@ func Version() string {
 		revision += dirty + ", "
 	}
 	return fmt.Sprintf("%s (%s%s %s/%s)", version, revision, info.GoVersion, runtime.GOOS, runtime.GOARCH)
+}
+
+// shortVersion is the first word of Version.
+func shortVersion() string {
+	version, _, _ := strings.Cut(Version(), " ")
+	return version
 }

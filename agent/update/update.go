@@ -60,6 +60,7 @@ type Outcome struct {
 	Elapsed time.Duration
 	Lists   []List         // in the order in which they were fetched
 	Policy  *policy.Policy // nil when the lists did not make one
+	Facts   policy.Facts   // what the policy's exceptions were made from
 	Tables  []Table        // in the order in which they were set
 	// Warnings are for the owner, one line each: an exception that could not
 	// be looked up, a pf.conf that would not load again.
@@ -102,6 +103,7 @@ type List struct {
 type Table struct {
 	Kind policy.Kind
 	Set  *policy.Set
+	Load bool // the table is set, not only checked; see enforce.Target
 	enforce.Result
 	Decision policy.Decision // when it does not allow the table, nothing was tried
 	Err      error
@@ -113,6 +115,7 @@ type Updater struct {
 	o       Options
 	fetch   *dnsfetch.Client
 	lists   map[string]*dnsfetch.List
+	fresh   map[string]bool // lists that came since the last Run began
 	reached map[string][]netip.Addr
 }
 
@@ -121,12 +124,19 @@ func New(o Options, c *dnsfetch.Client) *Updater {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Updater{o: o, fetch: c, lists: make(map[string]*dnsfetch.List), reached: make(map[string][]netip.Addr)}
+	return &Updater{o: o, fetch: c, lists: make(map[string]*dnsfetch.List), fresh: make(map[string]bool), reached: make(map[string][]netip.Addr)}
 }
 
 // Run fetches the policy and enforces it through e. force is the owner's word
 // for a table that shrank too much. The Outcome is never nil.
 func (u *Updater) Run(ctx context.Context, e *enforce.Enforcer, force bool, trace Trace) *Outcome {
+	clear(u.fresh)
+	return u.Retry(ctx, e, force, trace)
+}
+
+// Retry is Run, but the lists that came in the last Run or Retry are not
+// fetched again.
+func (u *Updater) Retry(ctx context.Context, e *enforce.Enforcer, force bool, trace Trace) *Outcome {
 	out := &Outcome{Began: u.o.Now()}
 	out.Err = u.run(ctx, e, force, trace, out)
 	out.Elapsed = u.o.Now().Sub(out.Began)
@@ -157,6 +167,7 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 	if err != nil {
 		return fmt.Errorf("%w: the policy in force stays, since own addresses could not be kept out of a new one", err)
 	}
+	out.Facts = facts
 	if out.Policy, err = u.build(out.Lists, facts); err != nil {
 		return fmt.Errorf("%w: the policy in force stays", err)
 	}
@@ -176,6 +187,10 @@ func (u *Updater) wanted() []List {
 }
 
 func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, trace Trace) (*dnsfetch.List, error) {
+	key := kind.String() + " " + name
+	if u.fresh[key] {
+		return u.lists[key], nil
+	}
 	if trace.List != nil {
 		trace.List(kind, name)
 	}
@@ -183,7 +198,6 @@ func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, 
 	if trace.Progress != nil {
 		request.Progress = func(p dnsfetch.Progress) { trace.Progress(kind, p) }
 	}
-	key := kind.String() + " " + name
 	l, err := u.fetch.Fetch(ctx, request)
 	if err != nil {
 		if trace.Failed != nil {
@@ -194,7 +208,7 @@ func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, 
 	if trace.Fetched != nil {
 		trace.Fetched(kind, l)
 	}
-	u.lists[key] = l
+	u.lists[key], u.fresh[key] = l, true
 	return l, nil
 }
 
@@ -273,7 +287,7 @@ func (u *Updater) enforce(e *enforce.Enforcer, force bool, trace Trace, out *Out
 }
 
 func (u *Updater) table(e *enforce.Enforcer, t *Table, target enforce.Target, force bool, source string, trace Trace) {
-	t.Table = target.Table
+	t.Table, t.Load = target.Table, target.Load
 	inForce, err := u.inForce(e, target)
 	if err != nil {
 		t.Err = err
