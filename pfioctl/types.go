@@ -42,7 +42,7 @@ func (a Addr) AppendTo(b []byte) []byte {
 		b = append(b, '!')
 	}
 	if !a.Prefix.IsValid() {
-		return a.Prefix.AppendTo(b)
+		return append(b, a.Prefix.String()...)
 	}
 	ip := a.Prefix.Addr()
 	b = ip.AppendTo(b)
