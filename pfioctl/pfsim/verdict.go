@@ -173,8 +173,6 @@ func (e *evaluation) step(r *loadedRule, depth int) (quick bool) {
 	return r.Quick && e.by == r
 }
 
-func never(_, _ *loadedRule) bool { return false }
-
 // mismatch returns nil when the packet matches the rule, else what another
 // rule must have in common with it to be skipped as well (pf_calc_skip_steps).
 func (e *evaluation) mismatch(r *loadedRule) func(a, b *loadedRule) bool {
