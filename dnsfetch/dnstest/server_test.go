@@ -73,16 +73,30 @@ func dial(t testing.TB, s *Server) *client {
 
 func (c *client) query(id uint16, name string, typ uint16) {
 	c.t.Helper()
+	if _, err := c.Write(question(c.t, id, name, typ)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// twice asks under the IDs 1 and 2 in one write, so that a server that resets
+// the connection upon the first does not make the second fail.
+func (c *client) twice(name string, typ uint16) {
+	c.t.Helper()
+	if _, err := c.Write(append(question(c.t, 1, name, typ), question(c.t, 2, name, typ)...)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func question(t testing.TB, id uint16, name string, typ uint16) []byte {
+	t.Helper()
 	m := new(dns.Msg)
 	m.SetQuestion(dns.Fqdn(name), typ)
 	m.Id = id
 	b, err := m.Pack()
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err != nil {
-		c.t.Fatal(err)
-	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
 }
 
 func (c *client) read() []byte {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -36,33 +37,49 @@ const (
 	overSize = 80_000 // more or less
 )
 
-// trials returns the lists of a server that takes items in an APL record.
-func trials(items int) ([]trial, error) {
+// sets are the entries that the lists are made of.
+type sets struct {
+	mixed, large, hosts, big []dnstest.Entry
+}
+
+// made makes the sets, the same each time.
+var made = sync.OnceValue(func() sets {
 	r := rand.New(rand.NewPCG(26424, 3))
-	mixed, large, hosts := random(r, 26_424, false), random(r, 120_000, false), random(r, 13_000, true)
-	few := mixed[:3]
+	s := sets{mixed: random(r, 26_424, false), large: random(r, 120_000, false), hosts: random(r, 13_000, true)}
+	// Hosts whose last octet counts: each of them is an item of 8 bytes.
+	for i := uint32(0); len(s.big) < 40_000; i++ {
+		if a := 0x64400000 + 3*i; byte(a) != 0 {
+			s.big = append(s.big, host4(a))
+		}
+	}
+	return s
+})
+
+func host4(a uint32) dnstest.Entry {
+	return dnstest.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, a))), 32)}
+}
+
+// trials returns the lists of a server that takes so many items in an APL
+// record.
+func trials(items int) ([]trial, error) {
+	s := made()
+	few := s.mixed[:3]
 	siblings := []string{"basic1", "basic2", "basic3", "basic4"}
 	name := func(label string) string { return label + "." + origin }
 	short := ""
 	if items > 0 {
 		short = fmt.Sprintf(", records of %d", items)
 	}
-	var big []dnstest.Entry
-	for i := range 40_000 {
-		a := binary.BigEndian.AppendUint32(nil, 0x64400000+uint32(i)*3+1)
-		big = append(big, dnstest.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte(a)), 32)})
-	}
-	big = slices.DeleteFunc(big, func(e dnstest.Entry) bool { return e.Prefix.Addr().As4()[3] == 0 })
 	ts := []trial{
-		{what: "parts" + short, list: dnstest.List{Name: name("mixed"), Entries: mixed, ItemsPerRecord: items}},
+		{what: "parts" + short, list: dnstest.List{Name: name("mixed"), Entries: s.mixed, ItemsPerRecord: items}},
 		{what: "parts, few entries", list: dnstest.List{Name: name("few"), Entries: few, ItemsPerRecord: items}},
-		{what: "parts, large" + short, list: dnstest.List{Name: name("large"), Entries: large, ItemsPerRecord: items}},
-		{what: "parts of 60 KiB" + short, list: dnstest.List{Name: name("big"), Entries: big, PartSize: 7500, ItemsPerRecord: items}},
+		{what: "parts, large" + short, list: dnstest.List{Name: name("large"), Entries: s.large, ItemsPerRecord: items}},
+		{what: "parts of 60 KiB" + short, list: dnstest.List{Name: name("big"), Entries: s.big, PartSize: 7500, ItemsPerRecord: items}},
 		{what: "apl, few entries", list: dnstest.List{Name: name("fewapl"), Entries: few, Layout: dnsfetch.LayoutAPL}},
 		{what: "apl, no entries", list: dnstest.List{Name: name("none"), Layout: dnsfetch.LayoutAPL}, empty: true},
-		{what: "apl" + short, list: dnstest.List{Name: name("apl"), Entries: mixed[:5000], Layout: dnsfetch.LayoutAPL, ItemsPerRecord: items}},
-		{what: "addresses, few", list: dnstest.List{Name: name("addr"), Entries: hosts[:3], Layout: dnsfetch.LayoutAddresses}},
-		{what: "addresses, siblings", list: dnstest.List{Name: name("basic"), Entries: hosts, Layout: dnsfetch.LayoutAddresses,
+		{what: "apl" + short, list: dnstest.List{Name: name("apl"), Entries: s.mixed[:5000], Layout: dnsfetch.LayoutAPL, ItemsPerRecord: items}},
+		{what: "addresses, few", list: dnstest.List{Name: name("addr"), Entries: s.hosts[:3], Layout: dnsfetch.LayoutAddresses}},
+		{what: "addresses, siblings", list: dnstest.List{Name: name("basic"), Entries: s.hosts, Layout: dnsfetch.LayoutAddresses,
 			PartSize: 2300, Siblings: siblings}},
 	}
 	for _, size := range []int{65535, 65534, 65500, 65000, 64000, 62000, minimum} {
@@ -78,8 +95,7 @@ func trials(items int) ([]trial, error) {
 		l := dnstest.List{Name: name(fmt.Sprintf("a%d", size)), Layout: dnsfetch.LayoutAddresses}
 		n := (size - 12 - len(l.Name) - 2 - 4) / 16
 		for i := range n {
-			a := binary.BigEndian.AppendUint32(nil, 0xc6120000+uint32(i))
-			l.Entries = append(l.Entries, dnstest.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte(a)), 32)})
+			l.Entries = append(l.Entries, host4(0xc6120000+uint32(i)))
 		}
 		l.PartSize = n
 		ts = append(ts, trial{what: "addresses, longest answer", list: l, size: 12 + len(l.Name) + 2 + 4 + 16*n})
@@ -88,7 +104,7 @@ func trials(items int) ([]trial, error) {
 	for i, label := range []string{"over-a", "over-b"} {
 		l := dnstest.List{Name: name(label), Layout: dnsfetch.LayoutAPL, ItemsPerRecord: 64}
 		n := overSize / 2 / 8
-		l.Entries = big[i*n : (i+1)*n]
+		l.Entries = s.big[i*n : (i+1)*n]
 		ts = append(ts, trial{what: "apl, too long", list: l, over: true})
 	}
 	return ts, nil

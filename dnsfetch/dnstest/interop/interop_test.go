@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ func TestZones(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		ts = slices.DeleteFunc(ts, func(tr trial) bool { return len(tr.list.Entries) > 100_000 }) // nothing new in them
 		path := filepath.Join(t.TempDir(), "zone")
 		if err := writeZone(path, ts); err != nil {
 			t.Fatal(err)
