@@ -135,12 +135,13 @@ func (l *Layout) decodeRuleAddr(b []byte, o *ruleAddrLayout, af uint8) RuleAddr 
 	switch a.Type {
 	case AddrMask, AddrRange:
 		addr, mask := [16]byte(b[o.addr:]), [16]byte(b[o.addr+16:])
-		if a.Type == AddrMask && mask == [16]byte{} {
-			break // any, of either family
-		}
 		a.Addr, a.Mask = netip.AddrFrom16(addr), netip.AddrFrom16(mask)
 		if af == AFInet {
 			a.Addr, a.Mask = netip.AddrFrom4([4]byte(addr[:])), netip.AddrFrom4([4]byte(mask[:]))
+		}
+		// Only the family's part of a mask is looked at (pfvar.h: PF_AZERO).
+		if a.Type == AddrMask && a.Mask.IsUnspecified() {
+			a.Addr, a.Mask = netip.Addr{}, netip.Addr{}
 		}
 	case AddrDynamic:
 		a.Name = cstring(b[o.addr:][:ifNameSize])
