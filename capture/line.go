@@ -39,8 +39,8 @@ type Printer struct {
 
 // AppendLine appends p's line to dst, without a newline, and returns it. The
 // line is printable ASCII, at most 4096 bytes, and there is one for every
-// packet, whatever p's Decode said. Nothing is allocated if dst has room; 512
-// bytes are enough for nearly every line.
+// packet: only p's Record is looked at, whatever Decode said of it. Nothing is
+// allocated if dst has room; 512 bytes are enough for nearly every line.
 func (pr *Printer) AppendLine(dst []byte, p *Packet) []byte {
 	l := line{b: dst, start: len(dst), pr: pr}
 	l.clock(p.Time)

@@ -193,8 +193,10 @@ func TestInterface(t *testing.T) {
 	if _, err := blocked.Read(); !errors.Is(err, capture.ErrInterfaceGone) {
 		t.Errorf("the old reader: %v", err)
 	}
-	if again.Close() != nil || again.Close() != nil {
-		t.Error("Close")
+	for range 2 {
+		if err := again.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	if _, err := again.Read(); !errors.Is(err, capture.ErrClosed) {
 		t.Errorf("closed: %v", err)
