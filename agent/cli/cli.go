@@ -16,13 +16,16 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/host"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/report"
 	"example.org/threatstopd/agent/update"
+	"example.org/threatstopd/capture"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -42,8 +45,14 @@ type Env struct {
 	OpenPF func() (*pfioctl.PF, error)                         // opens /dev/pf; the mode closes it
 	Host   func() (policy.Facts, error)                        // own addresses, gateways, resolvers
 	Lookup func(context.Context, string) ([]netip.Addr, error) // the addresses of a host name
-	Now    func() time.Time
-	Local  *time.Location // the zone in which times are shown
+	// OpenPflog opens a pflog interface; FlushPflogd asks pflogd(8) to write
+	// out what it has.
+	OpenPflog   func(capture.Options) (capture.Source, error)
+	FlushPflogd func() error
+	OpenSyslog  func() (zerolog.LevelWriter, error)
+
+	Now   func() time.Time
+	Local *time.Location // the zone in which times are shown
 }
 
 // System returns the Env of the machine at hand.
@@ -58,6 +67,16 @@ func System() Env {
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
+		OpenPflog: func(o capture.Options) (capture.Source, error) {
+			r, err := capture.Open(o)
+			if err != nil {
+				return nil, err // not a nil *Reader in a Source
+			}
+			return r, nil
+		},
+		FlushPflogd: report.FlushPflogd,
+		OpenSyslog:  openSyslog,
+
 		Now:   time.Now,
 		Local: time.Local,
 	}
@@ -76,7 +95,8 @@ func openPF() (*pfioctl.PF, error) {
 	return pfioctl.New(device, layout), nil
 }
 
-const usage = `usage: threatstopd -n [-f file]
+const usage = `usage: threatstopd [-dv] [-f file]
+       threatstopd -n [-f file]
        threatstopd --sync-now [--force] [-v] [-f file]
        threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
        threatstopd --read file
@@ -84,6 +104,10 @@ const usage = `usage: threatstopd -n [-f file]
 `
 
 const help = usage + `
+Without a mode threatstopd stays in the foreground, keeps pf's tables in step
+with the policy and reports what was blocked; rc.d puts it into the background.
+
+  -d                log to standard error instead of syslog
   -f, --file file   configuration (default ` + config.DefaultPath + `)
   -n                check the configuration and print it as it is understood,
                     without passwords; needs no network and no pf
@@ -105,13 +129,13 @@ force is in force still; 2 wrong usage or configuration
 
 // flags are the arguments, parsed.
 type flags struct {
-	file                           string
-	check, sync, force, dump, json bool
-	version, help                  bool
-	read                           string
-	verbose                        int
-	args                           []string
-	set                            *pflag.FlagSet
+	file                                  string
+	check, debug, sync, force, dump, json bool
+	version, help                         bool
+	read                                  string
+	verbose                               int
+	args                                  []string
+	set                                   *pflag.FlagSet
 }
 
 // Run carries out what args ask for and returns the exit code. args come
@@ -172,6 +196,7 @@ func parse(args []string) (*flags, error) {
 	set.Usage = func() {}
 	set.StringVarP(&f.file, "file", "f", config.DefaultPath, "")
 	set.BoolVarP(&f.check, "check", "n", false, "")
+	set.BoolVarP(&f.debug, "debug", "d", false, "")
 	set.CountVarP(&f.verbose, "verbose", "v", "")
 	set.BoolVar(&f.sync, "sync-now", false, "")
 	set.BoolVar(&f.force, "force", false, "")
@@ -191,14 +216,14 @@ func parse(args []string) (*flags, error) {
 		}
 	}
 	switch {
-	case modes == 0:
-		return nil, errors.New("nothing to do")
 	case modes > 1:
 		return nil, errors.New("one thing at a time")
 	case len(f.args) > 1 || len(f.args) == 1 && !f.dump:
 		return nil, fmt.Errorf("unexpected argument %q", f.args[len(f.args)-1])
 	case f.force && !f.sync:
 		return nil, errors.New("--force goes with --sync-now")
+	case f.debug && modes > 0:
+		return nil, errors.New("-d goes with no mode: it is for the daemon")
 	case f.json && !f.dump:
 		return nil, errors.New("--json goes with --dump-table")
 	case set.Changed("read") && f.read == "":
@@ -221,8 +246,10 @@ func (f *flags) mode() mode {
 		return dumpTable
 	case f.read != "":
 		return readFile
-	default:
+	case f.sync:
 		return syncNow
+	default:
+		return runDaemon
 	}
 }
 

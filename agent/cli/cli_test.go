@@ -468,7 +468,7 @@ func TestUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		"bad: nothing":            {nil, "nothing to do"},
+		"bad: -d with a mode":     {[]string{"-d", "-n"}, "-d goes with no mode"},
 		"bad: two things":         {[]string{"--sync-now", "--dump-table"}, "one thing at a time"},
 		"bad: unknown flag":       {[]string{"--frobnicate"}, "frobnicate"},
 		"bad: argument":           {[]string{"--sync-now", "now"}, `unexpected argument "now"`},

@@ -1,13 +1,18 @@
 package cli
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/report"
+	"example.org/threatstopd/agent/report/upload"
 	"example.org/threatstopd/agent/update"
+	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
 )
@@ -67,4 +72,53 @@ func serverHost(s string) string {
 	}
 	u := url.URL{Host: s}
 	return u.Hostname()
+}
+
+func reportOptions(c *config.Config, env Env) report.Options {
+	o := report.Options{
+		DeviceID:   c.DeviceID,
+		Filter:     capture.FilterBlock,
+		All:        c.Upload == config.UploadAll,
+		Location:   env.Local,
+		Interval:   c.UploadInterval,
+		BatchLines: c.UploadBatch,
+		BatchBytes: int(c.UploadBatchBytes),
+		SpoolDir:   c.SpoolDir,
+		SpoolMax:   c.SpoolMax,
+		SpoolAge:   c.SpoolAge,
+		Backfill:   c.Backfill,
+		Now:        env.Now,
+	}
+	if o.All {
+		o.Filter = capture.FilterAll
+	}
+	if c.PflogIf == pflogdInterface {
+		o.Logs = func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) }
+		o.FlushLogs = env.FlushPflogd
+	} else {
+		o.NoLogs = fmt.Sprintf("pflogd logs %s, not %s", pflogdInterface, c.PflogIf)
+	}
+	return o
+}
+
+// pflogdInterface is what pflogd reads unless its flags say otherwise
+// (pflogd(8)).
+const pflogdInterface = "pflog0"
+
+func uploadOptions(c *config.Config) upload.Options {
+	o := upload.Options{
+		URL:         c.URL.String(),
+		AllowHTTP:   c.AllowHTTP,
+		DeviceID:    c.DeviceID,
+		FileField:   c.UploadField,
+		DeviceField: c.UploadIDField,
+		Gzip:        c.UploadGzip,
+		Version:     shortVersion(),
+		Source:      c.SourceAddress,
+		CAFile:      c.CAFile,
+	}
+	if c.Proxy != nil {
+		o.Proxy = c.Proxy.String()
+	}
+	return o
 }

@@ -50,12 +50,6 @@ func (e *Enforcer) InForce(t pfioctl.Table) (int, error) {
 	return st.Addresses, nil
 }
 
-// Running reports whether pf is enabled.
-func (e *Enforcer) Running() (bool, error) {
-	st, err := e.pf.Status()
-	return st.Running, err
-}
-
 // Apply brings the table to want and then the file: see the package comment.
 // header is written on top of a file that has to be replaced. The table is
 // created, with PERSIST, where it does not exist.
@@ -282,4 +276,56 @@ func appendAll(a *pfioctl.Addrs, want Entries) error {
 		}
 	}
 	return nil
+}
+
+// Glance is what pf tells of itself and of two tables without walking them.
+type Glance struct {
+	Running      bool
+	Checksum     [16]byte // of the loaded ruleset
+	Block, Allow TableGlance
+	Known        bool // the release's status is known: Running and Checksum mean something
+}
+
+// TableGlance is what pf tells of one table.
+type TableGlance struct {
+	pfioctl.Table
+	Entries int // -1: there is no such table
+	Rules   int // loaded rules and anchors that refer to it
+}
+
+// NotEnforced says why nothing of the policy has any effect, and what to do
+// about it; it is empty when pf enforces it.
+func (g Glance) NotEnforced() string {
+	switch {
+	case g.Known && !g.Running:
+		return "pf is disabled: pfctl -e enables it"
+	case g.Block.Rules == 0:
+		return fmt.Sprintf("no loaded rule refers to table <%s>: add `block drop log quick from <%s>` and `block drop log quick to <%s>` to pf.conf, and load it with pfctl -f /etc/pf.conf",
+			g.Block.Table, g.Block.Table, g.Block.Table)
+	}
+	return ""
+}
+
+// Glance looks at pf and at the tables of blocked and of allowed addresses. Of
+// a release whose status is not known it tells of the tables alone.
+func (e *Enforcer) Glance(block, allow pfioctl.Table) (Glance, error) {
+	var g Glance
+	status, err := e.pf.Status()
+	switch {
+	case err == nil:
+		g.Running, g.Checksum, g.Known = status.Running, status.Checksum, true
+	case !errors.Is(err, pfioctl.ErrUnknownRelease):
+		return g, err
+	}
+	for t, to := range map[pfioctl.Table]*TableGlance{block: &g.Block, allow: &g.Allow} {
+		st, ok, err := e.stats(t)
+		if err != nil {
+			return g, err
+		}
+		*to = TableGlance{Table: t, Entries: -1}
+		if ok {
+			to.Entries, to.Rules = st.Addresses, st.Rules+st.Anchors
+		}
+	}
+	return g, nil
 }

@@ -40,6 +40,14 @@ type Options struct {
 	Now func() time.Time
 }
 
+// Target returns the table of a kind of lists.
+func (o *Options) Target(k policy.Kind) enforce.Target {
+	if k == policy.Allow {
+		return o.AllowTable
+	}
+	return o.BlockTable
+}
+
 // Reach is a host, by address or name, and what it is to the agent.
 type Reach struct{ Role, Host string }
 
@@ -101,9 +109,10 @@ type List struct {
 
 // Table is what became of one table.
 type Table struct {
-	Kind policy.Kind
-	Set  *policy.Set
-	Load bool // the table is set, not only checked; see enforce.Target
+	Kind   policy.Kind
+	Set    *policy.Set
+	Load   bool           // the table is set, not only checked; see enforce.Target
+	Header enforce.Header // of the persist file
 	enforce.Result
 	Decision policy.Decision // when it does not allow the table, nothing was tried
 	Err      error
@@ -312,12 +321,13 @@ func (u *Updater) table(e *enforce.Enforcer, t *Table, target enforce.Target, fo
 	if trace.Setting != nil {
 		trace.Setting(t.Kind, t.Set)
 	}
-	t.Result, t.Err = e.Apply(target, t.Set, enforce.Header{
+	t.Header = enforce.Header{
 		Time:   now,
 		Table:  target.Table.String(),
 		Server: source,
 		Counts: Counts(t.Kind, t.Set),
-	})
+	}
+	t.Result, t.Err = e.Apply(target, t.Set, t.Header)
 }
 
 // inForce is how many entries the table has now. Where the owner loads the
@@ -343,17 +353,12 @@ func (u *Updater) judge(e *enforce.Enforcer, out *Outcome) {
 	} else if advice != "" {
 		out.Warnings = append(out.Warnings, advice)
 	}
-	running, err := e.Running()
-	block := out.Tables[len(out.Tables)-1]
-	switch {
-	case err != nil:
+	g, err := e.Glance(u.o.BlockTable.Table, u.o.AllowTable.Table)
+	if err != nil {
 		out.Warnings = append(out.Warnings, err.Error())
-	case !running:
-		out.NotEnforced = "pf is disabled: pfctl -e enables it"
-	case block.Err == nil && block.Decision.Allowed() && block.Rules == 0:
-		out.NotEnforced = fmt.Sprintf("no loaded rule refers to table <%s>: add `block drop log quick from <%s>` and `block drop log quick to <%s>` to pf.conf, and load it with pfctl -f /etc/pf.conf",
-			block.Table, block.Table, block.Table)
+		return
 	}
+	out.NotEnforced = g.NotEnforced()
 }
 
 // Counts is what a set holds, in words: "26424 blocked addresses, 3 exceptions".

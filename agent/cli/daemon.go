@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/daemon"
+	"example.org/threatstopd/agent/report"
+	"example.org/threatstopd/agent/report/upload"
+	"example.org/threatstopd/capture"
+)
+
+// runDaemon runs until ctx ends.
+func runDaemon(ctx context.Context, env Env, f *flags) error {
+	// The first reading tells of a bad configuration the way the other modes
+	// do; later ones are told to the log.
+	if _, err := load(env, f); err != nil {
+		return err
+	}
+	log, err := openLog(env, f)
+	if err != nil {
+		return err
+	}
+	pf, err := env.OpenPF()
+	if err != nil {
+		return err
+	}
+	defer pf.Close()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, append(statusSignals, syscall.SIGHUP)...)
+	defer signal.Stop(signals)
+	// A reader of the log that went away is no reason to stop.
+	signal.Ignore(syscall.SIGPIPE)
+	return daemon.New(daemon.Options{
+		Load: func() (*daemon.Setup, error) {
+			cfg, warnings, err := config.Load(f.file)
+			for _, w := range warnings {
+				log.Warn().Msg(w.String())
+			}
+			if err != nil {
+				return nil, usageError{err}
+			}
+			return daemonSetup(cfg, env), nil
+		},
+		PF:      pf,
+		Signals: signals,
+		Log:     log,
+		Version: Version(),
+	}).Run(ctx)
+}
+
+// openLog returns where events go: to syslog in the background, readable to
+// Stderr with -d.
+func openLog(env Env, f *flags) (zerolog.Logger, error) {
+	level := zerolog.InfoLevel
+	switch {
+	case f.verbose > 1:
+		level = zerolog.TraceLevel
+	case f.verbose > 0:
+		level = zerolog.DebugLevel
+	}
+	if f.debug {
+		w := zerolog.ConsoleWriter{Out: env.Stderr, NoColor: true, TimeFormat: time.DateTime, TimeLocation: env.Local}
+		return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+	}
+	w, err := env.OpenSyslog()
+	if err != nil {
+		return zerolog.Logger{}, fmt.Errorf("syslog: %w; -d logs to standard error", err)
+	}
+	return zerolog.New(w).Level(level), nil
+}
+
+func daemonSetup(c *config.Config, env Env) *daemon.Setup {
+	s := &daemon.Setup{
+		Update:       updateOptions(c, env),
+		Fetch:        fetchOptions(c),
+		PollInterval: c.PollInterval,
+		FullCheck:    c.FullCheck,
+		StaleAfter:   c.StaleAfter,
+		LockDir:      filepath.Dir(c.BlockFile),
+	}
+	if c.Upload != config.UploadNone {
+		o := reportOptions(c, env)
+		s.Report = &o
+		s.OpenPflog = func() (capture.Source, error) {
+			return env.OpenPflog(capture.Options{Interface: c.PflogIf, Filter: o.Filter})
+		}
+		s.NewSender = func() (report.Sender, error) { return upload.New(uploadOptions(c)) }
+	}
+	return s
+}

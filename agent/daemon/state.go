@@ -1,0 +1,299 @@
+package daemon
+
+import (
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"example.org/threatstopd/agent/enforce"
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/report"
+	"example.org/threatstopd/agent/update"
+)
+
+// state is what a life knows of itself, for whoever asks.
+type state struct {
+	mu       sync.Mutex
+	schedule schedule
+	polling  bool
+	inForce  inForce
+	last     *update.Outcome // the last poll
+	lastGood time.Time       // when one last brought everything to what the servers have
+	lists    []listState     // as of the last poll, in its order
+	tables   map[policy.Kind]*tableState
+	seen     enforce.Glance
+	reporter *report.Reporter
+}
+
+// listState is a list over several polls.
+type listState struct {
+	update.List
+	key      string // "block list basic.example.net"
+	tried    time.Time
+	fetched  time.Time // zero: not since the start
+	failures int
+}
+
+// tableState is a table over several polls.
+type tableState struct {
+	updated time.Time // when a poll last changed it
+	update.Table
+	checked time.Time // when it was last compared entry for entry
+	mended  int
+	drift   enforce.Result // of the last mending
+	driftAt time.Time
+}
+
+func (s *state) untilPoll() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(0, min(time.Until(s.schedule.next), time.Minute))
+}
+
+func (s *state) pollDue() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.schedule.due()
+}
+
+func (s *state) retrying() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.schedule.retry
+}
+
+func (s *state) setPolling(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.polling = on
+}
+
+func (s *state) setGlance(g enforce.Glance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen = g
+}
+
+func (s *state) setChecked(k policy.Kind, res enforce.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tables[k]
+	t.checked = time.Now()
+	t.InForce = res.InForce
+	if res.Steps > 0 {
+		t.mended++
+		t.drift, t.driftAt = res, t.checked
+	}
+}
+
+func (s *state) listStates() []listState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lists
+}
+
+// setReporter makes r the one that is asked for figures and told of policies;
+// nil when there is none.
+func (s *state) setReporter(r *report.Reporter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reporter = r
+	if r != nil && s.inForce.index != nil {
+		r.SetPolicy(s.inForce.index, s.inForce.own)
+	}
+}
+
+// outcome takes in what a poll did, logs it, and plans the next one.
+func (l *life) outcome(out *update.Outcome) {
+	fetchFailed := l.takeLists(out)
+	l.takeTables(out)
+	l.state.mu.Lock()
+	l.last = out
+	if out.OK() {
+		l.lastGood = time.Now()
+	}
+	// A policy that was held back, or that pf refused, is not asked for sooner
+	// than usual: it would be the same.
+	l.schedule.done(!fetchFailed)
+	next := l.schedule.next
+	l.state.mu.Unlock()
+
+	l.logOutcome(out, next)
+	if _, err := l.glance(); err != nil {
+		l.trouble.is("pf", err.Error(), true)
+	}
+}
+
+// takeLists keeps what became of the lists, and reports whether one failed.
+func (l *life) takeLists(out *update.Outcome) (failed bool) {
+	before := make(map[string]listState)
+	for _, x := range l.listStates() {
+		before[x.key] = x
+	}
+	now := time.Now()
+	var all []listState
+	for _, got := range out.Lists {
+		x := before[got.Kind.String()+" list "+got.Name]
+		x.List, x.key, x.tried = got, got.Kind.String()+" list "+got.Name, now
+		if got.Err != nil {
+			failed = true
+			x.failures++
+			l.trouble.is(x.key, got.Err.Error(), false)
+		} else {
+			x.failures, x.fetched = 0, now
+			l.trouble.over(x.key)
+			l.trouble.over("stale " + x.key)
+		}
+		all = append(all, x)
+	}
+	l.state.mu.Lock()
+	l.lists = all
+	l.state.mu.Unlock()
+	l.trouble.check("update", errText(out.Err), false)
+	return failed || out.Err != nil
+}
+
+// takeTables keeps what became of the tables, and puts the new policy in force
+// for matching.
+func (l *life) takeTables(out *update.Outcome) {
+	var tables []update.Table
+	for _, t := range out.Tables {
+		key := "table " + t.Table.String()
+		switch {
+		case t.Err != nil:
+			l.trouble.is(key, update.Explain(t.Err), true)
+		case !t.Decision.Allowed():
+			l.trouble.is(key, "held back: "+t.Decision.Why, true)
+		default:
+			l.trouble.over(key)
+			tables = append(tables, t)
+		}
+	}
+	for _, w := range out.Warnings {
+		l.o.Log.Debug().Msg(w)
+	}
+	l.state.mu.Lock()
+	defer l.state.mu.Unlock()
+	now := time.Now()
+	for _, t := range out.Tables {
+		x := l.tables[t.Kind]
+		if x == nil {
+			x = &tableState{}
+			if l.tables == nil {
+				l.tables = make(map[policy.Kind]*tableState)
+			}
+			l.tables[t.Kind] = x
+		}
+		if t.Steps > 0 {
+			x.updated = now
+		}
+		if t.Err == nil && t.Decision.Allowed() {
+			x.checked = now
+		}
+		x.Table = t
+	}
+	for _, t := range tables {
+		l.inForce.put(t)
+	}
+	if block := l.inForce.table(policy.Block); block != nil && l.inForce.indexed != block.Set {
+		l.inForce.index, l.inForce.indexed = policy.NewIndex(block.Set), block.Set
+		l.inForce.own = ownAddresses(out.Facts)
+		if l.reporter != nil {
+			l.reporter.SetPolicy(l.inForce.index, l.inForce.own)
+		}
+	}
+}
+
+// put makes t the table of its kind, in the order in which tables are set.
+func (f *inForce) put(t update.Table) {
+	var tables []update.Table
+	for _, x := range f.tables {
+		if x.Kind != t.Kind {
+			tables = append(tables, x)
+		}
+	}
+	if t.Kind == policy.Allow {
+		f.tables = append([]update.Table{t}, tables...)
+	} else {
+		f.tables = append(tables, t)
+	}
+}
+
+func (f *inForce) table(k policy.Kind) *update.Table {
+	for i := range f.tables {
+		if f.tables[i].Kind == k {
+			return &f.tables[i]
+		}
+	}
+	return nil
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return update.Explain(err)
+}
+
+// logOutcome is the one event of a poll.
+func (l *life) logOutcome(out *update.Outcome, next time.Time) {
+	event := l.o.Log.Info()
+	if !out.OK() {
+		event = l.o.Log.Warn()
+	}
+	entries, server := 0, ""
+	for _, x := range out.Lists {
+		if x.List != nil {
+			entries += x.List.Len()
+			server = x.Server
+		}
+	}
+	event = event.Int("lists", len(out.Lists)).Int("entries", entries)
+	if server != "" {
+		event = event.Str("server", server)
+	}
+	for _, t := range out.Tables {
+		d := zerolog.Dict().Int("entries", t.InForce).Int("added", t.Delta.Added).Int("deleted", t.Delta.Deleted).Int("changed", t.Delta.Changed)
+		if t.Kind == policy.Block {
+			d = d.Int("excepted", len(out.Policy.Report.Excepted))
+		}
+		event = event.Dict(t.Table.String(), d)
+	}
+	text := "policy enforced"
+	switch {
+	case out.Err != nil:
+		text = "policy not updated"
+	case !out.OK():
+		text = "policy kept back"
+	case unchanged(out):
+		text = "policy unchanged"
+	}
+	event.Dur("took", out.Elapsed).Time("next", next).Msg(text)
+}
+
+func unchanged(out *update.Outcome) bool {
+	for _, t := range out.Tables {
+		if t.Steps > 0 || t.FileWritten {
+			return false
+		}
+	}
+	return true
+}
+
+// logStatus logs a line that says how things are.
+func (l *life) logStatus() {
+	l.state.mu.Lock()
+	g, next := l.seen, l.schedule.next
+	reporter := l.reporter
+	l.state.mu.Unlock()
+	event := l.o.Log.Info().Bool("enforced", g.NotEnforced() == "").
+		Int("blocked", g.Block.Entries).Int("allowed", g.Allow.Entries).
+		Int("troubles", len(l.trouble.list())).Time("next", next)
+	if reporter != nil {
+		s := reporter.Stats()
+		event = event.Int64("seen", s.Live.Seen).Int64("hits", s.Live.Hits).
+			Int64("delivered", s.Delivered.Lines).Int64("waiting", s.InMemory+s.Spool.Pending.Lines).Int64("lost", s.Lost.Total())
+	}
+	event.Msg("status")
+}
