@@ -37,6 +37,10 @@
 //	{"part missing", dnstest.On{Part: 2}, dnstest.NXDomain, dnsfetch.ErrNXDomain},
 //	{"connection cut once", dnstest.On{Part: 1, Nth: 1}, dnstest.CutMessage{After: 100}, dnsfetch.ErrCut},
 //
+// A list that changes while it is fetched is the fault Then with a call of Set;
+// a server that refuses connections is one that is Down; a list that is missing
+// is one that was not set, or that Remove took away.
+//
 // The server needs nothing of package testing. Command policyserver serves
 // files of prefixes and writes them as zone files; command interop does so for
 // the name servers that others run.

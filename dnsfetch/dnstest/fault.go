@@ -13,7 +13,7 @@ import (
 // zero On is every answer, be its question about a list or not.
 type On struct {
 	List string // name of the list that the question is about; its parts and siblings belong to it
-	Part int    // part of the list, from 1: of LayoutAddresses, 1 is the name and 2 the first sibling
+	Part int    // part of the list, from 1: of LayoutAddresses, 1 is the name and 2 the first sibling; of LayoutAPL, 1 is the name
 	Type uint16 // type asked for, such as dns.TypePTR
 	Nth  int    // only the nth such question, from 1, counted from when the fault was set
 	From int    // the nth such question and all that follow
@@ -62,7 +62,7 @@ func (i *Injection) Heal() {
 	}
 }
 
-// Fail sets a fault, until it is healed.
+// Fail sets a fault, until it is healed. Answers over UDP have none.
 func (s *Server) Fail(on On, f Fault) *Injection {
 	in := &Injection{s: s, on: on, fault: f}
 	s.mu.Lock()

@@ -101,7 +101,7 @@ func (l *List) nodes() (map[string]*node, error) {
 		for typ, set := range sets {
 			if size := set.messageLen(len(wire)); size > maxMessage {
 				return fmt.Errorf("list %s: %s %s: an answer of %d bytes does not fit in the %d of a message; %s",
-					l.Name, n.name, dns.TypeToString[typ], size, maxMessage, l.advice(typ))
+					l.Name, n.name, dns.TypeToString[typ], size, maxMessage, l.advice(typ, set, maxMessage-size+len(set.body)))
 			}
 		}
 		out[k] = n
@@ -118,16 +118,17 @@ func (l *List) nodes() (map[string]*node, error) {
 	return nil, fmt.Errorf("list %s: unknown layout %d", l.Name, l.Layout)
 }
 
-// advice says what to do about an answer that is too long.
-func (l *List) advice(typ uint16) string {
+// advice says what to do about records of a type that are longer than the room
+// that a message has for them.
+func (l *List) advice(typ uint16, set *rrset, room int) string {
 	switch {
 	case typ == dns.TypePTR:
-		return "use larger parts"
+		parts := max(1, room*set.records/len(set.body))
+		return fmt.Sprintf("use parts of %d entries or more", (len(l.Entries)+parts-1)/parts)
 	case l.Layout == dnsfetch.LayoutAPL:
 		return "cut the list in parts"
-	default:
-		return "use smaller parts"
 	}
+	return "use smaller parts"
 }
 
 type addNode func(wire []byte, part int, sets map[uint16]*rrset) error

@@ -37,7 +37,7 @@ func (set *rrset) messageLen(nameLen int) int {
 	return headerLen + nameLen + 4 + len(set.body)
 }
 
-// appendRecord begins a record and returns where its data's length stands, for
+// beginRecord begins a record and returns where its data's length stands, for
 // endRecord.
 func (set *rrset) beginRecord(typ uint16, ttl uint32) int {
 	set.records++

@@ -340,7 +340,7 @@ func TestSetRefuses(t *testing.T) {
 		{"a zero entry", []List{{Name: "b.example", Entries: make([]Entry, 1)}}, "entry 1: no prefix"},
 		{"host bits", []List{{Name: "b.example", Entries: []Entry{{Prefix: netip.MustParsePrefix("10.1.2.3/8")}}}},
 			"entry 1: 10.1.2.3/8 has host bits set; 10.0.0.0/8 is meant"},
-		{"more parts than a PTR answer holds", []List{{Name: "b.example", Entries: many, PartSize: 10}}, "use larger parts"},
+		{"more parts than a PTR answer holds", []List{{Name: "b.example", Entries: many, PartSize: 10}}, "use parts of 11 entries or more"},
 		{"parts larger than a message", []List{{Name: "b.example", Entries: many, PartSize: 9000}}, "use smaller parts"},
 		{"apl larger than a message", []List{{Name: "b.example", Entries: many, Layout: dnsfetch.LayoutAPL}}, "cut the list in parts"},
 		{"a network as an address", []List{{Name: "b.example", Entries: entries(t, "10.0.0.0/8"), Layout: dnsfetch.LayoutAddresses}},

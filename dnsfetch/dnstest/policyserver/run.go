@@ -218,7 +218,6 @@ func (o *options) serve(ctx context.Context, hup <-chan os.Signal, lists []dnste
 	}
 	fmt.Fprintf(stdout, "listening on %s\n", srv.Addr())
 	printLists(stdout, lists)
-	lists = nil
 	for {
 		select {
 		case <-ctx.Done():
