@@ -308,6 +308,9 @@ func (d Seconds) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON reads what MarshalJSON writes. What is beyond a time.Duration becomes
 // the nearest one that is not.
 func (d *Seconds) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
+	}
 	f, err := strconv.ParseFloat(string(b), 64)
 	if err != nil {
 		return err
