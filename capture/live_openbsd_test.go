@@ -1,0 +1,67 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// TestLive opens a pflog interface of the running kernel, one that does not exist
+// yet, reads, destroys it under the reader, and leaves the host as it was. No rule
+// logs to it. It needs root, and THREATSTOPD_LIVE=1 to say that this may be done here.
+func TestLive(t *testing.T) {
+	if os.Getenv("THREATSTOPD_LIVE") != "1" {
+		t.Skip("THREATSTOPD_LIVE=1 is not set")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const destroyInterface = 0x80206979 // SIOCIFDESTROY, sys/sockio.h
+	name := ""
+	for n := 15; n > 0 && name == ""; n-- {
+		arg := newIfreq(fmt.Sprintf("pflog%d", n))
+		if errors.Is(host{}.interfaceIoctl(hostRequests.getFlags, unsafe.Pointer(&arg)), syscall.ENXIO) {
+			name = fmt.Sprintf("pflog%d", n)
+		}
+	}
+	if name == "" {
+		t.Skip("all pflog interfaces exist")
+	}
+	r, err := Open(Options{Interface: name, ReadTimeout: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	gone := false
+	destroy := func() {
+		arg := newIfreq(name)
+		if err := (host{}).interfaceIoctl(destroyInterface, unsafe.Pointer(&arg)); err != nil && !gone {
+			t.Errorf("%s: SIOCIFDESTROY: %v", name, err)
+		}
+		gone = true
+	}
+	defer destroy()
+	t.Logf("%s: two buffers of %d bytes", name, r.BufferSize())
+	for range 3 {
+		if b, err := r.Read(); err != nil || !b.Empty() {
+			t.Errorf("read of a silent interface: %v", err)
+		}
+	}
+	if s, err := r.Stats(); err != nil || s != (Stats{}) {
+		t.Errorf("stats %+v, %v", s, err)
+	}
+	if _, err := Open(Options{Interface: "pflog"}); err == nil {
+		t.Error("an interface without a number was opened")
+	}
+	destroy()
+	if _, err := r.Read(); !errors.Is(err, ErrInterfaceGone) {
+		t.Errorf("read after the interface was destroyed: %v", err)
+	}
+	if _, err := r.Stats(); !errors.Is(err, ErrInterfaceGone) {
+		t.Errorf("stats after the interface was destroyed: %v", err)
+	}
+}
