@@ -230,7 +230,7 @@ func TestHistory(t *testing.T) {
 		Day: Top{
 			From: noon.Add(-24 * time.Hour), Hits: 11,
 			Addresses: []Counted{{Key: "2001:db8::7", Hits: 5}, {Key: "198.18.0.1", Hits: 2}, {Key: "198.18.0.2", Hits: 1}},
-			Ports:     []Counted{{Key: "22/tcp", Hits: 5}, {Key: "53/udp", Hits: 2}, {Key: "gre", Hits: 1}},
+			Ports:     []Counted{{Key: "22/tcp", Hits: 5}, {Key: "53/udp", Hits: 2}, {Key: "icmp", Hits: 1}},
 			Lists:     []Counted{{Key: "basic", Hits: 6}, {Key: "other", Hits: 5}},
 		},
 		Hourly: Hourly{From: noon.Add(-47 * time.Hour), Counts: make([]int64, 48)},
