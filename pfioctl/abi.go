@@ -169,6 +169,20 @@ type PfiocRuleHead struct {
 	AnchorCall [AnchorPathSize]byte
 }
 
+// PfiocIface is struct pfioc_iface.
+type PfiocIface struct {
+	Name   [16]byte // filter: an interface or group, all if empty
+	Buffer unsafe.Pointer
+	Esize  int32
+	Size   int32
+	Nzero  int32
+	Flags  int32
+}
+
+// IfaceSkip is the flag in struct pfi_kif of an interface that pf leaves alone
+// (PFI_IFLAG_SKIP).
+const IfaceSkip = 0x0100
+
 // Limit names one of pf's hard limits (PF_LIMIT_*).
 type Limit int32
 
@@ -227,5 +241,6 @@ var (
 	_ [1092]byte                              = [unsafe.Sizeof(PfiocRuleset{})]byte{}
 	_ [12 + 2*AnchorPathSize]byte             = [unsafe.Sizeof(PfiocRuleHead{})]byte{}
 	_ [8 + hostPointer]byte                   = [unsafe.Sizeof(PfiocTrans{})]byte{}
+	_ [32 + hostPointer]byte                  = [unsafe.Sizeof(PfiocIface{})]byte{}
 	_ [1032]byte                              = [unsafe.Sizeof(PfiocTransE{})]byte{}
 )

@@ -67,6 +67,9 @@ func TestStructsOnEveryArchitecture(t *testing.T) {
 			"Size2": "pfrio_size2", "Nadd": "pfrio_nadd", "Ndel": "pfrio_ndel", "Nchange": "pfrio_nchange",
 			"Flags": "pfrio_flags", "Ticket": "pfrio_ticket",
 		}},
+		"PfiocIface": {"pfioc_iface", map[string]string{
+			"Name": "pfiio_name", "Buffer": "pfiio_buffer", "Esize": "pfiio_esize", "Size": "pfiio_size", "Nzero": "pfiio_nzero", "Flags": "pfiio_flags",
+		}},
 		"PfiocLimit":   {"pfioc_limit", map[string]string{"Index": "index", "Limit": "limit"}},
 		"PfiocRuleset": {"pfioc_ruleset", map[string]string{"Nr": "nr", "Path": "path", "Name": "name"}},
 		"PfiocTrans":   {"pfioc_trans", map[string]string{"Size": "size", "Esize": "esize", "Array": "array"}},
@@ -146,6 +149,7 @@ func TestConstants(t *testing.T) {
 		"log_flags": {
 			"PF_LOG": int(LogFirst), "PF_LOG_ALL": int(LogAll), "PF_LOG_USER": int(LogUser), "PF_LOG_MATCHES": int(LogMatches),
 		},
+		"iface_flags":      {"PFI_IFLAG_SKIP": IfaceSkip},
 		"direction":        {"PF_INOUT": int(DirBoth), "PF_IN": int(DirIn), "PF_OUT": int(DirOut)},
 		"action":           {"PF_PASS": int(ActionPass), "PF_DROP": int(ActionBlock), "PF_MATCH": int(ActionMatch)},
 		"address_families": {"AF_INET": AFInet, "AF_INET6": AFInet6},

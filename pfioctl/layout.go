@@ -20,6 +20,7 @@ type Layout struct {
 	tstats  TStatsLayout
 	astats  AStatsLayout
 	status  StatusLayout
+	iface   IfaceLayout
 	rule    ruleLayout
 }
 
@@ -62,6 +63,7 @@ type Requests struct {
 	InaDefine               uint
 	GetRules, GetRule       uint // rules, read only
 	GetRulesets, GetRuleset uint
+	GetIfaces               uint // DIOCIGETIFACES
 	XBegin, XCommit         uint // transactions
 	XRollback               uint
 	XEnd                    uint // 7.4 and later
@@ -100,6 +102,14 @@ type StatusLayout struct {
 	Debug    int // uint32
 	HostID   int // uint32, network order
 	Checksum int // [16]byte
+}
+
+// IfaceLayout tells where struct pfi_kif keeps its members. Its Size is zero
+// when the release is not known.
+type IfaceLayout struct {
+	Size  int // esize
+	Name  int // [16]byte
+	Flags int // int32
 }
 
 // The releases this package was measured against. Of older ones the structs
@@ -186,6 +196,7 @@ func layoutOf(release string, num int, a arch) Layout {
 			l.status = StatusLayout{Size: up(516), Since: 440, Running: 448, States: 452, Debug: 468, HostID: 472, Checksum: 500}
 		}
 		l.rule = ruleLayoutOf(num, a)
+		l.iface = ifaceLayoutOf(a)
 	}
 
 	table := uint(sizeofPfrTable + a.pointer + 8*4)
@@ -212,11 +223,26 @@ func layoutOf(release string, num int, a arch) Layout {
 		l.req.GetStatus = ioBoth(21, uint(l.status.Size))
 		l.req.GetRules = ioBoth(6, uint(l.rule.ioc))
 		l.req.GetRule = ioBoth(7, uint(l.rule.ioc))
+		l.req.GetIfaces = ioBoth(87, uint(16+a.pointer+4*4))
 	}
 	if num >= 74 {
 		l.req.XEnd = ioBoth(100, 4)
 	}
 	return l
+}
+
+// ifaceLayoutOf follows struct pfi_kif: name, tree links, packets[2][2][2],
+// bytes[2][2][2], tzero, flags, flags_new, three pointers, five counts and the
+// head of a list. Its size was measured, and is what these add up to.
+func ifaceLayoutOf(a arch) IfaceLayout {
+	up := func(n, align int) int { return (n + align - 1) &^ (align - 1) }
+	tree := up(3*a.pointer+4, a.pointer)
+	flags := up(16+tree, a.align64) + 2*64 + 8
+	counts := flags + 8 + 3*a.pointer
+	return IfaceLayout{
+		Size:  up(up(counts+5*4, a.pointer)+2*a.pointer, a.align64),
+		Flags: flags,
+	}
 }
 
 // Release returns the release the layout was made for, "7.8".
@@ -240,6 +266,9 @@ func (l Layout) AStats() AStatsLayout { return l.astats }
 
 // Status returns the layout of struct pf_status.
 func (l Layout) Status() StatusLayout { return l.status }
+
+// Iface returns the layout of struct pfi_kif.
+func (l Layout) Iface() IfaceLayout { return l.iface }
 
 // ByteOrder returns the architecture's.
 func (l Layout) ByteOrder() binary.ByteOrder {

@@ -134,7 +134,8 @@ func TestRequestNumbers(t *testing.T) {
 			"DIOCRSETTFLAGS": r.SetTFlags, "DIOCRINADEFINE": r.InaDefine,
 			"DIOCGETRULES": r.GetRules, "DIOCGETRULE": r.GetRule,
 			"DIOCGETRULESETS": r.GetRulesets, "DIOCGETRULESET": r.GetRuleset,
-			"DIOCXBEGIN": r.XBegin, "DIOCXCOMMIT": r.XCommit,
+			"DIOCIGETIFACES": r.GetIfaces,
+			"DIOCXBEGIN":     r.XBegin, "DIOCXCOMMIT": r.XCommit,
 			"DIOCXROLLBACK": r.XRollback, "DIOCXEND": r.XEnd,
 		} {
 			if want := num(t, io[name]); got != want {
@@ -178,6 +179,7 @@ func TestStructsByOffset(t *testing.T) {
 		check("pfr_astats", "pfras_packets", as.Packets)
 		check("pfr_astats", "pfras_bytes", as.Bytes)
 		check("pfr_astats", "pfras_tzero", as.Tzero)
+		size("pfi_kif", l.Iface().Size)
 		s := l.Status()
 		size("pf_status", s.Size)
 		check("pf_status", "counters", s.Counters)
@@ -296,11 +298,11 @@ func TestNewerReleaseIsLikeTheNewestForTables(t *testing.T) {
 			t.Error("table structs differ from 7.8")
 		}
 		want := old.Requests()
-		want.GetStatus, want.GetRules, want.GetRule = 0, 0, 0
+		want.GetStatus, want.GetRules, want.GetRule, want.GetIfaces = 0, 0, 0, 0
 		if l.Requests() != want {
 			t.Errorf("requests %+v, want %+v", l.Requests(), want)
 		}
-		if l.Status() != (StatusLayout{}) || l.rule != (ruleLayout{}) {
+		if l.Status() != (StatusLayout{}) || l.Iface() != (IfaceLayout{}) || l.rule != (ruleLayout{}) {
 			t.Error("status or rules are not marked as unknown")
 		}
 	}

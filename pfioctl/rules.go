@@ -364,6 +364,44 @@ func (p *PF) children(anchor string) ([]string, error) {
 	return out, nil
 }
 
+// SkippedInterfaces returns the interfaces, and groups of them, whose packets pf
+// passes without a look at any rule (`set skip on`), sorted. For a release that
+// is not known the error wraps [ErrUnknownRelease].
+func (p *PF) SkippedInterfaces() ([]string, error) {
+	const op = "list interfaces"
+	o := p.l.iface
+	if o.Size == 0 {
+		return nil, fail(op, Table{}, 0, p.unknown())
+	}
+	a := array{esize: o.Size}
+	defer a.close()
+	for n := 64; n <= maxRules; n *= 2 {
+		// Never with no room at all: the kernel then copies one struct out.
+		if err := a.grow(n); err != nil {
+			return nil, fail(op, Table{}, 0, err)
+		}
+		io := &PfiocIface{Buffer: a.pointer(), Esize: int32(o.Size), Size: int32(a.room)}
+		if err := p.ioctl(p.l.req.GetIfaces, unsafe.Pointer(io)); err != nil {
+			return nil, fail(op, Table{}, 0, err)
+		}
+		// Where the answer is as long as the room its last struct was not
+		// filled in, and there may be more (pf_if.c: pfi_get_ifaces).
+		if int(io.Size) >= a.room {
+			continue
+		}
+		var names []string
+		for i := range int(io.Size) {
+			b := a.at(i)
+			if p.l.ByteOrder().Uint32(b[o.Flags:])&IfaceSkip != 0 {
+				names = append(names, cstring(b[o.Name:][:ifNameSize]))
+			}
+		}
+		slices.Sort(names)
+		return names, nil
+	}
+	return nil, fail(op, Table{}, 0, ErrChanging)
+}
+
 // ruleset reads the rules of one anchor.
 func (p *PF) ruleset(anchor string) (*Ruleset, error) {
 	b := make([]byte, p.l.rule.ioc)

@@ -654,6 +654,79 @@ func TestRange(t *testing.T) {
 	}
 }
 
+// ifaceDevice answers DIOCIGETIFACES as pf_if.c does: where there is no room for
+// all and one more, the last struct it counts is not filled in.
+type ifaceDevice struct {
+	l     Layout
+	names []string // with a ! those that are skipped
+	asked int
+}
+
+func (d *ifaceDevice) Close() error { return nil }
+
+func (d *ifaceDevice) Ioctl(req uint, arg unsafe.Pointer) error {
+	io, o := (*PfiocIface)(arg), d.l.Iface()
+	switch {
+	case req != d.l.Requests().GetIfaces || int(io.Esize) != o.Size:
+		return syscall.ENODEV
+	case io.Size == 0:
+		return syscall.EFAULT
+	}
+	d.asked++
+	b := unsafe.Slice((*byte)(io.Buffer), int(io.Size)*o.Size)
+	n := 0
+	for _, name := range d.names {
+		n++
+		if int(io.Size) <= n {
+			break
+		}
+		e := b[(n-1)*o.Size:][:o.Size]
+		name, skip := strings.CutPrefix(name, "!")
+		copy(e[o.Name:], name)
+		d.l.ByteOrder().PutUint32(e[o.Flags:], 0x8843)
+		if skip {
+			d.l.ByteOrder().PutUint32(e[o.Flags:], 0x8843|0x100)
+		}
+	}
+	io.Size = int32(n)
+	return nil
+}
+
+func TestSkippedInterfaces(t *testing.T) {
+	many := []string{"!lo0", "all", "egress", "em0", "!lo"}
+	for i := range 64 - len(many) {
+		many = append(many, fmt.Sprintf("tun%d", i))
+	}
+	for _, tt := range []struct {
+		name  string
+		names []string
+		want  []string
+		asked int
+	}{
+		{"none there", nil, nil, 1},
+		{"none skipped", []string{"em0", "lo0"}, nil, 1},
+		{"some skipped", []string{"!lo0", "all", "em0", "!lo"}, []string{"lo", "lo0"}, 1},
+		{"as many as there is room for, less one", many[:63], []string{"lo", "lo0"}, 1},
+		{"as many as there is room for", many, []string{"lo", "lo0"}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := &ifaceDevice{l: hostLayout("7.8"), names: tt.names}
+			got, err := New(d, d.l).SkippedInterfaces()
+			if err != nil || !slices.Equal(got, tt.want) || d.asked != tt.asked {
+				t.Errorf("%q, %v after %d requests, want %q after %d", got, err, d.asked, tt.want, tt.asked)
+			}
+		})
+	}
+	_, err := New(&ifaceDevice{}, hostLayout("8.0")).SkippedInterfaces()
+	if !errors.Is(err, ErrUnknownRelease) {
+		t.Errorf("unknown release: %v", err)
+	}
+	_, err = New(newRuleKernel(), hostLayout("7.8")).SkippedInterfaces()
+	if !errors.Is(err, syscall.ENODEV) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestRulesOfUnknownRelease(t *testing.T) {
 	k := newRuleKernel()
 	k.before = func(*ruleKernel, uint) error { t.Error("a request was made"); return syscall.ENODEV }
