@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"testing"
+	"time"
 
 	"example.org/threatstopd/agent/policy"
 )
 
-// hosts4 returns n different hosts, one in twenty of them grown to a network, in random order.
+// random4 returns n entries with different addresses in random order, hosts and one network in twenty.
 func random4(n int) []netip.Prefix {
 	r := rand.New(rand.NewPCG(4, uint64(n)))
 	ps := make([]netip.Prefix, n)
@@ -159,7 +159,73 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
-// What a Builder takes at the most while it builds, and what remains.
-func BenchmarkMemory(b *testing.B) {
-	_ = runtime.MemStats{}
+// The worst case for entries as listed: all within one network, which is torn by exceptions.
+func BenchmarkTorn(b *testing.B) {
+	entries := random4(1_000_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		bl := policy.NewBuilder(policy.Options{})
+		id := bl.List("block", policy.Block)
+		bl.Add(id, netip.MustParsePrefix("0.0.0.0/0"), false)
+		for i, p := range entries {
+			if i%10 == 0 {
+				bl.Except(p, "exception")
+			} else {
+				bl.Add(id, p, false)
+			}
+		}
+		if _, err := bl.Build(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkAll(b *testing.B) {
+	s := mustBuild(b, random4(1_000_000))
+	b.ReportAllocs()
+	for b.Loop() {
+		n := 0
+		for p, not := range s.All() {
+			if p.Bits() > 0 && !not {
+				n++
+			}
+		}
+		if n != s.Len() {
+			b.Fatal(n)
+		}
+	}
+}
+
+func BenchmarkEqual(b *testing.B) {
+	s, t := mustBuild(b, random4(1_000_000)), mustBuild(b, random4(1_000_000))
+	b.ReportAllocs()
+	for b.Loop() {
+		if !s.Equal(t) {
+			b.Fatal("not equal")
+		}
+	}
+}
+
+func BenchmarkSum(b *testing.B) {
+	s := mustBuild(b, random4(1_000_000))
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Sum()
+	}
+}
+
+func BenchmarkExceptions(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		exceptions()
+	}
+}
+
+func BenchmarkGuard(b *testing.B) {
+	g := policy.Guard{MaxShrink: policy.DefaultMaxShrink, Hold: policy.DefaultHold}
+	now := time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		g.Check(26424, 26400, time.Time{}, now, false)
+	}
 }

@@ -81,6 +81,7 @@ type Policy struct {
 type Builder struct {
 	opt        Options
 	report     Report
+	ids        map[listKey]ListID
 	entries    [2][2]int // by Kind, and by family: IPv4, IPv6
 	heap4      heap[record4]
 	heap6      heap[record6]
@@ -88,19 +89,27 @@ type Builder struct {
 	err        error // the first misuse or passed limit; Build's error
 }
 
+type listKey struct {
+	name string
+	kind Kind
+}
+
 // NewBuilder returns an empty Builder.
-func NewBuilder(o Options) *Builder { return &Builder{opt: o} }
+func NewBuilder(o Options) *Builder {
+	return &Builder{opt: o, ids: make(map[listKey]ListID)}
+}
 
 // List returns the id of the list with this name and kind, whether new or
 // known already. The order of the first calls is the order of the lists: an entry that
 // several lists have is said to come from the first of them.
 func (b *Builder) List(name string, k Kind) ListID {
-	for i, l := range b.report.Lists {
-		if l.Name == name && l.Kind == k {
-			return ListID(i)
-		}
+	key := listKey{name, k}
+	if id, ok := b.ids[key]; ok {
+		return id
 	}
 	switch {
+	case b.ids == nil: // used
+		return NoList
 	case k > Allow:
 		b.fail(fmt.Errorf("policy: list %s: no such kind of list: %v", name, k))
 		return NoList
@@ -109,7 +118,9 @@ func (b *Builder) List(name string, k Kind) ListID {
 		return NoList
 	}
 	b.report.Lists = append(b.report.Lists, ListReport{Name: name, Kind: k})
-	return ListID(len(b.report.Lists) - 1)
+	id := ListID(len(b.report.Lists) - 1)
+	b.ids[key] = id
+	return id
 }
 
 // Add adds an entry to a list: the list has the addresses of p, or with not set
@@ -266,19 +277,17 @@ func (b *Builder) table(to *Set, k Kind, families [2]records, family int, met []
 		s.veto[i+1] = l.Kind == Allow && k == Block
 	}
 	if family == 0 {
+		s.grow = to.grow4
 		s.put = func(e entry) { to.append4(e.addr.to4(), e.bits, newTag(e.list, e.verdict == out)) }
 	} else {
+		s.grow = to.grow6
 		s.put = func(e entry) { to.append6(e.addr, e.bits, newTag(e.list, e.verdict == out)) }
 	}
 	if b.opt.Aggregate {
 		s.smallestTable()
 		return
 	}
-	if family == 0 {
-		to.grow4(n)
-	} else {
-		to.grow6(n)
-	}
+	s.grow(n)
 	s.entriesAsListed()
 }
 

@@ -9,7 +9,8 @@ import (
 // the longest prefix wins. It stands on its own, without the Set, and never
 // changes.
 //
-// It takes less than 12 bytes an IPv4 entry and less than 28 an IPv6 entry.
+// It takes less than 12 bytes an IPv4 entry and less than 40 an IPv6 entry;
+// mostly 9 and 27.
 //
 // Two prefixes either nest or have nothing in common. So of the entries that
 // begin at or before an address, the last one decides for it (of one address
@@ -58,11 +59,12 @@ type entry6 struct {
 	bits uint8
 }
 
-// How many neighbours are compared, and how many entries a slot of the finder
-// has in the mean. A slot rarely has more than a window.
+// How many neighbours are compared; how many entries a slot of the finder
+// has in the mean, so that it rarely has more than a window; and how many
+// levels of parts a finder has.
 const (
-	window4, each4 = 12, 6
-	window6, each6 = 6, 2
+	window4, each4, depth4 = 12, 6, 2
+	window6, each6, depth6 = 6, 2, 4
 )
 
 // NewIndex returns an Index of s. A nil Set is an empty one.
@@ -93,7 +95,7 @@ func NewIndex(s *Set) *Index {
 			}
 			x.entry4 = append(x.entry4, e)
 		})
-		x.find4.build(1, 1+n, each4, func(i int) u128 { return from4(x.entry4[i].addr()) })
+		x.find4.build(1, 1+n, each4, depth4, func(i int) u128 { return from4(x.entry4[i].addr()) })
 		for range window4 {
 			x.entry4 = append(x.entry4, ^entry4(0))
 		}
@@ -103,7 +105,7 @@ func NewIndex(s *Set) *Index {
 		enclose(n, func(i int) (u128, uint8) { return s.addr6[i], s.bits6[i] }, func(i, up int) {
 			x.entry6 = append(x.entry6, entry6{s.addr6[i], uint32(up), s.tag6[i], s.bits6[i]})
 		})
-		x.find6.build(1, 1+n, each6, func(i int) u128 { return x.entry6[i].addr })
+		x.find6.build(1, 1+n, each6, depth6, func(i int) u128 { return x.entry6[i].addr })
 		for range window6 {
 			x.entry6 = append(x.entry6, entry6{addr: u128{}.last(0)})
 		}
@@ -276,16 +278,17 @@ type part struct {
 
 const (
 	divided = 1 << 31
-	crowd   = 256 // slots with more entries are divided
-	deepest = 4   // levels of parts; below them a binary search will do
+	crowd   = 256 // slots with more entries are divided, unless the part is one of the last level
 )
 
-func (f *finder) build(lo, hi, each int, at func(int) u128) {
-	f.split(lo, hi, each, 1, at)
+func (f *finder) build(lo, hi, each, depth int, at func(int) u128) {
+	f.slots = make([]uint32, 0, (hi-lo)/each+2)
+	f.split(lo, hi, each, depth, at)
+	f.slots = trim(f.slots)
 }
 
 // split makes the part for the entries from lo up to before hi.
-func (f *finder) split(lo, hi, each, level int, at func(int) u128) {
+func (f *finder) split(lo, hi, each, depth int, at func(int) u128) {
 	p := part{base: at(lo), lo: uint32(lo), hi: uint32(hi), first: uint32(len(f.slots))}
 	p.span = at(hi - 1).minus(p.base)
 	slots := uint64((hi-lo)/each + 1)
@@ -305,7 +308,7 @@ func (f *finder) split(lo, hi, each, level int, at func(int) u128) {
 	for ; next <= slots; next++ {
 		f.slots = append(f.slots, uint32(hi))
 	}
-	if level == deepest || p.span == (u128{}) {
+	if depth == 1 || p.span == (u128{}) {
 		return
 	}
 	for s := range slots {
@@ -313,7 +316,7 @@ func (f *finder) split(lo, hi, each, level int, at func(int) u128) {
 		from, to := int(f.slots[s]), int(f.slots[s+1])
 		if to-from > crowd {
 			f.slots[s] = divided | uint32(len(f.parts))
-			f.split(from, to, each, level+1, at)
+			f.split(from, to, each, depth-1, at)
 		}
 	}
 }

@@ -25,6 +25,7 @@ type sweep struct {
 	veto    []bool // by owner: these lists keep addresses out of it
 	lists   []ListReport
 	table   *TableReport
+	grow    func(n int) // makes room in the table
 	put     func(entry) // takes the table's entries in order
 
 	// What holds at pos, by owner and summed up.
@@ -173,6 +174,7 @@ func (s *sweep) smallestTable() {
 	s.pos, s.wrapped = u128{}, false
 	s.over(0, s.len())
 	s.rest()
+	s.grow(found.len())
 	for i := range found.len() {
 		addr, m := found.at(i)
 		m = flip(m)
