@@ -50,6 +50,9 @@ type Env struct {
 	OpenPflog   func(capture.Options) (capture.Source, error)
 	FlushPflogd func() error
 	OpenSyslog  func() (zerolog.LevelWriter, error)
+	// Signals brings what the daemon acts on: SIGHUP, and those that ask for a
+	// status line.
+	Signals <-chan os.Signal
 
 	Now   func() time.Time
 	Local *time.Location // the zone in which times are shown
@@ -57,6 +60,10 @@ type Env struct {
 
 // System returns the Env of the machine at hand.
 func System() Env {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, append(statusSignals, syscall.SIGHUP)...)
+	// A reader of the log that went away is no reason to stop.
+	signal.Ignore(syscall.SIGPIPE)
 	return Env{
 		Stdin:    os.Stdin,
 		Stdout:   os.Stdout,
@@ -76,6 +83,7 @@ func System() Env {
 		},
 		FlushPflogd: report.FlushPflogd,
 		OpenSyslog:  openSyslog,
+		Signals:     signals,
 
 		Now:   time.Now,
 		Local: time.Local,

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -128,8 +129,8 @@ func hosts(n int, format string) []string {
 	return all
 }
 
-// run runs threatstopd and returns its exit code and what it printed.
-func (fw *firewall) run(args ...string) (code int, stdout, stderr string) {
+// writeConf writes threatstop.conf and returns its name.
+func (fw *firewall) writeConf() string {
 	fw.t.Helper()
 	conf := filepath.Join(fw.dir, "threatstop.conf")
 	var text strings.Builder
@@ -139,15 +140,27 @@ func (fw *firewall) run(args ...string) (code int, stdout, stderr string) {
 	if err := os.WriteFile(conf, []byte(text.String()), 0o600); err != nil {
 		fw.t.Fatal(err)
 	}
-	var out, errs bytes.Buffer
-	env := Env{
-		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,
+	return conf
+}
+
+func (fw *firewall) env() Env {
+	return Env{
+		Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard,
 		OpenPF: func() (*pfioctl.PF, error) { return fw.pf(), nil },
 		Host:   func() (policy.Facts, error) { return fw.facts, nil },
 		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
 		Now:    func() time.Time { return fw.now },
 		Local:  time.UTC,
 	}
+}
+
+// run runs threatstopd and returns its exit code and what it printed.
+func (fw *firewall) run(args ...string) (code int, stdout, stderr string) {
+	fw.t.Helper()
+	conf := fw.writeConf()
+	var out, errs bytes.Buffer
+	env := fw.env()
+	env.Stdout, env.Stderr = &out, &errs
 	code = Run(context.Background(), append(args, "-f", conf), env)
 	return code, out.String(), errs.String()
 }

@@ -3,10 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -34,11 +31,6 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 		return err
 	}
 	defer pf.Close()
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, append(statusSignals, syscall.SIGHUP)...)
-	defer signal.Stop(signals)
-	// A reader of the log that went away is no reason to stop.
-	signal.Ignore(syscall.SIGPIPE)
 	return daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
 			cfg, warnings, err := config.Load(f.file)
@@ -51,7 +43,7 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 			return daemonSetup(cfg, env), nil
 		},
 		PF:      pf,
-		Signals: signals,
+		Signals: env.Signals,
 		Log:     log,
 		Version: Version(),
 	}).Run(ctx)

@@ -4,8 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/report"
@@ -254,11 +252,12 @@ func (l *life) logOutcome(out *update.Outcome, next time.Time) {
 		event = event.Str("server", server)
 	}
 	for _, t := range out.Tables {
-		d := zerolog.Dict().Int("entries", t.InForce).Int("added", t.Delta.Added).Int("deleted", t.Delta.Deleted).Int("changed", t.Delta.Changed)
-		if t.Kind == policy.Block {
-			d = d.Int("excepted", len(out.Policy.Report.Excepted))
+		if t.Kind == policy.Allow {
+			event = event.Int("allowed", t.InForce)
+			continue
 		}
-		event = event.Dict(t.Table.String(), d)
+		event = event.Int("blocked", t.InForce).Int("excepted", len(out.Policy.Report.Excepted)).
+			Int("added", t.Delta.Added).Int("deleted", t.Delta.Deleted).Int("changed", t.Delta.Changed)
 	}
 	text := "policy enforced"
 	switch {
@@ -269,7 +268,7 @@ func (l *life) logOutcome(out *update.Outcome, next time.Time) {
 	case unchanged(out):
 		text = "policy unchanged"
 	}
-	event.Dur("took", out.Elapsed).Time("next", next).Msg(text)
+	event.Str("took", out.Elapsed.Round(time.Millisecond).String()).Time("next", next).Msg(text)
 }
 
 func unchanged(out *update.Outcome) bool {

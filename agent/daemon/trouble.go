@@ -65,7 +65,7 @@ func (t *troubles) over(key string) {
 		return
 	}
 	delete(t.open, key)
-	t.log.Info().Str("trouble", key).Int64("times", x.count).Dur("lasted", time.Since(x.since).Round(time.Second)).Msg("over: " + x.text)
+	t.log.Info().Str("trouble", key).Int64("times", x.count).Str("lasted", time.Since(x.since).Round(time.Second).String()).Msg("over: " + x.text)
 }
 
 // check is is or over.
