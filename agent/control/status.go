@@ -131,10 +131,12 @@ type Change struct {
 
 // Held is a policy that was held back, because it takes too much out of a table.
 type Held struct {
-	Why     string    `json:"why"`
+	Why     string    `json:"why"`     // with the numbers, and since and until when
 	Entries int       `json:"entries"` // of the policy that is held back
 	Since   time.Time `json:"since,omitzero"`
-	Until   time.Time `json:"until,omitzero"` // when it will be believed; zero: only --sync-now --force enforces it
+	Until   time.Time `json:"until,omitzero"` // when it will be believed; zero: never by itself
+	// Forcible says that --sync-now --force enforces it, as it does all but an empty block table.
+	Forcible bool `json:"forcible"`
 }
 
 // Excepted is an exception that entries of block lists met.
