@@ -434,3 +434,43 @@ func TestLoadIsAllOrNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestAnchorsComeAndGo takes away, one by one, what keeps anchors in being.
+func TestAnchorsComeAndGo(t *testing.T) {
+	k := New(Options{})
+	pf := pfioctl.New(k.Open(true), k.Layout())
+	paths := func() string {
+		var list []string
+		for path := range k.anchors {
+			list = append(list, path)
+		}
+		slices.Sort(list)
+		checkKernel(t, k)
+		return strings.Join(list, " ")
+	}
+	above, below := pfioctl.Table{Anchor: "a", Name: "t"}, pfioctl.Table{Anchor: "a/b", Name: "t"}
+	load(t, k, Ruleset{Rules: []Rule{{Anchor: "a/b"}, {Anchor: "a/b"}, {Anchor: "c"}}})
+	if _, err := pf.AddTables(pfioctl.TablePersist, above, below); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what string
+		do   func() error
+		want string
+	}{
+		{"at first", func() error { return nil }, "a a/b c"},
+		{"without a table, but with a child", func() error { _, err := pf.DelTables(above); return err }, "a a/b c"},
+		{"without a table, but called", func() error { _, err := pf.DelTables(below); return err }, "a a/b c"},
+		{"called by one rule instead of two", func() error { return k.LoadRules(Ruleset{Rules: []Rule{{Anchor: "a/b"}}}) }, "a a/b"},
+		{"not called", func() error { return k.LoadRules(Ruleset{}) }, ""},
+		{"with rules of its own", func() error { return k.LoadRules(Ruleset{Anchors: map[string][]Rule{"a/b": {{}}}}) }, "a a/b"},
+		{"without them", func() error { return k.LoadRules(Ruleset{Anchors: map[string][]Rule{"a/b": nil}}) }, ""},
+	} {
+		if err := c.do(); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		if got := paths(); got != c.want {
+			t.Errorf("%s: anchors %q, want %q", c.what, got, c.want)
+		}
+	}
+}

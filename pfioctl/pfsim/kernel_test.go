@@ -209,8 +209,7 @@ func TestFaults(t *testing.T) {
 	if err := x.call(k.req.SetAddrs, x.io(0, array(elements("10.0.0.1", "10.0.0.2"), 0), 2)); err != nil {
 		t.Fatal(err)
 	}
-	io := x.io(0, nil, 0)
-	whole := int(unsafe.Sizeof(*io))
+	whole := int(unsafe.Sizeof(pfioctl.PfiocTable{}))
 	for _, size := range []int{0, 1, tableSize, whole - 1} {
 		b := mapBuffer(t, size)
 		if err := x.d.Ioctl(k.req.GetAddrs, b.Pointer()); err != syscall.EFAULT {
@@ -454,5 +453,87 @@ func TestConcurrentUse(t *testing.T) {
 		}
 	})
 	wg.Wait()
+	checkKernel(t, k)
+}
+
+// TestDeleteReadsTwice is where few elements against many entries are looked
+// at before the work begins: what is wrong with one then leaves the array alone,
+// else feedback is taken back.
+func TestDeleteReadsTwice(t *testing.T) {
+	k := New(Options{})
+	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	var list []element
+	for i := range 18 {
+		list = append(list, element{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 32), false})
+	}
+	must(t, x.call(k.req.SetAddrs, x.io(0, array(list, 0), len(list))))
+	for _, c := range []struct {
+		size  int // of 18 entries: 18 / (1 + 5) is 3
+		twice bool
+	}{{1, true}, {3, true}, {4, false}} {
+		b := array(list[:c.size], 0)
+		last := &b[(c.size-1)*addrSize+addrFback]
+		*last = byte(pfioctl.FeedbackNoCount)
+		if err := x.call(k.req.DelAddrs, x.io(pfioctl.FlagFeedback, b, c.size)); err != syscall.EINVAL {
+			t.Errorf("%d elements: %v, want EINVAL", c.size, err)
+		}
+		if twice := *last != 0; twice != c.twice {
+			t.Errorf("%d elements: read twice is %v, want %v", c.size, twice, c.twice)
+		}
+	}
+	if got := x.content(); len(got) != 18 {
+		t.Errorf("%d entries are left, want 18", len(got))
+	}
+}
+
+// TestNamesThatDoNotMeet is a table that is attached to an anchor under another
+// spelling: the anchor counts it, and no table bears its name.
+func TestNamesThatDoNotMeet(t *testing.T) {
+	k := New(Options{})
+	tb := pfioctl.PfrTable{Flags: flagPersist}
+	copy(tb.Anchor[:], "a/")
+	copy(tb.Name[:], "t")
+	d := k.Open(true)
+	io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
+	must(t, d.Ioctl(k.req.AddTables, unsafe.Pointer(io)))
+	for _, c := range []struct {
+		anchor string
+		want   error
+	}{{"a", syscall.ENOTTY}, {"a/", syscall.ENOENT}, {"", nil}} {
+		io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
+		copy(io.Table.Anchor[:], c.anchor)
+		if err := d.Ioctl(k.req.GetTables, unsafe.Pointer(io)); err != c.want {
+			t.Errorf("the tables of %q: %v, want %v", c.anchor, err, c.want)
+		}
+	}
+	checkKernel(t, k)
+}
+
+// TestFlagsOfReferencedTable clears PERSIST of tables that are held by something
+// else, too.
+func TestFlagsOfReferencedTable(t *testing.T) {
+	k := New(Options{})
+	load(t, k, Ruleset{
+		Rules: []Rule{{From: Peer{Table: "held"}}},
+		Tables: []TableLine{
+			{pfioctl.Table{Name: "held"}, pfioctl.TablePersist, nil},
+			{pfioctl.Table{Name: "free"}, pfioctl.TablePersist, nil},
+			{pfioctl.Table{Anchor: "a", Name: "root"}, pfioctl.TablePersist, nil},
+			{pfioctl.Table{Name: "root"}, pfioctl.TablePersist, nil},
+		},
+	})
+	list := make([]pfioctl.PfrTable, 4)
+	for i, name := range []string{"held", "free", "root", "nosuch"} {
+		copy(list[i].Name[:], name)
+	}
+	io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&list[0]), Esize: int32(tableSize), Size: 4, Nadd: int32(flagPersist)}
+	must(t, k.Open(true).Ioctl(k.req.SetTFlags, unsafe.Pointer(io)))
+	// That an anchor's table holds "root" is not looked at for the count.
+	if io.Nchange != 1 || io.Ndel != 2 || io.Nadd != int32(flagPersist) {
+		t.Errorf("%d changed, %d deleted, want 1 and 2", io.Nchange, io.Ndel)
+	}
+	if k.findTable("", "held") == nil || k.findTable("", "root") == nil || k.findTable("", "free") != nil {
+		t.Error("the wrong tables are left")
+	}
 	checkKernel(t, k)
 }

@@ -126,8 +126,11 @@ func TestLimitsAtBoot(t *testing.T) {
 			if n, err := pf.Limit(pfioctl.LimitTableEntries); n != 200000 || err != nil {
 				t.Errorf("limit %d, %v, want 200000", n, err)
 			}
-			if k.hard[pfioctl.LimitTableEntries] != unlimited {
+			if k.hard[pfioctl.LimitTableEntries] != unlimited || k.hard[pfioctl.LimitTables] != unlimited {
 				t.Error("enforced at boot")
+			}
+			if k.hard[pfioctl.LimitAnchors] != 512 || k.hard[pfioctl.LimitStates] != 100000 {
+				t.Error("those of anchors and states are not")
 			}
 			load(t, k, Ruleset{})
 			if got := k.hard[pfioctl.LimitTableEntries] == 200000; got != c.enforced {

@@ -271,16 +271,44 @@ func checkKernel(t testing.TB, k *Kernel) {
 	if k.main.tables != attached[&k.main] {
 		t.Fatalf("main ruleset: %d tables counted, %d attached", k.main.tables, attached[&k.main])
 	}
-	children := map[*anchor]int{}
-	for _, a := range k.anchors {
+	children, calls := map[*anchor]int{}, map[*anchor]int{}
+	rulesets := []*ruleset{&k.main}
+	for path, a := range k.anchors {
+		rulesets = append(rulesets, &a.rs)
 		children[a.parent]++
+		if a.path != path || a.parent != nil && k.anchors[a.parent.path] != a.parent {
+			t.Fatalf("anchor %s hangs in the air", path)
+		}
 		if a.rs.tables != attached[&a.rs] {
 			t.Fatalf("anchor %s: %d tables counted, %d attached", a.path, a.rs.tables, attached[&a.rs])
 		}
 	}
+	rules := map[*ktable]int32{}
+	for _, rs := range rulesets {
+		for _, l := range append(slices.Clone(rs.active), rs.inactive...) {
+			if l.anchor != nil {
+				calls[l.anchor]++
+			}
+			for _, kt := range []*ktable{l.src, l.dst} {
+				if kt != nil {
+					rules[kt]++
+				}
+			}
+		}
+	}
+	for a, n := range calls {
+		if k.anchors[a.path] != a {
+			t.Fatalf("anchor %s is called %d times and not there", a.path, n)
+		}
+	}
 	for _, a := range k.anchors {
-		if a.children != children[a] {
-			t.Fatalf("anchor %s: %d children counted, %d there", a.path, a.children, children[a])
+		if a.children != children[a] || a.calls != calls[a] {
+			t.Fatalf("anchor %s: %d children and %d calls counted, %d and %d there", a.path, a.children, a.calls, children[a], calls[a])
+		}
+	}
+	for kt, n := range rules {
+		if kt.gone || kt.refs[refRule] != n {
+			t.Fatalf("table %s: %d references by rules, %d counted, destroyed %v", kt.name, n, kt.refs[refRule], kt.gone)
 		}
 	}
 }

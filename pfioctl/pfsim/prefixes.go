@@ -68,8 +68,6 @@ func (p prefix) masked(net uint8) prefix {
 	case net < 64:
 		p.hi &^= 1<<(64-net) - 1
 		p.lo = 0
-	case net == 64:
-		p.lo = 0
 	case net < 128:
 		p.lo &^= 1<<(128-net) - 1
 	}
