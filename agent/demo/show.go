@@ -16,6 +16,8 @@ import (
 
 	"example.org/threatstopd/agent/cli"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/report/reporttest"
+	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 	"example.org/threatstopd/pfioctl"
@@ -39,6 +41,10 @@ type stage struct {
 	conf   string
 	block  []dnsfetch.Entry
 	allow  []dnsfetch.Entry
+
+	pflog     *capturetest.Interface
+	collector *reporttest.Collector
+	shown     int // receipts of the collector that were shown
 }
 
 // show plays the story and returns the first thing that did not go as told.
@@ -56,7 +62,12 @@ func show(out io.Writer, blockFile, allowFile string) (err error) {
 	}
 	defer os.RemoveAll(s.dir)
 	s.kernel = pfsim.New(pfsim.Options{MaxEntries: 2 * (len(s.block) + len(s.allow) + 50000)})
-	for _, step := range []func() error{s.setUp, s.firstRun, s.look, s.secondRun, s.change, s.ownAddress, s.failure} {
+	s.pflog = capturetest.NewInterface("")
+	if s.collector, err = reporttest.Start(reporttest.Options{}); err != nil {
+		return err
+	}
+	defer s.collector.Close()
+	for _, step := range []func() error{s.setUp, s.firstRun, s.look, s.secondRun, s.change, s.ownAddress, s.failure, s.hits} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -77,14 +88,22 @@ func (s *stage) setUp() error {
 	if err := s.kernel.LoadRules(pfConf()); err != nil {
 		return err
 	}
+	logs, err := s.logServer()
+	if err != nil {
+		return err
+	}
 	s.conf = filepath.Join(s.dir, "threatstop.conf")
 	text := fmt.Sprintf(`device_id=tdid_demo0001
 DNS_SERVERS="%s"
 BLOCK_LISTS="%s"
 ALLOW_LISTS="%s"
 OUT_DIR=%s
-url=https://logs.invalid/upload
-`, s.server.Addr(), blockList, allowList, s.dir)
+%s`, s.server.Addr(), blockList, allowList, s.dir, logs)
+	// Networks this wide are not for a firewall to block; who brings a list
+	// that has them wants to see them.
+	if v4, v6 := widest(s.block, false), widest(s.block, true); v4 < 8 || v6 < 16 {
+		text += fmt.Sprintf("MIN_PREFIX_V4=%d\nMIN_PREFIX_V6=%d\n", min(v4, 8), min(v6, 16))
+	}
 	fmt.Fprint(s.out, indent(text))
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
 		return err
@@ -124,20 +143,23 @@ func (s *stage) serve(block []dnsfetch.Entry) error {
 func (s *stage) run(want int, args ...string) (string, error) {
 	fmt.Fprintf(s.out, "\n$ threatstopd %s\n", strings.Join(args, " "))
 	var both bytes.Buffer
-	env := cli.System()
-	env.Terminal = false
+	env := s.env()
 	env.Stdout, env.Stderr = &both, &both
-	env.OpenPF = s.open
-	env.Host = func() (policy.Facts, error) {
-		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{s.own}}}}, nil
-	}
-	env.Lookup = func(context.Context, string) ([]netip.Addr, error) {
-		return []netip.Addr{netip.MustParseAddr("100.64.0.9")}, nil
-	}
 	if code := cli.Run(context.Background(), append(args, "-f", s.conf), env); code != want {
 		return "", fmt.Errorf("threatstopd %s: exit code %d, expected %d: %s", strings.Join(args, " "), code, want, both.String())
 	}
 	return both.String(), nil
+}
+
+// env is the system that threatstopd sees.
+func (s *stage) env() cli.Env {
+	env := cli.System()
+	env.Terminal = false
+	env.OpenPF = s.open
+	env.Host = func() (policy.Facts, error) {
+		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{s.own}}}}, nil
+	}
+	return env
 }
 
 func (s *stage) open() (*pfioctl.PF, error) {
@@ -358,6 +380,17 @@ func made(n int, from uint32) []dnsfetch.Entry {
 		all[i].Prefix = netip.PrefixFrom(netip.AddrFrom4(a), 32)
 	}
 	return all
+}
+
+// widest is the shortest prefix length of a family.
+func widest(entries []dnsfetch.Entry, v6 bool) int {
+	bits := 128
+	for _, e := range entries {
+		if e.Prefix.Addr().Is6() == v6 {
+			bits = min(bits, e.Prefix.Bits())
+		}
+	}
+	return bits
 }
 
 func indent(text string) string {

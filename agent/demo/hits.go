@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"example.org/threatstopd/agent/cli"
+	"example.org/threatstopd/agent/report/reporttest"
+	"example.org/threatstopd/capture"
+	"example.org/threatstopd/capture/capturetest"
+	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/pfsim"
+)
+
+// The second half of the story: what pf blocks is seen, and reaches the log
+// server although that is down for a while.
+
+func (s *stage) hits() error {
+	s.tell("Now the daemon: it reads what pf logs, and reports what the policy blocked.")
+	if err := s.runDaemon(s.traffic); err != nil {
+		return err
+	}
+	if err := s.receipts(3); err != nil {
+		return err
+	}
+	s.tell("The log server goes down, and packets go on being blocked:")
+	if err := s.collector.Fail(reporttest.Failure{Fault: reporttest.Refuse}); err != nil {
+		return err
+	}
+	if err := s.runDaemon(s.traffic); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(filepath.Join(s.dir, "spool"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(s.out, "   The daemon has stopped; its spool has:")
+	for _, f := range files {
+		fmt.Fprintf(s.out, " %s", f.Name())
+	}
+	fmt.Fprintln(s.out)
+	if err := s.receipts(3); err != nil {
+		return err
+	}
+	s.tell("The log server is back, and so is the daemon:")
+	if err := s.collector.Fail(reporttest.Failure{}); err != nil {
+		return err
+	}
+	if err := s.runDaemon(func(*running) error { return s.receipts(6) }); err != nil {
+		return err
+	}
+	return nil
+}
+
+// traffic sends packets through pf: three are hits, one is nobody's.
+func (s *stage) traffic(d *running) error {
+	bad, found := s.victim()
+	if !found {
+		return errors.New("the policy blocks no address")
+	}
+	stranger, err := s.stranger()
+	if err != nil {
+		return err
+	}
+	own := s.own.Addr()
+	for _, p := range []pfsim.Packet{
+		{Dir: pfioctl.DirIn, Src: bad, Dst: own, Proto: capturetest.TCP, SrcPort: 40000, DstPort: 22},
+		{Dir: pfioctl.DirIn, Src: stranger, Dst: own, Proto: capturetest.TCP, SrcPort: 40001, DstPort: 22},
+		{Dir: pfioctl.DirOut, Src: own, Dst: bad, Proto: capturetest.UDP, SrcPort: 5353, DstPort: 53},
+		{Dir: pfioctl.DirIn, Src: bad, Dst: own, Proto: capturetest.ICMP},
+	} {
+		p.Iface, p.Bytes = "em0", 60
+		v := s.kernel.Verdict(p)
+		fmt.Fprintf(s.out, "   pf: %s > %s: %s\n", p.Src, p.Dst, word(v.Action))
+		for _, l := range v.Logs {
+			s.pflog.Log(&capturetest.Packet{
+				Action: capture.Action(l.Action), Dir: capture.Direction(p.Dir), Iface: p.Iface, Rule: l.RuleNr, SubRule: l.SubRuleNr, Ruleset: l.Ruleset,
+				Src: p.Src, Dst: p.Dst, Proto: p.Proto, SrcPort: p.SrcPort, DstPort: p.DstPort,
+			})
+		}
+	}
+	return d.until(" seen=3 ")
+}
+
+// stranger is an address that the table does not block.
+func (s *stage) stranger() (netip.Addr, error) {
+	pf, err := s.open()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer pf.Close()
+	for a := netip.MustParseAddr("203.0.113.200"); a.Is4(); a = a.Next() {
+		results, err := pf.Test(pfioctl.Table{Name: blockTable}, a)
+		if err != nil {
+			return a, err
+		}
+		if !results[0].Match {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, errors.New("the policy blocks every address")
+}
+
+// receipts waits until the log server has n lines, and shows them.
+func (s *stage) receipts(n int) error {
+	count := func(all []reporttest.Receipt) (lines int) {
+		for _, r := range all {
+			lines += len(r.Lines())
+		}
+		return lines
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.collector.Wait(ctx, func(all []reporttest.Receipt) bool { return count(all) >= n }); err != nil {
+		return fmt.Errorf("the log server did not get its %d lines: %w", n, err)
+	}
+	all := s.collector.Receipts()
+	if got := count(all); got != n {
+		return fmt.Errorf("the log server has %d lines, expected %d", got, n)
+	}
+	for _, r := range all[s.shown:] {
+		fmt.Fprintf(s.out, "   the log server took batch %s of %s:\n%s", r.Batch, r.Device, indent(indent(r.Text)))
+	}
+	if len(all) == s.shown {
+		fmt.Fprintln(s.out, "   the log server got nothing new")
+	}
+	s.shown = len(all)
+	return nil
+}
+
+// running is a daemon that runs.
+type running struct {
+	signals chan os.Signal
+	mu      sync.Mutex
+	log     bytes.Buffer
+	status  string // the last status line
+}
+
+// Write takes a line of the log. Status lines are kept apart: the demo asks for
+// many.
+func (d *running) Write(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if bytes.Contains(p, []byte("INF status ")) {
+		d.status = string(p)
+		return len(p), nil
+	}
+	return d.log.Write(p)
+}
+
+func (d *running) text() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.log.String() + d.status
+}
+
+// until asks the daemon for its status until it says phrase.
+func (d *running) until(phrase string) error {
+	for range 250 {
+		select {
+		case d.signals <- syscall.SIGUSR1:
+		case <-time.After(10 * time.Second):
+			return fmt.Errorf("the daemon does not answer; it said:\n%s", d.text())
+		}
+		time.Sleep(40 * time.Millisecond)
+		if strings.Contains(d.text(), phrase) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the daemon did not come to%s; it said:\n%s", phrase, d.text())
+}
+
+// runDaemon runs the daemon while during does its part, and shows what it
+// logged.
+func (s *stage) runDaemon(during func(*running) error) error {
+	d := &running{signals: make(chan os.Signal)}
+	env := s.env()
+	env.Stderr, env.Signals = d, d.signals
+	env.OpenPflog = func(o capture.Options) (capture.Source, error) {
+		r, err := s.pflog.Open(o)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
+	env.FlushPflogd = func() error { return nil }
+	fmt.Fprintf(s.out, "\n$ threatstopd -d\n")
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	code := make(chan int, 1)
+	go func() { code <- cli.Run(ctx, []string{"-d", "-f", s.conf}, env) }()
+	err := d.until("policy unchanged")
+	if err == nil {
+		err = d.until("seen=0")
+	}
+	if err == nil {
+		err = during(d)
+	}
+	stop()
+	if c := <-code; err == nil && c != 0 {
+		err = fmt.Errorf("the daemon ended with exit code %d", c)
+	}
+	for line := range strings.Lines(d.text()) {
+		fmt.Fprint(s.out, "   "+line)
+	}
+	return err
+}
+
+// logServer starts the log server, and names it in threatstop.conf.
+func (s *stage) logServer() (string, error) {
+	ca := filepath.Join(s.dir, "ca.pem")
+	if err := s.collector.WriteCA(ca); err != nil {
+		return "", err
+	}
+	spool := filepath.Join(s.dir, "spool")
+	if err := os.Mkdir(spool, 0o700); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("url=%s\nCA_FILE=%s\nSPOOL_DIR=%s\npflog=%s\n", s.collector.URL(), ca, spool, filepath.Join(s.dir, "pflog")), nil
+}
