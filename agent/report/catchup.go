@@ -71,7 +71,7 @@ func (r *Reporter) catch(ctx context.Context) {
 // up to exactly that. If none comes, the end is the time from which on one would have
 // been matched.
 func (r *Reporter) awaitFirst(ctx context.Context) bool {
-	t := time.NewTimer(firstPacketWait)
+	t := time.NewTimer(r.firstWait)
 	defer t.Stop()
 	select {
 	case <-r.first:

@@ -78,6 +78,12 @@ func plainHeader(ip []byte) bool {
 	return false
 }
 
+// meets reports whether a gap that ends at m and one that begins at o leave nothing
+// between them.
+func (m mark) meets(o mark) bool {
+	return m.usec == o.usec && m.id == o.id && (o.before || !o.packet())
+}
+
 // A gap is a stretch of the run that the live capture did not see and pflogd may
 // have: from one mark up to the packet of another, exclusive. Where a mark is a time, or
 // its packet is not to be found, a packet of that very time is behind it.
@@ -101,6 +107,10 @@ type watermark struct {
 const maxGaps = 8
 
 func (w *watermark) addGap(g gap) {
+	if n := len(w.gaps); n > 0 && w.gaps[n-1].until.meets(g.from) {
+		w.gaps[n-1].until = g.until
+		return
+	}
 	w.gaps = append(w.gaps, g)
 	if len(w.gaps) > maxGaps {
 		w.gaps[1].from = w.gaps[0].from

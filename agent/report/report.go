@@ -134,12 +134,14 @@ type Reporter struct {
 
 	full    chan *batch // closed batches, room for all there are
 	flushes chan chan error
+	ended   chan struct{} // closed when no more packets are read
 
 	liveLane  *lane
 	gapLane   *lane
 	firstOnce sync.Once
 	first     chan struct{} // closed when the first live packet has come
 	started   time.Time
+	firstWait time.Duration // firstPacketWait
 
 	// wm is what is durable; wmMu is never held while the disk works. filed is
 	// the generation that the file has.
@@ -190,8 +192,10 @@ func New(o Options) (*Reporter, error) {
 		havePolicy: make(chan struct{}),
 		full:       make(chan *batch, liveBatches+gapBatches),
 		flushes:    make(chan chan error),
+		ended:      make(chan struct{}),
 		first:      make(chan struct{}),
 		started:    o.Now(),
+		firstWait:  firstPacketWait,
 	}
 	if r.batchBytes < o.BatchBytes {
 		o.Log.Warn().Int("asked", o.BatchBytes).Int("bytes", r.batchBytes).Int64("spool_max", o.SpoolMax).
@@ -280,14 +284,14 @@ func (r *Reporter) Run(ctx context.Context) error {
 	writer.Go(func() { r.write(stopWriting) })
 
 	err := r.read(ctx)
+	close(r.ended)
 	stopCatching()
 	work.Wait()
-	close(stopWriting)
-	writer.Wait()
-
 	// One more attempt for what is waiting, within bounds.
 	stop := time.AfterFunc(r.o.StopTimeout, stopSending)
 	defer stop.Stop()
+	close(stopWriting)
+	writer.Wait()
 	r.toSend.finish()
 	sender.Wait()
 	if e := r.persist(); e != nil {
@@ -327,11 +331,14 @@ func (r *Reporter) read(ctx context.Context) error {
 
 // Flush closes what is in memory and tries at once to deliver everything that waits. It
 // returns nil when that is delivered, the sender's error when an attempt failed, or
-// ctx's when that ends first; in both cases the rest stays in the spool.
+// ctx's when that ends first; in both cases the rest stays in the spool. Before Run it
+// waits for Run, after it there is nothing to do and it fails.
 func (r *Reporter) Flush(ctx context.Context) error {
 	done := make(chan error, 1)
 	select {
 	case r.flushes <- done:
+	case <-r.ended:
+		return errStopped
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -371,7 +378,8 @@ func (r *Reporter) write(stop <-chan struct{}) {
 		case done := <-r.flushes:
 			w.closeLanes()
 			w.drain()
-			r.toSend.flush(flushRequest{done, len(w.queue)})
+			w.stuck = w.stuck || len(w.queue) > 0
+			r.toSend.flush(flushRequest{done, len(w.queue) > 0})
 		case <-retry.C:
 		case <-stop:
 			w.closeLanes()
@@ -385,6 +393,9 @@ func (r *Reporter) write(stop <-chan struct{}) {
 		w.drain()
 		if len(w.queue) > 0 {
 			retry.Reset(respool)
+		} else if w.stuck {
+			w.stuck = false
+			r.toSend.unstick()
 		}
 	}
 }
@@ -397,6 +408,8 @@ type writer struct {
 	out bool
 	// failing says that the disk's refusal has been told.
 	failing bool
+	// stuck says that a flush waits for the queue to become empty.
+	stuck bool
 }
 
 // closeLanes closes the lanes' batches, and moves the watermark over packets that were

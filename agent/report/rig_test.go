@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,12 +110,16 @@ type rig struct {
 	iface  *capturetest.Interface
 	col    *reporttest.Collector
 	events *events
-	cancel context.CancelFunc
-	done   chan error
+	logged atomic.Int64 // hits
+	// quiet says that no live packet will come, so that nobody need wait for it;
+	// noPolicy that the test sets the policy itself.
+	quiet, noPolicy bool
+	cancel          context.CancelFunc
+	done            chan error
 }
 
-// options are for tests over sockets: quick where waiting is not what is tested.
-func options(t testing.TB, col *reporttest.Collector, dir string) Options {
+// sender waits so long for an answer.
+func sender(t testing.TB, col *reporttest.Collector, response time.Duration) Sender {
 	t.Helper()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := col.WriteCA(ca); err != nil {
@@ -122,14 +127,20 @@ func options(t testing.TB, col *reporttest.Collector, dir string) Options {
 	}
 	up, err := upload.New(upload.Options{
 		URL: col.URL(), DeviceID: "tdid_abcd1234", CAFile: ca,
-		Timeouts: upload.Timeouts{Response: 2 * time.Second},
+		Timeouts: upload.Timeouts{Response: response},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(up.Close)
+	return up
+}
+
+// options are for tests over sockets: quick where waiting is not what is tested.
+func options(t testing.TB, col *reporttest.Collector, dir string) Options {
+	t.Helper()
 	return Options{
-		DeviceID: "tdid_abcd1234", Sender: up, SpoolDir: dir, Location: time.UTC,
+		DeviceID: "tdid_abcd1234", Sender: sender(t, col, patience), SpoolDir: dir, Location: time.UTC,
 		Interval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,
 		StopTimeout: 30 * time.Second, LogSettle: time.Millisecond, NoLogs: "test",
 	}
@@ -148,13 +159,20 @@ func collector(t testing.TB) *reporttest.Collector {
 // run starts a reporter. change may alter the options.
 func run(t testing.TB, col *reporttest.Collector, iface *capturetest.Interface, dir string, change func(*Options)) *rig {
 	t.Helper()
+	g := &rig{iface: iface}
+	g.run(t, col, dir, change)
+	return g
+}
+
+func (g *rig) run(t testing.TB, col *reporttest.Collector, dir string, change func(*Options)) {
+	t.Helper()
 	o := options(t, col, dir)
-	src, err := iface.Open(capture.Options{ReadTimeout: 10 * time.Millisecond})
+	src, err := g.iface.Open(capture.Options{ReadTimeout: 10 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.Source = src
-	g := &rig{t: t, iface: iface, col: col, events: new(events), done: make(chan error, 1)}
+	g.t, g.col, g.events, g.done = t, col, new(events), make(chan error, 1)
 	o.Log = zerolog.New(g.events)
 	if change != nil {
 		change(&o)
@@ -162,7 +180,12 @@ func run(t testing.TB, col *reporttest.Collector, iface *capturetest.Interface, 
 	if g.Reporter, err = New(o); err != nil {
 		t.Fatal(err)
 	}
-	g.SetPolicy(index(t), []netip.Addr{own})
+	if g.quiet {
+		g.firstWait = time.Millisecond
+	}
+	if !g.noPolicy {
+		g.SetPolicy(index(t), []netip.Addr{own})
+	}
 	var ctx context.Context
 	ctx, g.cancel = context.WithCancel(context.Background())
 	go func() { g.done <- g.Run(ctx) }()
@@ -172,7 +195,6 @@ func run(t testing.TB, col *reporttest.Collector, iface *capturetest.Interface, 
 			<-g.done
 		}
 	})
-	return g
 }
 
 // stop ends the reporter cleanly.
@@ -186,10 +208,24 @@ func (g *rig) stop() {
 	}
 }
 
+// log logs hits, each with a miss, as fast as the disk takes them.
 func (g *rig) log(from, to int) {
+	for n := from; n < to; n++ {
+		g.burst(n, n+1)
+		if n%20 == 19 {
+			g.until("hits go to disk", func(s Stats) bool {
+				return s.Live.Hits+s.NoPolicy > g.logged.Load()-20 && s.InMemory < 2*int64(g.batchLines)
+			})
+		}
+	}
+}
+
+// burst logs hits, each with a miss, faster than that.
+func (g *rig) burst(from, to int) {
 	for n := from; n < to; n++ {
 		g.iface.Log(hit(n))
 		g.iface.Log(miss(n))
+		g.logged.Add(1)
 	}
 }
 

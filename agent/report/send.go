@@ -3,6 +3,7 @@ package report
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,11 +25,11 @@ type sendQueue struct {
 	finishing bool
 }
 
-// A flushRequest asks for an attempt at everything. stuck is how many batches wait to
-// be taken directly.
+// A flushRequest asks for an attempt at everything. stuck says that some of it is still
+// with the writer, because the disk does not take it.
 type flushRequest struct {
 	done  chan<- error
-	stuck int
+	stuck bool
 }
 
 func (q *sendQueue) init() {
@@ -59,38 +60,39 @@ func (q *sendQueue) finish() {
 	signal(q.urge)
 }
 
-func (q *sendQueue) isFinishing() bool {
+// state returns how many flushes there are and whether the end has come. What they
+// are about is in the spool, or stuck, by then.
+func (q *sendQueue) state() (asked int, finishing bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.finishing
+	return len(q.flushing), q.finishing
 }
 
-// stuck returns how many batches a flush still waits for besides those in the spool.
-func (q *sendQueue) stuck() (n int, flushing bool) {
+// stuck reports whether one of the first n flushes is about more than the spool has.
+func (q *sendQueue) stuck(n int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, f := range q.flushing {
-		n = max(n, f.stuck)
-	}
-	return n, len(q.flushing) > 0
+	return slices.ContainsFunc(q.flushing[:n], func(f flushRequest) bool { return f.stuck })
 }
 
+// unstick says that the writer has nothing any more.
 func (q *sendQueue) unstick() {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	for i := range q.flushing {
-		q.flushing[i].stuck--
+		q.flushing[i].stuck = false
 	}
+	q.mu.Unlock()
+	q.kick()
 }
 
-// answer ends all flushes.
-func (q *sendQueue) answer(err error) {
+// answer ends the first n flushes.
+func (q *sendQueue) answer(n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, f := range q.flushing {
+	for _, f := range q.flushing[:n] {
 		f.done <- err
 	}
-	q.flushing = nil
+	q.flushing = append([]flushRequest(nil), q.flushing[n:]...)
 }
 
 var errStopped = errors.New("report: stopped")
@@ -99,14 +101,20 @@ var errStopped = errors.New("report: stopped")
 // order, until finish was called and there is nothing left, or ctx ends.
 func (r *Reporter) send(ctx context.Context) {
 	q := &r.toSend
-	defer q.answer(errStopped)
+	defer func() {
+		n, _ := q.state()
+		q.answer(n, errStopped)
+	}()
 	var buf []byte
 	failures := 0
 	for {
+		// First: a flush that comes after this look at the spool may be about
+		// what the look did not see.
+		asked, finishing := q.state()
 		b, ok, err := r.spool.Peek(&buf)
 		var direct *batch
 		if err == nil && !ok {
-			if direct, ok = r.nothingSpooled(ctx); !ok {
+			if direct, ok = r.nothingSpooled(ctx, asked, finishing); !ok {
 				return
 			}
 			if direct == nil {
@@ -123,7 +131,6 @@ func (r *Reporter) send(ctx context.Context) {
 				err = nil
 			}
 			q.directDone <- err == nil
-			q.unstick()
 		default:
 			err = r.attempt(ctx, b.ID, b.Lines, b.Text, failures)
 			if refused(err) {
@@ -142,8 +149,9 @@ func (r *Reporter) send(ctx context.Context) {
 			continue
 		}
 		failures++
-		q.answer(err)
-		if q.isFinishing() {
+		asked, finishing = q.state()
+		q.answer(asked, err)
+		if finishing {
 			return
 		}
 		if !r.pause(ctx, failures, err) {
@@ -152,16 +160,16 @@ func (r *Reporter) send(ctx context.Context) {
 	}
 }
 
-// nothingSpooled waits until there may be something, and returns a batch when the
-// writer hands one over. It returns false when the sender is to end.
-func (r *Reporter) nothingSpooled(ctx context.Context) (*batch, bool) {
+// nothingSpooled answers the flushes that were asked for before the spool was found
+// empty, waits until there may be something, and returns a batch when the writer hands
+// one over. It returns false when the sender is to end.
+func (r *Reporter) nothingSpooled(ctx context.Context, asked int, finishing bool) (*batch, bool) {
 	q := &r.toSend
-	stuck, flushing := q.stuck()
-	if q.isFinishing() && stuck <= 0 {
-		return nil, false
+	if !q.stuck(asked) {
+		q.answer(asked, nil)
 	}
-	if flushing && stuck <= 0 {
-		q.answer(nil)
+	if finishing {
+		return nil, false
 	}
 	select {
 	case b := <-q.direct:
