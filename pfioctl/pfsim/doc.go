@@ -63,6 +63,6 @@
 // # What it costs
 //
 // An IPv4 entry takes 8 bytes and an IPv6 entry 24, about twice that while a
-// request makes new ones. A request takes the table's lock, and one that adds or
-// deletes walks the whole table, as DIOCRSETADDRS does in the kernel.
+// request makes new ones. What adds or deletes walks the whole table, as
+// DIOCRSETADDRS does in the kernel.
 package pfsim

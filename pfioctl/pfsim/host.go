@@ -9,8 +9,8 @@ import (
 )
 
 // hostArch is the architecture whose structs this program's requests are made
-// of. OpenBSD's layouts go by pointer size, byte order and, with 32 bits, the
-// alignment of 64-bit members, which only matters in what is read by offset.
+// of. Where OpenBSD does not run on this one it is another with the same
+// pointers and byte order.
 func hostArch() string {
 	if _, err := pfioctl.LayoutFor("7.8", runtime.GOARCH); err == nil {
 		return runtime.GOARCH

@@ -19,14 +19,9 @@ var ErrHang = errors.New("pfsim: the kernel never answers this request")
 // Options of a [Kernel]. The zero value is a 7.8 kernel just booted.
 type Options struct {
 	// Release is the OpenBSD release whose behaviour and structs are
-	// simulated, "6.9" to "7.8"; empty means "7.8".
+	// simulated, "6.9" to "7.8"; empty means "7.8". The structs are those of
+	// the architecture this program was built for.
 	Release string
-
-	// Arch is the architecture whose structs requests are made of, as Go names
-	// it. Empty means the one this program was built for, which is the only
-	// one whose memory can be read; where OpenBSD does not run on that, the
-	// structs of one with the same pointers are taken.
-	Arch string
 
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
@@ -101,10 +96,7 @@ func New(o Options) *Kernel {
 	if o.Release == "" {
 		o.Release = "7.8"
 	}
-	if o.Arch == "" {
-		o.Arch = hostArch()
-	}
-	layout, err := pfioctl.LayoutFor(o.Release, o.Arch)
+	layout, err := pfioctl.LayoutFor(o.Release, hostArch())
 	if err != nil {
 		panic("pfsim: " + err.Error())
 	}

@@ -351,7 +351,7 @@ func TestStartStop(t *testing.T) {
 }
 
 func TestNewRefusesWhatItDoesNotKnow(t *testing.T) {
-	for _, o := range []Options{{Release: "6.8"}, {Release: "8.0"}, {Release: "x"}, {Arch: "vax"}} {
+	for _, o := range []Options{{Release: "6.8"}, {Release: "8.0"}, {Release: "x"}} {
 		func() {
 			defer func() {
 				if recover() == nil {

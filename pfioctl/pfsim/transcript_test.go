@@ -40,12 +40,12 @@ type request struct {
 	Nadd    *int32  `json:"nadd"`
 	Ndel    *int32  `json:"ndel"`
 	Nchange *int32  `json:"nchange"`
-	Ticket  uint32  `json:"ticket"`
+	Ticket  word    `json:"ticket"`
 	Mapped  *int    `json:"mapped"`
 	Fwrite  *int    `json:"fwrite"`
 	Secure  *int    `json:"securelevel"`
 	Index   limitNr `json:"index"`
-	Limit   uint32  `json:"limit"`
+	Limit   word    `json:"limit"`
 	Request uint    `json:"request"`
 	Addr    string  `json:"addr"`
 }
@@ -75,7 +75,7 @@ type addrText struct {
 type transText struct {
 	Type   string `json:"type"`
 	Anchor string `json:"anchor"`
-	Ticket uint32 `json:"ticket"`
+	Ticket word   `json:"ticket"`
 }
 
 // answer is both what a transcript has and what pfsim gave, to be compared.
@@ -198,12 +198,21 @@ func (f *tableFlags) UnmarshalJSON(b []byte) error {
 type feedback uint32
 
 func (f *feedback) UnmarshalJSON(b []byte) error {
-	names := map[string]uint32{"CLRD": 5}
+	names := map[string]uint32{}
 	for c := pfioctl.FeedbackNone; c <= pfioctl.FeedbackNoCount; c++ {
 		names[strings.ToUpper(c.String())] = uint32(c)
 	}
 	n, err := named(b, names)
 	*f = feedback(n)
+	return err
+}
+
+// A word is 32 bits, also where a transcript has them with a sign.
+type word uint32
+
+func (w *word) UnmarshalJSON(b []byte) error {
+	n, err := named(b, nil)
+	*w = word(n)
 	return err
 }
 
@@ -345,7 +354,7 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 		}
 		return answer{Errno: errnoName(t, err)}
 	case "DIOCGETLIMIT", "DIOCSETLIMIT":
-		io := pfioctl.PfiocLimit{Index: pfioctl.Limit(req.Index), Limit: req.Limit}
+		io := pfioctl.PfiocLimit{Index: pfioctl.Limit(req.Index), Limit: uint32(req.Limit)}
 		err := d.Ioctl(map[string]uint{"DIOCGETLIMIT": r.GetLimit, "DIOCSETLIMIT": r.SetLimit}[req.Op], unsafe.Pointer(&io))
 		if err == ErrHang {
 			return answer{Hang: true}
@@ -386,7 +395,7 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 	io.Esize = int32(op.esize)
 	io.Size = int32(max(len(req.Addrs), len(req.Tables)))
 	io.Flags = pfioctl.RequestFlags(req.Flags)
-	io.Ticket = req.Ticket
+	io.Ticket = uint32(req.Ticket)
 	if req.Op == "DIOCRSETTFLAGS" {
 		io.Size2, io.Nadd = int32(req.SetFlag), int32(req.ClrFlag)
 	}
@@ -523,7 +532,7 @@ func replayTrans(t testing.TB, d *Device, req *request) answer {
 			e.Type = 99
 		}
 		copy(e.Anchor[:], req.Trans[i].Anchor)
-		e.Ticket = req.Trans[i].Ticket
+		e.Ticket = uint32(req.Trans[i].Ticket)
 	}
 	io.Array = buf.Pointer()
 	r := d.k.req
@@ -533,7 +542,7 @@ func replayTrans(t testing.TB, d *Device, req *request) answer {
 	}
 	a := answer{Errno: errnoName(t, err), Trans: []transText{}}
 	for i := range elements {
-		a.Trans = append(a.Trans, transText{Anchor: cString(at(i).Anchor[:]), Ticket: at(i).Ticket})
+		a.Trans = append(a.Trans, transText{Anchor: cString(at(i).Anchor[:]), Ticket: word(at(i).Ticket)})
 	}
 	return a
 }
