@@ -63,7 +63,7 @@ func readOnly(t *testing.T, b []byte) *Buffer {
 // what fails where, and what was done by then.
 func TestAnswerCannotBeWritten(t *testing.T) {
 	k := New(Options{})
-	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	x := makeTable(t, k, "t", pfioctl.TablePersist)
 	set := func() {
 		t.Helper()
 		must(t, x.call(k.req.SetAddrs, x.io(0, array(elements("10.0.0.1"), 0), 1)))

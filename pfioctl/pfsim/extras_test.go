@@ -34,7 +34,7 @@ func readPooled(b []byte, n int) (list []addrAnswer) {
 // limit.
 func TestPoolEntries(t *testing.T) {
 	k := New(Options{MaxEntries: 1})
-	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	x := makeTable(t, k, "t", pfioctl.TablePersist)
 	get := func() []addrAnswer {
 		t.Helper()
 		b := array(nil, 8)
@@ -194,13 +194,11 @@ func TestCounters(t *testing.T) {
 
 	ro := *x
 	ro.d = k.Open(false)
-	third := now.Unix()
 	now = now.Add(time.Hour)
 	if p, _, _ := ro.astats(t, pfioctl.FlagClrStats); !slices.Equal(p, []uint64{2, 0, 0}) {
 		t.Errorf("read and cleared: %v", p)
 	}
 	check("cleared through a read-only descriptor", 0, []uint64{0, 0, 0}, []int64{now.Unix(), now.Unix(), now.Unix()})
-	_ = third
 
 	hit()
 	check("10.0.0.2 is negated now", 0, []uint64{1, 0, 0}, []int64{now.Unix(), now.Unix(), now.Unix()})

@@ -62,7 +62,7 @@ func TestReleases(t *testing.T) {
 
 func addAddrsOf(t *testing.T, release string, orderly bool) {
 	k := New(Options{Release: release, MaxEntries: 3})
-	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	x := makeTable(t, k, "t", pfioctl.TablePersist)
 
 	bad := array(elements("10.0.0.1"), 0)
 	bad[addrNet] = 8 // host bits
@@ -205,7 +205,7 @@ func setLimitOf(t *testing.T, release string) {
 // TestFaults gives the kernel memory that ends too early, everywhere.
 func TestFaults(t *testing.T) {
 	k := New(Options{})
-	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	x := makeTable(t, k, "t", pfioctl.TablePersist)
 	if err := x.call(k.req.SetAddrs, x.io(0, array(elements("10.0.0.1", "10.0.0.2"), 0), 2)); err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestFaults(t *testing.T) {
 // be written in front of the array, where the caller has other things.
 func TestNegativeSizeWithFeedback(t *testing.T) {
 	k := New(Options{})
-	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	x := makeTable(t, k, "t", pfioctl.TablePersist)
 	must(t, x.call(k.req.SetAddrs, x.io(0, array(elements("10.0.0.1"), 0), 1)))
 	b := array(nil, 8)
 	io := x.io(pfioctl.FlagFeedback, b[4*addrSize:], -2)
@@ -278,7 +278,7 @@ func TestNegativeSizeWithFeedback(t *testing.T) {
 // after it, too.
 func TestRefusalsInOrder(t *testing.T) {
 	k := New(Options{})
-	x := newTable1(t, k, "const", pfioctl.TablePersist|pfioctl.TableConst)
+	x := makeTable(t, k, "const", pfioctl.TablePersist|pfioctl.TableConst)
 	bad := array(elements("10.0.0.1"), 0)
 	bad[addrNot] = 2
 	worst := func() *pfioctl.PfiocTable {
@@ -368,7 +368,7 @@ func TestNewRefusesWhatItDoesNotKnow(t *testing.T) {
 func TestTimesAreTrimmed(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	k := New(Options{Now: func() time.Time { return now }})
-	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	x := makeTable(t, k, "t", pfioctl.TablePersist)
 	list := elements("10.0.0.1", "10.0.0.2", "2001:db8::1")
 	must(t, x.call(k.req.SetAddrs, x.io(0, array(list, 0), len(list))))
 	first := now.Unix()
@@ -461,7 +461,7 @@ func TestConcurrentUse(t *testing.T) {
 // else feedback is taken back.
 func TestDeleteReadsTwice(t *testing.T) {
 	k := New(Options{})
-	x := newTable1(t, k, "t", pfioctl.TablePersist)
+	x := makeTable(t, k, "t", pfioctl.TablePersist)
 	var list []element
 	for i := range 18 {
 		list = append(list, element{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 32), false})

@@ -116,7 +116,7 @@ type table struct {
 	pfioctl.Table
 }
 
-func newTable1(t testing.TB, k *Kernel, name string, flags pfioctl.TableFlags) *table {
+func makeTable(t testing.TB, k *Kernel, name string, flags pfioctl.TableFlags) *table {
 	t.Helper()
 	d := k.Open(true)
 	t.Cleanup(func() { d.Close() })
@@ -336,7 +336,7 @@ func TestModel(t *testing.T) {
 		t.Run(release, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(1, 7))
 			k := New(Options{Release: release})
-			x := newTable1(t, k, "t", pfioctl.TablePersist)
+			x := makeTable(t, k, "t", pfioctl.TablePersist)
 			m := model{}
 			for i := range rounds {
 				step(t, r, x, m)
@@ -580,7 +580,7 @@ func TestLimitIsExact(t *testing.T) {
 			for limit := max(old, 1); limit < 12; limit++ {
 				t.Run(fmt.Sprintf("%d old, %d new, limit %d", old, fresh, limit), func(t *testing.T) {
 					k := New(Options{MaxEntries: limit})
-					x := newTable1(t, k, "t", pfioctl.TablePersist)
+					x := makeTable(t, k, "t", pfioctl.TablePersist)
 					var was, will []element
 					for i := range old {
 						was = append(was, host(i))

@@ -164,7 +164,7 @@ func (c *column[E]) find(e E, hint *int) (int, bool) {
 	return lo, false
 }
 
-// mark clears (PFRW_MARK) the mark of every entry.
+// unmark clears the mark of every entry (PFRW_MARK).
 func (c *column[E]) unmark() {
 	for i, e := range c.list {
 		c.list[i] = e.with(e.flags() &^ entMark)

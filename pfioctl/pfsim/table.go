@@ -359,14 +359,20 @@ func (k *Kernel) lookupTable(t *pfioctl.PfrTable) *ktable {
 	return k.findTable(cString(t.Anchor[:]), cString(t.Name[:]))
 }
 
+// newTable is a table whose place in the pool has been taken.
+func newTable(t *pfioctl.PfrTable, now int64) *ktable {
+	kt := &ktable{name: cString(t.Name[:]), anchor: cString(t.Anchor[:]), flags: t.Flags, tzero: now}
+	copy(kt.tail[:], bytesOf(t)[unsafe.Offsetof(t.Fback):])
+	return kt
+}
+
 // createTable is pfr_create_ktable: it returns nil when the limit of tables is
 // reached or, with attach, the anchor cannot be made.
 func (k *Kernel) createTable(t *pfioctl.PfrTable, now int64, attach bool) *ktable {
 	if !k.takeTable() {
 		return nil
 	}
-	kt := &ktable{name: cString(t.Name[:]), anchor: cString(t.Anchor[:]), flags: t.Flags, tzero: now}
-	copy(kt.tail[:], bytesOf(t)[unsafe.Offsetof(t.Fback):])
+	kt := newTable(t, now)
 	if attach {
 		rs := k.findOrCreateRuleset(kt.anchor)
 		if rs == nil {

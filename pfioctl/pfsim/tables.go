@@ -190,13 +190,6 @@ func (k *Kernel) addTables(io *pfioctl.PfiocTable) error {
 	return nil
 }
 
-// newTable is a table whose place in the pool has been taken.
-func newTable(t *pfioctl.PfrTable, now int64) *ktable {
-	kt := &ktable{name: cString(t.Name[:]), anchor: cString(t.Anchor[:]), flags: t.Flags, tzero: now}
-	copy(kt.tail[:], bytesOf(t)[unsafe.Offsetof(t.Fback):])
-	return kt
-}
-
 // addTablesInOrder is DIOCRADDTABLES of 6.9 and 7.0, where only what is new
 // takes a table, and an anchor that cannot be made is ENOMEM.
 func (k *Kernel) addTablesInOrder(io *pfioctl.PfiocTable) error {
@@ -311,15 +304,13 @@ func (k *Kernel) listTables(io *pfioctl.PfiocTable, esize int, put func(t *ktabl
 		return nil
 	}
 	b := make([]byte, esize)
-	put1 := 0
 	in := k.inAnchor(io)
-	for _, t := range in[:min(n, len(in))] {
+	for i, t := range in[:min(n, len(in))] {
 		clear(b)
 		put(t, b)
-		if copyout(io.Buffer, put1, b, esize) != 1 {
+		if copyout(io.Buffer, i, b, esize) != 1 {
 			return syscall.EFAULT
 		}
-		put1++
 	}
 	if len(in) != n {
 		return syscall.ENOTTY
