@@ -11,7 +11,8 @@ import (
 	"example.org/threatstopd/agent/policy"
 )
 
-// random4 returns n entries with different addresses in random order, hosts and one network in twenty.
+// random4 returns n entries with different addresses in random order, hosts
+// and one network in twenty.
 func random4(n int) []netip.Prefix {
 	r := rand.New(rand.NewPCG(4, uint64(n)))
 	ps := make([]netip.Prefix, n)
@@ -35,7 +36,8 @@ func random4(n int) []netip.Prefix {
 	return ps
 }
 
-// random6 returns n hosts in some hundred networks, as they are found in the wild.
+// random6 returns n hosts in some hundred networks, as they are found in the
+// wild.
 func random6(n int) []netip.Prefix {
 	r := rand.New(rand.NewPCG(6, uint64(n)))
 	ps := make([]netip.Prefix, n)
@@ -159,7 +161,8 @@ func BenchmarkLookup(b *testing.B) {
 	}
 }
 
-// The worst case for entries as listed: all within one network, which is torn by exceptions.
+// The worst case for entries as listed: all within one network, which is torn
+// by exceptions.
 func BenchmarkTorn(b *testing.B) {
 	entries := random4(1_000_000)
 	b.ReportAllocs()

@@ -35,7 +35,7 @@ type ListID uint16
 
 const (
 	// MaxLists is the number of lists that one policy may have.
-	MaxLists = 1<<14 - 2
+	MaxLists = 254
 	// NoList stands where no list is meant: see [Set.ListOf].
 	NoList ListID = 1<<14 - 1
 )
@@ -44,7 +44,8 @@ const (
 // Builder takes. It is far above what a table of pf can hold.
 const MaxRecords = 1<<25 - 2
 
-// ErrTooMany is what Build fails with when a limit on lists or entries is passed.
+// ErrTooMany is what Build fails with when a limit on lists or entries is
+// passed.
 var ErrTooMany = errors.New("too many")
 
 // Options are the limits and the form of a policy. The zero value sets no
@@ -57,8 +58,8 @@ type Options struct {
 	// Aggregate asks for the smallest tables that say the same, instead of
 	// the entries as they are listed.
 	Aggregate bool
-	// MaxEntries is the largest number of entries that one table may have;
-	// 0 means no limit.
+	// MaxEntries is the largest number of entries that one table may have; 0
+	// means no limit.
 	MaxEntries int
 }
 
@@ -76,8 +77,8 @@ type Policy struct {
 
 // Builder collects entries and exceptions. Make one with [NewBuilder].
 //
-// It takes 8 bytes for each IPv4 entry and 24 for each IPv6 entry, and once more as
-// much while Build sorts them.
+// It takes 8 bytes for each IPv4 entry and 24 for each IPv6 entry, and once
+// more as much while Build sorts them.
 type Builder struct {
 	opt        Options
 	report     Report
@@ -100,8 +101,8 @@ func NewBuilder(o Options) *Builder {
 }
 
 // List returns the id of the list with this name and kind, whether new or
-// known already. The order of the first calls is the order of the lists: an entry that
-// several lists have is said to come from the first of them.
+// known already. The order of the first calls is the order of the lists: an
+// entry that several lists have is said to come from the first of them.
 func (b *Builder) List(name string, k Kind) ListID {
 	key := listKey{name, k}
 	if id, ok := b.ids[key]; ok {
@@ -123,15 +124,16 @@ func (b *Builder) List(name string, k Kind) ListID {
 	return id
 }
 
-// Add adds an entry to a list: the list has the addresses of p, or with not set
-// has them not, unless a longer entry of the same list says otherwise. Where a list has an entry both ways
-// the negated one stands, whatever the order.
+// Add adds an entry to a list: the list has the addresses of p, or with not
+// set has them not, unless a longer entry of the same list says otherwise.
+// Where a list has an entry both ways the negated one stands, whatever the
+// order.
 //
 // An entry that is wider than the Options allow, or invalid, or has bits set
 // behind its prefix, is dropped and reported. Bits are not masked here, for
-// that could turn a host with a slip of the pen into a network; who reads a format
-// in which they mean nothing (APL, RFC 3123) masks them. An IPv4-mapped
-// IPv6 prefix is taken for the IPv4 prefix that it stands for.
+// that could turn a host with a slip of the pen into a network; who reads a
+// format in which they mean nothing (APL, RFC 3123) masks them. An
+// IPv4-mapped IPv6 prefix is taken for the IPv4 prefix that it stands for.
 func (b *Builder) Add(id ListID, p netip.Prefix, not bool) {
 	if int(id) >= len(b.report.Lists) {
 		b.fail(fmt.Errorf("policy: entry %v: list %d is not known", p, id))
@@ -176,7 +178,8 @@ func (b *Builder) Add(id ListID, p netip.Prefix, not bool) {
 
 // Except adds a network no address of which may be blocked, and why. Bits
 // behind the prefix are ignored, an IPv4-mapped IPv6 prefix is taken as IPv4.
-// The same network again changes nothing. An invalid prefix makes Build fail, since an exception must not get lost.
+// The same network again changes nothing. An invalid prefix makes Build fail,
+// since an exception must not get lost.
 func (b *Builder) Except(p netip.Prefix, why string) {
 	c := canonical(p)
 	if !c.IsValid() {
@@ -208,9 +211,10 @@ func (b *Builder) fail(err error) {
 	}
 }
 
-// Build returns the policy. It uses the Builder up: what was added is gone afterwards.
-// It fails when a limit is passed (then errors.Is(err, ErrTooMany)) and when the Builder was used
-// wrongly: an unknown list, an invalid exception. A policy that is empty is no error here.
+// Build returns the policy. It uses the Builder up: what was added is gone
+// afterwards. It fails when a limit is passed (then errors.Is(err,
+// ErrTooMany)) and when the Builder was used wrongly: an unknown list, an
+// invalid exception. A policy that is empty is no error here.
 func (b *Builder) Build() (*Policy, error) {
 	exceptions := b.exceptions
 	slices.SortStableFunc(exceptions, func(x, y Exception) int {

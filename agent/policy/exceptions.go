@@ -22,22 +22,22 @@ type Facts struct {
 	Gateways []netip.Addr
 	// Resolvers are the name servers of the host.
 	Resolvers []netip.Addr
-	// Servers are the hosts that the agent itself must reach: policy
-	// servers, log servers, proxies.
+	// Servers are the hosts that the agent itself must reach: policy servers,
+	// log servers, proxies.
 	Servers []Server
 	// NeverBlock are the owner's own exceptions.
 	NeverBlock []netip.Prefix
 }
 
-// Interface is an interface of the host. An address comes with the length of its
-// network's prefix, host bits kept: 192.0.2.7/24.
+// Interface is an interface of the host. An address comes with the length of
+// its network's prefix, host bits kept: 192.0.2.7/24.
 type Interface struct {
 	Name      string
 	Addresses []netip.Prefix
 }
 
-// Server is a host that must stay reachable. Role is a few words that name it in
-// reports: "policy server", "log server logs.example.net".
+// Server is a host that must stay reachable. Role is a few words that name it
+// in reports: "policy server", "log server logs.example.net".
 type Server struct {
 	Role string
 	Addr netip.Addr
@@ -54,9 +54,10 @@ var defaultExceptions = []Exception{
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
 
-// A connected network is excepted when it lies in one of these: there the owner's
-// neighbours live. A public network that happens to be connected is
-// full of strangers (RFC 1918 §3, RFC 3927 §2.1, RFC 4193 §3.1, RFC 4291 §2.5.6).
+// A connected network is excepted when it lies in one of these: there the
+// owner's neighbours live. A public network that happens to be connected is
+// full of strangers (RFC 1918 §3, RFC 3927 §2.1, RFC 4193 §3.1, RFC 4291
+// §2.5.6).
 var privateNetworks = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("172.16.0.0/12"),
@@ -77,8 +78,8 @@ func DefaultExceptions() []Exception {
 // Exceptions returns all exceptions that follow from the facts, each prefix
 // once: the host's own addresses; gateways, resolvers and servers; connected
 // networks that are private or link-local; NeverBlock, as whole networks; and
-// [DefaultExceptions]. Where a prefix is excepted for several reasons they are
-// all told, in this order. Addresses that are invalid or unspecified are
+// [DefaultExceptions]. Where a prefix is excepted for several reasons they
+// are all told, in this order. Addresses that are invalid or unspecified are
 // passed over, zones dropped, IPv4-mapped IPv6 taken as IPv4.
 func Exceptions(f Facts) []Exception {
 	var es []Exception
@@ -138,7 +139,8 @@ func Exceptions(f Facts) []Exception {
 	return es
 }
 
-// private reports whether all of a canonical network is private or link-local, and more than a host.
+// private reports whether all of a canonical network is private or
+// link-local, and more than a host.
 func private(p netip.Prefix) bool {
 	if !p.IsValid() || p.IsSingleIP() {
 		return false

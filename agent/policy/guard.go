@@ -20,14 +20,14 @@ const (
 	guardTenth = 10
 )
 
-// Guard says whether a table may replace the one in force. It keeps nothing: the
-// caller stores [Decision].Since, apart for each table.
+// Guard says whether a table may replace the one in force. It keeps nothing:
+// the caller stores [Decision].Since, apart for each table.
 type Guard struct {
-	// MaxShrink is the part of the entries in force, 0 to 1, that may go
-	// at once. 0 holds any loss, 1 none but that of nine tenths.
+	// MaxShrink is the part of the entries in force, 0 to 1, that may go at
+	// once. 0 holds any loss, 1 none but that of nine tenths.
 	MaxShrink float64
-	// Hold is how long a table that shrinks more must have stayed like that. With 0 it
-	// need not wait.
+	// Hold is how long a table that shrinks more must have stayed like that.
+	// With 0 it need not wait.
 	Hold time.Duration
 	// MayBeEmpty lets a table become empty; for allow lists, which a server
 	// may empty on purpose. For a block table leave it false.
@@ -40,7 +40,8 @@ type Verdict uint8
 const (
 	// Accept: nothing speaks against the table.
 	Accept Verdict = iota
-	// Accepted after Hold: it shrinks beyond MaxShrink, and has for long enough.
+	// Accepted after Hold: it shrinks beyond MaxShrink, and has for long
+	// enough.
 	Waited
 	// Forced: the owner insists on what would be held.
 	Forced
@@ -57,10 +58,11 @@ type Decision struct {
 	Verdict Verdict
 	// Why is one line with the numbers, for the owner; empty for Accept.
 	Why string
-	// Since is when the table was first seen to shrink beyond MaxShrink, to be
-	// stored and given to the next Check; zero when it does not.
+	// Since is when the table was first seen to shrink beyond MaxShrink, to
+	// be stored and given to the next Check; zero when it does not.
 	Since time.Time
-	// Until is when a table that is held may pass; zero unless Verdict is Hold.
+	// Until is when a table that is held may pass; zero unless Verdict is
+	// Hold.
 	Until time.Time
 }
 
@@ -68,10 +70,10 @@ type Decision struct {
 func (d Decision) Allowed() bool { return d.Verdict <= Forced }
 
 // Check says whether a table of next entries may replace one of inForce
-// entries (0 when there is none). since is the Since of the last Decision
-// on this table, zero if there was none; when it lies in the future a clock was set back,
-// and the wait begins anew. force is the owner's word; it does not help an
-// empty table.
+// entries (0 when there is none). since is the Since of the last Decision on
+// this table, zero if there was none; when it lies in the future a clock was
+// set back, and the wait begins anew. force is the owner's word; it does not
+// help an empty table.
 func (g Guard) Check(inForce, next int, since, now time.Time, force bool) Decision {
 	if next <= 0 && !g.MayBeEmpty {
 		return Decision{Verdict: RefuseEmpty, Since: since,
@@ -105,7 +107,8 @@ func (g Guard) Check(inForce, next int, since, now time.Time, force bool) Decisi
 	return d
 }
 
-// shrinks compares in whole numbers, so that exactly MaxShrink is not beyond it.
+// shrinks compares in whole numbers, so that exactly MaxShrink is not beyond
+// it.
 func (g Guard) shrinks(inForce, next int) bool {
 	const million = 1e6
 	most := math.Round(g.MaxShrink * million)

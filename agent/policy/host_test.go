@@ -231,8 +231,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// A table that shrinks is held, poll after poll, until a day has passed, and begins anew
-// when it recovers in between.
+// A table that shrinks is held, poll after poll, until a day has passed, and
+// begins anew when it recovers in between.
 func TestGuardOverTime(t *testing.T) {
 	g := policy.Guard{MaxShrink: 0.5, Hold: 24 * time.Hour}
 	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
@@ -334,7 +334,8 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// However much is dropped or excepted, the report stays small and its counts right.
+// However much is dropped or excepted, the report stays small and its counts
+// right.
 func TestReportIsBounded(t *testing.T) {
 	b := policy.NewBuilder(policy.Options{MinPrefixV4: 8})
 	id := b.List("one", policy.Block)
@@ -388,7 +389,7 @@ func TestBuilderErrors(t *testing.T) {
 					b.List(fmt.Sprint(i), policy.Block)
 				}
 			},
-			want: "policy: list 16382: too many lists, a policy has 16382 at most",
+			want: "policy: list 254: too many lists, a policy has 254 at most",
 		},
 		{
 			name: "a list nobody knows",

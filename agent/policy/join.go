@@ -1,30 +1,31 @@
 package policy
 
-// join finds the smallest table for ranges of addresses that are in it or not.
+// join finds the smallest table for ranges of addresses that are in it or
+// not.
 //
 // It is the optimal routing table construction (Draves, King, Venkatachary,
 // Zill: Constructing Optimal IP Routing Tables, INFOCOM 1999) for two next
-// hops, "out" and "in", of which the first is what the root begins with.
-// ORTC goes over a binary trie three times; with two next hops one pass from
-// the leaves up will do. For every node one knows the set of verdicts that
-// the nodes above may hand down to it at no extra cost: for a leaf its own;
+// hops, "out" and "in", of which the first is what the root begins with. ORTC
+// goes over a binary trie three times; with two next hops one pass from the
+// leaves up will do. For every node one knows the set of verdicts that the
+// nodes above may hand down to it at no extra cost: for a leaf its own;
 // above, what both children have in common, or if that is nothing, either. A
-// node with one verdict in its set needs an entry exactly if it is handed down the
-// other; a node with both just takes what it is handed. So when two
+// node with one verdict in its set needs an entry exactly if it is handed
+// down the other; a node with both just takes what it is handed. So when two
 // children differ, their entries remain undecided until some node above
-// settles for one verdict: then those that say the same are dropped, and
-// the others are final.
+// settles for one verdict: then those that say the same are dropped, and the
+// others are final.
 //
-// A node may be fixed: it has an entry of its own, in the table, whatever
-// it is handed. Its children are handed "in", and to those above it is all
-// the same.
+// A node may be fixed: it has an entry of its own, in the table, whatever it
+// is handed. Its children are handed "in", and to those above it is all the
+// same.
 //
 // As a node that has settled is from outside like a leaf, only nodes with
-// both verdicts need to be known, beside runs of addresses with one. Where two
-// runs meet, a node arises as soon as both of its halves are there; and a node with both
-// verdicts does not get past two runs before it has settled. So the trie need not be
-// gone through level by level: the work grows with the number
-// of ranges, whatever the length of an address.
+// both verdicts need to be known, beside runs of addresses with one. Where
+// two runs meet, a node arises as soon as both of its halves are there; and a
+// node with both verdicts does not get past two runs before it has settled.
+// So the trie need not be gone through level by level: the work grows with
+// the number of ranges, whatever the length of an address.
 type join struct {
 	stack []span // without gaps, in order
 	last  u128   // the last address of the last one
@@ -64,7 +65,8 @@ type fixed struct {
 	floor int // length of join.stack before it
 }
 
-// begin prepares for addresses from any on. What there was before is forgotten.
+// begin prepares for addresses from any on. What there was before is
+// forgotten.
 func (j *join) begin(out func(entry)) {
 	j.stack = j.stack[:0]
 	j.wait = j.wait[:0]
@@ -118,7 +120,8 @@ func (j *join) end() {
 	j.stack = j.stack[:0]
 }
 
-// decide makes the undecided entries from place i on final under a node that settles for v.
+// decide makes the undecided entries from place i on final under a node that
+// settles for v.
 func (j *join) decide(i int, v verdict) {
 	for _, e := range j.wait[i:] {
 		if e.verdict != v {

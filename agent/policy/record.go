@@ -2,7 +2,6 @@ package policy
 
 import (
 	"cmp"
-	"math/bits"
 	"net/netip"
 	"slices"
 )
@@ -100,8 +99,8 @@ func (r *records) enforce(i int) {
 	}
 }
 
-// heap holds records as they come. It grows by pieces, so that while it does there are never
-// two copies of it.
+// heap holds records as they come. It grows by pieces, so that while it does
+// there are never two copies of it.
 type heap[R any] struct {
 	pieces [][]R
 	n      int
@@ -134,8 +133,8 @@ func (h *heap[R]) take() []R {
 	return rs
 }
 
-// sorted4 empties a heap of IPv4 records into a sorted slice. Large ones
-// are first dealt out by the first 16 bits of the address.
+// sorted4 empties a heap of IPv4 records into a sorted slice. Large ones are
+// first dealt out by the first 16 bits of the address.
 func sorted4(h *heap[record4]) []record4 {
 	const deal = 1 << 14
 	ordered, last := true, record4(0)
@@ -192,62 +191,55 @@ func sorted6(h *heap[record6]) []record6 {
 	return rs
 }
 
-// sort6 deals records out, in place, by the first eight bits in which any of them differ, and so
-// on (American flag sort).
+// sort6 deals records out, in place, by the first eight bits in which any of
+// them differ, and so on (American flag sort).
 func sort6(rs []record6) {
-	for len(rs) > 48 {
-		first := rs[0].addr
-		var differ u128
-		for i := range rs {
-			differ.hi |= rs[i].addr.hi ^ first.hi
-			differ.lo |= rs[i].addr.lo ^ first.lo
-		}
-		if differ == (u128{}) {
-			break
-		}
-		shift := max(differ.bitLen()-8, 0)
-		digit := func(a u128) uint8 {
-			if shift >= 64 {
-				return uint8(a.hi >> (shift - 64))
-			}
-			return uint8(a.hi<<(64-shift) | a.lo>>shift)
-		}
-		var at, end [256]int
-		for i := range rs {
-			end[digit(rs[i].addr)]++
-		}
-		sum := 0
-		for d, n := range end {
-			at[d] = sum
-			sum += n
-			end[d] = sum
-		}
-		for d := range at {
-			for at[d] < end[d] {
-				r := rs[at[d]]
-				for {
-					to := digit(r.addr)
-					if int(to) == d {
-						break
-					}
-					rs[at[to]], r = r, rs[at[to]]
-					at[to]++
-				}
-				rs[at[d]] = r
-				at[d]++
-			}
-		}
-		from := 0
-		for d := range end {
-			if n := end[d] - from; n > 1 {
-				sort6(rs[from:end[d]])
-			}
-			from = end[d]
-		}
+	var differ u128
+	for i := range rs {
+		differ.hi |= rs[i].addr.hi ^ rs[0].addr.hi
+		differ.lo |= rs[i].addr.lo ^ rs[0].addr.lo
+	}
+	if len(rs) <= 48 || differ == (u128{}) {
+		slices.SortFunc(rs, record6.compare)
 		return
 	}
-	slices.SortFunc(rs, record6.compare)
+	shift := max(differ.bitLen()-8, 0)
+	digit := func(a u128) uint8 {
+		if shift >= 64 {
+			return uint8(a.hi >> (shift - 64))
+		}
+		return uint8(a.hi<<(64-shift) | a.lo>>shift)
+	}
+	var at, end [256]int
+	for i := range rs {
+		end[digit(rs[i].addr)]++
+	}
+	sum := 0
+	for d, n := range end {
+		at[d] = sum
+		sum += n
+		end[d] = sum
+	}
+	for d := range at {
+		for at[d] < end[d] {
+			r := rs[at[d]]
+			for {
+				to := digit(r.addr)
+				if int(to) == d {
+					break
+				}
+				rs[at[to]], r = r, rs[at[to]]
+				at[to]++
+			}
+			rs[at[d]] = r
+			at[d]++
+		}
+	}
+	from := 0
+	for d := range end {
+		if n := end[d] - from; n > 1 {
+			sort6(rs[from:end[d]])
+		}
+		from = end[d]
+	}
 }
-
-// log2 returns the largest k with 2^k <= n, 0 for n < 2.
-func log2(n int) int { return max(bits.Len(uint(n))-1, 0) }

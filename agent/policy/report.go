@@ -12,26 +12,29 @@ type Report struct {
 	// Excepted has the exceptions that made a difference: those that cover
 	// entries of block lists or lie inside them. Sorted by prefix.
 	Excepted []Excepted
-	// Dropped names the first Keep entries that were refused; DroppedCount counts all of them.
+	// Dropped names the first Keep entries that were refused; DroppedCount
+	// counts all of them.
 	Dropped      []Dropped
 	DroppedCount int
 	// Unmapped counts the entries that were given as IPv4-mapped IPv6
-	// prefixes (::ffff:192.0.2.1) and taken for the IPv4 prefixes they
-	// stand for: pf never meets such a source or destination in IPv6.
+	// prefixes (::ffff:192.0.2.1) and taken for the IPv4 prefixes they stand
+	// for: pf never meets such a source or destination in IPv6.
 	Unmapped int
-	// Block and Allow count what was put into the tables beside listed entries.
+	// Block and Allow count what was put into the tables beside listed
+	// entries.
 	Block, Allow TableReport
 }
 
-// TableReport counts the entries of a table by where they come from. The sum is the
-// table's length. With Options.Aggregate no entry is as listed.
+// TableReport counts the entries of a table by where they come from. The sum
+// is the table's length. With Options.Aggregate no entry is as listed.
 type TableReport struct {
 	Listed   int // as listed
 	Restated int // positive entries that no list has like this, but that the match needs
 	Not      int // negated entries
 }
 
-// ListReport counts the entries of one list. Entries is the sum of those below it.
+// ListReport counts the entries of one list. Entries is the sum of those
+// below it.
 type ListReport struct {
 	Name string
 	Kind Kind
@@ -53,8 +56,9 @@ type ListReport struct {
 type Excepted struct {
 	Exception
 	// Inside counts the listed entries that lie inside the exception and are
-	// not enforced for it. Around counts the entries that are wider: the innermost
-	// one of each list that would have listed the exception's addresses.
+	// not enforced for it. Around counts the entries that are wider: the
+	// innermost one of each list that would have listed the exception's
+	// addresses.
 	Inside, Around int
 	// Entries names the first Keep of them.
 	Entries []Listed

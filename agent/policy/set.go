@@ -6,15 +6,16 @@ import (
 	"slices"
 )
 
-// Set is a table: entries and negated entries, sorted as DIOCRGETADDRS returns
-// them: IPv4 before IPv6, ascending by address, and of one address the longest
-// prefix first. It never changes. A nil Set is empty.
+// Set is a table: entries and negated entries, sorted as DIOCRGETADDRS
+// returns them: IPv4 before IPv6, ascending by address, and of one address
+// the longest prefix first. It never changes. A nil Set is empty.
 //
 // It takes 7 bytes an IPv4 entry and 19 an IPv6 entry.
 type Set struct {
 	lists []string
 
-	// Columns: address, prefix length, sign and list. They are made once and never written again.
+	// Columns: address, prefix length, sign and list. They are made once and
+	// never written again.
 	addr4 []uint32
 	bits4 []uint8
 	tag4  []tag
@@ -62,7 +63,8 @@ func (s *Set) Counts() Counts {
 	return Counts{V4: len(s.addr4), V6: len(s.addr6), Not: s.not}
 }
 
-// At returns entry i, and whether it is negated. It panics unless 0 <= i < Len.
+// At returns entry i, and whether it is negated. It panics unless 0 <= i <
+// Len.
 func (s *Set) At(i int) (p netip.Prefix, not bool) {
 	if i < len(s.addr4) {
 		return prefix4(s.addr4[i], s.bits4[i]), s.tag4[i].not()
@@ -92,11 +94,11 @@ func (s *Set) All() iter.Seq2[netip.Prefix, bool] {
 
 // ListOf returns the list that entry i comes from: the first in order of
 // those that list this very prefix. Where none does, as for entries restated
-// or aggregated, it is the first that lists the first address in it that is in the
-// table. For a negated entry it is about the first address in it
-// that is not: the first allow list that lists it, else the first list that negates
-// it, and NoList when it is excepted or when no list says anything of it. It panics
-// unless 0 <= i < Len.
+// or aggregated, it is the first that lists the first address in it that is
+// in the table. For a negated entry it is about the first address in it that
+// is not: the first allow list that lists it, else the first list that
+// negates it, and NoList when it is excepted or when no list says anything of
+// it. It panics unless 0 <= i < Len.
 func (s *Set) ListOf(i int) ListID {
 	if i < len(s.addr4) {
 		return s.tag4[i].list()
@@ -113,8 +115,8 @@ func (s *Set) Lists() []string {
 	return s.lists
 }
 
-// Equal reports whether both sets have the same entries with the same
-// signs, which is what a table in the kernel has. Lists do not matter.
+// Equal reports whether both sets have the same entries with the same signs,
+// which is what a table in the kernel has. Lists do not matter.
 func (s *Set) Equal(o *Set) bool {
 	if s == o || s.Len() == 0 && o.Len() == 0 {
 		return true

@@ -226,7 +226,8 @@ func errString(err error) string {
 	return err.Error()
 }
 
-// FuzzMeaning makes lists of any bytes and holds the tables against the plain meaning.
+// FuzzMeaning makes lists of any bytes and holds the tables against the plain
+// meaning.
 func FuzzMeaning(f *testing.F) {
 	f.Add([]byte{0, 0, 0x48, 1, 0x95, 2, 0x13, 3, 0x77}, uint8(0))
 	f.Add([]byte("block and allow, except"), uint8(7))

@@ -8,8 +8,8 @@ import (
 	"iter"
 )
 
-// A Set goes from one process to another as chunks of its columns. A chunk
-// is one byte that says the family, 4 or 6, and entries without gaps: the
+// A Set goes from one process to another as chunks of its columns. A chunk is
+// one byte that says the family, 4 or 6, and entries without gaps: the
 // address (4 or 16 bytes), the prefix length (1), the list with the sign as
 // highest bit (2); all of them with the most significant byte first.
 const (
@@ -17,8 +17,9 @@ const (
 	wire6 = 16 + 1 + 2
 )
 
-// Chunks returns the entries in chunks of at most size bytes, which must
-// have room for one entry (20). Each is good only until the next. A [Loader] makes the set from them again.
+// Chunks returns the entries in chunks of at most size bytes, which must have
+// room for one entry (20). Each is good only until the next. A [Loader] makes
+// the set from them again.
 func (s *Set) Chunks(size int) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		if s.Len() == 0 {
@@ -59,8 +60,8 @@ func (s *Set) Chunks(size int) iter.Seq[[]byte] {
 	}
 }
 
-// Sum returns a checksum (SHA-256) over the names of the lists and all entries. Sets with the
-// same sum are the same, lists included.
+// Sum returns a checksum (SHA-256) over the names of the lists and all
+// entries. Sets with the same sum are the same, lists included.
 func (s *Set) Sum() [sha256.Size]byte {
 	h := sha256.New()
 	names := s.Lists()
@@ -73,22 +74,25 @@ func (s *Set) Sum() [sha256.Size]byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(n.V4))
 	b = binary.BigEndian.AppendUint64(b, uint64(n.V6))
 	h.Write(b)
-	// The bounds of chunks must not matter: without their first bytes they are what they hold.
+	// The bounds of chunks must not matter: without their first bytes they
+	// are what they hold.
 	for c := range s.Chunks(1 << 12) {
 		h.Write(c[1:])
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// Loader makes a Set from chunks that come from elsewhere. It takes nothing on trust.
+// Loader makes a Set from chunks that come from elsewhere. It takes nothing
+// on trust.
 type Loader struct {
 	set  Set
 	want Counts
 	err  error
 }
 
-// NewLoader returns a Loader for a set with the given lists and numbers of entries, n.Not aside,
-// of which there may be most in all. It takes the memory for them at once.
+// NewLoader returns a Loader for a set with the given lists and numbers of
+// entries, n.Not aside, of which there may be most in all. It takes the
+// memory for them at once.
 func NewLoader(lists []string, n Counts, most int) (*Loader, error) {
 	switch {
 	case n.V4 < 0 || n.V6 < 0 || n.V4 > most || n.V6 > most-n.V4 || max(n.V4, n.V6) > MaxRecords:

@@ -125,7 +125,8 @@ func (s *sweep) entriesAsListed() {
 func (s *sweep) smallestTable() {
 	s.pass = smallest
 	s.candidate.bits = -1
-	// With the prefix length the other way round records are in the table's order.
+	// With the prefix length the other way round records are in the table's
+	// order.
 	flip := func(m meta) meta { return meta(128-m.bits())<<24 | m&(1<<24-1) }
 	v4 := s.r4 != nil
 	var h4 heap[record4]
@@ -200,7 +201,8 @@ func (s *sweep) add(e entry) {
 	s.put(e)
 }
 
-// over goes over the records from lo up to before hi, and leaves the stack as it found it.
+// over goes over the records from lo up to before hi, and leaves the stack as
+// it found it.
 func (s *sweep) over(lo, hi int) {
 	floor := len(s.stack)
 	var prev prefix // of the last record taken
@@ -220,7 +222,8 @@ func (s *sweep) over(lo, hi int) {
 		}
 		p := prefix{addr, int(m.bits())}
 		if owner != 0 && prevMeta.owner() == owner && prev == p {
-			// The first of its prefix and list stands, a negated one before a listed one.
+			// The first of its prefix and list stands, a negated one before a
+			// listed one.
 			if s.pass < within && s.subject[owner] {
 				if prevMeta.listed() == m.listed() {
 					s.lists[owner-1].Duplicates++
@@ -350,7 +353,8 @@ func (s *sweep) leave(hi int) {
 	}
 }
 
-// say sets what a list says, and returns by how much that changes the number of lists that list.
+// say sets what a list says, and returns by how much that changes the number
+// of lists that list.
 func (s *sweep) say(owner int, now state) int {
 	d := 0
 	if s.says[owner] == lists {
@@ -370,7 +374,8 @@ func stateOf(m meta) state {
 	return negates
 }
 
-// segment takes the addresses from pos to last, of which the same holds. Who calls it moves pos.
+// segment takes the addresses from pos to last, of which the same holds. Who
+// calls it moves pos.
 func (s *sweep) segment(last u128) {
 	v := out
 	if s.listing > 0 && s.vetoing == 0 && s.excepted == 0 {
@@ -404,8 +409,9 @@ func (s *sweep) flush() {
 	}
 }
 
-// name names the entries with verdict v whose first address with this verdict is in the
-// segment from pos to last: those that begin before its end and have no name yet.
+// name names the entries with verdict v whose first address with this verdict
+// is in the segment from pos to last: those that begin before its end and
+// have no name yet.
 func (s *sweep) name(v verdict, last u128) {
 	n := &s.names
 	for i := &n.next[v]; *i < n.n; *i++ {
@@ -420,7 +426,8 @@ func (s *sweep) name(v verdict, last u128) {
 }
 
 // reason returns the list that is answerable for the verdict at pos: the
-// first of those that list it; or of the vetoes that do; or of those that negate it.
+// first of those that list it; or of the vetoes that do; or of those that
+// negate it.
 func (s *sweep) reason(v verdict) ListID {
 	if s.excepted > 0 {
 		return NoList
@@ -508,7 +515,8 @@ func (s *sweep) emit(lo, hi int) {
 	s.added = s.added[:0]
 }
 
-// met reports the listed entries that an exception, which begins at pos, lies inside.
+// met reports the listed entries that an exception, which begins at pos, lies
+// inside.
 func (s *sweep) met(exception int) {
 	if s.listing == 0 {
 		return

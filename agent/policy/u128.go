@@ -6,9 +6,9 @@ import (
 	"net/netip"
 )
 
-// u128 is an address of either family as a number, left-aligned: the bits of an IPv4 address
-// are the first 32. So a prefix of n bits is a block of 2^(128-n)
-// numbers in both, and one piece of code serves both.
+// u128 is an address of either family as a number, left-aligned: the bits of
+// an IPv4 address are the first 32. So a prefix of n bits is a block of
+// 2^(128-n) numbers in both, and one piece of code serves both.
 type u128 struct{ hi, lo uint64 }
 
 func (a u128) less(b u128) bool {
@@ -35,12 +35,6 @@ func (a u128) next() u128 {
 func (a u128) prev() u128 {
 	lo, b := bits.Sub64(a.lo, 1, 0)
 	return u128{a.hi - b, lo}
-}
-
-func (a u128) minus(b u128) u128 {
-	lo, c := bits.Sub64(a.lo, b.lo, 0)
-	hi, _ := bits.Sub64(a.hi, b.hi, c)
-	return u128{hi, lo}
 }
 
 // trailingZeros returns 128 for 0.
