@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/host"
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/report"
@@ -50,6 +51,8 @@ type Env struct {
 	OpenPflog   func(capture.Options) (capture.Source, error)
 	FlushPflogd func() error
 	OpenSyslog  func() (zerolog.LevelWriter, error)
+	// Socket and StatusSocket are where the daemon is asked; empty: nowhere.
+	Socket, StatusSocket string
 	// Signals brings what the daemon acts on: SIGHUP, and those that ask for a
 	// status line.
 	Signals <-chan os.Signal
@@ -84,6 +87,9 @@ func System() Env {
 		FlushPflogd: report.FlushPflogd,
 		OpenSyslog:  openSyslog,
 		Signals:     signals,
+
+		Socket:       control.SocketPath,
+		StatusSocket: control.StatusSocketPath,
 
 		Now:   time.Now,
 		Local: time.Local,

@@ -44,6 +44,7 @@ type firewall struct {
 	now    time.Time
 	facts  policy.Facts
 	conf   map[string]string
+	socket string // of the daemon, when there is one
 }
 
 func newFirewall(t *testing.T, o pfsim.Options) *firewall {
@@ -151,6 +152,7 @@ func (fw *firewall) env() Env {
 		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
 		Now:    func() time.Time { return fw.now },
 		Local:  time.UTC,
+		Socket: fw.socket,
 	}
 }
 

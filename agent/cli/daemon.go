@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/daemon"
 	"example.org/threatstopd/agent/report"
 	"example.org/threatstopd/agent/report/upload"
@@ -19,7 +20,8 @@ import (
 func runDaemon(ctx context.Context, env Env, f *flags) error {
 	// The first reading tells of a bad configuration the way the other modes
 	// do; later ones are told to the log.
-	if _, err := load(env, f); err != nil {
+	cfg, err := load(env, f)
+	if err != nil {
 		return err
 	}
 	log, err := openLog(env, f)
@@ -31,6 +33,10 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 		return err
 	}
 	defer pf.Close()
+	listeners, err := listen(cfg, env)
+	if err != nil {
+		return err
+	}
 	return daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
 			cfg, warnings, err := config.Load(f.file)
@@ -42,11 +48,38 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 			}
 			return daemonSetup(cfg, env), nil
 		},
-		PF:      pf,
-		Signals: env.Signals,
-		Log:     log,
-		Version: Version(),
+		PF:        pf,
+		Signals:   env.Signals,
+		Log:       log,
+		Version:   shortVersion(),
+		Config:    f.file,
+		Listeners: listeners,
 	}).Run(ctx)
+}
+
+// listen makes the sockets that the daemon answers at.
+func listen(cfg *config.Config, env Env) (l control.Listeners, err error) {
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if env.Socket != "" {
+		if l.Full, err = control.Listen(env.Socket, ""); err != nil {
+			return l, err
+		}
+	}
+	if env.StatusSocket != "" && cfg.StatusGroup != "" {
+		if l.ReadOnly, err = control.Listen(env.StatusSocket, cfg.StatusGroup); err != nil {
+			return l, err
+		}
+	}
+	if cfg.Metrics.IsValid() {
+		if l.Metrics, err = control.ListenMetrics(cfg.Metrics); err != nil {
+			return l, err
+		}
+	}
+	return l, nil
 }
 
 // openLog returns where events go: to syslog in the background, readable to
@@ -78,8 +111,14 @@ func daemonSetup(c *config.Config, env Env) *daemon.Setup {
 		FullCheck:    c.FullCheck,
 		StaleAfter:   c.StaleAfter,
 		LockDir:      filepath.Dir(c.BlockFile),
+		Mode:         string(c.Upload),
+		Interface:    c.PflogIf,
+	}
+	if s.StaleAfter == 0 {
+		s.StaleAfter = 3 * c.PollInterval
 	}
 	if c.Upload != config.UploadNone {
+		s.LogServer = c.URL.Host
 		o := reportOptions(c, env)
 		s.Report = &o
 		s.OpenPflog = func() (capture.Source, error) {

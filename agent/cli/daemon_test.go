@@ -66,6 +66,13 @@ func newDaemonHost(t *testing.T) *daemonHost {
 	if err := os.Mkdir(spool, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	// The path of a socket is short, that of a test's directory may not be.
+	sockets, err := os.MkdirTemp("", "ts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(sockets) })
+	fw.socket = filepath.Join(sockets, "s")
 	fw.conf["url"] = collector.URL()
 	fw.conf["CA_FILE"] = ca
 	fw.conf["SPOOL_DIR"] = spool
@@ -163,7 +170,7 @@ func TestDaemon(t *testing.T) {
 	}
 
 	// A second one is refused.
-	if code, _, stderr := h.run("--sync-now"); code != 1 || !strings.Contains(stderr, "another") {
+	if code, _, stderr := h.run("-d"); code != 1 || !strings.Contains(stderr, h.socket) {
 		t.Errorf("a second one: %d, %q", code, stderr)
 	}
 
@@ -271,4 +278,28 @@ func TestDaemonOneListFails(t *testing.T) {
 	h.serve(blockList, "10.0.0.9")
 	h.signals <- syscall.SIGHUP // a new life fetches at once
 	h.until("told", h.says("may not be registered yet"))
+}
+
+// --sync-now asks the daemon, which also delivers the hits that wait.
+func TestDaemonSyncNow(t *testing.T) {
+	h := newDaemonHost(t)
+	h.start()
+	h.until("enforced", h.says("policy enforced"))
+	h.until("read", h.says("catch"))
+	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
+	h.seen(1)
+	h.serve(blockList, "10.0.0.1", "10.0.0.77")
+	expect(t, h.sync(0), "Starting ThreatSTOP", "Using DNS Server "+h.server.Addr(), "Table ThreatSTOP-Block: 1 added, 4 deleted, 0 changed, 1 unchanged: 2 entries", "Finished ThreatSTOP update")
+	if got := h.table(blockTable); !slices.Equal(got, []string{"10.0.0.1", "10.0.0.77"}) {
+		t.Errorf("block table %v", got)
+	}
+	if r := h.collector.Receipts(); len(r) != 1 {
+		t.Errorf("%d batches delivered", len(r))
+	}
+	h.server.Down()
+	expect(t, h.sync(1), "cannot connect", "block list "+blockList+": 2 entries of an earlier copy stay in use")
+	h.stop()
+	if _, err := os.Stat(h.socket); !os.IsNotExist(err) {
+		t.Errorf("the socket is left behind: %v", err)
+	}
 }

@@ -2,18 +2,30 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
 
+	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/dnsfetch"
 )
 
-// syncNow is one policy run.
+// syncNow is one policy run: the daemon's where one is running, and else our
+// own.
 func syncNow(ctx context.Context, env Env, f *flags) error {
+	if env.Socket != "" {
+		client, err := control.Dial(ctx, env.Socket)
+		if err == nil {
+			return askDaemon(ctx, env, f, client)
+		}
+		if !errors.Is(err, control.ErrNotRunning) {
+			return err
+		}
+	}
 	cfg, err := load(env, f)
 	if err != nil {
 		return err
@@ -50,6 +62,23 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		return errSaid
 	}
 	return nil
+}
+
+// askDaemon lets the daemon do it, and shows what it says. The daemon goes on
+// when the caller does not wait.
+func askDaemon(ctx context.Context, env Env, f *flags, client *control.Client) error {
+	screen := &screen{env: env}
+	exit, err := client.Sync(ctx, f.force, func(line string, warn bool) {
+		if warn {
+			screen.warn(line)
+		} else {
+			screen.say(line)
+		}
+	})
+	if err == nil && exit != exitOK {
+		return errSaid
+	}
+	return err
 }
 
 // screen writes what is done to Stdout, what is wrong to Stderr, and on a

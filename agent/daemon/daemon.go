@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/report"
@@ -38,6 +39,10 @@ type Setup struct {
 	// NewSender makes what Report delivers through.
 	NewSender func() (report.Sender, error)
 
+	// What --status says of reporting: UPLOAD, PFLOG_IF, and the log server's
+	// host.
+	Mode, Interface, LogServer string
+
 	// LockDir is the directory of the persist files: two daemons must not
 	// write there.
 	LockDir string
@@ -54,6 +59,9 @@ type Options struct {
 	Signals <-chan os.Signal
 	Log     zerolog.Logger
 	Version string
+	Config  string // the configuration's path, for whoever asks for the status
+	// Listeners are where the daemon answers; Run closes them.
+	Listeners control.Listeners
 }
 
 // Daemon is a running threatstopd.
@@ -61,16 +69,17 @@ type Daemon struct {
 	o        Options
 	enforcer *enforce.Enforcer
 	trouble  *troubles
+	history  *control.History
+	drops    drops
 	started  time.Time
 
-	mu     sync.Mutex
-	life   *life
-	unlock func()
+	mu   sync.Mutex
+	life *life
 }
 
 // New returns a Daemon that has not begun to run.
 func New(o Options) *Daemon {
-	return &Daemon{o: o, enforcer: enforce.New(o.PF), trouble: newTroubles(o.Log), started: time.Now()}
+	return &Daemon{o: o, enforcer: enforce.New(o.PF), trouble: newTroubles(o.Log), history: control.NewHistory(time.Now), started: time.Now()}
 }
 
 // Run runs until ctx ends, and returns nil then; hits that could not be
@@ -79,15 +88,23 @@ func New(o Options) *Daemon {
 func (d *Daemon) Run(ctx context.Context) error {
 	setup, err := d.o.Load()
 	if err != nil {
+		d.o.Listeners.Close()
 		return err
 	}
 	unlock, err := enforce.Lock(setup.LockDir)
 	if err != nil {
+		d.o.Listeners.Close()
 		return err
 	}
 	defer func() { unlock() }()
 	d.o.Log.Info().Str("version", d.o.Version).Msg("started")
 	defer d.o.Log.Info().Msg("stopped")
+	ctx, cancel := context.WithCancel(ctx)
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer cancel()
+	serving.Go(func() { control.Serve(ctx, d.o.Listeners, backend{d}) })
+
 	var inForce *inForce
 	for {
 		l, err := newLife(d, setup, inForce)

@@ -8,6 +8,7 @@ import (
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/report"
 	"example.org/threatstopd/agent/update"
+	"example.org/threatstopd/pfioctl"
 )
 
 // state is what a life knows of itself, for whoever asks.
@@ -35,12 +36,15 @@ type listState struct {
 
 // tableState is a table over several polls.
 type tableState struct {
-	updated time.Time // when a poll last changed it
-	update.Table
-	checked time.Time // when it was last compared entry for entry
-	mended  int
-	drift   enforce.Result // of the last mending
-	driftAt time.Time
+	update.Table               // of the last poll
+	set          *policy.Set   // last enforced; nil before
+	change       pfioctl.Delta // what that changed, when it last changed something
+	updated      time.Time     // and when
+	written      time.Time     // when the persist file was last replaced
+	checked      time.Time     // when it was last compared entry for entry
+	mended       int
+	drift        enforce.Result // of the last mending
+	driftAt      time.Time
 }
 
 func (s *state) untilPoll() time.Duration {
@@ -78,7 +82,9 @@ func (s *state) setChecked(k policy.Kind, res enforce.Result) {
 	defer s.mu.Unlock()
 	t := s.tables[k]
 	t.checked = time.Now()
-	t.InForce = res.InForce
+	if res.FileWritten {
+		t.written = t.checked
+	}
 	if res.Steps > 0 {
 		t.mended++
 		t.drift, t.driftAt = res, t.checked
@@ -184,10 +190,13 @@ func (l *life) takeTables(out *update.Outcome) {
 			l.tables[t.Kind] = x
 		}
 		if t.Steps > 0 {
-			x.updated = now
+			x.updated, x.change = now, t.Delta
+		}
+		if t.FileWritten {
+			x.written = now
 		}
 		if t.Err == nil && t.Decision.Allowed() {
-			x.checked = now
+			x.checked, x.set = now, t.Set
 		}
 		x.Table = t
 	}
@@ -263,12 +272,23 @@ func (l *life) logOutcome(out *update.Outcome, next time.Time) {
 	switch {
 	case out.Err != nil:
 		text = "policy not updated"
-	case !out.OK():
+	case keptBack(out):
 		text = "policy kept back"
+	case !out.OK():
+		text = "policy enforced with earlier copies of lists that failed"
 	case unchanged(out):
 		text = "policy unchanged"
 	}
 	event.Str("took", out.Elapsed.Round(time.Millisecond).String()).Time("next", next).Msg(text)
+}
+
+func keptBack(out *update.Outcome) bool {
+	for _, t := range out.Tables {
+		if t.Err != nil || !t.Decision.Allowed() {
+			return true
+		}
+	}
+	return false
 }
 
 func unchanged(out *update.Outcome) bool {

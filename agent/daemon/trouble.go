@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -77,21 +76,6 @@ func (t *troubles) check(key, text string, needsOwner bool) {
 	}
 }
 
-// overExcept ends all troubles whose key begins with prefix but those in keep.
-func (t *troubles) overExcept(prefix string, keep []string) {
-	t.mu.Lock()
-	var gone []string
-	for key := range t.open {
-		if strings.HasPrefix(key, prefix) && !slices.Contains(keep, key) {
-			gone = append(gone, key)
-		}
-	}
-	t.mu.Unlock()
-	for _, key := range gone {
-		t.over(key)
-	}
-}
-
 // list returns the troubles there are, the oldest first.
 func (t *troubles) list() []trouble {
 	t.mu.Lock()
@@ -102,4 +86,14 @@ func (t *troubles) list() []trouble {
 	}
 	slices.SortFunc(all, func(a, b trouble) int { return a.since.Compare(b.since) })
 	return all
+}
+
+// text returns what is told of a trouble, "" when there is no such.
+func (t *troubles) text(key string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if x := t.open[key]; x != nil {
+		return x.text
+	}
+	return ""
 }

@@ -40,6 +40,9 @@ func (l *life) watch(ctx context.Context) {
 			l.mend()
 		}
 		l.checkStale()
+		if r := l.currentReporter(); r != nil {
+			l.drops.look(time.Now(), r.Stats())
+		}
 	}
 }
 

@@ -105,6 +105,11 @@ func (n *Narrator) processing(server string) {
 
 // End tells how the run ended.
 func (n *Narrator) End(out *Outcome) {
+	for _, l := range out.Lists {
+		if l.Err != nil && l.List != nil {
+			n.warn("%s list %s: %d entries of an earlier copy stay in use", l.Kind, l.Name, l.Len())
+		}
+	}
 	if out.Policy != nil {
 		n.exceptions(out.Policy.Report)
 	}

@@ -155,10 +155,12 @@ func (u *Updater) Retry(ctx context.Context, e *enforce.Enforcer, force bool, tr
 func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trace Trace, out *Outcome) error {
 	// Allow lists first: what they carve out of the block table must be known
 	// before anything is blocked.
-	missing := 0
+	missing, kept := 0, 0
 	for _, l := range u.wanted() {
 		if l.List, l.Err = u.fetchList(ctx, l.Kind, l.Name, trace); l.List == nil {
 			missing++
+		} else if l.Err != nil {
+			kept++
 		}
 		out.Lists = append(out.Lists, l)
 		if err := ctx.Err(); err != nil {
@@ -168,7 +170,7 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 	if missing > 0 {
 		return fmt.Errorf("%d of %d lists could not be fetched: the policy in force stays", missing, len(out.Lists))
 	}
-	if trace.Complete != nil {
+	if trace.Complete != nil && kept == 0 {
 		trace.Complete()
 	}
 	facts, warnings, err := u.facts(ctx)

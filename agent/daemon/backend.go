@@ -1,0 +1,332 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"example.org/threatstopd/agent/control"
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/report"
+	"example.org/threatstopd/agent/report/spool"
+	"example.org/threatstopd/agent/update"
+	"example.org/threatstopd/pfioctl"
+)
+
+// topShown is how many addresses, ports and lists a status names.
+const topShown = 5
+
+// backend answers for the daemon at its sockets.
+type backend struct{ *Daemon }
+
+func (b backend) current() *life {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.life
+}
+
+// errStarting is told to clients that come before the first life.
+var errStarting = errors.New("threatstopd is starting")
+
+// Sync runs a poll now and delivers the hits that wait.
+func (b backend) Sync(ctx context.Context, force bool, say func(line string, warn bool)) int {
+	l := b.current()
+	if l == nil {
+		say(errStarting.Error(), true)
+		return 1
+	}
+	n := &update.Narrator{
+		Say:     func(line string) { say(line, false) },
+		Warn:    func(line string) { say(line, true) },
+		Verbose: true,
+		Local:   time.Local,
+		Version: b.o.Version,
+	}
+	out, err := l.sync(ctx, force, n.Begin(time.Now()))
+	if err != nil {
+		say(err.Error(), true)
+		return 1
+	}
+	n.End(out)
+	if err := b.Flush(ctx); err != nil {
+		say("hits that wait were not delivered: "+err.Error(), true)
+	}
+	if !out.OK() {
+		return 1
+	}
+	return 0
+}
+
+// Flush delivers the hits that wait.
+func (b backend) Flush(ctx context.Context) error {
+	l := b.current()
+	if l == nil {
+		return errStarting
+	}
+	r := l.currentReporter()
+	if r == nil {
+		if l.setup.Report == nil {
+			return nil
+		}
+		return errors.New("hits are not read now: see --status")
+	}
+	return r.Flush(ctx)
+}
+
+// Status tells how things are.
+func (b backend) Status() control.Status {
+	s := control.Status{Version: b.o.Version, Config: b.o.Config, Started: b.started, Now: time.Now()}
+	for _, t := range b.trouble.list() {
+		s.Troubles = append(s.Troubles, control.Trouble{Text: t.text, Since: t.since, Last: t.last, Count: t.count, NeedsOwner: t.needsOwner})
+	}
+	l := b.current()
+	if l == nil {
+		s.NotEnforced = errStarting.Error()
+		return s
+	}
+	l.describe(&s)
+	return s
+}
+
+func (l *life) currentReporter() *report.Reporter {
+	l.state.mu.Lock()
+	defer l.state.mu.Unlock()
+	return l.reporter
+}
+
+// describe fills in what the life knows.
+func (l *life) describe(s *control.Status) {
+	l.state.mu.Lock()
+	reporter := l.reporter
+	l.describePolicy(s)
+	l.state.mu.Unlock()
+	if limit, err := l.o.PF.Limit(pfioctl.LimitTableEntries); err == nil {
+		s.PF.Limit = limit
+	}
+	if used, _, err := l.o.PF.Used(); err == nil {
+		s.PF.Used = used
+	}
+	if advice, err := l.enforcer.ReloadAdvice(s.PF.Reload); err == nil {
+		s.PF.Advice = advice
+	}
+	s.Hits.Mode, s.Hits.Interface = l.setup.Mode, l.setup.Interface
+	if l.setup.Report == nil {
+		return
+	}
+	s.Uploads.Server, s.Uploads.SpoolDir, s.Uploads.DiskMax = l.setup.LogServer, l.setup.Report.SpoolDir, l.setup.Report.SpoolMax
+	if reporter == nil {
+		s.Hits.Error = l.trouble.text("pflog")
+		return
+	}
+	s.Hits.Capturing = true
+	l.describeHits(s, reporter.Stats())
+}
+
+func (l *life) describePolicy(s *control.Status) {
+	g := l.seen
+	s.NotEnforced = g.NotEnforced()
+	s.Enforced = s.NotEnforced == "" && g.Block.Entries > 0
+	if s.NotEnforced == "" && !s.Enforced {
+		s.NotEnforced = "the block table is empty: no policy has come yet"
+	}
+	s.PF.Running = g.Running
+	s.Poll = control.Poll{
+		Running:    l.polling,
+		LastGood:   l.lastGood,
+		Next:       l.schedule.next,
+		Interval:   control.Seconds(l.setup.PollInterval),
+		StaleAfter: control.Seconds(l.setup.StaleAfter),
+	}
+	if l.last != nil {
+		s.Poll.Last = l.last.Began.Add(l.last.Elapsed)
+		s.Poll.Took = control.Seconds(l.last.Elapsed)
+		s.Poll.Error = errText(l.last.Err)
+	}
+	var rep policy.Report
+	if l.last != nil && l.last.Policy != nil {
+		rep = l.last.Policy.Report
+	}
+	for _, kind := range []policy.Kind{policy.Block, policy.Allow} {
+		for _, x := range l.lists {
+			if x.Kind == kind {
+				s.Lists = append(s.Lists, l.describeList(x, rep))
+			}
+		}
+		if x := l.tables[kind]; x != nil {
+			t := describeTable(x, g.Block.Entries, g.Block.Rules)
+			if kind == policy.Allow {
+				t = describeTable(x, g.Allow.Entries, g.Allow.Rules)
+			}
+			t.File = l.setup.Update.Target(kind).File
+			if kind == policy.Block {
+				describeReport(&t, rep)
+			}
+			s.PF.Reload += t.Policy
+			s.Tables = append(s.Tables, t)
+		}
+	}
+}
+
+func (l *life) describeList(x listState, rep policy.Report) control.List {
+	c := control.List{Kind: x.Kind.String(), Name: x.Name, Tried: x.tried, Fetched: x.fetched, Failures: x.failures, Error: errText(x.Err)}
+	if x.List.List != nil {
+		c.Server, c.Layout, c.Parts, c.Entries = x.Server, x.Layout.String(), x.Parts, x.Len()
+		c.Kept = x.Err != nil
+	}
+	if x.Err != nil && l.schedule.retry {
+		c.Retry = l.schedule.next
+	}
+	for _, r := range rep.Lists {
+		if r.Name == x.Name && r.Kind == x.Kind {
+			c.Enforced, c.Dropped = r.Enforced, r.Dropped
+		}
+	}
+	return c
+}
+
+func describeTable(x *tableState, kernel, rules int) control.Table {
+	t := control.Table{
+		Kind: x.Kind.String(), Name: x.Table.Table.String(), Loaded: x.Load,
+		Kernel: kernel, Rules: rules,
+		Updated: x.updated,
+		Change:  control.Change{Added: x.change.Added, Deleted: x.change.Deleted, Changed: x.change.Changed},
+		Error:   errText(x.Err),
+		Checked: x.checked,
+		Drift: control.Drift{Mended: x.mended, Last: x.driftAt,
+			Change: control.Change{Added: x.drift.Delta.Added, Deleted: x.drift.Delta.Deleted, Changed: x.drift.Delta.Changed}},
+		FileWritten: x.written,
+	}
+	if x.set != nil {
+		t.Policy, t.Not = x.set.Len(), x.set.Counts().Not
+		t.FileEntries = t.Policy
+	}
+	if !x.Decision.Allowed() {
+		t.Held = &control.Held{Why: x.Decision.Why, Entries: x.Set.Len(), Since: x.Decision.Since, Until: x.Decision.Until,
+			Forcible: x.Decision.Verdict != policy.RefuseEmpty}
+	}
+	return t
+}
+
+func describeReport(t *control.Table, rep policy.Report) {
+	name := func(id policy.ListID) string {
+		if int(id) < len(rep.Lists) {
+			return rep.Lists[id].Name
+		}
+		return ""
+	}
+	for _, x := range rep.Excepted {
+		c := control.Excepted{Prefix: x.Prefix, Why: x.Why, Inside: x.Inside, Around: x.Around}
+		seen := make(map[string]bool)
+		for _, e := range x.Entries {
+			if n := name(e.List); n != "" && !seen[n] {
+				seen[n] = true
+				c.Lists = append(c.Lists, n)
+			}
+		}
+		t.Excepted = append(t.Excepted, c)
+	}
+	t.ExceptedCount = len(rep.Excepted)
+	for _, d := range rep.Dropped {
+		entry := pfioctl.Addr{Prefix: d.Prefix, Not: d.Not}
+		t.Dropped = append(t.Dropped, control.Dropped{Entry: entry.String(), List: name(d.List), Why: d.Why})
+	}
+	t.DroppedCount = rep.DroppedCount
+}
+
+func (l *life) describeHits(s *control.Status, r report.Stats) {
+	s.Hits.Seen, s.Hits.Matched = r.Live.Seen+r.Files.Seen, r.Live.Hits+r.Files.Hits
+	for _, x := range r.Lists {
+		s.Hits.Lists = append(s.Hits.Lists, control.ListHits(x))
+	}
+	s.Hits.Drops = l.drops.update(time.Now(), r)
+	l.history.Report(topShown, &s.Hits)
+	s.Hits.CatchUp = r.CatchUp
+
+	volume := func(c spool.Count) control.Volume { return control.Volume(c) }
+	u := &s.Uploads
+	u.Delivered, u.InMemory, u.Spool = volume(r.Delivered), r.InMemory, volume(r.Spool.Pending)
+	u.DiskUsed, u.Aside = r.Spool.DiskBytes+r.Aside.DiskBytes, volume(r.Aside.Pending)
+	u.Tried, u.Error, u.Failures = r.LastAttempt, r.LastError, r.Failures
+	u.Next = r.NextAttempt
+	if !r.LastDelivered.IsZero() {
+		u.Last = &control.Upload{At: r.LastDelivered}
+	}
+	if r.LastError != "" {
+		u.FailingSince = l.drops.failingSince()
+	}
+}
+
+// drops remembers when each reason for losing something was last seen to grow.
+type drops struct {
+	mu      sync.Mutex
+	count   map[string]int64
+	last    map[string]time.Time
+	failing time.Time
+}
+
+// update returns the drops of r.
+func (d *drops) update(now time.Time, r report.Stats) []control.Drop {
+	d.look(now, r)
+	var all []control.Drop
+	for _, x := range counted(r) {
+		if x.count > 0 {
+			all = append(all, control.Drop{Reason: x.reason, Count: x.count, Last: d.grew(x.reason)})
+		}
+	}
+	return all
+}
+
+type reasonCount struct {
+	reason string
+	count  int64
+}
+
+func counted(r report.Stats) []reasonCount {
+	return []reasonCount{
+		{control.DropKernel, int64(r.Kernel.Dropped)},
+		{control.DropMalformed, r.MalformedReads},
+		{control.DropUndecoded, r.Live.Undecoded + r.Files.Undecoded},
+		{control.DropNoPolicy, r.NoPolicy},
+		{control.DropMemory, r.Lost.Memory},
+		{control.DropUnsaved, r.Lost.Unsaved},
+		{control.DropSpoolFull, r.Lost.SpoolFull},
+		{control.DropSpoolAge, r.Lost.SpoolAge},
+		{control.DropSpoolDamage, r.Lost.SpoolDamage},
+		{control.DropRefused, r.Lost.Refused},
+	}
+}
+
+// look notes which counts have grown since it was last called.
+func (d *drops) look(now time.Time, r report.Stats) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.count == nil {
+		d.count, d.last = make(map[string]int64), make(map[string]time.Time)
+	}
+	for _, x := range counted(r) {
+		// A reporter that began anew counts from zero.
+		if x.count > d.count[x.reason] || x.count > 0 && x.count < d.count[x.reason] {
+			d.last[x.reason] = now
+		}
+		d.count[x.reason] = x.count
+	}
+	switch {
+	case r.LastError == "":
+		d.failing = time.Time{}
+	case d.failing.IsZero():
+		d.failing = r.LastAttempt
+	}
+}
+
+func (d *drops) grew(reason string) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.last[reason]
+}
+
+func (d *drops) failingSince() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failing
+}
