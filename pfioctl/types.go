@@ -45,12 +45,25 @@ func (a Addr) AppendTo(b []byte) []byte {
 		return append(b, a.Prefix.String()...)
 	}
 	ip := a.Prefix.Addr()
-	b = ip.AppendTo(b)
+	b = appendAddr(b, ip)
 	if n := a.Prefix.Bits(); n != ip.BitLen() {
 		b = append(b, '/')
 		b = strconv.AppendInt(b, int64(n), 10)
 	}
 	return b
+}
+
+// appendAddr writes an address as inet_ntop(3) does, which pfctl uses. It differs
+// from netip for IPv6 addresses that begin with 96 zeros: these end like an IPv4
+// address, unless 16 more zeros follow ("::0.1.0.0", "::1").
+func appendAddr(b []byte, ip netip.Addr) []byte {
+	if ip.Is6() {
+		raw := ip.As16()
+		if [12]byte(raw[:12]) == [12]byte{} && (raw[12] != 0 || raw[13] != 0) {
+			return netip.AddrFrom4([4]byte(raw[12:])).AppendTo(append(b, "::"...))
+		}
+	}
+	return ip.AppendTo(b)
 }
 
 // Delta counts what a change did, or with DryRun would do: entries added,
