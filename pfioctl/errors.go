@@ -26,6 +26,10 @@ var (
 	// this package knows, so that the struct asked for cannot be told.
 	ErrUnknownRelease = errors.New("cannot tell: the structs of this release are not known")
 
+	// ErrMismatch says that the kernel's answer is not made of the struct that
+	// is known of its release.
+	ErrMismatch = errors.New("cannot tell: not the struct that is known of this release")
+
 	// ErrChanging says that what was asked for changed each time it was read.
 	ErrChanging = errors.New("keeps changing while it is read")
 
@@ -129,6 +133,7 @@ var advice = []struct {
 	{syscall.ENOTTY, always("the descriptor is not /dev/pf")},
 	{ErrPledged, always("do it before pledge, or in another process")},
 	{ErrUnknownRelease, always("tables can be worked with all the same; for status and rules use a build made for this release")},
+	{ErrMismatch, always("the kernel is not the release it says, or not one of OpenBSD's: use a build made for it")},
 	{ErrConflict, always("delete the entry with the negation it has, then add the other one")},
 	{errNoAnchor, always("a part of an anchor's path has at most 63 bytes; see also `set limit anchors` in pf.conf(5)")},
 	{ErrTableInactive, func(e *Error) string {
@@ -152,7 +157,14 @@ func adviseLimit(e *Error) string {
 		// A request takes two more for each table while it runs.
 		return limitLine(LimitTables, n+e.Count, 100)
 	}
-	return limitLine(LimitTableEntries, 2*n, 10_000) + "; loading pf.conf counts a table's old and new entries together"
+	return AdviseEntries(n) + "; loading pf.conf counts a table's old and new entries together"
+}
+
+// AdviseEntries returns the advice to give pf room for n entries in all tables,
+// in half a line: twice as many, because loading pf.conf builds the tables of
+// persist files beside those in force, and a quarter to grow, in round numbers.
+func AdviseEntries(n int) string {
+	return limitLine(LimitTableEntries, 2*n+n/2, 10_000)
 }
 
 // limitLine is about n, rounded up.

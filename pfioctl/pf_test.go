@@ -808,7 +808,7 @@ func TestErrorsAndAdvice(t *testing.T) {
 			},
 			err:    syscall.ENOMEM,
 			want:   "pf table ThreatSTOP-Block: set 26424 addresses: " + enomem + " (used 180000 + new 26424 > limit 200000)",
-			advice: "put `set limit table-entries 420000` into /etc/pf.conf, above its table lines, where alone it works; loading pf.conf counts a table's old and new entries together",
+			advice: "put `set limit table-entries 520000` into /etc/pf.conf, above its table lines, where alone it works; loading pf.conf counts a table's old and new entries together",
 		},
 		{
 			name:   "tables limit while setting",
@@ -848,7 +848,7 @@ func TestErrorsAndAdvice(t *testing.T) {
 			call:   func(t *testing.T, p *PF) error { _, err := p.Add(block, addr("192.0.2.1")); return err },
 			err:    ErrLimit,
 			want:   "pf table ThreatSTOP-Block: add 1 address: would reach the limit, where the kernel waits without end (used 199999 + new 1, limit 200000)",
-			advice: "put `set limit table-entries 400000` into /etc/pf.conf, above its table lines, where alone it works; loading pf.conf counts a table's old and new entries together",
+			advice: "put `set limit table-entries 500000` into /etc/pf.conf, above its table lines, where alone it works; loading pf.conf counts a table's old and new entries together",
 		},
 		{
 			name:   "no such table",

@@ -456,7 +456,7 @@ func TestSyncNowSeveralListsAndAggregate(t *testing.T) {
 func TestSyncNowLimit(t *testing.T) {
 	fw := newFirewall(t, pfsim.Options{MaxEntries: 100})
 	fw.serve(blockList, hosts(60, "10.9.%d.%d")...)
-	expect(t, fw.sync(0), "warning: pf.conf cannot be loaded again (used 61 + files 61 > limit 100): write `set limit table-entries 50000` into it, above the table lines")
+	expect(t, fw.sync(0), "warning: pf.conf cannot be loaded again (used 61 + files 61 > limit 100): put `set limit table-entries 10000` into /etc/pf.conf, above its table lines")
 	fw.serve(blockList, hosts(60, "10.8.%d.%d")...)
 	expect(t, fw.sync(0), "in two steps for want of room")
 	fw.serve(blockList, hosts(100, "10.8.%d.%d")...)

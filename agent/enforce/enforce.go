@@ -232,15 +232,7 @@ func (e *Enforcer) ReloadAdvice(n int) (string, error) {
 	if used+n <= limit {
 		return "", nil
 	}
-	return fmt.Sprintf("pf.conf cannot be loaded again (used %d + files %d > limit %d): write `set limit table-entries %d` into it, above the table lines",
-		used, n, limit, RoomFor(used+n)), nil
-}
-
-// RoomFor returns a table-entries limit with a quarter to spare for n entries,
-// in round numbers.
-func RoomFor(n int) int {
-	const round = 50000
-	return (n + n/4 + round - 1) / round * round
+	return fmt.Sprintf("pf.conf cannot be loaded again (used %d + files %d > limit %d): %s", used, n, limit, pfioctl.AdviseEntries(used)), nil
 }
 
 func (e *Enforcer) stats(t pfioctl.Table) (pfioctl.TableStats, bool, error) {
