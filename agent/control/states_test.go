@@ -54,6 +54,7 @@ func healthy() *Status {
 			Delivered: Volume{300, 33000, 4100000}, InMemory: 12, SpoolDir: "/var/spool/threatstop", DiskMax: 64 << 20,
 			Tried: at.Add(-12 * time.Minute), Next: at.Add(3 * time.Minute),
 		},
+		Troubles: []Trouble{},
 	}
 }
 

@@ -116,7 +116,7 @@ func TestTextZone(t *testing.T) {
 
 func TestWriteErrors(t *testing.T) {
 	broken := errors.New("broken pipe")
-	for _, err := range []error{healthy().WriteText(failing{broken}, time.UTC, false), healthy().WriteJSON(failing{broken})} {
+	for _, err := range []error{healthy().WriteText(failing{broken}, time.UTC, false), healthy().WriteJSON(failing{broken}), healthy().WriteMetrics(failing{broken})} {
 		if !errors.Is(err, broken) {
 			t.Errorf("error of the writer: %v", err)
 		}
