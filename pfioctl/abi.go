@@ -179,6 +179,14 @@ type PfiocIface struct {
 	Flags  int32
 }
 
+// PfiocStates is struct pfioc_states. With Len zero the kernel answers how many
+// bytes it takes now; else it fills Buffer, to as many whole structs as fit, and
+// answers how many bytes those are.
+type PfiocStates struct {
+	Len    uintptr
+	Buffer unsafe.Pointer
+}
+
 // IfaceSkip is the flag in struct pfi_kif of an interface that pf leaves alone
 // (PFI_IFLAG_SKIP).
 const IfaceSkip = 0x0100
@@ -243,4 +251,5 @@ var (
 	_ [8 + hostPointer]byte                   = [unsafe.Sizeof(PfiocTrans{})]byte{}
 	_ [32 + hostPointer]byte                  = [unsafe.Sizeof(PfiocIface{})]byte{}
 	_ [1032]byte                              = [unsafe.Sizeof(PfiocTransE{})]byte{}
+	_ [2 * hostPointer]byte                   = [unsafe.Sizeof(PfiocStates{})]byte{}
 )

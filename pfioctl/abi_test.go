@@ -70,6 +70,7 @@ func TestStructsOnEveryArchitecture(t *testing.T) {
 		"PfiocIface": {"pfioc_iface", map[string]string{
 			"Name": "pfiio_name", "Buffer": "pfiio_buffer", "Esize": "pfiio_esize", "Size": "pfiio_size", "Nzero": "pfiio_nzero", "Flags": "pfiio_flags",
 		}},
+		"PfiocStates":  {"pfioc_states", map[string]string{"Len": "ps_len", "Buffer": "ps_u"}},
 		"PfiocLimit":   {"pfioc_limit", map[string]string{"Index": "index", "Limit": "limit"}},
 		"PfiocRuleset": {"pfioc_ruleset", map[string]string{"Nr": "nr", "Path": "path", "Name": "name"}},
 		"PfiocTrans":   {"pfioc_trans", map[string]string{"Size": "size", "Esize": "esize", "Array": "array"}},

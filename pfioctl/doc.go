@@ -1,6 +1,6 @@
-// Package pfioctl works with the tables of OpenBSD's packet filter, and reads
-// its rules, status and limits, by ioctl(2) on /dev/pf. It runs no pfctl(8) and
-// needs no cgo.
+// Package pfioctl works with the tables and states of OpenBSD's packet filter,
+// and reads its rules, status and limits, by ioctl(2) on /dev/pf. It runs no
+// pfctl(8) and needs no cgo.
 //
 // A program asks once which kernel it is on, opens the device, and makes its
 // requests:
@@ -13,8 +13,8 @@
 //	delta, err := pf.Set(pfioctl.Table{Name: "bad"}, len(prefixes), entries)
 //
 // The releases 6.9 to 7.8 are known, on amd64, arm64, 386, arm, ppc64 and
-// riscv64; with a later one tables work, status and rules say that they cannot
-// tell. Everything but opening the device is the same on every system, and
+// riscv64; with a later one tables work, status, rules and states say that they
+// cannot tell. Everything but opening the device is the same on every system, and
 // package pfsim has a [Device] that answers as the kernel does, for tests.
 //
 // # Changing a table
@@ -40,6 +40,7 @@
 //     blocks pf's every other request; Add is refused before with [ErrLimit].
 //   - An address or a table named twice in a request to clear counters makes
 //     the kernel walk in a circle for ever; each is sent once.
+//   - A request to kill a state without its id kills all; it is refused.
 //   - An add answers in reverse order with stale bytes, its number of new tables
 //     does not count all of them, and the flags of a listed table may not be
 //     sent back.

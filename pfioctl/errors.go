@@ -121,7 +121,12 @@ var advice = []struct {
 		}
 		return fmt.Sprintf("the table is not defined: add %s to /etc/pf.conf and load it with pfctl -f", tableLine(e.Table))
 	}},
-	{syscall.EPERM, always("the table is const (remove the word from its line in /etc/pf.conf), or the system runs at securelevel 2, where tables can be neither made nor removed")},
+	{syscall.EPERM, func(e *Error) string {
+		if e.Table == (Table{}) {
+			return "the system runs at securelevel 2, which does not allow it"
+		}
+		return "the table is const (remove the word from its line in /etc/pf.conf), or the system runs at securelevel 2, where tables can be neither made nor removed"
+	}},
 	{syscall.EACCES, always("the descriptor of /dev/pf is open for reading only: open it for writing")},
 	{syscall.ENODEV, always("the kernel's table ABI differs from this build: rebuild it for this release and architecture")},
 	{syscall.EINVAL, always(`the kernel refused an argument: the name has to have 1 to 31 bytes, the anchor may not be "_pf", and host bits have to be clear`)},

@@ -21,6 +21,8 @@ type Layout struct {
 	astats  AStatsLayout
 	status  StatusLayout
 	iface   IfaceLayout
+	state   StateLayout
+	kill    StateKillLayout
 	rule    ruleLayout
 }
 
@@ -64,6 +66,7 @@ type Requests struct {
 	GetRules, GetRule       uint // rules, read only
 	GetRulesets, GetRuleset uint
 	GetIfaces               uint // DIOCIGETIFACES
+	GetStates, KillStates   uint
 	XBegin, XCommit         uint // transactions
 	XRollback               uint
 	XEnd                    uint // 7.4 and later
@@ -110,6 +113,36 @@ type IfaceLayout struct {
 	Size  int // esize
 	Name  int // [16]byte
 	Flags int // int32
+}
+
+// StateLayout tells where struct pfsync_state, which is how states come out of
+// the kernel, keeps its members. Its Size is zero when the release is not known.
+// What has more than one byte is in network order on every architecture.
+type StateLayout struct {
+	Size      int
+	ID        int // uint64
+	Ifname    int // [16]byte
+	Key       int // the two struct pfsync_state_key, wire and stack
+	Creator   int // uint32
+	AF        int // uint8, of the key on the wire
+	Proto     int // uint8
+	Direction int // uint8
+	Timeout   int // uint8, PFTM_*
+
+	// In a key:
+	KeySize int
+	KeyAddr int // [2][16]byte
+	KeyPort int // [2]uint16
+	KeyAF   int // uint8
+}
+
+// StateKillLayout tells where struct pfioc_state_kill keeps its members. Its
+// Size is zero when the release is not known.
+type StateKillLayout struct {
+	Size    int
+	ID      int // uint64, network order
+	Creator int // uint32, network order
+	Killed  int // uint32, the answer
 }
 
 // The releases this package was measured against. Of older ones the structs
@@ -197,6 +230,8 @@ func layoutOf(release string, num int, a arch) Layout {
 		}
 		l.rule = ruleLayoutOf(num, a)
 		l.iface = ifaceLayoutOf(a)
+		l.state = stateLayout
+		l.kill = killLayoutOf(a)
 	}
 
 	table := uint(sizeofPfrTable + a.pointer + 8*4)
@@ -224,6 +259,8 @@ func layoutOf(release string, num int, a arch) Layout {
 		l.req.GetRules = ioBoth(6, uint(l.rule.ioc))
 		l.req.GetRule = ioBoth(7, uint(l.rule.ioc))
 		l.req.GetIfaces = ioBoth(87, uint(16+a.pointer+4*4))
+		l.req.GetStates = ioBoth(25, uint(2*a.pointer))
+		l.req.KillStates = ioBoth(41, uint(l.kill.Size))
 	}
 	if num >= 74 {
 		l.req.XEnd = ioBoth(100, 4)
@@ -243,6 +280,37 @@ func ifaceLayoutOf(a arch) IfaceLayout {
 		Size:  up(up(counts+5*4, a.pointer)+2*a.pointer, a.align64),
 		Flags: flags,
 	}
+}
+
+// stateLayout is derived, not measured: struct pfsync_state is packed, and so are
+// all structs in it but the keys, which have nothing to pad; so it is the same on
+// every architecture. Its members were compared in net/pfvar.h of 7.2 (revision
+// 1.510), of before 7.6 (1.538) and of before 7.8 (1.543), and in a revision
+// older than 6.9: they differ in the name of one byte. The change of pfsync(4) in
+// 7.4 did not touch it. Whoever reads states holds what comes against it, see
+// check.
+var stateLayout = func() StateLayout {
+	const (
+		addr = 16                                             // struct pf_addr
+		key  = 2*addr + 2*2 + 2 + 1 + 1                       // addr[2], port[2], rdomain, af, pad
+		peer = 2 + 1 + 1 + 4 + 3*4 + 2*2 + 1 + 1 + 6          // scrub; seqlo, seqhi, seqdiff, max_win, mss, state, wscale, pad
+		keys = 8 + 16                                         // id, ifname
+		tail = keys + 2*key + 2*peer + addr + 5*4 + 2*(2*2*4) // rt_addr, rule to expire, packets, bytes
+	)
+	l := StateLayout{Ifname: 8, Key: keys, Creator: tail, KeySize: key, KeyPort: 2 * addr, KeyAF: key - 2}
+	l.AF = l.Creator + 4 + 2*4 + 2 // creatorid, rtableid[2], max_mss
+	l.Proto, l.Direction, l.Timeout = l.AF+1, l.AF+2, l.AF+5
+	l.Size = l.AF + 10 + 2 + 2 // to set_tos; state_flags, set_prio[2]
+	return l
+}()
+
+// killLayoutOf follows struct pfioc_state_kill, which was measured: what a state
+// is known by, a filter, and the answer.
+func killLayoutOf(a arch) StateKillLayout {
+	ruleAddr := 32 + 2*a.pointer + 8 // struct pf_rule_addr: an address that may be a pointer, ports
+	l := StateKillLayout{Creator: 8, Killed: 16 + 4 + 4 + 2*ruleAddr + 16 + 64}
+	l.Size = l.Killed + 4 + 4 // rdomain
+	return l
 }
 
 // Release returns the release the layout was made for, "7.8".
@@ -269,6 +337,12 @@ func (l Layout) Status() StatusLayout { return l.status }
 
 // Iface returns the layout of struct pfi_kif.
 func (l Layout) Iface() IfaceLayout { return l.iface }
+
+// State returns the layout of struct pfsync_state.
+func (l Layout) State() StateLayout { return l.state }
+
+// StateKill returns the layout of struct pfioc_state_kill.
+func (l Layout) StateKill() StateKillLayout { return l.kill }
 
 // ByteOrder returns the architecture's.
 func (l Layout) ByteOrder() binary.ByteOrder {

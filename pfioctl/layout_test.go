@@ -135,7 +135,8 @@ func TestRequestNumbers(t *testing.T) {
 			"DIOCGETRULES": r.GetRules, "DIOCGETRULE": r.GetRule,
 			"DIOCGETRULESETS": r.GetRulesets, "DIOCGETRULESET": r.GetRuleset,
 			"DIOCIGETIFACES": r.GetIfaces,
-			"DIOCXBEGIN":     r.XBegin, "DIOCXCOMMIT": r.XCommit,
+			"DIOCGETSTATES":  r.GetStates, "DIOCKILLSTATES": r.KillStates,
+			"DIOCXBEGIN": r.XBegin, "DIOCXCOMMIT": r.XCommit,
 			"DIOCXROLLBACK": r.XRollback, "DIOCXEND": r.XEnd,
 		} {
 			if want := num(t, io[name]); got != want {
@@ -180,6 +181,11 @@ func TestStructsByOffset(t *testing.T) {
 		check("pfr_astats", "pfras_bytes", as.Bytes)
 		check("pfr_astats", "pfras_tzero", as.Tzero)
 		size("pfi_kif", l.Iface().Size)
+		k := l.StateKill()
+		size("pfioc_state_kill", k.Size)
+		check("pfioc_state_kill", "psk_pfcmp.id", k.ID)
+		check("pfioc_state_kill", "psk_pfcmp.creatorid", k.Creator)
+		check("pfioc_state_kill", "psk_killed", k.Killed)
 		s := l.Status()
 		size("pf_status", s.Size)
 		check("pf_status", "counters", s.Counters)
@@ -189,6 +195,20 @@ func TestStructsByOffset(t *testing.T) {
 		check("pf_status", "debug", s.Debug)
 		check("pf_status", "hostid", s.HostID)
 		check("pf_status", "pf_chksum", s.Checksum)
+	})
+}
+
+// What C makes of the declaration, which nothing here can compile: offsets as a
+// compiler gave them for a struct of the same members.
+func TestStateLayout(t *testing.T) {
+	want := StateLayout{
+		Size: 264, Ifname: 8, Key: 24, Creator: 236, AF: 250, Proto: 251, Direction: 252, Timeout: 255,
+		KeySize: 40, KeyPort: 32, KeyAF: 38,
+	}
+	eachLayout(t, func(t *testing.T, l Layout, _, _ string) {
+		if l.State() != want {
+			t.Errorf("%+v, want %+v", l.State(), want)
+		}
 	})
 }
 
@@ -299,10 +319,11 @@ func TestNewerReleaseIsLikeTheNewestForTables(t *testing.T) {
 		}
 		want := old.Requests()
 		want.GetStatus, want.GetRules, want.GetRule, want.GetIfaces = 0, 0, 0, 0
+		want.GetStates, want.KillStates = 0, 0
 		if l.Requests() != want {
 			t.Errorf("requests %+v, want %+v", l.Requests(), want)
 		}
-		if l.Status() != (StatusLayout{}) || l.Iface() != (IfaceLayout{}) || l.rule != (ruleLayout{}) {
+		if l.Status() != (StatusLayout{}) || l.Iface() != (IfaceLayout{}) || l.State() != (StateLayout{}) || l.StateKill() != (StateKillLayout{}) || l.rule != (ruleLayout{}) {
 			t.Error("status or rules are not marked as unknown")
 		}
 	}

@@ -944,6 +944,8 @@ func TestPledged(t *testing.T) {
 		"clear counters":   func() error { _, err := p.ClearAddrStats(bad, addr("::1")); return err },
 		"delete tables":    func() error { _, err := p.DelTables(bad); return err },
 		"rules":            func() error { _, err := p.Rules(); return err },
+		"states":           func() error { _, err := p.States(); return err },
+		"kill a state":     func() error { _, err := p.KillState(1, 1); return err },
 		"another limit":    func() error { _, err := p.Limit(LimitTables); return err },
 	} {
 		if err := call(); !errors.Is(err, ErrPledged) {
