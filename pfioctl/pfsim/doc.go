@@ -36,10 +36,12 @@
 //     ruleset.
 //
 // Besides the table requests it knows DIOCSTART, DIOCSTOP, DIOCGETSTATUS,
-// DIOCGETLIMIT, DIOCSETLIMIT, and those that read rules and anchors:
-// DIOCGETRULES, DIOCGETRULE, DIOCXEND, DIOCGETRULESETS, DIOCGETRULESET. All other
-// numbers are unknown to it, which is ENODEV, or EACCES through a read-only
-// descriptor, or EPERM at securelevel 2.
+// DIOCGETLIMIT, DIOCSETLIMIT, those that read rules and anchors (DIOCGETRULES,
+// DIOCGETRULE, DIOCXEND, DIOCGETRULESETS, DIOCGETRULESET), DIOCIGETIFACES with the
+// interfaces that rules and "set skip on" name, and those of the state table:
+// DIOCGETSTATES, and DIOCKILLSTATES by id. All other numbers are unknown to it,
+// which is ENODEV, or EACCES through a read-only descriptor, or EPERM at
+// securelevel 2.
 //
 // [Options].Release chooses the release from 6.9 to 7.8: the structs, and what
 // the releases do differently in DIOCRADDADDRS, DIOCRADDTABLES, DIOCSETLIMIT and
@@ -57,8 +59,9 @@
 // prefixes as source and destination, ports, log, anchors. They are
 // references that keep tables alive, and can be read back by ioctl.
 //
-// [Kernel.Verdict] evaluates them on a packet, with the counters that move. There
-// are no states: each packet is taken for the first of its connection.
+// [Kernel.Verdict] evaluates them on a packet, with the counters that move. It
+// neither makes nor looks at states: each packet is taken for the first of its
+// connection. The state table holds what [Kernel.AddState] puts there.
 //
 // # What it costs
 //

@@ -1,6 +1,7 @@
 package pfsim
 
 import (
+	"encoding/binary"
 	"errors"
 	"sync"
 	"syscall"
@@ -59,6 +60,7 @@ type Kernel struct {
 	hard    [limits]uint32 // as enforced
 
 	status status
+	states states
 	skip   map[string]bool // interfaces that pf leaves alone
 	trans  ruleReads
 
@@ -299,7 +301,7 @@ func (k *Kernel) permitted(d *Device, req uint, io []byte) error {
 	if k.securelevel > 1 {
 		switch req {
 		case r.GetRules, r.GetRule, r.GetStatus, r.GetLimit, r.GetRulesets, r.GetRuleset,
-			r.GetTables, r.GetTStats, r.ClrTStats, r.ClrAddrs, r.AddAddrs, r.DelAddrs,
+			r.GetIfaces, r.GetStates, r.GetTables, r.GetTStats, r.ClrTStats, r.ClrAddrs, r.AddAddrs, r.DelAddrs,
 			r.SetAddrs, r.GetAddrs, r.GetAStats, r.ClrAStats, r.TstAddrs:
 		case r.ClrTables, r.AddTables, r.DelTables, r.SetTFlags:
 			if !dummy() {
@@ -312,7 +314,7 @@ func (k *Kernel) permitted(d *Device, req uint, io []byte) error {
 	if !d.write {
 		switch req {
 		case r.GetRules, r.GetStatus, r.GetLimit, r.GetRulesets, r.GetRuleset,
-			r.GetTables, r.GetTStats, r.GetAddrs, r.GetAStats, r.TstAddrs:
+			r.GetIfaces, r.GetStates, r.GetTables, r.GetTStats, r.GetAddrs, r.GetAStats, r.TstAddrs:
 		case r.ClrTables, r.AddTables, r.DelTables, r.ClrTStats, r.ClrAddrs, r.AddAddrs,
 			r.DelAddrs, r.SetAddrs, r.SetTFlags:
 			if !dummy() {
@@ -376,6 +378,12 @@ func (k *Kernel) request(d *Device, req uint, io []byte) error {
 		return k.getRuleset(structOf[pfioctl.PfiocRuleset](io))
 	case r.XEnd:
 		return k.xend(d, io)
+	case r.GetStates:
+		return k.getStates(structOf[pfioctl.PfiocStates](io))
+	case r.KillStates:
+		return k.killStates(io)
+	case r.GetIfaces:
+		return k.getIfaces(structOf[pfioctl.PfiocIface](io))
 	}
 
 	var (
@@ -490,7 +498,8 @@ func (k *Kernel) getStatus(io []byte) {
 	if k.status.running {
 		order.PutUint32(io[l.Running:], 1)
 	}
+	order.PutUint32(io[l.States:], uint32(len(k.states.at)))
 	order.PutUint32(io[l.Debug:], 3) // LOG_ERR
-	copy(io[l.HostID:], []byte{0x70, 0x66, 0x73, 0x69})
+	binary.BigEndian.PutUint32(io[l.HostID:], hostID)
 	copy(io[l.Checksum:], k.status.checksum[:])
 }

@@ -14,7 +14,7 @@ const (
 )
 
 // A Packet is what pf is asked about: the first one of a connection, since no
-// states are kept here.
+// state is looked up for it.
 type Packet struct {
 	Src, Dst netip.Addr
 	Dir      pfioctl.Direction // DirIn or DirOut
@@ -221,8 +221,12 @@ func (p *Peer) matches(t *ktable, a netip.Addr, key prefix) bool {
 // on reports whether the packet is on an interface or one of a group
 // (pf_if.c: pfi_kif_match).
 func (p *Packet) on(name string) bool {
-	return name == p.Iface || name == strings.TrimRight(p.Iface, "0123456789") || slices.Contains(p.Groups, name)
+	return name == p.Iface || name == group(p.Iface) || slices.Contains(p.Groups, name)
 }
+
+// group returns the group that every interface is in, that of its driver: "em"
+// for em0. A group's name is its own.
+func group(iface string) string { return strings.TrimRight(iface, "0123456789") }
 
 func (p *Packet) onAny(names map[string]bool) bool {
 	for name := range names {
