@@ -35,6 +35,7 @@ const (
 	exitOK    = 0
 	exitKept  = 1 // something failed or was kept back: what was in force before is in force still
 	exitUsage = 2 // wrong usage or configuration: nothing was tried
+	exitNone  = 3 // --status: no daemon answers
 )
 
 // Env is the system as the modes see it.
@@ -111,13 +112,14 @@ func openPF() (*pfioctl.PF, error) {
 
 const usage = `usage: threatstopd [-dv] [-f file]
        threatstopd -n [-f file]
+       threatstopd --status [-v] [--json]
        threatstopd --sync-now [--force] [-v] [-f file]
        threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
        threatstopd --read file
        threatstopd --version
 `
 
-const help = usage + `
+var help = usage + `
 Without a mode threatstopd stays in the foreground, keeps pf's tables in step
 with the policy and reports what was blocked; rc.d puts it into the background.
 
@@ -126,6 +128,7 @@ with the policy and reports what was blocked; rc.d puts it into the background.
   -n                check the configuration and print it as it is understood,
                     without passwords; needs no network and no pf
   -v                say more
+      --status      tell how the running daemon is; -v names every exception
       --sync-now    fetch the policy, put it into pf's tables and into the
                     files that pf.conf loads at boot
       --force       enforce a policy that shrank too much to be believed
@@ -138,14 +141,15 @@ with the policy and reports what was blocked; rc.d puts it into the background.
       --help        print this
 
 exit status: 0 done; 1 something failed or was kept back, and what was in
-force is in force still; 2 wrong usage or configuration
+force is in force still; 2 wrong usage or configuration. --status: 0 all is
+well; 1 something needs you, and is told; 3 no daemon answers
 `
 
 // flags are the arguments, parsed.
 type flags struct {
 	file                                  string
 	check, debug, sync, force, dump, json bool
-	version, help                         bool
+	status, version, help                 bool
 	read                                  string
 	verbose                               int
 	args                                  []string
@@ -165,6 +169,7 @@ func Run(ctx context.Context, args []string, env Env) int {
 	}
 	err = f.mode()(ctx, env, f)
 	var wrong usageError
+	var none noAnswer
 	switch {
 	case err == nil:
 		return exitOK
@@ -173,6 +178,9 @@ func Run(ctx context.Context, args []string, env Env) int {
 	case errors.As(err, &wrong):
 		complain(env, err)
 		return exitUsage
+	case errors.As(err, &none):
+		complain(env, err)
+		return exitNone
 	default:
 		complain(env, err)
 		return exitKept
@@ -212,6 +220,7 @@ func parse(args []string) (*flags, error) {
 	set.BoolVarP(&f.check, "check", "n", false, "")
 	set.BoolVarP(&f.debug, "debug", "d", false, "")
 	set.CountVarP(&f.verbose, "verbose", "v", "")
+	set.BoolVar(&f.status, "status", false, "")
 	set.BoolVar(&f.sync, "sync-now", false, "")
 	set.BoolVar(&f.force, "force", false, "")
 	set.BoolVar(&f.dump, "dump-table", false, "")
@@ -224,7 +233,7 @@ func parse(args []string) (*flags, error) {
 	}
 	f.set, f.args = set, set.Args()
 	modes := 0
-	for _, name := range []string{"check", "sync-now", "dump-table", "read", "version", "help"} {
+	for _, name := range []string{"check", "status", "sync-now", "dump-table", "read", "version", "help"} {
 		if set.Changed(name) {
 			modes++
 		}
@@ -238,8 +247,8 @@ func parse(args []string) (*flags, error) {
 		return nil, errors.New("--force goes with --sync-now")
 	case f.debug && modes > 0:
 		return nil, errors.New("-d goes with no mode: it is for the daemon")
-	case f.json && !f.dump:
-		return nil, errors.New("--json goes with --dump-table")
+	case f.json && !f.dump && !f.status:
+		return nil, errors.New("--json goes with --dump-table or --status")
 	case set.Changed("read") && f.read == "":
 		return nil, errors.New("--read wants a file, or - for standard input")
 	}
@@ -260,6 +269,8 @@ func (f *flags) mode() mode {
 		return dumpTable
 	case f.read != "":
 		return readFile
+	case f.status:
+		return showStatus
 	case f.sync:
 		return syncNow
 	default:

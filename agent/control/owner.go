@@ -2,6 +2,8 @@ package control
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -87,7 +89,8 @@ func NeedsOwner(s *Status) []string {
 		needs("the spool is filling up: %s of %s (SPOOL_MAX) in %s", size(u.DiskUsed), size(u.DiskMax), u.SpoolDir)
 	}
 	for _, t := range s.Troubles {
-		if t.NeedsOwner {
+		// What is known by its figures, too, has been said with them.
+		if t.NeedsOwner && !slices.ContainsFunc(all, func(said string) bool { return strings.Contains(said, t.Text) }) {
 			needs("%s", t.Text)
 		}
 	}

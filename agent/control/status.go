@@ -277,7 +277,7 @@ type Uploads struct {
 	Next         time.Time `json:"next,omitzero"` // when the next batch is due
 }
 
-// Upload is one batch that was delivered.
+// Upload is one batch that was delivered. With Lines 0 no more than when is known.
 type Upload struct {
 	At    time.Time `json:"at"`
 	Lines int64     `json:"lines"`

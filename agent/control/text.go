@@ -127,7 +127,7 @@ func (p *page) lists(s *Status) {
 		}
 	}
 	if len(s.Lists) == 0 {
-		p.para(2, 4, "none")
+		p.para(2, 4, "none yet")
 	}
 }
 
@@ -240,11 +240,13 @@ func (p *page) hits(s *Status) {
 	}
 	p.spanTop("last hour", &h.Hour)
 	p.spanTop("last day", &h.Day)
-	if len(h.Lists) > 0 {
-		var words []string
-		for _, l := range h.Lists {
+	var words []string
+	for _, l := range h.Lists {
+		if l.Hits > 0 {
 			words = append(words, fmt.Sprintf("%s (%d)", l.List, l.Hits))
 		}
+	}
+	if len(words) > 0 {
 		p.items(2, "by list", words)
 	}
 	for _, d := range h.Drops {
@@ -291,7 +293,10 @@ func (p *page) uploads(s *Status) {
 	} else {
 		last := "nothing yet"
 		if l := u.Last; l != nil {
-			last = fmt.Sprintf("last %s ago (%s, %s in %s)", age(s.Now.Sub(l.At)), plural(l.Lines, "line", "lines"), size(l.Bytes), took(l.Took.Duration()))
+			last = fmt.Sprintf("last %s ago (%s)", age(s.Now.Sub(l.At)), p.clock(l.At))
+			if l.Lines > 0 {
+				last += fmt.Sprintf(", %s, %s in %s", plural(l.Lines, "line", "lines"), size(l.Bytes), took(l.Took.Duration()))
+			}
 		}
 		next := ""
 		if !u.Next.IsZero() {
@@ -342,12 +347,12 @@ func (p *page) row(name, a, b, c, rest string) {
 	if !strings.HasPrefix(name, " ") {
 		p.b.WriteByte('\n')
 	}
-	const wide = 40
+	const wide = 36
 	if len(name) > wide {
 		p.para(2, 8, "%s", strings.TrimSpace(name))
 		name = ""
 	}
-	line := fmt.Sprintf("%-*s %9s %6s %7s", wide, name, a, b, c)
+	line := fmt.Sprintf("%-*s %8s %6s %7s", wide, name, a, b, c)
 	if rest != "" && len(line)+2+len(rest) <= columns {
 		line += "  " + rest
 		rest = ""

@@ -171,6 +171,10 @@ func TestNeedsOwner(t *testing.T) {
 			[]string{"the spool is filling up: 48M of 64M (SPOOL_MAX) in /var/spool/threatstop"}},
 		{"bad one refused batch", func(s *Status) { s.Uploads.Aside = Volume{1, 1, 99} },
 			[]string{"1 batch refused by the log server (1 line): set aside in /var/spool/threatstop"}},
+		{"OK the trouble is told once", func(s *Status) {
+			s.Tables[0].Held = &Held{Why: "3 entries instead of 300", Forcible: true}
+			s.Troubles = []Trouble{{Text: "held back: 3 entries instead of 300", NeedsOwner: true}}
+		}, []string{"pf table ThreatSTOP-Block: held back: 3 entries instead of 300; `threatstopd --sync-now --force` enforces it now"}},
 		{"OK a trouble that passes", func(s *Status) { s.Troubles = []Trouble{{Text: "x"}} }, nil},
 	} {
 		t.Run(x.name, func(t *testing.T) {

@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"context"
+
+	"example.org/threatstopd/agent/control"
+)
+
+// showStatus asks the running daemon how things are. It needs no
+// configuration, and no privilege but that of talking to one of the sockets.
+// What it returns tells apart a daemon that needs its owner from none.
+func showStatus(ctx context.Context, env Env, f *flags) error {
+	var sockets []string
+	for _, s := range []string{env.Socket, env.StatusSocket} {
+		if s != "" {
+			sockets = append(sockets, s)
+		}
+	}
+	client, err := control.Dial(ctx, sockets...)
+	if err != nil {
+		return noAnswer{err}
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return noAnswer{err}
+	}
+	if f.json {
+		err = status.WriteJSON(env.Stdout)
+	} else {
+		err = status.WriteText(env.Stdout, env.Local, f.verbose > 0)
+	}
+	if err == nil && len(control.NeedsOwner(status)) > 0 {
+		return errSaid
+	}
+	return err
+}
+
+// noAnswer is an error for which nothing is known of the daemon.
+type noAnswer struct{ error }
+
+func (e noAnswer) Unwrap() error { return e.error }
