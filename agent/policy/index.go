@@ -4,22 +4,23 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"sort"
 )
 
 // Index finds the entry of a [Set] that decides for an address, as pf does:
 // the longest prefix wins. It stands on its own, without the Set, and never
 // changes.
 //
-// It takes less than 12 bytes an IPv4 entry and less than 40 an IPv6 entry;
-// mostly 9 and 27.
+// It takes less than 12 bytes an IPv4 entry and less than 40 an IPv6 entry,
+// mostly 9 and 26.
 //
 // Two prefixes either nest or have nothing in common. So of the entries that
 // begin at or before an address, the last one decides for it (of one address
 // the longest), or if that ends too early, one of those around it. A finder
-// says where to look for that last one, up to a few neighbours. These are
-// compared all, without a branch: a look-up is mostly waiting for memory, and
-// a processor that waits goes on with what comes after, unless it has guessed
-// a branch wrong.
+// says where to look for that last one, up to a few neighbours, and these are
+// all compared, without a branch. For a look-up is mostly waiting for memory,
+// and while it waits the processor goes on with what comes next, unless it
+// has guessed a branch wrong.
 type Index struct {
 	lists []string
 
@@ -61,14 +62,12 @@ type entry6 struct {
 	bits uint8
 }
 
-// A look-up compares window neighbours, of which it looks at four: the first,
-// and three to halve the rest. A slot of the finder has each entries in the
-// mean, so that it rarely has more; depth is how many levels of parts a
-// finder has.
+// A look-up compares so many neighbours. A slot of the finder has each entries
+// in the mean, so that it rarely has more than these; depth is how many levels
+// of parts a finder has.
 const (
-	window        = 8
-	each4, depth4 = 4, 2
-	each6, depth6 = 3, 4
+	window4, each4, depth4 = 8, 4, 2
+	window6, each6, depth6 = 5, 2, 4
 )
 
 // NewIndex returns an Index of s. A nil Set is an empty one.
@@ -78,7 +77,7 @@ func NewIndex(s *Set) *Index {
 	}
 	x := &Index{lists: s.lists}
 	if n := len(s.addr4); n > 0 {
-		x.entry4 = make([]entry4, 1, 1+n+window)
+		x.entry4 = make([]entry4, 1, 1+n+window4)
 		x.place4 = uint8(bits.Len(uint(n)))
 		if int(x.place4)+bits.Len(uint(len(s.lists))) > rest4 {
 			x.list4 = make([]uint8, 1, 1+n)
@@ -97,17 +96,17 @@ func NewIndex(s *Set) *Index {
 			x.entry4 = append(x.entry4, e)
 		})
 		x.find4.build(1, 1+n, each4, depth4, func(i int) u128 { return u128{hi: uint64(x.entry4[i].addr())} })
-		for range window {
+		for range window4 {
 			x.entry4 = append(x.entry4, ^entry4(0))
 		}
 	}
 	if n := len(s.addr6); n > 0 {
-		x.entry6 = make([]entry6, 1, 1+n+window)
+		x.entry6 = make([]entry6, 1, 1+n+window6)
 		enclose(n, func(i int) (u128, uint8) { return s.addr6[i], s.bits6[i] }, func(i, up int) {
 			x.entry6 = append(x.entry6, entry6{s.addr6[i], uint32(up), s.tag6[i], s.bits6[i]})
 		})
 		x.find6.build(1, 1+n, each6, depth6, func(i int) u128 { return x.entry6[i].addr })
-		for range window {
+		for range window6 {
 			x.entry6 = append(x.entry6, entry6{addr: u128{}.last(0)})
 		}
 	}
@@ -118,64 +117,31 @@ func NewIndex(s *Set) *Index {
 // must not change them.
 func (x *Index) Lists() []string { return x.lists }
 
-// Lookup returns the entry that decides for an address, and the list it comes
-// from as [Set.ListOf] has it; ok says that the address is in the table. When
-// the deciding entry is a negated one, ok is false and entry is that entry;
-// when there is none, entry is the zero Prefix and list is NoList. An
-// IPv4-mapped IPv6 address is looked up as IPv4, a zone is ignored, the zero
-// Addr is in no table. Lookup does not allocate.
+// Lookup returns the entry that decides for an address, and the list it
+// comes from as [Set.ListOf] has it; ok says that the address is in the
+// table. When the deciding entry is a negated one, ok is false and entry is
+// that entry; when there is none, entry is the zero Prefix and list is NoList.
+// An IPv4-mapped IPv6 address is looked up as IPv4, a zone is ignored, the
+// zero Addr is in no table. Lookup does not allocate.
 func (x *Index) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) {
 	switch {
 	case a.Is4() || a.Is4In6():
 		b := a.As4()
-		return x.lookup4(binary.BigEndian.Uint32(b[:]))
-	case a.Is6():
-		return x.lookup6(number(a))
-	}
-	return NoList, netip.Prefix{}, false
-}
-
-func (x *Index) lookup4(a uint32) (ListID, netip.Prefix, bool) {
-	i, n := x.find4.find(u128{hi: uint64(a)})
-	most := uint64(a)<<32 | (1<<32 - 2) // no entry has more with this address, those behind all have
-	if n <= window {
-		if i+window > len(x.entry4) { // no entries at all
-			return NoList, netip.Prefix{}, false
+		i := x.decides4(binary.BigEndian.Uint32(b[:]))
+		if i == 0 {
+			break
 		}
-		w := (*[window]entry4)(x.entry4[i:])
-		_, b0 := bits.Sub64(most, uint64(w[0]), 0)
-		_, b := bits.Sub64(most, uint64(w[4]), 0)
-		k := 4 & (b - 1)
-		_, b = bits.Sub64(most, uint64(w[(k+2)&7]), 0)
-		k += 2 & (b - 1)
-		_, b = bits.Sub64(most, uint64(w[(k+1)&7]), 0)
-		i += int(k + 1 - b - b0)
-	} else {
-		lo, hi := i, i+n
-		for lo < hi {
-			if m := int(uint(lo+hi) / 2); uint64(x.entry4[m]) <= most {
-				lo = m + 1
-			} else {
-				hi = m
-			}
-		}
-		i = lo - 1
-	}
-	for i > 0 {
 		e := x.entry4[i]
-		if (a^e.addr())>>(32-e.bits()) == 0 {
-			return x.list(i), prefix4(e.addr(), e.bits()), !e.not()
+		return x.list(i), prefix4(e.addr(), e.bits()), !e.not()
+	case a.Is6():
+		i := x.decides6(number(a))
+		if i == 0 {
+			break
 		}
-		i = int(e & (1<<x.place4 - 1))
+		e := &x.entry6[i]
+		return e.tag.list(), prefix6(e.addr, e.bits), !e.tag.not()
 	}
 	return NoList, netip.Prefix{}, false
-}
-
-// before returns 1 if a is before b, else 0.
-func before(a, b u128) uint64 {
-	_, c := bits.Sub64(a.lo, b.lo, 0)
-	_, c = bits.Sub64(a.hi, b.hi, c)
-	return c
 }
 
 // list returns the list of IPv4 entry i.
@@ -190,37 +156,57 @@ func (x *Index) list(i int) ListID {
 	return l
 }
 
-func (x *Index) lookup6(a u128) (ListID, netip.Prefix, bool) {
-	i, n := x.find6.find(a)
-	if n <= window {
-		if i+window > len(x.entry6) {
-			return NoList, netip.Prefix{}, false
+// decides4 returns the place of the entry that decides for a, or 0.
+func (x *Index) decides4(a uint32) int {
+	i, n := x.find4.find(uint64(a), 0)
+	if n > window4 {
+		i += sort.Search(n, func(k int) bool { return x.entry4[i+k].addr() > a }) - 1
+	} else if i > 0 {
+		w := (*[window4]entry4)(x.entry4[i:])
+		k := uint64(a)
+		i += window4 - 1 - int(
+			(k-uint64(w[0].addr()))>>63+(k-uint64(w[1].addr()))>>63+
+				(k-uint64(w[2].addr()))>>63+(k-uint64(w[3].addr()))>>63+
+				(k-uint64(w[4].addr()))>>63+(k-uint64(w[5].addr()))>>63+
+				(k-uint64(w[6].addr()))>>63+(k-uint64(w[7].addr()))>>63)
+		i = min(i, len(x.entry4)-1-window4) // those behind all may be equal
+	}
+	for i > 0 {
+		e := x.entry4[i]
+		if (a^e.addr())>>(32-e.bits()) == 0 {
+			break
 		}
-		w := (*[window]entry6)(x.entry6[i:])
-		b0 := before(a, w[0].addr)
-		k := 4 & (before(a, w[4].addr) - 1)
-		k += 2 & (before(a, w[(k+2)&7].addr) - 1)
-		i += int(k + 1 - before(a, w[(k+1)&7].addr) - b0)
-		i = min(i, len(x.entry6)-window-1) // those behind all may be equal
-	} else {
-		lo, hi := i, i+n
-		for lo < hi {
-			if m := int(uint(lo+hi) / 2); !a.less(x.entry6[m].addr) {
-				lo = m + 1
-			} else {
-				hi = m
-			}
-		}
-		i = lo - 1
+		i = int(e & (1<<x.place4 - 1))
+	}
+	return i
+}
+
+// decides6 is decides4 for IPv6.
+func (x *Index) decides6(a u128) int {
+	i, n := x.find6.find(a.hi, a.lo)
+	if n > window6 {
+		i += sort.Search(n, func(k int) bool { return a.less(x.entry6[i+k].addr) }) - 1
+	} else if i > 0 {
+		w := (*[window6]entry6)(x.entry6[i:])
+		i += window6 - 1 - int(before(a, w[0].addr)+before(a, w[1].addr)+
+			before(a, w[2].addr)+before(a, w[3].addr)+before(a, w[4].addr))
+		i = min(i, len(x.entry6)-1-window6)
 	}
 	for i > 0 {
 		e := &x.entry6[i]
 		if !e.addr.last(e.bits).less(a) {
-			return e.tag.list(), prefix6(e.addr, e.bits), !e.tag.not()
+			break
 		}
 		i = int(e.up)
 	}
-	return NoList, netip.Prefix{}, false
+	return i
+}
+
+// before returns 1 if a is before b, else 0.
+func before(a, b u128) uint64 {
+	_, c := bits.Sub64(a.lo, b.lo, 0)
+	_, c = bits.Sub64(a.hi, b.hi, c)
+	return c
 }
 
 // enclose goes over n entries in a table's order and calls put for each, of
@@ -350,21 +336,21 @@ func (p *part) slot(d uint64) uint64 {
 
 // find returns the first of the entries among which is the first that begins
 // behind a, and how many they are; or that entry itself and 0.
-func (f *finder) find(a u128) (first, n int) {
+func (f *finder) find(hi, lo uint64) (first, n int) {
 	if len(f.parts) == 0 {
 		return 0, 0
 	}
 	p := &f.parts[0]
 	for {
-		key := a.hi
+		key := hi
 		if p.second {
-			if key != p.hi {
-				if key < p.hi {
+			if hi != p.hi {
+				if hi < p.hi {
 					return int(p.from), 0
 				}
 				return int(p.to), 0
 			}
-			key = a.lo
+			key = lo
 		}
 		d := key - p.base
 		if d > p.span {
