@@ -213,11 +213,13 @@ func (s *site) load() (*daemon.Setup, error) {
 }
 
 // run runs the daemon until the function it returns is called.
-func (s *site) run() (stop func()) {
+func (s *site) run() (stop func()) { return s.runWith(s.load) }
+
+func (s *site) runWith(load func() (*daemon.Setup, error)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	d := daemon.New(daemon.Options{
-		Load: s.load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Signals: s.signals,
+		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Signals: s.signals,
 		Log: zerolog.New(s), Version: "test",
 	})
 	go func() { ended <- d.Run(ctx) }()
