@@ -1,0 +1,71 @@
+package enforce
+
+import (
+	"net/netip"
+	"time"
+
+	"example.org/threatstopd/pfioctl"
+)
+
+// StatesKilled is what became of the states of some addresses.
+type StatesKilled struct {
+	Considered int // states that were looked at
+	Killed     int
+	Left       int // states that the time was over for
+}
+
+// clockEvery is how many states are looked at between two looks at the clock.
+const clockEvery = 256
+
+// KillStates removes the states of the addresses that are to be cut off. pf
+// asks rules and tables of the first packet of a connection only, so what it
+// let through before goes on until its state is gone. A state is one of an
+// address when the address is in either of its two keys, that of the wire or
+// that of the stack, which differ where addresses are translated.
+//
+// At the deadline the rest is left. The one reading of the state table, which
+// comes first, cannot be cut short. With an error the numbers say how far it
+// came. The promise "pf" of pledge(2) does not allow any of it: the error wraps
+// pfioctl.ErrPledged.
+func (e *Enforcer) KillStates(cut func(netip.Addr) bool, deadline time.Time) (StatesKilled, error) {
+	var res StatesKilled
+	states, err := e.pf.States()
+	if err != nil {
+		return res, err
+	}
+	defer states.Close()
+	late := func() bool { return !time.Now().Before(deadline) }
+	for s := range states.All() {
+		if res.Considered%clockEvery == 0 && late() {
+			break
+		}
+		if !hasAddr(s, cut) {
+			res.Considered++
+			continue
+		}
+		// Unlike looking, this takes the kernel's locks, and its time.
+		if late() {
+			break
+		}
+		n, err := e.pf.KillState(s.ID(), s.Creator())
+		if err != nil {
+			res.Left = states.Len() - res.Considered
+			return res, err
+		}
+		res.Considered++
+		res.Killed += n // 0: it has ended by itself
+	}
+	res.Left = states.Len() - res.Considered
+	return res, nil
+}
+
+// hasAddr reports whether f holds for an address of one of the state's keys.
+func hasAddr(s pfioctl.State, f func(netip.Addr) bool) bool {
+	for i := range 2 {
+		wire, stack := s.Addr(pfioctl.Wire, i), s.Addr(pfioctl.Stack, i)
+		if f(wire) || stack != wire && f(stack) {
+			return true
+		}
+	}
+	return false
+}
