@@ -238,7 +238,7 @@ func (j *judge) flow(index int, f flow) {
 		return // skipped, all of them: that is told
 	}
 	w := s.evaluate(j.rs)
-	out := s.sort(w, j.o.PflogIf)
+	out := s.sort(w, j.o.Report, j.o.PflogIf)
 	name := f.String(j.o.Block.Name)
 	if w.cut {
 		j.say(Skip, nil, "packets that %s: the rules tell apart too many kinds of packets to look at all", name)
@@ -249,14 +249,14 @@ func (j *judge) flow(index int, f flow) {
 		p.level = s.level(p, covered)
 		worst = max(worst, p.level)
 	}
-	if worst == Fail && j.otherSide(f) {
-		worst = Warn
-	} else {
-		j.tellPasses(s, name, out, index)
+	behind := ""
+	if worst == Fail {
+		if behind = j.otherSide(f); behind != "" {
+			worst = Warn
+		}
 	}
-	if j.o.Report {
-		worst = max(worst, j.tellMute(s, name, out.mute, covered, index))
-	}
+	j.tellPasses(s, name, out, index, behind)
+	worst = max(worst, j.tellMute(s, name, out.mute, covered, index))
 	if worst > Note || w.cut {
 		return
 	}
@@ -301,10 +301,10 @@ type outcome struct {
 	passes  []*part
 	mute    []*part  // blocked, and not logged where hits are read
 	blocked part     // all that is blocked, but for packets that hardly come
-	by      []string // the rules that block
+	by      []string // the rules that block as they should
 }
 
-func (s *space) sort(w *walk, pflogIf int) *outcome {
+func (s *space) sort(w *walk, report bool, pflogIf int) *outcome {
 	o := &outcome{}
 	find := func(list *[]*part, r, over *pfioctl.Rule) *part {
 		for _, p := range *list {
@@ -325,11 +325,10 @@ func (s *space) sort(w *walk, pflogIf int) *outcome {
 		if l.box[axProto].meets(s.common) {
 			o.blocked.join(l.box)
 		}
-		if name := named(l.fate.rule); !slices.Contains(o.by, name) {
-			o.by = append(o.by, name)
-		}
-		if l.fate.logs&logBit(pflogIf) == 0 {
+		if report && l.fate.logs&logBit(pflogIf) == 0 {
 			find(&o.mute, l.fate.rule, nil).join(l.box)
+		} else if name := named(l.fate.rule); !slices.Contains(o.by, name) {
+			o.by = append(o.by, name)
 		}
 	}
 	return o
@@ -429,22 +428,20 @@ func (s *space) irrelevant(ax int, b box) bool {
 }
 
 // otherSide looks whether packets that pass in a flow are blocked on their other
-// side of the firewall, where they go out again or came in before, and tells so.
-// Then all that is forwarded there is blocked.
-func (j *judge) otherSide(f flow) bool {
+// side of the firewall, where they go out again or came in before. Then all that
+// is forwarded there is blocked, which it says; else it says nothing.
+func (j *judge) otherSide(f flow) string {
 	s := newSpace(j.rs, j.o, flow{pfioctl.DirIn + pfioctl.DirOut - f.dir, f.src})
-	out := s.sort(s.evaluate(j.rs), j.o.PflogIf)
+	out := s.sort(s.evaluate(j.rs), false, 0)
 	c := s.covered(out)
 	if c.empty() {
-		return false
+		return ""
 	}
-	where := "come in there"
+	where := "come in"
 	if f.src {
-		where = "go out there"
+		where = "go out again"
 	}
-	j.say(Warn, j.lines(f.src, !f.src, nil), "packets that %s pass, and are blocked where they %s: %s: what is forwarded is blocked, the firewall itself is not protected: %s",
-		f.String(j.o.Block.Name), where, s.axes[axIface].phrase(c), strings.Join(few(out.by), ", "))
-	return true
+	return fmt.Sprintf("; those that are forwarded are blocked where they %s, %s: open is the firewall itself", where, s.axes[axIface].phrase(c))
 }
 
 // restricted returns the phrases of the axes on which a box does not have all
@@ -476,8 +473,8 @@ func (s *space) order() []int {
 }
 
 // tellPasses says what passes, by which rule, and what to do. Many rules that do
-// the same are told as one.
-func (j *judge) tellPasses(s *space, name string, o *outcome, index int) {
+// the same are told as one. Where packets are blocked behind they pass less.
+func (j *judge) tellPasses(s *space, name string, o *outcome, index int, behind string) {
 	const most = 3
 	told := make(map[Level]int)
 	var rest []string
@@ -490,16 +487,19 @@ func (j *judge) tellPasses(s *space, name string, o *outcome, index int) {
 			rest = append(rest, ruleName(p.rule))
 			continue
 		}
-		var do []string
-		if p.level == Fail || p.box[axIface].count() != len(s.ifaces) && p.level == Warn {
-			do = j.remedy(p, index)
+		do := j.remedy(p, index)
+		if ax, special := s.special(p.box); special && ax != axIface {
+			do[0] = "if that is not meant, " + do[0]
+		}
+		if behind != "" {
+			p.level = min(p.level, Warn)
 		}
 		words := s.restricted(p.box)
 		var only []string
 		if o.blocked.box != nil {
 			only = s.restricted(o.blocked.box)
 		}
-		because := j.because(p)
+		because := j.because(p) + behind
 		switch {
 		case len(words) > 0:
 			j.say(p.level, do, "packets that %s pass, if %s: %s", name, strings.Join(words, " "), because)
