@@ -110,6 +110,7 @@ func daemonSetup(c *config.Config, env Env) *daemon.Setup {
 		PollInterval: c.PollInterval,
 		FullCheck:    c.FullCheck,
 		StaleAfter:   c.StaleAfter,
+		KillStates:   c.KillStates,
 		LockDir:      filepath.Dir(c.BlockFile),
 		Mode:         string(c.Upload),
 		Interface:    c.PflogIf,

@@ -31,6 +31,7 @@ type Setup struct {
 	PollInterval time.Duration
 	FullCheck    time.Duration // how often the whole table is compared with the policy
 	StaleAfter   time.Duration // from which age on a list is stale; 0: none is
+	KillStates   bool          // remove the states of newly blocked addresses
 
 	// Report has everything but Source, Sender, Log; nil with UPLOAD=no.
 	Report *report.Options
@@ -191,7 +192,8 @@ type request struct {
 type inForce struct {
 	tables  []update.Table // as the last good poll set them, in that order; nil before
 	index   *policy.Index  // what packets are matched against
-	indexed *policy.Set    // what index was made from
+	indexed *policy.Set    // what index was made from; nil when that was the kernel's table
+	changed bool           // the block table was, since index was made
 	own     []netip.Addr
 }
 
@@ -359,6 +361,7 @@ func (l *life) reportOnce(ctx context.Context) error {
 	}
 	o := *l.setup.Report
 	o.Source, o.Log = source, l.o.Log
+	o.Hit = func(h report.Hit) { l.history.Hit(h.Far, h.Proto, h.Port, h.List, h.Time) }
 	if o.Sender, err = l.setup.NewSender(); err != nil {
 		source.Close()
 		return err

@@ -111,7 +111,7 @@ func (s *state) setReporter(r *report.Reporter) {
 // outcome takes in what a poll did, logs it, and plans the next one.
 func (l *life) outcome(out *update.Outcome) {
 	fetchFailed := l.takeLists(out)
-	l.takeTables(out)
+	before := l.takeTables(out)
 	l.state.mu.Lock()
 	l.last = out
 	if out.OK() {
@@ -124,6 +124,9 @@ func (l *life) outcome(out *update.Outcome) {
 	l.state.mu.Unlock()
 
 	l.logOutcome(out, next)
+	if l.setup.KillStates && before != nil {
+		l.killStates(before)
+	}
 	if _, err := l.glance(); err != nil {
 		l.trouble.is("pf", err.Error(), true)
 	}
@@ -159,8 +162,9 @@ func (l *life) takeLists(out *update.Outcome) (failed bool) {
 }
 
 // takeTables keeps what became of the tables, and puts the new policy in force
-// for matching.
-func (l *life) takeTables(out *update.Outcome) {
+// for matching. It returns what was in force before, nil when the block table
+// was not changed, or is set for the first time.
+func (l *life) takeTables(out *update.Outcome) (before *policy.Index) {
 	var tables []update.Table
 	for _, t := range out.Tables {
 		key := "table " + t.Table.String()
@@ -200,16 +204,26 @@ func (l *life) takeTables(out *update.Outcome) {
 		}
 		x.Table = t
 	}
+	for _, t := range out.Tables {
+		// With an error too: the table may be set, and only its file not.
+		if t.Kind == policy.Block && t.Load && t.Steps > 0 {
+			l.inForce.changed = true
+		}
+	}
 	for _, t := range tables {
 		l.inForce.put(t)
 	}
 	if block := l.inForce.table(policy.Block); block != nil && l.inForce.indexed != block.Set {
-		l.inForce.index, l.inForce.indexed = policy.NewIndex(block.Set), block.Set
+		if l.inForce.changed && l.inForce.indexed != nil {
+			before = l.inForce.index
+		}
+		l.inForce.index, l.inForce.indexed, l.inForce.changed = policy.NewIndex(block.Set), block.Set, false
 		l.inForce.own = ownAddresses(out.Facts)
 		if l.reporter != nil {
 			l.reporter.SetPolicy(l.inForce.index, l.inForce.own)
 		}
 	}
+	return before
 }
 
 // put makes t the table of its kind, in the order in which tables are set.

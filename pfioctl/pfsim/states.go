@@ -3,6 +3,7 @@ package pfsim
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -30,8 +31,6 @@ type State struct {
 // destination, with Dir out destination and source.
 type Key [2]netip.AddrPort
 
-func (k Key) empty() bool { return k == Key{} }
-
 // stateID is what states are told apart by (pf.c: pf_state_compare_id).
 type stateID struct {
 	id      uint64
@@ -51,17 +50,24 @@ type states struct {
 
 // AddState puts a state into the state table, as a packet does that a rule with
 // "keep state" passes, and returns it with its ID and Creator. A state that is
-// known by the same two is replaced. The limit of states does not hold here.
+// known by the same two is replaced. The limit of states does not hold here. It
+// panics when a key is not of two addresses of one family.
 func (k *Kernel) AddState(s State) State {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	t := &k.states
 	if s.Iface == "" {
 		s.Iface = "all"
 	}
-	if s.Stack.empty() {
+	if s.Stack == (Key{}) {
 		s.Stack = s.Wire
 	}
+	for _, key := range []Key{s.Wire, s.Stack} {
+		a, b := key[0].Addr().Unmap(), key[1].Addr().Unmap()
+		if !a.IsValid() || a.BitLen() != b.BitLen() {
+			panic(fmt.Sprintf("pfsim: state of %v and %v", key[0], key[1]))
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := &k.states
 	if s.Creator == 0 {
 		s.Creator = hostID
 	}

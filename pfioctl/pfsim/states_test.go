@@ -267,3 +267,20 @@ func TestInterfaces(t *testing.T) {
 	}
 	skipped(rules.Skip...)
 }
+
+func TestStatesThatCannotBe(t *testing.T) {
+	for _, s := range []State{
+		{},
+		{Wire: key("192.0.2.1:1", "[2001:db8::1]:1")},
+		{Wire: key("192.0.2.1:1", "192.0.2.2:1"), Stack: key("[2001:db8::1]:1", "192.0.2.2:1")},
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%+v was added", s)
+				}
+			}()
+			New(Options{}).AddState(s)
+		}()
+	}
+}

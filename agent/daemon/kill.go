@@ -1,0 +1,35 @@
+package daemon
+
+import (
+	"time"
+
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/update"
+)
+
+// killTime bounds the removal of states after a poll.
+const killTime = time.Second
+
+// killStates removes the states of the addresses that the policy in force blocks
+// and before, the one that it followed, did not.
+func (l *life) killStates(before *policy.Index) {
+	l.state.mu.Lock()
+	newly := policy.NewlyBlocked(before, l.inForce.index, l.inForce.own)
+	l.state.mu.Unlock()
+	began := time.Now()
+	res, err := l.enforcer.KillStates(newly, began.Add(killTime))
+	if err != nil {
+		l.trouble.is("states", update.Explain(err), true)
+	} else {
+		l.trouble.over("states")
+	}
+	event := l.o.Log.Info()
+	switch {
+	case res.Left > 0:
+		event = l.o.Log.Warn()
+	case res.Killed == 0:
+		event = l.o.Log.Debug()
+	}
+	event.Int("killed", res.Killed).Int("considered", res.Considered).Int("left", res.Left).
+		Str("took", time.Since(began).Round(time.Millisecond).String()).Msg("states killed")
+}
