@@ -17,11 +17,23 @@ type matcher struct {
 	hits  []*atomic.Int64 // by ListID
 	other *atomic.Int64   // hits of an entry that no list named
 	since time.Time
+
+	names []string  // by ListID
+	tell  func(Hit) // nil: nobody wants to know
+}
+
+// A Hit is a packet with a listed address, for whoever keeps figures of them.
+type Hit struct {
+	Far   netip.Addr // the listed address
+	Proto uint8
+	Port  uint16 // the destination's, 0 where the protocol has none
+	List  string // that has the address
+	Time  time.Time
 }
 
 // listed asks about one address. Own addresses are asked about only when they are
 // listed, which is rare, so that the others need no second look-up.
-func (m *matcher) listed(a netip.Addr) bool {
+func (m *matcher) listed(a netip.Addr, p *capture.Packet) bool {
 	list, _, ok := m.index.Lookup(a)
 	if !ok {
 		return false
@@ -29,10 +41,15 @@ func (m *matcher) listed(a netip.Addr) bool {
 	if _, own := m.own[a.Unmap()]; own {
 		return false
 	}
+	name := noList
 	if int(list) < len(m.hits) {
 		m.hits[list].Add(1)
+		name = m.names[list]
 	} else {
 		m.other.Add(1)
+	}
+	if m.tell != nil {
+		m.tell(Hit{Far: a, Proto: p.Proto, Port: p.DstPort, List: name, Time: p.Time})
 	}
 	return true
 }
@@ -40,8 +57,8 @@ func (m *matcher) listed(a netip.Addr) bool {
 // match reports whether a packet is a hit, and counts it for the list of each of its
 // addresses that is listed.
 func (m *matcher) match(p *capture.Packet) bool {
-	src := m.listed(p.Src)
-	dst := p.Dst != p.Src && m.listed(p.Dst)
+	src := m.listed(p.Src, p)
+	dst := p.Dst != p.Src && m.listed(p.Dst, p)
 	return src || dst
 }
 
@@ -88,11 +105,11 @@ func (r *Reporter) SetPolicy(index *policy.Index, own []netip.Addr) {
 	if index == nil {
 		index = policy.NewIndex(nil)
 	}
-	m := &matcher{index: index, own: make(map[netip.Addr]struct{}, len(own)), since: r.o.Now()}
+	m := &matcher{index: index, own: make(map[netip.Addr]struct{}, len(own)), since: r.o.Now(), names: index.Lists(), tell: r.o.Hit}
 	for _, a := range own {
 		m.own[a.Unmap().WithZone("")] = struct{}{}
 	}
-	for _, name := range index.Lists() {
+	for _, name := range m.names {
 		m.hits = append(m.hits, r.hits.of(name))
 	}
 	m.other = r.hits.of(noList)

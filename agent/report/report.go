@@ -79,6 +79,9 @@ type Options struct {
 	// for not at all.
 	Backfill time.Duration
 
+	// Hit, when not nil, is told of each hit as it is seen, one at a time for
+	// packets as they come and one for those from files. It must not wait.
+	Hit func(Hit)
 	// Log receives events; its zero value discards them.
 	Log zerolog.Logger
 	// Now is the wall clock, nil for time.Now.
@@ -147,6 +150,8 @@ type Reporter struct {
 	// the generation that the file has.
 	wmMu   sync.Mutex
 	wm     watermark
+	// fileMu is held while the file is written, and from a batch's record in
+	// the spool to its durable.
 	fileMu sync.Mutex
 	filed  uint64
 	// known says that there was a watermark before this run.
@@ -261,6 +266,13 @@ func (r *Reporter) Run(ctx context.Context) error {
 	// What is durable so far stays as it is until this run has something
 	// durable itself; then the stretch between the two is a gap.
 	r.beginWatermark()
+	if !r.known {
+		// From now on there is a last time: what is seen live and not yet
+		// durable is history for the next start, even if this one is killed.
+		if err := r.persist(); err != nil {
+			r.o.Log.Warn().Err(err).Msg("watermark not written")
+		}
+	}
 	catching, stopCatching := context.WithCancel(ctx)
 	defer stopCatching()
 	var work sync.WaitGroup
@@ -439,8 +451,15 @@ func (w *writer) drain() {
 	for len(w.queue) > 0 && !w.out {
 		b := w.queue[0]
 		if b.lines > 0 {
+			// Until memory knows what the record says, the file must not get a
+			// watermark that is newer than the record's and does not know it.
+			w.r.fileMu.Lock()
 			next := w.r.after(b)
 			_, err := w.r.spool.Append(&spool.Batch{ID: b.id, Created: b.created, Lines: b.lines, Meta: next.encode(), Text: b.text})
+			if err == nil {
+				w.r.durable(b)
+			}
+			w.r.fileMu.Unlock()
 			if err != nil {
 				w.r.spoolErrors.Add(1)
 				if !w.failing {
@@ -454,8 +473,9 @@ func (w *writer) drain() {
 				w.r.o.Log.Info().Msg("the spool takes hits again")
 			}
 			w.r.toSend.kick()
+		} else {
+			w.r.durable(b)
 		}
-		w.r.durable(b)
 		w.pop()
 	}
 }
