@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// DefaultPath is where an installation keeps its configuration.
-const DefaultPath = "/usr/local/etc/threatstop.conf"
+// DefaultPath is where an installation keeps its configuration. A package sets it
+// with the linker's -X.
+var DefaultPath = "/usr/local/etc/threatstop.conf"
 
 // UploadMode says which of the packets that pf logs are reported.
 type UploadMode string

@@ -1,0 +1,152 @@
+package install
+
+import (
+	"fmt"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// mention is a line of pf.conf, or of a file that it includes, that names something.
+type mention struct {
+	File string
+	Line int
+	Text string
+}
+
+func (m mention) String() string { return fmt.Sprintf("%s:%d: %s", m.File, m.Line, m.Text) }
+
+// pfConf is what pf.conf and the files that it includes say, line by line.
+type pfConf struct {
+	lines  []mention // without comments, continued lines joined
+	unread []string  // why something could not be read: what it names is not known
+}
+
+var (
+	pfInclude = regexp.MustCompile(`(?:^|\s)include\s+("[^"]*"|\S+)`)
+	pfLoad    = regexp.MustCompile(`^\s*load\s+anchor\s+.*\sfrom\s+("[^"]*"|\S+)`)
+	pfMacro   = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"([^"]*)"\s*$`)
+)
+
+// readPFConf reads pf.conf. One that does not exist says nothing.
+func readPFConf(d *disk) *pfConf {
+	c := new(pfConf)
+	c.read(d, pfConfPath, make(map[string]bool), make(map[string]string))
+	return c
+}
+
+func (c *pfConf) read(d *disk, name string, seen map[string]bool, macros map[string]string) {
+	if seen[name] {
+		return
+	}
+	seen[name] = true
+	if s, err := d.stat(name); s == nil && err == nil && name == pfConfPath {
+		return
+	}
+	// What pf.conf is a link to is as good.
+	real, err := filepath.EvalSymlinks(d.at(name))
+	var f *saved
+	if err == nil {
+		f, err = (&disk{}).read(real)
+	}
+	if err != nil {
+		c.unread = append(c.unread, fmt.Sprintf("%s cannot be read", name))
+		return
+	}
+	for _, line := range pfLines(string(f.Data)) {
+		line.File = name
+		c.lines = append(c.lines, line)
+		if m := pfMacro.FindStringSubmatch(line.Text); m != nil {
+			macros[m[1]] = m[2]
+		}
+		for _, re := range []*regexp.Regexp{pfInclude, pfLoad} {
+			m := re.FindStringSubmatch(line.Text)
+			if m == nil {
+				continue
+			}
+			to := strings.Trim(m[1], `"`)
+			if macro, ok := strings.CutPrefix(m[1], "$"); ok {
+				if to, ok = macros[macro]; !ok {
+					c.unread = append(c.unread, line.String())
+					continue
+				}
+			}
+			if !path.IsAbs(to) {
+				// From the directory that pfctl is run in, which at boot is /.
+				to = "/" + to
+			}
+			c.read(d, path.Clean(to), seen, macros)
+		}
+	}
+}
+
+// pfLines returns the lines that say something (pf.conf(5): parse.y's lexer): a
+// backslash at the end joins a line with the next, a # outside quotes begins a comment.
+func pfLines(text string) []mention {
+	var all []mention
+	n, start := 0, 0
+	var joined strings.Builder
+	flush := func() {
+		if s := strings.TrimSpace(joined.String()); s != "" {
+			all = append(all, mention{Line: start, Text: s})
+		}
+		joined.Reset()
+	}
+	for raw := range strings.Lines(text) {
+		n++
+		if joined.Len() == 0 {
+			start = n
+		}
+		line := cutComment(strings.TrimSuffix(raw, "\n"))
+		if part, more := strings.CutSuffix(line, `\`); more {
+			joined.WriteString(part + " ")
+			continue
+		}
+		joined.WriteString(line)
+		flush()
+	}
+	flush()
+	return all
+}
+
+func cutComment(line string) string {
+	quote := byte(0)
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '"' || c == '\'':
+			quote = c
+		case c == '#':
+			return line[:i]
+		}
+	}
+	return line
+}
+
+// naming returns the lines that name a file. The last part of its path is enough: the
+// rest may stand in a macro, or be written in another way. Rather one line too many.
+func (c *pfConf) naming(file string) []mention {
+	base := path.Base(file)
+	var all []mention
+	for _, l := range c.lines {
+		if strings.Contains(l.Text, base) {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// using returns the lines that use a table.
+func (c *pfConf) using(table string) []mention {
+	var all []mention
+	for _, l := range c.lines {
+		if strings.Contains(l.Text, "<"+table+">") {
+			all = append(all, l)
+		}
+	}
+	return all
+}
