@@ -59,8 +59,8 @@ func rotation(base, name string) (int, bool) {
 	return i + 1, err == nil && i >= 0 && strconv.Itoa(i) == n
 }
 
-// logNames returns the names of the logs, oldest first; of path.n.gz and path.n the
-// first.
+// logNames returns the names of the logs, oldest first. Where path.n.gz is beside
+// path.n, gzip(1) is at work, or was when it died: the plain one is whole.
 func logNames(path string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
@@ -79,9 +79,13 @@ func logNames(path string) ([]string, error) {
 		if i != j {
 			return j - i
 		}
-		return len(b) - len(a)
+		return len(a) - len(b)
 	})
-	return names, nil
+	return slices.CompactFunc(names, func(a, b string) bool {
+		i, _ := rotation(base, a)
+		j, _ := rotation(base, b)
+		return i == j
+	}), nil
 }
 
 func openLogs(path string) ([]*os.File, error) {

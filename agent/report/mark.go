@@ -37,9 +37,8 @@ func (m mark) is(o mark) bool { return m.usec == o.usec && m.id == o.id && m.pac
 
 // markOf returns the mark of a packet: its time, pflog header, addresses and ports.
 // It is the same for the packet read live, whole, and for the one in a file, cut at
-// pflogd's snapshot length (116 bytes and more: behind the header there are the IPv4
-// header without options and the ports, but neither long options nor extension
-// headers).
+// pflogd's snapshot length (160 bytes unless told otherwise; 124 for IPv4 and 144 for
+// IPv6 are enough: what is behind options or extension headers is left out).
 func markOf(p *capture.Packet) mark {
 	m := mark{usec: p.Time.UnixMicro()}
 	var b [8 + capture.HeaderLen + 2*17 + 4]byte
@@ -71,8 +70,6 @@ func plainHeader(ip []byte) bool {
 	case 4:
 		return ip[0]&0xf == 5
 	case 6:
-		// 116 bytes hold no more of an IPv6 packet than 16 bytes of its header;
-		// pflogd takes 160, and what it takes is then whole up to the ports.
 		return len(ip) > 6 && (ip[6] == 6 || ip[6] == 17)
 	}
 	return false
@@ -104,7 +101,7 @@ type watermark struct {
 
 // maxGaps bounds what repeated crashes while catching up can pile up; the oldest are
 // joined then, which repeats what lies between them and loses nothing.
-const maxGaps = 8
+const maxGaps = 64
 
 func (w *watermark) addGap(g gap) {
 	if n := len(w.gaps); n > 0 && w.gaps[n-1].until.meets(g.from) {

@@ -148,8 +148,8 @@ type Reporter struct {
 
 	// wm is what is durable; wmMu is never held while the disk works. filed is
 	// the generation that the file has.
-	wmMu   sync.Mutex
-	wm     watermark
+	wmMu sync.Mutex
+	wm   watermark
 	// fileMu is held while the file is written, and from a batch's record in
 	// the spool to its durable.
 	fileMu sync.Mutex

@@ -31,9 +31,17 @@ var (
 	epoch   = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 )
 
-// index has two lists: one and two, which both list 203.0.113.64/26 and 2001:db8:b::/48.
+// index has two lists, and an own address on one of them.
 func index(t testing.TB) *policy.Index {
 	t.Helper()
+	x, err := newIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func newIndex() (*policy.Index, error) {
 	b := policy.NewBuilder(policy.Options{})
 	one, two := b.List("one", policy.Block), b.List("two", policy.Block)
 	for p, id := range map[string]policy.ListID{
@@ -43,9 +51,9 @@ func index(t testing.TB) *policy.Index {
 	}
 	p, err := b.Build()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	return policy.NewIndex(p.Block)
+	return policy.NewIndex(p.Block), nil
 }
 
 // hit is the n-th of a run of packets that are hits, a millisecond apart, each with a
