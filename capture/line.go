@@ -2,6 +2,9 @@ package capture
 
 import (
 	"encoding/binary"
+	"math/bits"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -29,8 +32,9 @@ type Printer struct {
 	// bounded; one that was forgotten begins anew.
 	Relative bool
 
-	// clock is "15:04:05." for the second clockSec in clockLoc.
-	clockSec int64
+	// clock is "15:04:", room for the seconds, and ".", for the minute that began at the second minute,
+	// in clockLoc.
+	minute   int64
 	clockLoc *time.Location
 	clock    [9]byte
 
@@ -71,21 +75,27 @@ func (l *line) clock(t time.Time) {
 	if loc == nil {
 		loc = time.Local
 	}
-	if sec := t.Unix(); sec != pr.clockSec || loc != pr.clockLoc {
+	sec := t.Unix()
+	if uint64(sec-pr.minute) >= 60 || loc != pr.clockLoc {
+		// No zone has changed within a minute since 1972.
 		h, m, s := t.In(loc).Clock()
 		pr.clock = [9]byte{
 			'0' + byte(h/10), '0' + byte(h%10), ':',
 			'0' + byte(m/10), '0' + byte(m%10), ':',
-			'0' + byte(s/10), '0' + byte(s%10), '.',
+			0, 0, '.',
 		}
-		pr.clockSec, pr.clockLoc = sec, loc
+		pr.minute, pr.clockLoc = sec-int64(s), loc
 	}
 	us := uint32(t.Nanosecond() / 1000)
-	b := append(l.b, pr.clock[:]...)
-	b = appendPad2(b, us/10000)
-	b = appendPad2(b, us/100%100)
-	b = appendPad2(b, us%100)
-	l.b = append(b, ' ')
+	n := len(l.b)
+	l.b = room(l.b, len(pr.clock)+7)[:n+len(pr.clock)+7]
+	w := (*[16]byte)(l.b[n:])
+	*(*[9]byte)(w[:]) = pr.clock
+	w[6], w[7] = twoDigits(uint32(sec - pr.minute))
+	w[9], w[10] = twoDigits(us / 10000)
+	w[11], w[12] = twoDigits(us / 100 % 100)
+	w[13], w[14] = twoDigits(us % 100)
+	w[15] = ' '
 }
 
 // pflog prints the header and hands on what follows (print-pflog.c). The fields are
@@ -121,14 +131,13 @@ func (l *line) pflog(d []byte, length uint32) {
 			}
 		}
 	}
-	b = append(b, "/("...)
-	if r := at(d, offReason); int(r) < len(reasonNames) {
-		b = append(b, reasonNames[r]...)
+	if r := at(d, offReason); int(r) < len(reasonTexts) {
+		b = append(b, reasonTexts[r]...)
 	} else {
-		b = append(b, "unkn "...)
+		b = append(b, "/(unkn "...)
 		b = appendUint(b, uint32(r))
+		b = append(b, ") "...)
 	}
-	b = append(b, ") "...)
 	b = append(b, Action(at(d, offAction)).String()...)
 	if Direction(at(d, offDir)) == Out {
 		b = append(b, " out on "...)
@@ -201,7 +210,24 @@ func appendCString(b, s []byte) []byte {
 	return b
 }
 
-const twoDigits = "00010203040506070809" +
+// reasonTexts holds a reason as it stands in a line.
+var reasonTexts = func() (t [len(reasonNames)]string) {
+	for i, name := range reasonNames {
+		t[i] = "/(" + name + ") "
+	}
+	return t
+}()
+
+// room returns b with space for n bytes more: what writes numbers and addresses
+// does it in place, which is a good deal faster than appending piece by piece.
+func room(b []byte, n int) []byte {
+	if cap(b)-len(b) < n {
+		return slices.Grow(b, n)
+	}
+	return b
+}
+
+const pairs = "00010203040506070809" +
 	"10111213141516171819" +
 	"20212223242526272829" +
 	"30313233343536373839" +
@@ -212,32 +238,54 @@ const twoDigits = "00010203040506070809" +
 	"80818283848586878889" +
 	"90919293949596979899"
 
+// twoDigits returns both digits of a value below 100.
+func twoDigits(v uint32) (tens, ones byte) {
+	return pairs[v*2], pairs[v*2+1]
+}
+
 // uint is %u.
 func (l *line) uint(v uint32) { l.b = appendUint(l.b, v) }
 
+// zeros is the text of eight zeros.
+const zeros = 0x3030303030303030
+
+// eightDigits returns the decimal digits of a value below 100,000,000, the highest
+// in the lowest byte. It divides all parts of the value at once and guesses no
+// branch: in the numbers of packets every guess would be wrong as often as not.
+func eightDigits(v uint32) uint64 {
+	x := uint64(v/10000) | uint64(v%10000)<<32 // of four digits each
+	y := x * 10486 >> 20 & (0x7f<<32 | 0x7f)   // by 100
+	x = y | (x-y*100)<<16                      // of two digits each
+	y = x * 103 >> 10 & 0x000f000f000f000f     // by 10
+	return y | (x-y*10)<<8
+}
+
 func appendUint(b []byte, v uint32) []byte {
-	if v < 100 {
-		if v < 10 {
-			return append(b, '0'+byte(v))
+	b = room(b, 10)
+	n := len(b)
+	if v < 256 {
+		o := &octets[v]
+		b = b[:n+4]
+		*(*[4]byte)(b[n:]) = o.text
+		return b[:n+int(o.n)-1]
+	}
+	if v >= 1e8 {
+		top := v / 1e8
+		if top >= 10 {
+			b = append(b, '0'+byte(top/10))
 		}
-		return appendPad2(b, v)
+		b = append(b, '0'+byte(top%10))
+		n = len(b)
+		b = b[:n+8]
+		binary.LittleEndian.PutUint64(b[n:], eightDigits(v%1e8)|zeros)
+		return b
 	}
-	var buf [10]byte
-	i := len(buf)
-	for v >= 100 {
-		i -= 2
-		d := v % 100 * 2
-		v /= 100
-		buf[i], buf[i+1] = twoDigits[d], twoDigits[d+1]
-	}
-	if v >= 10 {
-		i -= 2
-		buf[i], buf[i+1] = twoDigits[v*2], twoDigits[v*2+1]
-	} else {
-		i--
-		buf[i] = '0' + byte(v)
-	}
-	return append(b, buf[i:]...)
+	x := eightDigits(v)
+	// Leading zeros, in bits.
+	skip := bits.TrailingZeros64(x) &^ 7
+	b = b[:n+8]
+	binary.LittleEndian.PutUint64(b[n:], (x|zeros)>>(skip&63))
+	return b[:n+8-skip/8]
 }
 
 // uint64 is %lu on a 64 bit host.
@@ -266,7 +314,8 @@ func (l *line) int(v uint32) {
 
 // appendPad2 is %02u of a value below 100.
 func appendPad2(b []byte, v uint32) []byte {
-	return append(b, twoDigits[v*2], twoDigits[v*2+1])
+	tens, ones := twoDigits(v)
+	return append(b, tens, ones)
 }
 
 const lowerHex, upperHex = "0123456789abcdef", "0123456789ABCDEF"
@@ -284,18 +333,13 @@ func (l *line) hexDigits(v uint32, width int, digits string) {
 	}
 }
 
-// decimals holds the text of every octet, its length in the last byte.
-var decimals = func() (t [256][4]byte) {
+// octets holds the text of every octet with the dot behind it, and how long that is.
+var octets = func() (t [256]struct {
+	text [4]byte
+	n    uint8
+}) {
 	for i := range t {
-		s := make([]byte, 0, 3)
-		if i >= 100 {
-			s = append(s, '0'+byte(i/100))
-		}
-		if i >= 10 {
-			s = append(s, '0'+byte(i/10%10))
-		}
-		s = append(s, '0'+byte(i%10))
-		t[i][3] = byte(copy(t[i][:3], s))
+		t[i].n = uint8(copy(t[i].text[:], strconv.Itoa(i)+"."))
 	}
 	return t
 }()
@@ -310,16 +354,17 @@ func (l *line) addr4(b []byte, i int) {
 }
 
 func appendAddr4(b []byte, a *[4]byte) []byte {
-	var buf [16]byte
-	n := 0
+	n := len(b)
+	b = room(b, 16)[:n+16]
+	// All four bytes of a text are written, whatever belongs to it: the next
+	// one is written over what does not.
+	i := n
 	for _, c := range a {
-		d := &decimals[c]
-		buf[n], buf[n+1], buf[n+2] = d[0], d[1], d[2]
-		n += int(d[3])
-		buf[n] = '.'
-		n++
+		o := &octets[c]
+		*(*[4]byte)(b[i:]) = o.text
+		i += int(o.n)
 	}
-	return append(b, buf[:n-1]...)
+	return b[:i-1]
 }
 
 // addr6 prints the IPv6 address at i.
@@ -333,45 +378,74 @@ func (l *line) addr6(b []byte, i int) {
 	l.b = appendAddr6(l.b, &whole)
 }
 
+// longestRun holds, for each set of the eight words of an address that are zero, the
+// first of the longest runs of them: where it begins and ends, both 8 if there is
+// none of two or more.
+var longestRun = func() (t [256][2]uint8) {
+	for set := range t {
+		best, longest := 8, 1
+		for k, run := 0, 0; k < 8; k++ {
+			if run++; set>>k&1 == 0 {
+				run = 0
+			}
+			if run > longest {
+				best, longest = k+1-run, run
+			}
+		}
+		t[set] = [2]uint8{uint8(best), uint8(min(best+longest, 8))}
+	}
+	return t
+}()
+
+// hexPairs holds the two hexadecimal digits of every octet.
+var hexPairs = func() (t [256]uint16) {
+	for i := range t {
+		t[i] = uint16(lowerHex[i>>4]) | uint16(lowerHex[i&0xf])<<8
+	}
+	return t
+}()
+
 // appendAddr6 writes an IPv6 address as inet_ntop(3) does: the first of the longest
 // runs of two or more zero words becomes "::", and an address of IPv4 bits alone,
 // or mapped, ends in dotted form.
 func appendAddr6(b []byte, a *[16]byte) []byte {
-	best, bestLen, run := -1, 1, 0
+	zero := 0
 	for k := range 8 {
-		if a[2*k]|a[2*k+1] != 0 {
-			run = 0
-			continue
-		}
-		run++
-		if run > bestLen {
-			best, bestLen = k-run+1, run
-		}
+		word := uint32(a[2*k])<<8 | uint32(a[2*k+1])
+		zero |= int((word-1)>>31) << k
 	}
-	for k := 0; k < 8; {
-		if k == best {
-			b = append(b, "::"...)
-			k += bestLen
+	run := longestRun[zero]
+	if zero&0x1f == 0x1f && (run == [2]uint8{0, 6} || run == [2]uint8{0, 5} && a[10] == 0xff && a[11] == 0xff) {
+		b = append(b, "::"...)
+		if run[1] == 5 {
+			b = append(b, "ffff:"...)
+		}
+		return appendAddr4(b, (*[4]byte)(a[12:]))
+	}
+	n := len(b)
+	b = room(b, 48)[:n+48]
+	i := n
+	for k := uint8(0); k < 8; k++ {
+		if k == run[0] {
+			if k == 0 {
+				b[i] = ':'
+				i++
+			}
+			b[i] = ':'
+			i++
+			k = run[1] - 1
 			continue
-		}
-		if k > 0 && (best < 0 || k != best+bestLen) {
-			b = append(b, ':')
-		}
-		if k == 6 && best == 0 && (bestLen == 6 || bestLen == 5 && a[10] == 0xff && a[11] == 0xff) {
-			return appendAddr4(b, (*[4]byte)(a[12:]))
 		}
 		hi, lo := a[2*k], a[2*k+1]
-		switch {
-		case hi >= 0x10:
-			b = append(b, lowerHex[hi>>4], lowerHex[hi&0xf], lowerHex[lo>>4], lowerHex[lo&0xf])
-		case hi != 0:
-			b = append(b, lowerHex[hi], lowerHex[lo>>4], lowerHex[lo&0xf])
-		case lo >= 0x10:
-			b = append(b, lowerHex[lo>>4], lowerHex[lo&0xf])
-		default:
-			b = append(b, lowerHex[lo])
-		}
-		k++
+		// All four digits and the colon behind are written; leading
+		// zeros are shifted out, but not the last digit.
+		text := uint64(hexPairs[hi]) | uint64(hexPairs[lo])<<16 | ':'<<32
+		skip := bits.LeadingZeros16(uint16(hi)<<8|uint16(lo)|1) / 4
+		binary.LittleEndian.PutUint64(b[i:], text>>(skip*8&63))
+		i += 5 - skip
 	}
-	return b
+	if run[1] != 8 || run[0] == 8 {
+		i--
+	}
+	return b[:i]
 }

@@ -379,16 +379,16 @@ func (l *line) igrp(b []byte, length uint32, ip []byte) {
 		case interior > 0:
 			interior--
 			l.str(" *.")
-			l.octets(b[:3])
+			l.dotted(b[:3])
 		case system > 0:
 			system--
 			l.byte(' ')
-			l.octets(b[:3])
+			l.dotted(b[:3])
 			l.str(".0")
 		default:
 			exterior--
 			l.str(" X")
-			l.octets(b[:3])
+			l.dotted(b[:3])
 			l.str(".0")
 		}
 		l.igrpRoute(b)
@@ -399,7 +399,7 @@ func (l *line) igrp(b []byte, length uint32, ip []byte) {
 	}
 }
 
-func (l *line) octets(b []byte) {
+func (l *line) dotted(b []byte) {
 	for i, c := range b {
 		if i > 0 {
 			l.byte('.')
