@@ -33,8 +33,7 @@ type Client struct {
 func Dial(ctx context.Context, paths ...string) (*Client, error) {
 	var refused, failed error
 	for _, path := range paths {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "unix", path)
+		conn, err := connect(ctx, path)
 		switch {
 		case err == nil:
 			return &Client{conn: conn, path: path}, nil

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -89,7 +90,9 @@ func removeStale(path string) error {
 	if fi.Mode().Type() != fs.ModeSocket {
 		return errors.New("there is something that is no socket: remove it")
 	}
-	c, err := net.DialTimeout("unix", path, time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	c, err := connect(ctx, path)
 	if err == nil {
 		c.Close()
 		return errors.New("another threatstopd answers there: `rcctl stop threatstopd` stops it")
@@ -101,6 +104,24 @@ func removeStale(path string) error {
 		return fmt.Errorf("left from before, cannot be removed: %w", cause(err))
 	}
 	return nil
+}
+
+// connect connects to a socket. OpenBSD refuses a connection, too, when too many wait to be
+// accepted, so that it is tried again; a daemon accepts at once.
+func connect(ctx context.Context, path string) (net.Conn, error) {
+	const attempts, pause = 4, 50 * time.Millisecond
+	var d net.Dialer
+	for n := 1; ; n++ {
+		c, err := d.DialContext(ctx, "unix", path)
+		if n == attempts || !errors.Is(err, syscall.ECONNREFUSED) {
+			return c, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return c, err
+		}
+	}
 }
 
 // ListenMetrics listens where metrics are served, over TCP.

@@ -412,8 +412,8 @@ func (p *page) para(first, more int, format string, args ...any) {
 
 // line writes one line, cut at 80 columns.
 func (p *page) line(format string, args ...any) {
-	text := ascii(strings.TrimRight(fmt.Sprintf(format, args...), " "))
-	p.b.WriteString(text[:min(len(text), columns)])
+	text := ascii(fmt.Sprintf(format, args...))
+	p.b.WriteString(strings.TrimRight(text[:min(len(text), columns)], " "))
 	p.b.WriteByte('\n')
 }
 

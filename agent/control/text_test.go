@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +103,69 @@ func TestTextVerbose(t *testing.T) {
 	}
 	if strings.Contains(short, "198.18.0.9") {
 		t.Error("the tenth address is shown unasked")
+	}
+}
+
+// fill puts anything into a value, as a daemon of another version, or one that has been
+// taken over, might.
+func fill(r *rand.Rand, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		const letters = "ab \n\x1b\t%é,/:"
+		var b strings.Builder
+		for range r.IntN(1 << r.IntN(9)) {
+			b.WriteByte(letters[r.IntN(len(letters))])
+		}
+		v.SetString(b.String())
+	case reflect.Int, reflect.Int64:
+		v.SetInt(int64(r.Uint64()) >> r.IntN(64) >> (64 - v.Type().Bits()))
+	case reflect.Bool:
+		v.SetBool(r.IntN(2) == 0)
+	case reflect.Pointer:
+		if r.IntN(2) == 0 {
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(r, v.Elem())
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), r.IntN(8), 10))
+		for i := range v.Len() {
+			fill(r, v.Index(i))
+		}
+	case reflect.Struct:
+		switch v.Addr().Interface().(type) {
+		case *time.Time:
+			v.Set(reflect.ValueOf(at.Add(time.Duration(r.Uint64()) >> r.IntN(64))))
+		case *netip.Prefix:
+			v.Set(reflect.ValueOf(netip.PrefixFrom(addr(r.IntN(1000)), r.IntN(34)-1)))
+		default:
+			for i := range v.NumField() {
+				fill(r, v.Field(i))
+			}
+		}
+	default:
+		panic("a field of " + v.Type().String())
+	}
+}
+
+// Whatever a status has in it fits the console, and the metrics stay what they are.
+func TestTextOfAnything(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 1))
+	for range 200 {
+		var s Status
+		fill(r, reflect.ValueOf(&s).Elem())
+		for _, verbose := range []bool{false, true} {
+			fitsConsole(t, text(t, &s, verbose))
+		}
+		var b bytes.Buffer
+		if err := s.WriteMetrics(&b); err != nil {
+			t.Fatal(err)
+		}
+		parseMetrics(t, b.String())
+		if t.Failed() {
+			return
+		}
 	}
 }
 
