@@ -26,7 +26,14 @@ import (
 
 func (s *stage) hits() error {
 	s.tell("Now the daemon: it reads what pf logs, and reports what the policy blocked.")
-	if err := s.runDaemon(s.traffic); err != nil {
+	if err := s.runDaemon(func(d *running) error {
+		if err := s.traffic(d); err != nil {
+			return err
+		}
+		text, err := s.run(0, "--status")
+		fmt.Fprint(s.out, indent(text))
+		return err
+	}); err != nil {
 		return err
 	}
 	if err := s.receipts(3); err != nil {
