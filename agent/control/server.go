@@ -228,7 +228,6 @@ func (s *server) sync(c net.Conn, force bool) {
 		s.refuse(c, "a sync is under way already: try again when it has ended")
 		return
 	}
-	defer s.syncing.Unlock()
 	var mu sync.Mutex
 	listens := true
 	exit := s.b.Sync(s.ctx, force, func(line string, warn bool) {
@@ -243,6 +242,8 @@ func (s *server) sync(c net.Conn, force bool) {
 		}
 		listens = s.say(c, sayLine, append(payload, clip(line, maxText)...), s.t.line)
 	})
+	// A client that has its answer may ask again.
+	s.syncing.Unlock()
 	mu.Lock()
 	defer mu.Unlock()
 	if listens {
@@ -256,7 +257,6 @@ func (s *server) flush(c net.Conn) {
 		s.refuse(c, "a flush is under way already: try again when it has ended")
 		return
 	}
-	defer s.flushing.Unlock()
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	c.SetReadDeadline(time.Time{})
@@ -269,5 +269,6 @@ func (s *server) flush(c net.Conn) {
 	if err := s.b.Flush(ctx); err != nil {
 		payload = append([]byte{1}, clip(err.Error(), maxText)...)
 	}
+	s.flushing.Unlock()
 	s.say(c, sayDone, payload, s.t.answer)
 }
