@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -171,6 +173,11 @@ func (l *life) takeTables(out *update.Outcome) (before *policy.Index) {
 		switch {
 		case t.Err != nil:
 			l.trouble.is(key, update.Explain(t.Err), true)
+			// When only the persist file failed the new policy is in force,
+			// and must not be mended back to the old one.
+			if t.InPF() {
+				tables = append(tables, t)
+			}
 		case !t.Decision.Allowed():
 			l.trouble.is(key, "held back: "+t.Decision.Why, true)
 		default:
@@ -178,9 +185,7 @@ func (l *life) takeTables(out *update.Outcome) (before *policy.Index) {
 			tables = append(tables, t)
 		}
 	}
-	for _, w := range out.Warnings {
-		l.o.Log.Debug().Msg(w)
-	}
+	l.trouble.check("warning", strings.Join(out.Warnings, "; "), false)
 	l.state.mu.Lock()
 	defer l.state.mu.Unlock()
 	now := time.Now()
@@ -199,8 +204,13 @@ func (l *life) takeTables(out *update.Outcome) (before *policy.Index) {
 		if t.FileWritten {
 			x.written = now
 		}
-		if t.Err == nil && t.Decision.Allowed() {
+		if t.InPF() {
 			x.checked, x.set = now, t.Set
+		}
+		if x.written.IsZero() {
+			if st, err := os.Stat(l.setup.Update.Target(t.Kind).File); err == nil {
+				x.written = st.ModTime()
+			}
 		}
 		x.Table = t
 	}

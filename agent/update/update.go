@@ -118,6 +118,12 @@ type Table struct {
 	Err      error
 }
 
+// InPF reports whether pf holds the table's set now, or would take it where the
+// table is only checked. It may although there is an error: the persist file's.
+func (t *Table) InPF() bool {
+	return t.Decision.Allowed() && (t.Err == nil || t.Load && t.InForce == t.Set.Len())
+}
+
 // Updater runs updates. It remembers the last good copy of each list, so that
 // in a long-lived process one list that fails does not hold up the others.
 type Updater struct {
