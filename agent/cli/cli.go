@@ -112,6 +112,8 @@ func openPF() (*pfioctl.PF, error) {
 
 const usage = `usage: threatstopd [-dv] [-f file]
        threatstopd -n [-f file]
+       threatstopd --test [-f file] [indicator ...]
+       threatstopd --check address [-f file]
        threatstopd --status [-v] [--json]
        threatstopd --sync-now [--force] [-v] [-f file]
        threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
@@ -128,6 +130,13 @@ with the policy and reports what was blocked; rc.d puts it into the background.
   -n                check the configuration and print it as it is understood,
                     without passwords; needs no network and no pf
   -v                say more
+      --test        look whether all is as it has to be: the configuration, pf and
+                    its rules, pflog, the servers, the clock, the files; at the
+                    end a connection is made that has to be blocked, to the test
+                    indicator of the service or to those given
+      --check address
+                    tell whether an address is blocked, by which list and entry,
+                    what excepts it, its counters and its latest records
       --status      tell how the running daemon is; -v names every exception
       --sync-now    fetch the policy, put it into pf's tables and into the
                     files that pf.conf loads at boot
@@ -142,7 +151,8 @@ with the policy and reports what was blocked; rc.d puts it into the background.
 
 exit status: 0 done; 1 something failed or was kept back, and what was in
 force is in force still; 2 wrong usage or configuration. --status: 0 all is
-well; 1 something needs you, and is told; 3 no daemon answers
+well; 1 something needs you, and is told; 3 no daemon answers. --test: 1 there
+are failures. --check: 0 it is blocked; 1 it is not; 2 that cannot be told
 `
 
 // flags are the arguments, parsed.
@@ -150,7 +160,8 @@ type flags struct {
 	file                                  string
 	check, debug, sync, force, dump, json bool
 	status, version, help                 bool
-	read                                  string
+	test                                  bool
+	read, address                         string
 	verbose                               int
 	args                                  []string
 	set                                   *pflag.FlagSet
@@ -217,9 +228,11 @@ func parse(args []string) (*flags, error) {
 	set.SetOutput(io.Discard)
 	set.Usage = func() {}
 	set.StringVarP(&f.file, "file", "f", config.DefaultPath, "")
-	set.BoolVarP(&f.check, "check", "n", false, "")
+	set.BoolVarP(&f.check, "configtest", "n", false, "")
 	set.BoolVarP(&f.debug, "debug", "d", false, "")
 	set.CountVarP(&f.verbose, "verbose", "v", "")
+	set.BoolVar(&f.test, "test", false, "")
+	set.StringVar(&f.address, "check", "", "")
 	set.BoolVar(&f.status, "status", false, "")
 	set.BoolVar(&f.sync, "sync-now", false, "")
 	set.BoolVar(&f.force, "force", false, "")
@@ -233,7 +246,7 @@ func parse(args []string) (*flags, error) {
 	}
 	f.set, f.args = set, set.Args()
 	modes := 0
-	for _, name := range []string{"check", "status", "sync-now", "dump-table", "read", "version", "help"} {
+	for _, name := range []string{"configtest", "test", "check", "status", "sync-now", "dump-table", "read", "version", "help"} {
 		if set.Changed(name) {
 			modes++
 		}
@@ -241,7 +254,7 @@ func parse(args []string) (*flags, error) {
 	switch {
 	case modes > 1:
 		return nil, errors.New("one thing at a time")
-	case len(f.args) > 1 || len(f.args) == 1 && !f.dump:
+	case !f.test && (len(f.args) > 1 || len(f.args) == 1 && !f.dump):
 		return nil, fmt.Errorf("unexpected argument %q", f.args[len(f.args)-1])
 	case f.force && !f.sync:
 		return nil, errors.New("--force goes with --sync-now")
@@ -249,6 +262,8 @@ func parse(args []string) (*flags, error) {
 		return nil, errors.New("-d goes with no mode: it is for the daemon")
 	case f.json && !f.dump && !f.status:
 		return nil, errors.New("--json goes with --dump-table or --status")
+	case set.Changed("check") && f.address == "":
+		return nil, errors.New("--check wants an address")
 	case set.Changed("read") && f.read == "":
 		return nil, errors.New("--read wants a file, or - for standard input")
 	}
@@ -269,6 +284,10 @@ func (f *flags) mode() mode {
 		return dumpTable
 	case f.read != "":
 		return readFile
+	case f.test:
+		return testAll
+	case f.address != "":
+		return checkAddress
 	case f.status:
 		return showStatus
 	case f.sync:

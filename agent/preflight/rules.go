@@ -34,8 +34,9 @@ type Finding struct {
 // An Interface is one of the machine.
 type Interface struct {
 	Name     string
-	Groups   []string // without that of its driver it may be in others, such as egress
+	Groups   []string // such as egress; that of its driver need not be named
 	Loopback bool
+	Up       bool
 }
 
 // is pf_if.c: pfi_kif_match.

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/preflight"
+	"example.org/threatstopd/agent/report"
+)
+
+// pfConf is what pf is loaded from, unless rc.conf.local says otherwise.
+const pfConf = "/etc/pf.conf"
+
+// testAll looks whether everything is as it has to be. A configuration that is
+// refused is the first finding, not the end of a mode that would have told it on
+// standard error.
+func testAll(ctx context.Context, env Env, f *flags) error {
+	cfg, warnings, err := config.Load(f.file)
+	failures := 0
+	if err != nil {
+		failures = preflight.ConfigRefused(f.file, warnings, err, env.Stdout)
+	} else {
+		o := preflightOptions(cfg, f)
+		o.Warnings = warnings
+		if len(f.args) > 0 {
+			o.Indicators = f.args
+		}
+		failures = preflight.Test(ctx, o, preflightEnv(cfg, env), env.Stdout)
+	}
+	if failures > 0 {
+		return errSaid
+	}
+	return nil
+}
+
+// checkAddress tells of one address whether and why it is blocked.
+func checkAddress(ctx context.Context, env Env, f *flags) error {
+	a, err := netip.ParseAddr(f.address)
+	if err != nil {
+		return usageError{fmt.Errorf("--check %s: not an address", f.address)}
+	}
+	cfg, err := load(env, f)
+	if err != nil {
+		return err
+	}
+	answer, err := preflight.Check(ctx, a, preflightOptions(cfg, f), preflightEnv(cfg, env), env.Stdout)
+	switch {
+	case err != nil:
+		return usageError{err}
+	case answer == preflight.CannotTell:
+		return usageError{fmt.Errorf("cannot tell whether %s is blocked", a)}
+	case answer == preflight.NotBlocked:
+		return errSaid
+	}
+	return nil
+}
+
+func preflightOptions(c *config.Config, f *flags) preflight.Options {
+	o := preflight.Options{
+		Config:     c,
+		File:       f.file,
+		Fetch:      fetchOptions(c),
+		Policy:     policy.Options{MinPrefixV4: c.MinPrefixV4, MinPrefixV6: c.MinPrefixV6, Aggregate: c.Aggregate, MaxEntries: c.MaxEntries},
+		PfConf:     pfConf,
+		Indicators: []string{preflight.DefaultIndicator},
+	}
+	for _, r := range reach(c) {
+		o.Reach = append(o.Reach, preflight.Host(r))
+	}
+	return o
+}
+
+func preflightEnv(c *config.Config, env Env) preflight.Env {
+	dialer := &net.Dialer{}
+	if c.SourceAddress.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.SourceAddress, 0))
+	}
+	return preflight.Env{
+		Root:        os.Geteuid() == 0,
+		OpenPF:      env.OpenPF,
+		Interfaces:  preflight.Interfaces,
+		Host:        env.Host,
+		Lookup:      env.Lookup,
+		Dial:        dialer.DialContext,
+		User:        preflight.UserID,
+		Owner:       preflight.Owner,
+		OpenPflog:   env.OpenPflog,
+		FlushPflogd: env.FlushPflogd,
+		Logs:        func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) },
+		Now:         env.Now,
+		Local:       env.Local,
+	}
+}
