@@ -246,6 +246,13 @@ func Install(ctx context.Context, o Options) error {
 	if err := in.plan(ctx); err != nil {
 		return err
 	}
+	for _, c := range h.manifest.Changes {
+		if c.Path != "" {
+			if err := h.removeTemp(c.Path); err != nil {
+				return err
+			}
+		}
+	}
 	if len(in.steps) == 0 {
 		in.printf("threatstopd is installed, there is nothing to do.\n")
 		in.next(ctx)

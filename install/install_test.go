@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -515,18 +514,16 @@ func TestCommandThatFails(t *testing.T) {
 
 var errCrash = errors.New("crash")
 
-// crashing makes the n-th change fail, and all after it: before it is made, or, when after
-// is set, once it is made.
-func (b *box) crashing(n int, after bool) {
+// crashing makes the n-th change fail before it is made, and all after it. A crash after
+// a change is one before the next.
+func (b *box) crashing(n int) {
+	b.hasty = true
 	b.fault = func(_ string, done bool) error {
+		if !done {
+			n--
+		}
 		if n < 0 {
 			return errCrash
-		}
-		if done == after {
-			n--
-			if n < 0 {
-				return errCrash
-			}
 		}
 		return nil
 	}
@@ -537,69 +534,60 @@ func (b *box) crashing(n int, after bool) {
 func TestCrash(t *testing.T) {
 	for name, files := range map[string]tree{"fresh": freshTree(), "scripts": scriptsTree()} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := newBox(t, files)
 			before := b.snapshot()
 			b.mustInstall()
 			installed := b.snapshot()
-			const all = 1000
-			for _, after := range []bool{false, true} {
-				n := 0
-				for ; n < all; n++ {
-					b := newBox(t, files)
-					b.hasty = true
-					b.crashing(n, after)
-					_, err := b.install("")
-					if err == nil {
-						break
-					}
-					if !errors.Is(err, errCrash) {
-						t.Fatalf("crash at %d (after %v): %v", n, after, err)
-					}
-					again := newCopy(t, b)
-					b.fault = nil
+			same := func(b *box, want map[string]string, format string, args ...any) {
+				t.Helper()
+				if d := differences(want, b.snapshot()); len(d) > 0 {
+					t.Fatalf(format+": %s", append(args, strings.Join(d, "\n"))...)
+				}
+			}
+			crash := func(run func(string) (string, error), n int) (over bool) {
+				t.Helper()
+				_, err := run("")
+				if err != nil && !errors.Is(err, errCrash) {
+					t.Fatalf("crash at %d: %v", n, err)
+				}
+				return err == nil
+			}
+			points := 0
+			for n := 0; ; n++ {
+				b := newBox(t, files)
+				b.crashing(n)
+				if crash(b.install, n) {
+					break
+				}
+				points++
+				b.fault = nil
+				if (name == "fresh") == (n%2 == 0) {
 					b.mustInstall()
-					if d := differences(installed, b.snapshot()); len(d) > 0 {
-						t.Fatalf("installed again after a crash at %d (after %v): %s", n, after, strings.Join(d, "\n"))
-					}
-					b.mustUninstall()
-					if d := differences(before, b.snapshot()); len(d) > 0 {
-						t.Fatalf("installed again and uninstalled after a crash at %d (after %v): %s", n, after, strings.Join(d, "\n"))
-					}
-					again.mustUninstall()
-					if d := differences(before, again.snapshot()); len(d) > 0 {
-						t.Fatalf("uninstalled after a crash at %d (after %v): %s", n, after, strings.Join(d, "\n"))
-					}
+					same(b, installed, "installed again after a crash at %d", n)
 				}
-				if n < 20 || n == all {
-					t.Errorf("%d changes", n)
+				b.mustUninstall()
+				same(b, before, "uninstalled after a crash at %d", n)
+			}
+			for n := 0; ; n++ {
+				b := newBox(t, files)
+				b.hasty = true
+				b.mustInstall()
+				b.crashing(n)
+				if crash(b.uninstall, n) {
+					break
 				}
-				for n = 0; n < all; n++ {
-					b := newBox(t, files)
-					b.hasty = true
+				points++
+				b.fault = nil
+				if (name == "fresh") == (n%2 == 0) {
 					b.mustInstall()
-					b.crashing(n, after)
-					_, err := b.uninstall("")
-					if err == nil {
-						break
-					}
-					if !errors.Is(err, errCrash) {
-						t.Fatalf("crash of the uninstallation at %d (after %v): %v", n, after, err)
-					}
-					b.fault = nil
-					again := newCopy(t, b)
-					b.mustUninstall()
-					if d := differences(before, b.snapshot()); len(d) > 0 {
-						t.Fatalf("uninstalled again after a crash at %d (after %v): %s", n, after, strings.Join(d, "\n"))
-					}
-					again.mustInstall()
-					again.mustUninstall()
-					if d := differences(before, again.snapshot()); len(d) > 0 {
-						t.Fatalf("installed after a crash of the uninstallation at %d (after %v): %s", n, after, strings.Join(d, "\n"))
-					}
+					same(b, installed, "installed after a crash of the uninstallation at %d", n)
 				}
-				if n < 20 || n == all {
-					t.Errorf("%d changes of the uninstallation", n)
-				}
+				b.mustUninstall()
+				same(b, before, "uninstalled after a crash of the uninstallation at %d", n)
+			}
+			if points < 80 {
+				t.Errorf("%d points", points)
 			}
 		})
 	}
@@ -613,7 +601,7 @@ func TestCrashOfAnUpgrade(t *testing.T) {
 		before := b.snapshot()
 		b.mustInstall()
 		b.program = "newer"
-		b.crashing(n, true)
+		b.crashing(n)
 		_, err := b.install("")
 		b.fault = nil
 		if err == nil {
@@ -624,30 +612,6 @@ func TestCrashOfAnUpgrade(t *testing.T) {
 			t.Fatalf("crash at %d: %s", n, strings.Join(d, "\n"))
 		}
 	}
-}
-
-// newCopy copies a box.
-func newCopy(t *testing.T, b *box) *box {
-	t.Helper()
-	c := newBox(t, nil)
-	c.program, c.hasty = b.program, b.hasty
-	c.owners = maps.Clone(b.owners)
-	if err := os.CopyFS(c.root, os.DirFS(b.root)); err != nil {
-		t.Fatal(err)
-	}
-	// CopyFS gives files the modes that umask and the owner's bits leave.
-	for name, text := range b.snapshot() {
-		var mode os.FileMode
-		for i, r := range text[1:10] {
-			if r != '-' {
-				mode |= 1 << (8 - i)
-			}
-		}
-		if err := os.Chmod(filepath.Join(c.root, name), mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return c
 }
 
 func TestPreflightIsShown(t *testing.T) {
