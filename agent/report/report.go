@@ -214,7 +214,7 @@ func New(o Options) (*Reporter, error) {
 	if r.spool, err = spool.Open(spool.Options{Dir: o.SpoolDir, MaxBytes: o.SpoolMax - share, MaxAge: o.SpoolAge, Now: o.Now}); err != nil {
 		return nil, err
 	}
-	if r.aside, err = spool.Open(spool.Options{Dir: o.SpoolDir, Name: asideName, MaxBytes: share, MaxAge: o.SpoolAge, Now: o.Now}); err != nil {
+	if r.aside, err = spool.Open(spool.Options{Dir: o.SpoolDir, Name: RefusedSpool, MaxBytes: share, MaxAge: o.SpoolAge, Now: o.Now}); err != nil {
 		r.spool.Close()
 		return nil, err
 	}
@@ -228,8 +228,9 @@ func New(o Options) (*Reporter, error) {
 	return r, nil
 }
 
-// asideName is the spool.Options.Name of the batches that the server refused.
-const asideName = "refused"
+// RefusedSpool is the spool.Options.Name under which the batches that the server
+// refused are kept in the spool directory: spool.Each shows them to the owner.
+const RefusedSpool = "refused"
 
 func orDefault[T comparable](v *T, def T) {
 	var zero T

@@ -389,7 +389,7 @@ func (d *pflogd) catching(o *Options) {
 
 func asideLines(t testing.TB, dir string) (lines []string) {
 	t.Helper()
-	err := spool.Each(dir, asideName, func(b spool.Batch) error {
+	err := spool.Each(dir, RefusedSpool, func(b spool.Batch) error {
 		lines = append(lines, strings.Split(strings.TrimSuffix(string(b.Text), "\n"), "\n")...)
 		return nil
 	})

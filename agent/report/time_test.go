@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +21,7 @@ import (
 type scripted struct {
 	mu      sync.Mutex
 	answers []error
-	at      []time.Duration // when attempts came
+	at      []time.Duration
 	ids     []string
 	lines   int
 	began   time.Time
@@ -39,6 +40,19 @@ func (s *scripted) Send(ctx context.Context, b upload.Batch) error {
 		s.lines += strings.Count(string(b.Text), "\n")
 	}
 	return err
+}
+
+// attempts returns when attempts came, batches what was in them.
+func (s *scripted) attempts() []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.at)
+}
+
+func (s *scripted) batches() (ids []string, lines int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ids), s.lines
 }
 
 // bubble runs f with a reporter on a clock that jumps from event to event.
@@ -81,8 +95,9 @@ func TestInterval(t *testing.T) {
 			time.Sleep(16 * time.Minute)
 		}
 		synctest.Wait()
-		equal(t, "attempts", s.at, []time.Duration{15 * time.Minute, 30 * time.Minute, 45 * time.Minute, 60 * time.Minute})
-		equal(t, "lines", s.lines, 12)
+		equal(t, "attempts", s.attempts(), []time.Duration{15 * time.Minute, 30 * time.Minute, 45 * time.Minute, 60 * time.Minute})
+		_, lines := s.batches()
+		equal(t, "lines", lines, 12)
 	})
 }
 
@@ -94,7 +109,7 @@ func TestIdle(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		synctest.Wait()
-		equal(t, "attempts", len(s.at), 0)
+		equal(t, "attempts", len(s.attempts()), 0)
 		// But the watermark has moved.
 		w, err := readWatermark(r.o.SpoolDir)
 		if err != nil || w.done.time().Before(miss(80).Time) {
@@ -109,9 +124,7 @@ func TestBackoff(t *testing.T) {
 		iface.Log(hit(1))
 		time.Sleep(15*time.Minute + time.Hour)
 		synctest.Wait()
-		s.mu.Lock()
-		at := s.at
-		s.mu.Unlock()
+		at := s.attempts()
 		want := []time.Duration{10, 20, 40, 80, 120, 120, 120, 120, 120, 120}
 		if len(at) < len(want)+1 {
 			t.Fatalf("attempts at %v", at)
@@ -128,8 +141,9 @@ func TestBackoff(t *testing.T) {
 		if !jitter {
 			t.Error("pauses are not random")
 		}
-		for _, id := range s.ids {
-			if id != s.ids[0] {
+		ids, _ := s.batches()
+		for _, id := range ids {
+			if id != ids[0] {
 				t.Fatal("the id changed")
 			}
 		}
@@ -162,10 +176,10 @@ func TestRetryAfterIsKept(t *testing.T) {
 		iface.Log(hit(1))
 		time.Sleep(24*time.Minute + 50*time.Second)
 		synctest.Wait()
-		equal(t, "attempts", s.at, []time.Duration{15 * time.Minute})
+		equal(t, "attempts", s.attempts(), []time.Duration{15 * time.Minute})
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
-		equal(t, "attempts", s.at, []time.Duration{15 * time.Minute, 25 * time.Minute})
+		equal(t, "attempts", s.attempts(), []time.Duration{15 * time.Minute, 25 * time.Minute})
 	})
 }
 
@@ -178,8 +192,9 @@ func TestOrder(t *testing.T) {
 			time.Sleep(15 * time.Minute)
 		}
 		synctest.Wait()
-		equal(t, "the first id", s.ids[1] == s.ids[0] && s.ids[2] == s.ids[0] && s.ids[3] == s.ids[0], true)
-		equal(t, "lines", s.lines, 5)
+		ids, lines := s.batches()
+		equal(t, "the first id", ids[1] == ids[0] && ids[2] == ids[0] && ids[3] == ids[0], true)
+		equal(t, "lines", lines, 5)
 	})
 }
 

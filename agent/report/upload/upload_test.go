@@ -120,7 +120,9 @@ func TestNotDelivered(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			col := start(t, reporttest.Options{})
 			o := options(t, col)
-			o.Timeouts = quick
+			if tt.f.Fault == reporttest.Hang || tt.f.Fault == reporttest.Late {
+				o.Timeouts = quick
+			}
 			c := client(t, o)
 			if err := col.Fail(tt.f); err != nil {
 				t.Fatal(err)
@@ -159,7 +161,7 @@ func TestNotDelivered(t *testing.T) {
 func TestDrippingAnswer(t *testing.T) {
 	col := start(t, reporttest.Options{})
 	o := options(t, col)
-	o.Timeouts = quick
+	o.Timeouts = Timeouts{Response: 2 * time.Second}
 	col.Fail(reporttest.Failure{Fault: reporttest.Drip})
 	if err := client(t, o).Send(t.Context(), lines); err != nil {
 		t.Fatal(err)
