@@ -176,7 +176,7 @@ func (l *line) greRoute(af uint16, off, n int, b []byte) {
 		l.byte('/')
 		l.uint(uint32(n))
 	default:
-		for i := 0; i < n && i+size <= len(b); i += size {
+		for i := 0; i < n && i+size <= len(b) && !l.full(); i += size {
 			l.byte(' ')
 			if i == off {
 				l.byte('*')

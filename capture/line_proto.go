@@ -272,7 +272,7 @@ func (l *line) dvmrpNeighbors(b []byte, length uint32) {
 		}
 		head := b[:7]
 		b, length = b[7:], length-7
-		for n := head[6]; n > 0 && length >= 4 && len(b) > 4; n-- {
+		for n := head[6]; n > 0 && length >= 4 && len(b) > 4 && !l.full(); n-- {
 			l.str(" [")
 			l.addr4(head, 0)
 			l.str(" -> ")
@@ -296,7 +296,7 @@ func (l *line) dvmrpNeighbors2(b []byte, length uint32) {
 		head := b[:8]
 		b, length = b[8:], length-8
 		n := head[7]
-		for ; n > 0 && length >= 4 && len(b) >= 4; n-- {
+		for ; n > 0 && length >= 4 && len(b) >= 4 && !l.full(); n-- {
 			l.str(" [")
 			l.addr4(head, 0)
 			l.str(" -> ")
