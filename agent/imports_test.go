@@ -48,6 +48,7 @@ func TestImports(t *testing.T) {
 		"agent/report/spool":      {},
 		"agent/report/upload":     {},
 		"agent/report/reporttest": {},
+		"install":                 {"agent/config"},
 	}
 	for room, allowed := range rooms {
 		for _, d := range deps(t, room) {

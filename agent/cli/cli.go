@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -58,6 +59,10 @@ type Env struct {
 	// status line.
 	Signals <-chan os.Signal
 
+	// Destdir is the root directory of the system that --install and --uninstall
+	// work on; empty for the one that is running.
+	Destdir string
+
 	Now   func() time.Time
 	Local *time.Location // the zone in which times are shown
 }
@@ -92,6 +97,8 @@ func System() Env {
 		Socket:       control.SocketPath,
 		StatusSocket: control.StatusSocketPath,
 
+		Destdir: os.Getenv("DESTDIR"),
+
 		Now:   time.Now,
 		Local: time.Local,
 	}
@@ -118,6 +125,7 @@ const usage = `usage: threatstopd [-dv] [-f file]
        threatstopd --sync-now [--force] [-v] [-f file]
        threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
        threatstopd --read file
+       threatstopd --install | --uninstall [--yes]
        threatstopd --version
 `
 
@@ -146,6 +154,10 @@ with the policy and reports what was blocked; rc.d puts it into the background.
       --json        the same as JSON
       --read file   print a pflog file (.gz too; - is standard input) as
                     tcpdump -n -e -r does
+      --install     put threatstopd on this host, and take over from the vendor's
+                    scripts: shows what it is about to do, and asks
+      --uninstall   give back what was there before --install
+      --yes         answer every question of the two with yes
       --version     print the version
       --help        print this
 
@@ -161,6 +173,7 @@ type flags struct {
 	check, debug, sync, force, dump, json bool
 	status, version, help                 bool
 	test                                  bool
+	install, uninstall, yes               bool
 	read, address                         string
 	verbose                               int
 	args                                  []string
@@ -192,10 +205,19 @@ func Run(ctx context.Context, args []string, env Env) int {
 	case errors.As(err, &none):
 		complain(env, err)
 		return exitNone
+	case readerGone(err):
+		return exitKept
 	default:
 		complain(env, err)
 		return exitKept
 	}
+}
+
+// readerGone reports whether what was printed is not read to its end, as by
+// head(1): nothing is wrong then.
+func readerGone(err error) bool {
+	var p *fs.PathError
+	return errors.Is(err, syscall.EPIPE) && errors.As(err, &p) && p.Path == os.Stdout.Name()
 }
 
 // complain prints an error, one line for each error that it joins, and what to
@@ -239,6 +261,9 @@ func parse(args []string) (*flags, error) {
 	set.BoolVar(&f.dump, "dump-table", false, "")
 	set.BoolVar(&f.json, "json", false, "")
 	set.StringVar(&f.read, "read", "", "")
+	set.BoolVar(&f.install, "install", false, "")
+	set.BoolVar(&f.uninstall, "uninstall", false, "")
+	set.BoolVar(&f.yes, "yes", false, "")
 	set.BoolVar(&f.version, "version", false, "")
 	set.BoolVarP(&f.help, "help", "h", false, "")
 	if err := set.Parse(args); err != nil {
@@ -246,7 +271,7 @@ func parse(args []string) (*flags, error) {
 	}
 	f.set, f.args = set, set.Args()
 	modes := 0
-	for _, name := range []string{"configtest", "test", "check", "status", "sync-now", "dump-table", "read", "version", "help"} {
+	for _, name := range []string{"configtest", "test", "check", "status", "sync-now", "dump-table", "read", "install", "uninstall", "version", "help"} {
 		if set.Changed(name) {
 			modes++
 		}
@@ -258,8 +283,12 @@ func parse(args []string) (*flags, error) {
 		return nil, fmt.Errorf("unexpected argument %q", f.args[len(f.args)-1])
 	case f.force && !f.sync:
 		return nil, errors.New("--force goes with --sync-now")
-	case f.debug && modes > 0:
+	case f.debug && modes > 0 && !f.check: // rc.d checks with the daemon's own flags
 		return nil, errors.New("-d goes with no mode: it is for the daemon")
+	case f.yes && !f.install && !f.uninstall:
+		return nil, errors.New("--yes goes with --install or --uninstall")
+	case set.Changed("file") && (f.install || f.uninstall):
+		return nil, errors.New("-f does not go with --install: " + config.DefaultPath + " is what is installed, or kept")
 	case f.json && !f.dump && !f.status:
 		return nil, errors.New("--json goes with --dump-table or --status")
 	case set.Changed("check") && f.address == "":
@@ -284,6 +313,10 @@ func (f *flags) mode() mode {
 		return dumpTable
 	case f.read != "":
 		return readFile
+	case f.install:
+		return installHost
+	case f.uninstall:
+		return uninstallHost
 	case f.test:
 		return testAll
 	case f.address != "":

@@ -221,12 +221,11 @@ Using DNS Server %s
 Processing allow list %s
 Processing block list %s
 Completed getting all the lists
-Adding 1 allowed addresses
+Adding 1 allowed address
 Adding 4 blocked addresses, 1 exception
 Reloading pf...done
-Table ThreatSTOP-Allow: 1 added, 0 deleted, 0 changed, 0 unchanged: 1 entries
-Reloading pf...done
-Table ThreatSTOP-Block: 5 added, 0 deleted, 0 changed, 0 unchanged: 5 entries
+Table ThreatSTOP-Allow: 1 added, 0 deleted, 0 unchanged: 1 entry
+Table ThreatSTOP-Block: 5 added, 0 deleted, 0 unchanged: 5 entries
 Finished ThreatSTOP update at Sun Mar  1 12:00:00 UTC 2026
 Run Length: 0 hour(s) 0 minute(s) 0 second(s)
 `, version, fw.server.Addr(), allowList, blockList)
@@ -251,13 +250,13 @@ Run Length: 0 hour(s) 0 minute(s) 0 second(s)
 	}
 
 	fw.now = fw.now.Add(time.Hour)
-	expect(t, fw.sync(0), "Table ThreatSTOP-Block: unchanged, 5 entries", "Table ThreatSTOP-Allow: unchanged, 1 entries")
+	expect(t, fw.sync(0), "Table ThreatSTOP-Block: unchanged, 5 entries", "Table ThreatSTOP-Allow: unchanged, 1 entry")
 	if got := fw.file("ThreatSTOP-Block"); got != file {
 		t.Errorf("an unchanged policy wrote the file again:\n%s", got)
 	}
 
 	fw.serve(blockList, "10.0.0.1", "10.0.0.3", "192.0.2.0/24", "2001:db8::/32")
-	expect(t, fw.sync(0, "-v"), "Table ThreatSTOP-Block: 1 added, 1 deleted, 0 changed, 4 unchanged: 5 entries", "4 entries in 1 parts (APL)", "persist file written")
+	expect(t, fw.sync(0, "-v"), "Table ThreatSTOP-Block: 1 added, 1 deleted, 4 unchanged: 5 entries", "4 entries in 1 part (APL)", "persist file written")
 }
 
 // Whatever goes wrong on the way from the server, pf and the files stay as
@@ -310,9 +309,9 @@ func TestSyncNowShrinks(t *testing.T) {
 		fw.serve(blockList, hosts(1000, "10.9.%d.%d")...)
 		fw.sync(0)
 		fw.serve(blockList, hosts(400, "10.9.%d.%d")...)
-		expect(t, fw.sync(1), "held back", "--force", "Mon Mar  2 12:00:00 UTC 2026")
+		expect(t, fw.sync(1), "held back", "--force", "until 2026-03-02 12:00")
 		fw.now = fw.now.Add(23 * time.Hour)
-		expect(t, fw.sync(1), "held back", "Mon Mar  2 12:00:00 UTC 2026")
+		expect(t, fw.sync(1), "held back", "until 2026-03-02 12:00")
 		if n := len(fw.table(blockTable)); n != 1000 {
 			t.Fatalf("%d entries before the time is over", n)
 		}
@@ -434,7 +433,7 @@ func TestSyncNowWithoutAllowLists(t *testing.T) {
 func TestSyncNowOnlyFiles(t *testing.T) {
 	fw := newFirewall(t, pfsim.Options{})
 	fw.conf["RELOAD_PF"] = "no"
-	expect(t, fw.sync(0), "pf would take it (5 added, 0 deleted, 0 changed, 0 unchanged); not loaded (RELOAD_PF=no)")
+	expect(t, fw.sync(0), "pf would take it (5 added, 0 deleted, 0 unchanged); not loaded (RELOAD_PF=no), the file has it now")
 	if got := fw.table(blockTable); len(got) != 0 {
 		t.Errorf("the table was set: %v", got)
 	}
@@ -472,7 +471,7 @@ func TestSyncNowOneAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, fw.sync(1), "another update is running")
+	expect(t, fw.sync(1), "another threatstopd is at work there")
 	unlock()
 	fw.sync(0)
 }
@@ -483,7 +482,7 @@ func TestUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		"bad: -d with a mode":     {[]string{"-d", "-n"}, "-d goes with no mode"},
+		"bad: -d with a mode":     {[]string{"-d", "--sync-now"}, "-d goes with no mode"},
 		"bad: two things":         {[]string{"--sync-now", "--dump-table"}, "one thing at a time"},
 		"bad: unknown flag":       {[]string{"--frobnicate"}, "frobnicate"},
 		"bad: argument":           {[]string{"--sync-now", "now"}, `unexpected argument "now"`},

@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"runtime"
+
+	"example.org/threatstopd/install"
+	"example.org/threatstopd/pfioctl"
+)
+
+func installHost(ctx context.Context, env Env, f *flags) error {
+	return packaged(install.Install(ctx, installOptions(env, f)))
+}
+
+func uninstallHost(ctx context.Context, env Env, f *flags) error {
+	return packaged(install.Uninstall(ctx, installOptions(env, f)))
+}
+
+// packaged makes it wrong usage to install what a package has installed.
+func packaged(err error) error {
+	if errors.Is(err, install.ErrPackaged) {
+		return usageError{err}
+	}
+	return err
+}
+
+// installOptions takes the running system, or, with DESTDIR, the files of one
+// that is not running.
+func installOptions(env Env, f *flags) install.Options {
+	o := install.Options{
+		Yes:       f.yes,
+		In:        env.Stdin,
+		Out:       env.Stdout,
+		Commands:  install.Exec{},
+		Program:   readProgram,
+		PF:        func() (install.PF, error) { return packetFilter(env) },
+		OS:        runtime.GOOS,
+		Superuser: os.Geteuid() == 0,
+	}
+	if env.Destdir != "" {
+		o.Root, o.Commands, o.PF = env.Destdir, install.Tree{Root: env.Destdir}, nil
+	}
+	return o
+}
+
+// readProgram reads the program that is running.
+func readProgram() ([]byte, error) {
+	name, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(name)
+}
+
+func packetFilter(env Env) (install.PF, error) {
+	pf, err := env.OpenPF()
+	if err != nil {
+		return install.PF{}, err
+	}
+	defer pf.Close()
+	status, err := pf.Status()
+	if err != nil {
+		return install.PF{}, err
+	}
+	tables, err := pf.Tables(pfioctl.TableFilter{All: true})
+	if err != nil {
+		return install.PF{}, err
+	}
+	all := install.PF{Running: status.Running}
+	for _, t := range tables {
+		all.Tables = append(all.Tables, t.Table.Name)
+	}
+	return all, nil
+}
