@@ -3,7 +3,10 @@ package enforce
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"iter"
 	"net/netip"
+	"os"
 	"syscall"
 
 	"example.org/threatstopd/pfioctl"
@@ -75,17 +78,46 @@ func (e *Enforcer) Apply(t Target, want Entries, header Header) (Result, error) 
 		return res, nil
 	}
 	file, err := checkFile(t.File, want)
+	if err == nil {
+		if file.Same && file.Held.Equal(header.Held) {
+			return res, nil
+		}
+		err = WriteFile(t.File, header, want)
+	}
+	if err != nil && t.Load {
+		err = fmt.Errorf("%w; pf has the policy, but at a reboot or `pfctl -f` it loads what the file has", err)
+	}
+	res.FileWritten = err == nil
+	return res, err
+}
+
+// Hold notes in the persist file that a policy is held back since header.Held:
+// see MarkHeld. A file that is missing is written from what is in force, since
+// pf.conf does not load without it.
+func (e *Enforcer) Hold(t Target, header Header) error {
+	if _, err := os.Lstat(t.File); !errors.Is(err, fs.ErrNotExist) || !t.Load {
+		return MarkHeld(t.File, header.Held)
+	}
+	addrs, err := e.pf.GetPledged(t.Table, 0)
 	if err != nil {
-		return res, err
+		return err
 	}
-	if file.Same && file.Held.Equal(header.Held) {
-		return res, nil
+	defer addrs.Close()
+	header.Server, header.Counts = "", fmt.Sprintf("%d entries, as they were in pf", addrs.Len())
+	return WriteFile(t.File, header, kernelEntries{addrs})
+}
+
+// kernelEntries are Entries as the kernel gave them.
+type kernelEntries struct{ *pfioctl.Addrs }
+
+func (k kernelEntries) All() iter.Seq2[netip.Prefix, bool] {
+	return func(yield func(netip.Prefix, bool) bool) {
+		for a := range k.Addrs.All() {
+			if !yield(a.Prefix, a.Not) {
+				return
+			}
+		}
 	}
-	if err := WriteFile(t.File, header, want); err != nil {
-		return res, err
-	}
-	res.FileWritten = true
-	return res, nil
 }
 
 // set asks pf what want would change, and changes it.

@@ -101,7 +101,7 @@ func (osDisk) Create(name string) (file, error) {
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, fileMode)
 }
 
 func (osDisk) Rename(from, to string) error { return os.Rename(from, to) }
@@ -148,12 +148,9 @@ func writeFile(d disk, path string, h Header, e Entries) error {
 // file that does not exist stays so, without an error: what it would note is
 // then counted from the next run.
 func MarkHeld(path string, since time.Time) error {
-	old, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("persist file %s: %w", path, err)
+	old, err := openFile(path)
+	if old == nil {
+		return err
 	}
 	defer old.Close()
 	return replaceFile(osDisk{}, path, func(w *bufio.Writer) error {
@@ -193,22 +190,28 @@ type nothing struct{}
 func (nothing) Len() int                           { return 0 }
 func (nothing) All() iter.Seq2[netip.Prefix, bool] { return func(func(netip.Prefix, bool) bool) {} }
 
+var errSymlink = errors.New("is a symbolic link: name the file that it points to, in threatstop.conf and in pf.conf")
+
+// fileMode is what a persist file has: pfctl reads it as root, and nobody else
+// has any business with it.
+const fileMode = 0o600
+
 // replaceFile replaces the file at path by what write writes, so that path is
 // whole at every instant.
 func replaceFile(d disk, path string, write func(*bufio.Writer) error) (err error) {
 	switch st, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return fmt.Errorf("persist file %s: %w", path, err)
+		return fileError(path, "stat", err)
 	case st.Mode()&fs.ModeSymlink != 0:
-		return fmt.Errorf("persist file %s: is a symbolic link: name the file that it points to, in threatstop.conf and in pf.conf", path)
+		return fileError(path, "", errSymlink)
 	case !st.Mode().IsRegular():
-		return fmt.Errorf("persist file %s: is not a regular file", path)
+		return fileError(path, "", errNotRegular)
 	}
 	temp := path + TempSuffix
 	f, err := d.Create(temp)
 	if err != nil {
-		return fmt.Errorf("persist file %s: create %s: %w", path, temp, err)
+		return fileError(path, "create "+temp, err)
 	}
 	renamed := false
 	defer func() {
@@ -223,21 +226,21 @@ func replaceFile(d disk, path string, write func(*bufio.Writer) error) (err erro
 	}
 	if err != nil {
 		f.Close()
-		return fmt.Errorf("persist file %s: write %s: %w", path, temp, err)
+		return fileError(path, "write "+temp, err)
 	}
 	if err := f.Sync(); err != nil {
 		f.Close()
-		return fmt.Errorf("persist file %s: fsync %s: %w", path, temp, err)
+		return fileError(path, "fsync "+temp, err)
 	}
 	if err := f.Close(); err != nil {
-		return fmt.Errorf("persist file %s: close %s: %w", path, temp, err)
+		return fileError(path, "close "+temp, err)
 	}
 	if err := d.Rename(temp, path); err != nil {
-		return fmt.Errorf("persist file %s: rename %s: %w", path, temp, err)
+		return fileError(path, "rename "+temp, err)
 	}
 	renamed = true
 	if err := d.SyncDir(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("persist file %s: written, but fsync of its directory failed: %w", path, err)
+		return fileError(path, "written, but fsync of its directory failed", err)
 	}
 	return nil
 }
@@ -257,12 +260,9 @@ type fileState struct {
 // whatever the comments on top of it say. A file that does not exist is not
 // the same and is no error. Only what is needed to decide is read.
 func checkFile(path string, e Entries) (fileState, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fileState{}, nil
-	}
-	if err != nil {
-		return fileState{}, fmt.Errorf("persist file %s: %w", path, err)
+	f, err := openFile(path)
+	if f == nil {
+		return fileState{}, err
 	}
 	defer f.Close()
 	var st fileState
@@ -287,7 +287,7 @@ func checkFile(path string, e Entries) (fileState, error) {
 		want = appendEntry(want[:0], p, not)
 		got, err := r.ReadSlice('\n')
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
-			return st, fmt.Errorf("persist file %s: %w", path, err)
+			return st, fileError(path, "read", err)
 		}
 		if !bytes.Equal(got, want) {
 			return st, nil
@@ -297,30 +297,73 @@ func checkFile(path string, e Entries) (fileState, error) {
 	case errors.Is(err, io.EOF):
 		st.Same = true
 	case err != nil:
-		return st, fmt.Errorf("persist file %s: %w", path, err)
+		return st, fileError(path, "read", err)
+	}
+	// Whoever may write the file decides what pf loads at boot.
+	if mode, err := f.Stat(); err != nil || mode.Mode().Perm() != fileMode {
+		st.Same = false
 	}
 	return st, nil
 }
 
-// FileEntries counts the entries of a persist file; 0 when there is none.
-func FileEntries(path string) (int, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+// openFile opens a persist file to read it. It returns nil without an error
+// when there is none, and refuses what is not a file: to open a FIFO would wait
+// for ever.
+func openFile(path string) (*os.File, error) {
+	switch st, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fileError(path, "stat", err)
+	case !st.Mode().IsRegular():
+		return nil, fileError(path, "", errNotRegular)
 	}
+	f, err := os.Open(path)
 	if err != nil {
-		return 0, fmt.Errorf("persist file %s: %w", path, err)
+		return nil, fileError(path, "open", err)
+	}
+	return f, nil
+}
+
+var errNotRegular = errors.New("is not a regular file: move it away, or name another one in threatstop.conf and in pf.conf")
+
+// fileError says what failed with a persist file. The names that os puts in
+// front of an error stand in ours.
+func fileError(path, op string, err error) error {
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		err = p.Err
+	} else if l := (*os.LinkError)(nil); errors.As(err, &l) {
+		err = l.Err
+	}
+	if op != "" {
+		err = fmt.Errorf("%s: %w", op, err)
+	}
+	return fmt.Errorf("persist file %s: %w", path, err)
+}
+
+// FileEntries counts the entries of a persist file, one a line; 0 when there is
+// none.
+func FileEntries(path string) (int, error) {
+	f, err := openFile(path)
+	if f == nil {
+		return 0, err
 	}
 	defer f.Close()
-	n := 0
-	s := bufio.NewScanner(f)
-	for s.Scan() {
-		if line := bytes.TrimSpace(s.Bytes()); len(line) > 0 && line[0] != '#' {
+	n, begun := 0, false
+	r := bufio.NewReaderSize(f, 64<<10)
+	for {
+		line, err := r.ReadSlice('\n')
+		if rest := bytes.TrimSpace(line); !begun && len(rest) > 0 && rest[0] != '#' {
 			n++
 		}
+		// What is longer than the buffer is one line all the same.
+		begun = errors.Is(err, bufio.ErrBufferFull)
+		switch {
+		case err == nil || begun:
+		case errors.Is(err, io.EOF):
+			return n, nil
+		default:
+			return n, fileError(path, "read", err)
+		}
 	}
-	if err := s.Err(); err != nil {
-		return n, fmt.Errorf("persist file %s: %w", path, err)
-	}
-	return n, nil
 }

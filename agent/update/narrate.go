@@ -3,6 +3,7 @@ package update
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -18,6 +19,9 @@ func Explain(err error) string {
 		if advice := pf.Advice(); advice != "" {
 			return err.Error() + ": " + advice
 		}
+	}
+	if errors.Is(err, errUnreached) {
+		return err.Error() + ": check DNS_SERVERS in threatstop.conf, and that pf.conf lets this host connect to them (TCP, port 53 or 5353)"
 	}
 	return err.Error()
 }
@@ -68,7 +72,7 @@ func (n *Narrator) trace() Trace {
 		Progress: func(_ policy.Kind, p dnsfetch.Progress) {
 			n.processing(p.Server)
 			if p.Parts > 1 {
-				n.draw("  part %d of %d, %d entries", p.Done, p.Parts, p.Entries)
+				n.draw("  part %d of %d, %s", p.Done, p.Parts, entries(p.Entries))
 			}
 		},
 		Fetched: func(_ policy.Kind, l *dnsfetch.List) {
@@ -77,7 +81,8 @@ func (n *Narrator) trace() Trace {
 				n.warn("%v", err)
 			}
 			if n.Verbose {
-				n.say("  %d entries in %d parts (%s), %d bytes from %s in %v", l.Len(), l.Parts, l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond))
+				n.say("  %s in %s (%s), %d bytes from %s in %v", entries(l.Len()), count(l.Parts, "part", "parts"),
+					l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond))
 			}
 		},
 		Failed: func(_ policy.Kind, _ string, err error) {
@@ -107,11 +112,17 @@ func (n *Narrator) processing(server string) {
 func (n *Narrator) End(out *Outcome) {
 	for _, l := range out.Lists {
 		if l.Err != nil && l.List != nil {
-			n.warn("%s list %s: %d entries of an earlier copy stay in use", l.Kind, l.Name, l.Len())
+			n.warn("%s list %s: the earlier copy stays in use, %s", l.Kind, l.Name, entries(l.Len()))
 		}
 	}
 	if out.Policy != nil {
 		n.exceptions(out.Policy.Report)
+	}
+	for _, t := range out.Tables {
+		if t.Steps > 0 {
+			n.say("Reloading pf...done")
+			break
+		}
 	}
 	for _, t := range out.Tables {
 		n.table(t)
@@ -136,70 +147,153 @@ func (n *Narrator) End(out *Outcome) {
 // exceptions names what was kept out of the block table and why.
 func (n *Narrator) exceptions(report policy.Report) {
 	for _, x := range report.Excepted {
-		count := x.Inside + x.Around
-		names := make([]string, 0, 3)
-		for _, e := range x.Entries[:min(len(x.Entries), cap(names))] {
-			names = append(names, entry(e.Prefix.String())+" of "+report.Lists[e.List].Name)
+		n.say("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists))
+	}
+	allowed := 0
+	for _, l := range report.Lists {
+		allowed += l.Allowed
+	}
+	if allowed > 0 {
+		n.say("Allowed: %s of block lists, all of which allow lists have", entries(allowed))
+	}
+	if n.Verbose {
+		for _, l := range report.Lists {
+			n.say("  %s", became(l))
 		}
-		more := ""
-		if count > len(names) {
-			more = fmt.Sprintf(" and %d more", count-len(names))
-		}
-		n.say("Excepted %s (%s): listed as %s%s", entry(x.Prefix.String()), x.Why, strings.Join(names, ", "), more)
 	}
 	for i, d := range report.Dropped {
-		if i == 3 && !n.Verbose {
+		if i == shownDropped && !n.Verbose {
 			break
 		}
-		n.warn("warning: %s list %s: entry %s dropped: %s", report.Lists[d.List].Kind, report.Lists[d.List].Name, entry(d.Prefix.String()), d.Why)
+		l := report.Lists[d.List]
+		n.warn("warning: %s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why)
 	}
-	if report.DroppedCount > 3 {
-		n.warn("warning: %d entries dropped in all", report.DroppedCount)
+	if report.DroppedCount > shownDropped {
+		n.warn("warning: %s dropped in all", entries(report.DroppedCount))
 	}
 }
 
-// entry shows a host without its length.
-func entry(prefix string) string {
-	if s, ok := strings.CutSuffix(prefix, "/32"); ok {
-		return s
+// How many entries of each kind are named; all are counted.
+const (
+	shownExcepted = 3
+	shownDropped  = 3
+)
+
+// listedAs names the entries that an exception met:
+// "10.0.0.1, 10.0.0.0/8 and 7 more in basic.example.net".
+func listedAs(x policy.Excepted, lists []policy.ListReport) string {
+	shown := x.Entries[:min(len(x.Entries), shownExcepted)]
+	one := true // list
+	for _, e := range x.Entries {
+		one = one && e.List == x.Entries[0].List
 	}
-	if s, ok := strings.CutSuffix(prefix, "/128"); ok {
-		return s
+	var names []string
+	for _, e := range shown {
+		name := entry(e.Prefix)
+		if !one {
+			name += " in " + lists[e.List].Name
+		}
+		names = append(names, name)
 	}
-	return prefix
+	text := strings.Join(names, ", ")
+	all := x.Inside + x.Around
+	if more := all - len(shown); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	if one && len(shown) > 0 && all <= policy.Keep {
+		text += " in " + lists[shown[0].List].Name
+	}
+	return text
 }
+
+// became tells what became of a list's entries:
+// "block list basic.example.net: 900 entries: 890 enforced, 10 excepted".
+func became(l policy.ListReport) string {
+	text := fmt.Sprintf("%s list %s: %s", l.Kind, l.Name, entries(l.Entries))
+	sep := ": "
+	for _, part := range []struct {
+		n    int
+		what string
+	}{
+		{l.Enforced, "enforced"}, {l.Shared, "in a list before it"}, {l.Duplicates, "there twice"},
+		{l.Conflicts, "listed and negated"}, {l.Negated, "negated"}, {l.Excepted, "excepted"},
+		{l.Allowed, "allowed"}, {l.Covered, "with nothing left to block"}, {l.Dropped, "dropped"},
+	} {
+		if part.n > 0 {
+			text += fmt.Sprintf("%s%d %s", sep, part.n, part.what)
+			sep = ", "
+		}
+	}
+	return text
+}
+
+// entry shows a host without its length.
+func entry(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// count is a number of things: "1 part", "2 parts".
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func entries(n int) string { return count(n, "entry", "entries") }
 
 func (n *Narrator) table(t Table) {
 	name := t.Table.String()
 	switch {
 	case t.Err != nil:
+		if t.Steps > 0 {
+			n.say("Table %s: %s", name, changed(t))
+		}
 		n.warn("%s", Explain(t.Err))
 	case t.Decision.Verdict == policy.RefuseEmpty:
 		n.warn("pf table %s: held back: %s", name, t.Decision.Why)
 	case !t.Decision.Allowed():
-		until := ""
-		if !t.Decision.Until.IsZero() {
-			until = fmt.Sprintf("; enforced from %s on if it stays so", n.date(t.Decision.Until))
-		}
-		n.warn("pf table %s: held back: %s%s; `threatstopd --sync-now --force` enforces it now", name, t.Decision.Why, until)
+		n.warn("pf table %s: held back: %s; `threatstopd --sync-now --force` enforces it now", name, t.Decision.Why)
 	case !t.Load:
-		n.say("Table %s: pf would take it (%d added, %d deleted, %d changed, %d unchanged); not loaded (RELOAD_PF=no)",
-			name, t.Delta.Added, t.Delta.Deleted, t.Delta.Changed, t.Unchanged())
-	case t.Steps == 0:
-		n.say("Table %s: unchanged, %d entries", name, t.InForce)
-	default:
-		steps := ""
-		if t.Steps == 2 {
-			steps = ", in two steps for want of room"
+		file := "the file has it already"
+		if t.FileWritten {
+			file = "the file has it now"
 		}
-		n.say("Reloading pf...done")
-		n.say("Table %s: %d added, %d deleted, %d changed, %d unchanged: %d entries%s",
-			name, t.Delta.Added, t.Delta.Deleted, t.Delta.Changed, t.Unchanged(), t.InForce, steps)
+		n.say("Table %s: pf would take it (%s); not loaded (RELOAD_PF=no), %s", name, delta(t), file)
+	case t.Steps == 0:
+		n.say("Table %s: unchanged, %s", name, entries(t.InForce))
+	default:
+		n.say("Table %s: %s", name, changed(t))
+	}
+	if t.Decision.Verdict == policy.Waited || t.Decision.Verdict == policy.Forced {
+		n.say("Table %s: %s", name, t.Decision.Why)
 	}
 	if t.Created {
 		n.warn("warning: pf table %s was not defined, and was made: pf.conf must define it, or its rules do not see it", name)
 	}
-	if t.FileWritten && n.Verbose {
+	if t.FileWritten && t.Load && n.Verbose {
 		n.say("  persist file written")
 	}
+}
+
+// changed tells what a table was changed by, and what it holds now.
+func changed(t Table) string {
+	steps := ""
+	if t.Steps == 2 {
+		steps = ", in two steps for want of room"
+	}
+	return fmt.Sprintf("%s: %s%s", delta(t), entries(t.InForce), steps)
+}
+
+// delta tells what a table was changed by. Changed are entries that were there
+// with the other sign, which is rare.
+func delta(t Table) string {
+	signs := ""
+	if t.Delta.Changed > 0 {
+		signs = fmt.Sprintf(", %d changed", t.Delta.Changed)
+	}
+	return fmt.Sprintf("%d added, %d deleted%s, %d unchanged", t.Delta.Added, t.Delta.Deleted, signs, t.Unchanged())
 }

@@ -6,9 +6,12 @@ package update
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/threatstopd/agent/enforce"
@@ -116,6 +119,8 @@ type Table struct {
 	enforce.Result
 	Decision policy.Decision // when it does not allow the table, nothing was tried
 	Err      error
+
+	unchecked bool // the guard could not be asked: Decision says nothing
 }
 
 // InPF reports whether pf holds the table's set now, or would take it where the
@@ -161,20 +166,31 @@ func (u *Updater) Retry(ctx context.Context, e *enforce.Enforcer, force bool, tr
 func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trace Trace, out *Outcome) error {
 	// Allow lists first: what they carve out of the block table must be known
 	// before anything is blocked.
-	missing, kept := 0, 0
+	missing, kept, unreached := 0, 0, false
 	for _, l := range u.wanted() {
-		if l.List, l.Err = u.fetchList(ctx, l.Kind, l.Name, trace); l.List == nil {
+		if unreached {
+			// Each list would wait for each server in vain once more.
+			l.List, l.Err = u.known(l), errUnreached
+		} else {
+			l.List, l.Err = u.fetchList(ctx, l.Kind, l.Name, trace)
+			unreached = unreachable(l.Err)
+		}
+		if l.List == nil {
 			missing++
 		} else if l.Err != nil {
 			kept++
 		}
 		out.Lists = append(out.Lists, l)
-		if err := ctx.Err(); err != nil {
-			return err
+		if ctx.Err() != nil {
+			return errInterrupted
 		}
 	}
 	if missing > 0 {
-		return fmt.Errorf("%d of %d lists could not be fetched: the policy in force stays", missing, len(out.Lists))
+		err := fmt.Errorf("%d of %d lists could not be fetched: the policy in force stays", missing, len(out.Lists))
+		if unreached {
+			return fmt.Errorf("%w: %w", errUnreached, err)
+		}
+		return err
 	}
 	if trace.Complete != nil && kept == 0 {
 		trace.Complete()
@@ -184,8 +200,16 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 	if err != nil {
 		return fmt.Errorf("%w: the policy in force stays, since own addresses could not be kept out of a new one", err)
 	}
+	if ctx.Err() != nil {
+		// The names that were looked up last may just not have been waited
+		// for, and their addresses would not be kept out.
+		return errInterrupted
+	}
 	out.Facts = facts
 	if out.Policy, err = u.build(out.Lists, facts); err != nil {
+		if errors.Is(err, policy.ErrTooMany) {
+			err = fmt.Errorf("%w: MAX_ENTRIES in threatstop.conf allows more, if the lists are meant to be that large", err)
+		}
 		return fmt.Errorf("%w: the policy in force stays", err)
 	}
 	u.enforce(e, force, trace, out)
@@ -203,8 +227,45 @@ func (u *Updater) wanted() []List {
 	return all
 }
 
+// errUnreached is why a list was not asked for.
+var errUnreached = errors.New("no policy server can be reached")
+
+// unreachable reports whether a list was not had because no server could be
+// connected to, so that none of them gives another list.
+func unreachable(err error) bool {
+	var e *dnsfetch.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	// The reason why a list was not had is one, or one for each server.
+	if tried, ok := e.Err.(interface{ Unwrap() []error }); ok {
+		servers := 0
+		for _, err := range tried.Unwrap() {
+			if e, ok := err.(*dnsfetch.Error); ok {
+				servers++
+				if !unreachable(e) {
+					return false
+				}
+			}
+		}
+		if servers > 0 {
+			return true
+		}
+	}
+	return errors.Is(err, dnsfetch.ErrConnect) || errors.Is(err, dnsfetch.ErrLookup) || errors.Is(err, dnsfetch.ErrSource)
+}
+
+// errInterrupted is the error of a run whose context has ended.
+var errInterrupted = errors.New("interrupted: the policy in force stays")
+
+// key names a list in the Updater's memory.
+func (l *List) key() string { return l.Kind.String() + " " + l.Name }
+
+// known is the last copy of a list, nil when there is none.
+func (u *Updater) known(l List) *dnsfetch.List { return u.lists[l.key()] }
+
 func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, trace Trace) (*dnsfetch.List, error) {
-	key := kind.String() + " " + name
+	key := (&List{Kind: kind, Name: name}).key()
 	if u.fresh[key] {
 		return u.lists[key], nil
 	}
@@ -217,7 +278,7 @@ func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, 
 	}
 	l, err := u.fetch.Fetch(ctx, request)
 	if err != nil {
-		if trace.Failed != nil {
+		if trace.Failed != nil && ctx.Err() == nil {
 			trace.Failed(kind, name, err)
 		}
 		return u.lists[key], err
@@ -238,22 +299,58 @@ func (u *Updater) facts(ctx context.Context) (policy.Facts, []string, error) {
 	}
 	facts.NeverBlock = u.o.NeverBlock
 	var warnings []string
-	for _, r := range u.o.Reach {
-		if a, err := netip.ParseAddr(r.Host); err == nil {
-			facts.Servers = append(facts.Servers, policy.Server{Role: r.Role, Addr: a})
-			continue
+	for i, found := range u.lookUp(ctx) {
+		r := u.o.Reach[i]
+		role := r.Role
+		if found.name {
+			role += " " + r.Host
 		}
-		found, err := u.o.Lookup(ctx, r.Host)
-		if err == nil {
-			u.reached[r.Host] = found
-		} else if found = u.reached[r.Host]; found == nil {
-			warnings = append(warnings, fmt.Sprintf("%s %s: %v: its address is not kept out of the block table in this run", r.Role, r.Host, err))
+		if found.err == nil {
+			u.reached[r.Host] = found.addrs
+		} else if found.addrs = u.reached[r.Host]; found.addrs == nil {
+			warnings = append(warnings, fmt.Sprintf("%s: %v: its address is not kept out of the block table in this run", role, found.err))
 		}
-		for _, a := range found {
-			facts.Servers = append(facts.Servers, policy.Server{Role: r.Role + " " + r.Host, Addr: a})
+		for _, a := range found.addrs {
+			facts.Servers = append(facts.Servers, policy.Server{Role: role, Addr: a})
 		}
 	}
 	return facts, warnings, nil
+}
+
+// lookupTimeout is how long the addresses of the hosts to be reached may take.
+// The system's resolver would wait half a minute for each when it is cut off.
+const lookupTimeout = 10 * time.Second
+
+// found are the addresses of a Reach.
+type found struct {
+	name  bool // it is given by name
+	addrs []netip.Addr
+	err   error
+}
+
+// lookUp finds the addresses of all Reach hosts at once.
+func (u *Updater) lookUp(ctx context.Context) []found {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	all := make([]found, len(u.o.Reach))
+	var names sync.WaitGroup
+	for i, r := range u.o.Reach {
+		f := &all[i]
+		if a, err := netip.ParseAddr(r.Host); err == nil {
+			f.addrs = []netip.Addr{a}
+			continue
+		}
+		f.name = true
+		names.Go(func() {
+			f.addrs, f.err = u.o.Lookup(ctx, r.Host)
+			// The name, and the resolver asked, would make two more colons.
+			if d := (*net.DNSError)(nil); errors.As(f.err, &d) {
+				f.err = errors.New(d.Err)
+			}
+		})
+	}
+	names.Wait()
+	return all
 }
 
 func (u *Updater) build(lists []List, facts policy.Facts) (*policy.Policy, error) {
@@ -291,13 +388,17 @@ func (u *Updater) enforce(e *enforce.Enforcer, force bool, trace Trace, out *Out
 		out.Tables = append(out.Tables, allow)
 	}
 	block := Table{Kind: policy.Block, Set: out.Policy.Block}
-	if allow.Decision.Allowed() {
-		u.table(e, &block, u.o.BlockTable, force, source, trace)
-	} else {
-		// The block table of this policy has holes only for the allow lists
-		// that were just found too small to be believed.
-		block.Decision = policy.Decision{Verdict: policy.Hold, Until: allow.Decision.Until, Why: "it was made with the allow lists that are held back"}
+	// The block table of this policy has holes only for these allow lists, so
+	// it must not be set when they are not to be believed.
+	switch {
+	case !allow.Decision.Allowed():
 		block.Table = u.o.BlockTable.Table
+		block.Decision = policy.Decision{Verdict: policy.Hold, Until: allow.Decision.Until, Why: "it was made with the allow lists that are held back"}
+	case allow.unchecked:
+		block.Table = u.o.BlockTable.Table
+		block.Err = fmt.Errorf("pf table %s: not set: it was made with the allow lists, and whether those shrank could not be told", block.Table)
+	default:
+		u.table(e, &block, u.o.BlockTable, force, source, trace)
 	}
 	out.Tables = append(out.Tables, block)
 	u.judge(e, out)
@@ -307,33 +408,35 @@ func (u *Updater) table(e *enforce.Enforcer, t *Table, target enforce.Target, fo
 	t.Table, t.Load = target.Table, target.Load
 	inForce, err := u.inForce(e, target)
 	if err != nil {
-		t.Err = err
-		return
-	}
-	since, err := enforce.Held(target.File)
-	if err != nil {
-		t.Err = err
+		t.Err, t.unchecked = err, true
 		return
 	}
 	now := u.o.Now()
+	// A file that cannot be read is no reason not to enforce: the wait, if
+	// there is to be one, then begins now. Apply will tell of the file.
+	since, _ := enforce.Held(target.File)
+	if !since.IsZero() {
+		since = since.In(now.Location()) // in which the owner is told of it
+	}
 	guard := u.o.Guard
 	guard.MayBeEmpty = t.Kind == policy.Allow
 	t.Decision = guard.Check(inForce, t.Set.Len(), since, now, force)
 	t.InForce = inForce
-	if !t.Decision.Allowed() {
-		if !t.Decision.Since.Truncate(time.Second).Equal(since) {
-			t.Err = enforce.MarkHeld(target.File, t.Decision.Since)
-		}
-		return
-	}
-	if trace.Setting != nil {
-		trace.Setting(t.Kind, t.Set)
-	}
 	t.Header = enforce.Header{
 		Time:   now,
 		Table:  target.Table.String(),
 		Server: source,
 		Counts: Counts(t.Kind, t.Set),
+	}
+	if !t.Decision.Allowed() {
+		if !t.Decision.Since.Truncate(time.Second).Equal(since) {
+			t.Header.Held = t.Decision.Since
+			t.Err = e.Hold(target, t.Header)
+		}
+		return
+	}
+	if trace.Setting != nil {
+		trace.Setting(t.Kind, t.Set)
 	}
 	t.Result, t.Err = e.Apply(target, t.Set, t.Header)
 }
@@ -352,7 +455,10 @@ func (u *Updater) inForce(e *enforce.Enforcer, t enforce.Target) (int, error) {
 func (u *Updater) judge(e *enforce.Enforcer, out *Outcome) {
 	inFiles := 0
 	for _, t := range out.Tables {
-		if t.InForce > 0 {
+		switch {
+		case !t.Load && t.Err == nil && t.Decision.Allowed():
+			inFiles += t.Entries
+		case t.InForce > 0:
 			inFiles += t.InForce
 		}
 	}
@@ -372,14 +478,11 @@ func (u *Updater) judge(e *enforce.Enforcer, out *Outcome) {
 // Counts is what a set holds, in words: "26424 blocked addresses, 3 exceptions".
 func Counts(kind policy.Kind, s *policy.Set) string {
 	c := s.Counts()
-	text := fmt.Sprintf("%d %sed addresses", c.V4+c.V6-c.Not, kind)
-	switch c.Not {
-	case 0:
-		return text
-	case 1:
-		return text + ", 1 exception"
+	text := count(c.V4+c.V6-c.Not, kind.String()+"ed address", kind.String()+"ed addresses")
+	if c.Not > 0 {
+		text += ", " + count(c.Not, "exception", "exceptions")
 	}
-	return fmt.Sprintf("%s, %d exceptions", text, c.Not)
+	return text
 }
 
 // servers names each server that a list came from once.
