@@ -289,7 +289,7 @@ func TestDaemonSyncNow(t *testing.T) {
 	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
 	h.seen(1)
 	h.serve(blockList, "10.0.0.1", "10.0.0.77")
-	expect(t, h.sync(0), "Starting ThreatSTOP", "Using DNS Server "+h.server.Addr(), "Table ThreatSTOP-Block: 1 added, 4 deleted, 0 changed, 1 unchanged: 2 entries", "Finished ThreatSTOP update")
+	expect(t, h.sync(0), "Starting ThreatSTOP", "Using DNS Server "+h.server.Addr(), "Table ThreatSTOP-Block: 1 added, 4 deleted, 1 unchanged: 2 entries", "Finished ThreatSTOP update")
 	if got := h.table(blockTable); !slices.Equal(got, []string{"10.0.0.1", "10.0.0.77"}) {
 		t.Errorf("block table %v", got)
 	}
@@ -297,7 +297,7 @@ func TestDaemonSyncNow(t *testing.T) {
 		t.Errorf("%d batches delivered", len(r))
 	}
 	h.server.Down()
-	expect(t, h.sync(1), "cannot connect", "block list "+blockList+": 2 entries of an earlier copy stay in use")
+	expect(t, h.sync(1), "cannot connect", "block list "+blockList+": the earlier copy stays in use, 2 entries")
 	h.stop()
 	if _, err := os.Stat(h.socket); !os.IsNotExist(err) {
 		t.Errorf("the socket is left behind: %v", err)

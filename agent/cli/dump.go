@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
 	"time"
 
 	"example.org/threatstopd/pfioctl"
@@ -183,4 +186,11 @@ func writeJSON(w *bufio.Writer, t pfioctl.Table, n int, entries func(func(any) b
 	}
 	_, err = w.WriteString("\n]}\n")
 	return err
+}
+
+// readerGone reports whether what was printed is not read to its end, as by
+// head(1): nothing is wrong then.
+func readerGone(err error) bool {
+	var p *fs.PathError
+	return errors.Is(err, syscall.EPIPE) && errors.As(err, &p) && p.Path == os.Stdout.Name()
 }

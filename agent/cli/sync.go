@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/enforce"
@@ -85,8 +86,17 @@ func askDaemon(ctx context.Context, env Env, f *flags, client *control.Client) e
 // terminal a line that shows how far the work has come.
 type screen struct {
 	env   Env
-	drawn int // width of the line that is to be replaced
+	drawn int       // width of the line that is to be replaced
+	last  time.Time // when one was drawn
 }
+
+// A line that is drawn fits into the narrowest terminal, since one that was
+// wrapped could not be taken back; and a serial console of 9600 baud must not
+// hold the work up.
+const (
+	drawWidth = 79
+	drawEvery = 200 * time.Millisecond
+)
 
 func (s *screen) say(line string) {
 	s.erase()
@@ -99,11 +109,13 @@ func (s *screen) warn(line string) {
 }
 
 func (s *screen) draw(line string) {
-	if s.env.Terminal {
-		s.erase()
-		io.WriteString(s.env.Stderr, line)
-		s.drawn = len(line)
+	if !s.env.Terminal || s.drawn > 0 && time.Since(s.last) < drawEvery {
+		return
 	}
+	s.last = time.Now()
+	line = line[:min(len(line), drawWidth)]
+	io.WriteString(s.env.Stderr, "\r"+line+strings.Repeat(" ", max(0, s.drawn-len(line))))
+	s.drawn = len(line)
 }
 
 func (s *screen) erase() {
