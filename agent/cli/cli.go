@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -211,13 +210,6 @@ func Run(ctx context.Context, args []string, env Env) int {
 		complain(env, err)
 		return exitKept
 	}
-}
-
-// readerGone reports whether what was printed is not read to its end, as by
-// head(1): nothing is wrong then.
-func readerGone(err error) bool {
-	var p *fs.PathError
-	return errors.Is(err, syscall.EPIPE) && errors.As(err, &p) && p.Path == os.Stdout.Name()
 }
 
 // complain prints an error, one line for each error that it joins, and what to
