@@ -66,10 +66,11 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 
 	var log capture.Source
 	if t.report() {
-		log, err = t.env.OpenPflog(capture.Options{Interface: t.o.Config.PflogIf, Filter: capture.FilterBlock, ReadTimeout: 100 * time.Millisecond, BatchDelay: 50 * time.Millisecond})
+		source, err := t.env.OpenPflog(capture.Options{Interface: t.o.Config.PflogIf, Filter: capture.FilterBlock, ReadTimeout: 100 * time.Millisecond, BatchDelay: 50 * time.Millisecond})
 		if err != nil {
 			t.say(Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
 		} else {
+			log = source
 			defer log.Close()
 		}
 	}
@@ -84,7 +85,7 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	}
 	line := ""
 	if log != nil {
-		line, err = t.record(ctx, log, a, err)
+		line = t.record(ctx, log, a)
 	}
 	t.connected(what, err, timedOut, line)
 	switch {
@@ -119,23 +120,23 @@ func (t *tester) connected(what string, err error, timedOut bool, line string) {
 }
 
 // record waits for the record of a blocked packet from or to an address, and
-// returns its line, "" if none came. The error is the one given.
-func (t *tester) record(ctx context.Context, log capture.Source, a netip.Addr, err error) (string, error) {
+// returns its line, "" if none came.
+func (t *tester) record(ctx context.Context, log capture.Source, a netip.Addr) string {
 	var (
 		rec     capture.Record
 		p       capture.Packet
 		printer = capture.Printer{Location: t.env.Local}
 	)
 	for end := time.Now().Add(seenWithin); time.Now().Before(end) && ctx.Err() == nil; {
-		batch, readErr := log.Read()
-		if readErr != nil {
-			return "", err
+		batch, err := log.Read()
+		if err != nil {
+			return ""
 		}
 		for batch.Next(&rec) {
 			if p.Decode(rec) == nil && (p.Src.Unmap() == a || p.Dst.Unmap() == a) && p.Header.Action == capture.ActionBlock {
-				return string(printer.AppendLine(nil, &p)), err
+				return string(printer.AppendLine(nil, &p))
 			}
 		}
 	}
-	return "", err
+	return ""
 }
