@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"os/user"
+	"strconv"
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/enforce"
@@ -84,6 +86,7 @@ func reportOptions(c *config.Config, env Env) report.Options {
 		BatchLines: c.UploadBatch,
 		BatchBytes: int(c.UploadBatchBytes),
 		SpoolDir:   c.SpoolDir,
+		Service:    uidOf(c.User),
 		SpoolMax:   c.SpoolMax,
 		SpoolAge:   c.SpoolAge,
 		Backfill:   c.Backfill,
@@ -121,4 +124,17 @@ func uploadOptions(c *config.Config) upload.Options {
 		o.Proxy = c.Proxy.String()
 	}
 	return o
+}
+
+// uidOf is a user's number, 0 when there is no such user.
+func uidOf(name string) int {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return 0
+	}
+	return uid
 }

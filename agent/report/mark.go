@@ -9,8 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
+	"example.org/threatstopd/agent/report/spool"
 	"example.org/threatstopd/capture"
 )
 
@@ -222,11 +224,14 @@ func writeWatermark(dir *os.File, w *watermark) error {
 	// One fixed name: it can be unveiled, and a crash leaves at most one.
 	temp := path + ".new"
 	err := func() error {
-		f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return err
 		}
-		_, err = f.Write(encodeWatermarkFile(w))
+		err = spool.Adopt(f, dir.Name())
+		if err == nil {
+			_, err = f.Write(encodeWatermarkFile(w))
+		}
 		if err == nil {
 			err = f.Sync()
 		}

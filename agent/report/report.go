@@ -51,6 +51,9 @@ type Options struct {
 	// SpoolDir is the directory for batches and the watermark; see
 	// spool.Options.Dir for what it must be.
 	SpoolDir string
+	// Service is the uid of the service user, whose the directory may be while
+	// root runs; 0 when there is none.
+	Service int
 	// SpoolMax bounds its size in bytes, 0 for 64 MiB, at least 128 KiB. An
 	// eighth of it is for batches that the server refused.
 	SpoolMax int64
@@ -211,10 +214,10 @@ func New(o Options) (*Reporter, error) {
 	r.gapLane = newLane(r, gapBatches, true, &r.gapCount)
 	var err error
 	share := o.SpoolMax / asideShare
-	if r.spool, err = spool.Open(spool.Options{Dir: o.SpoolDir, MaxBytes: o.SpoolMax - share, MaxAge: o.SpoolAge, Now: o.Now}); err != nil {
+	if r.spool, err = spool.Open(spool.Options{Dir: o.SpoolDir, Service: o.Service, MaxBytes: o.SpoolMax - share, MaxAge: o.SpoolAge, Now: o.Now}); err != nil {
 		return nil, err
 	}
-	if r.aside, err = spool.Open(spool.Options{Dir: o.SpoolDir, Name: RefusedSpool, MaxBytes: share, MaxAge: o.SpoolAge, Now: o.Now}); err != nil {
+	if r.aside, err = spool.Open(spool.Options{Dir: o.SpoolDir, Service: o.Service, Name: RefusedSpool, MaxBytes: share, MaxAge: o.SpoolAge, Now: o.Now}); err != nil {
 		r.spool.Close()
 		return nil, err
 	}

@@ -12,15 +12,19 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // Options for [Open].
 type Options struct {
 	// Dir is the directory, made with mode 0700 when missing (its parent must
-	// be there). One that is a symbolic link, belongs to another user, or is
-	// open to group or others is refused.
+	// be there). One that is a symbolic link, belongs to another user (but see
+	// Service), or is open to group or others is refused.
 	Dir string
+	// Service is the uid of the service user: a process that runs as root may
+	// use a directory of that user, and gives it the files. 0: there is none.
+	Service int
 	// Name begins the names of the segments, "" for "spool". Two spools can
 	// share a directory under different names.
 	Name string
@@ -138,10 +142,18 @@ func Open(o Options) (*Spool, error) {
 	}
 	if o.create == nil {
 		o.create = func(path string) (file, error) {
-			return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+			f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+			if err != nil {
+				return nil, err
+			}
+			if err := Adopt(f, o.Dir); err != nil {
+				f.Close()
+				return nil, err
+			}
+			return f, nil
 		}
 	}
-	if err := checkDir(o.Dir); err != nil {
+	if err := checkDir(o.Dir, o.Service); err != nil {
 		return nil, err
 	}
 	dir, err := os.Open(o.Dir)
@@ -158,7 +170,7 @@ func Open(o Options) (*Spool, error) {
 
 // checkDir makes the directory if need be and refuses one that others could have put
 // there or could write to.
-func checkDir(path string) error {
+func checkDir(path string, service int) error {
 	if path == "" {
 		return errors.New("spool directory: no path given")
 	}
@@ -177,7 +189,7 @@ func checkDir(path string) error {
 	case !fi.IsDir():
 		return fmt.Errorf("spool directory %s: is not a directory", path)
 	}
-	if err := checkOwner(path, fi); err != nil {
+	if err := checkOwner(path, fi, service); err != nil {
 		return err
 	}
 	if perm := fi.Mode().Perm(); perm&0o077 != 0 && hasModes {

@@ -747,3 +747,42 @@ func BenchmarkAppend(b *testing.B) {
 		})
 	}
 }
+
+// Root may use the service user's directory, and what it makes there is that
+// user's.
+func TestOpenAsRootForServiceUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const service = 54321
+	dir := filepath.Join(t.TempDir(), "spool")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir, service, service); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), "owned by uid 54321, not by uid 0") {
+		t.Errorf("a stranger's directory: %v", err)
+	}
+	s, err := Open(Options{Dir: dir, Service: service})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	f, err := s.o.create(filepath.Join(dir, "spool-test.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	fi, err := os.Stat(filepath.Join(dir, "spool-test.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := checkOwner(dir, fi, service); err != nil {
+		t.Error(err)
+	}
+	if err := checkOwner(dir, fi, 0); err == nil {
+		t.Error("the file is still root's")
+	}
+}
