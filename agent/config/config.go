@@ -82,7 +82,7 @@ type Config struct {
 
 	// The daemon.
 
-	User        string         // USER: who the parts that need not be root run as
+	User        string         // USER: the service user, to whom the spool belongs
 	StatusGroup string         // STATUS_GROUP: who may ask for the status; empty for root and wheel alone
 	Metrics     netip.AddrPort // METRICS: where figures are served; the zero AddrPort is nowhere. Loopback, unless MetricsAny
 	MetricsAny  bool           // METRICS_ANY: Metrics may be any address

@@ -407,7 +407,7 @@ var keys = []key{
 			Section: "The daemon",
 			Name:    "USER",
 			Default: "_threatstop",
-			Doc:     "The user, with a group of the same name, as whom everything runs that need not be root.",
+			Doc:     "The service user, to whom the spool belongs. It is used for nothing else.",
 		},
 		kind: account(func(c *Config) *string { return &c.User }),
 	},
