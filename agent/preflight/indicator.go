@@ -65,7 +65,7 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	t.say(OK, fmt.Sprintf("%s is in table <%s>", what, t.block.Name))
 
 	var log capture.Source
-	if t.report() {
+	if t.report() && !t.noPflog { // opening would create it
 		source, err := t.env.OpenPflog(capture.Options{Interface: t.o.Config.PflogIf, Filter: capture.FilterBlock, ReadTimeout: 100 * time.Millisecond, BatchDelay: 50 * time.Millisecond})
 		if err != nil {
 			t.say(Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)

@@ -41,7 +41,6 @@ func (t *tester) servers(ctx context.Context) {
 		t.say(Fail, "no policy server gives all lists: the policy cannot be updated", t.afterRefusal()...)
 		return
 	}
-	t.ready = true
 	fmt.Fprintln(t.w, "DNS Server is ready.")
 	p, warnings, err := build(ctx, &t.o, &t.env, lists)
 	for _, w := range warnings {
@@ -56,7 +55,7 @@ func (t *tester) servers(ctx context.Context) {
 		t.say(Fail, "policy: it blocks nothing: an empty table is not enforced", "look at BLOCK_LISTS in "+t.o.File)
 		return
 	}
-	t.say(OK, fmt.Sprintf("policy: %d entries to block, %d to allow", p.Block.Len(), p.Allow.Len()))
+	t.say(OK, fmt.Sprintf("policy: %s to block, %d to allow", entries(p.Block.Len()), p.Allow.Len()))
 }
 
 func (t *tester) afterRefusal() []string {
@@ -186,8 +185,8 @@ func (t *tester) ask(ctx context.Context, server string, one bool) []fetched {
 			}
 			continue
 		}
-		t.say(OK, fmt.Sprintf("%s list %s: %d entries in %s (%s), %d bytes from %s in %v",
-			want.kind, l.Name, l.Len(), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
+		t.say(OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
+			want.kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
 		lists = append(lists, fetched{want.kind, want.name, l})
 		if one {
 			break

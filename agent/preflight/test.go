@@ -63,7 +63,7 @@ type tester struct {
 	pf           *pfioctl.PF
 	tables       []pfioctl.TableStats
 
-	ready   bool           // some policy server has all lists
+	noPflog bool           // the interface that hits are read from is not there
 	refused bool           // some policy server does not know this host
 	policy  *policy.Policy // what the lists make, nil if they could not be fetched
 }
@@ -106,6 +106,13 @@ func counted(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func entries(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }
 
 // report tells whether hits are reported.
@@ -177,9 +184,9 @@ func (t *tester) pflog(context.Context) {
 		return
 	}
 	name := t.o.Config.PflogIf
-	make := []string{"ifconfig " + name + " create up", "echo up > /etc/hostname." + name}
+	create := []string{"ifconfig " + name + " create up", "echo up > /etc/hostname." + name}
 	if name == pflogdInterface {
-		make = []string{"rcctl enable pflogd", "rcctl start pflogd"}
+		create = []string{"rcctl enable pflogd", "rcctl start pflogd"}
 	}
 	links, err := t.env.Interfaces()
 	if err != nil {
@@ -196,7 +203,8 @@ func (t *tester) pflog(context.Context) {
 	}
 	switch state {
 	case -1:
-		t.say(Fail, fmt.Sprintf("pflog: interface %s does not exist: no hit can be seen", name), make...)
+		t.say(Fail, fmt.Sprintf("pflog: interface %s does not exist: no hit can be seen", name), create...)
+		t.noPflog = true
 	case 0:
 		t.say(Warn, fmt.Sprintf("pflog: interface %s is down", name), "ifconfig "+name+" up")
 	default:
@@ -313,7 +321,7 @@ func (t *tester) table(table pfioctl.Table, file string, needed bool) {
 	case st.Addresses == 0 && needed:
 		t.say(Warn, fmt.Sprintf("table <%s> is empty: nothing is blocked", table.Name), "threatstopd --sync-now")
 	default:
-		t.say(OK, fmt.Sprintf("table <%s> has %d entries", table.Name, st.Addresses))
+		t.say(OK, fmt.Sprintf("table <%s> has %s", table.Name, entries(st.Addresses)))
 	}
 }
 
