@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -95,7 +96,9 @@ func (s *stage) traffic(d *running) error {
 			})
 		}
 	}
-	return d.until(" seen=3 ")
+	status, err := d.until(" seen=3 ")
+	fmt.Fprint(s.out, indent(status))
+	return err
 }
 
 // stranger is an address that the table does not block.
@@ -144,8 +147,9 @@ func (s *stage) receipts(n int) error {
 	return nil
 }
 
-// running is a daemon that runs.
+// running is a daemon that runs. What it logs is shown as it comes.
 type running struct {
+	out     io.Writer
 	signals chan os.Signal
 	mu      sync.Mutex
 	log     bytes.Buffer
@@ -161,35 +165,37 @@ func (d *running) Write(p []byte) (int, error) {
 		d.status = string(p)
 		return len(p), nil
 	}
+	fmt.Fprint(d.out, indent(string(p)))
 	return d.log.Write(p)
 }
 
-func (d *running) text() string {
+func (d *running) said() (log, status string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.log.String() + d.status
+	return d.log.String(), d.status
 }
 
-// until asks the daemon for its status until it says phrase.
-func (d *running) until(phrase string) error {
+// until asks the daemon for its status until it says phrase, there or in its
+// log, and returns the status.
+func (d *running) until(phrase string) (string, error) {
 	for range 250 {
 		select {
 		case d.signals <- syscall.SIGUSR1:
 		case <-time.After(10 * time.Second):
-			return fmt.Errorf("the daemon does not answer; it said:\n%s", d.text())
+			return "", errors.New("the daemon does not answer")
 		}
 		time.Sleep(40 * time.Millisecond)
-		if strings.Contains(d.text(), phrase) {
-			return nil
+		if log, status := d.said(); strings.Contains(log+status, phrase) {
+			return status, nil
 		}
 	}
-	return fmt.Errorf("the daemon did not come to%s; it said:\n%s", phrase, d.text())
+	return "", fmt.Errorf("the daemon did not come to %q", phrase)
 }
 
 // runDaemon runs the daemon while during does its part, and shows what it
 // logged.
 func (s *stage) runDaemon(during func(*running) error) error {
-	d := &running{signals: make(chan os.Signal)}
+	d := &running{out: s.out, signals: make(chan os.Signal)}
 	env := s.env()
 	env.Stderr, env.Signals = d, d.signals
 	env.OpenPflog = func(o capture.Options) (capture.Source, error) {
@@ -205,9 +211,9 @@ func (s *stage) runDaemon(during func(*running) error) error {
 	defer stop()
 	code := make(chan int, 1)
 	go func() { code <- cli.Run(ctx, []string{"-d", "-f", s.conf}, env) }()
-	err := d.until("policy unchanged")
+	_, err := d.until("policy unchanged")
 	if err == nil {
-		err = d.until("seen=0")
+		_, err = d.until("seen=0")
 	}
 	if err == nil {
 		err = during(d)
@@ -215,9 +221,6 @@ func (s *stage) runDaemon(during func(*running) error) error {
 	stop()
 	if c := <-code; err == nil && c != 0 {
 		err = fmt.Errorf("the daemon ended with exit code %d", c)
-	}
-	for line := range strings.Lines(d.text()) {
-		fmt.Fprint(s.out, "   "+line)
 	}
 	return err
 }

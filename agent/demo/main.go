@@ -10,8 +10,8 @@
 //
 //	demo -- arguments
 //
-// it is threatstopd itself on a simulated pf that begins empty and ends with
-// the process.
+// it is threatstopd itself on a simulated pf, which begins with empty tables
+// and the rules of the README, and ends with the process.
 package main
 
 import (
@@ -30,13 +30,10 @@ func main() {
 	blockFile := pflag.String("block", "", "files of addresses and networks to block, one a line")
 	allowFile := pflag.String("allow", "", "files of addresses and networks to allow, one a line")
 	pflag.Parse()
-	var err error
 	if args := pflag.Args(); len(args) > 0 {
 		os.Exit(agent(args))
-	} else {
-		err = show(os.Stdout, *blockFile, *allowFile)
 	}
-	if err != nil {
+	if err := show(os.Stdout, *blockFile, *allowFile); err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}
@@ -46,6 +43,11 @@ func main() {
 // memory was the simulation's.
 func agent(args []string) int {
 	kernel := pfsim.New(pfsim.Options{MaxEntries: 10_000_000})
+	kernel.SetRunning(true)
+	if err := kernel.LoadRules(pfConf()); err != nil {
+		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
+		return 1
+	}
 	env := cli.System()
 	env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(kernel.Open(true), kernel.Layout()), nil }
 	code := cli.Run(context.Background(), args, env)

@@ -11,7 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/threatstopd/agent/cli"
@@ -49,7 +51,7 @@ type stage struct {
 
 // show plays the story and returns the first thing that did not go as told.
 func show(out io.Writer, blockFile, allowFile string) (err error) {
-	s := &stage{out: out, own: netip.MustParsePrefix("100.64.0.2/24")}
+	s := &stage{out: &oneAtATime{w: out}, own: netip.MustParsePrefix("100.64.0.2/24")}
 	if s.block, s.allow, err = lists(blockFile, allowFile); err != nil {
 		return err
 	}
@@ -74,6 +76,18 @@ func show(out io.Writer, blockFile, allowFile string) (err error) {
 	}
 	s.tell("That was the demo: every step was checked.")
 	return nil
+}
+
+// oneAtATime lets several goroutines write, each whole lines.
+type oneAtATime struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (o *oneAtATime) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(p)
 }
 
 func (s *stage) tell(format string, args ...any) {
@@ -102,7 +116,7 @@ OUT_DIR=%s
 	// Networks this wide are not for a firewall to block; who brings a list
 	// that has them wants to see them.
 	if v4, v6 := widest(s.block, false), widest(s.block, true); v4 < 8 || v6 < 16 {
-		text += fmt.Sprintf("MIN_PREFIX_V4=%d\nMIN_PREFIX_V6=%d\n", min(v4, 8), min(v6, 16))
+		text += fmt.Sprintf("MIN_PREFIX_V4=%d\nMIN_PREFIX_V6=%d\n", max(1, min(v4, 8)), max(1, min(v6, 16)))
 	}
 	fmt.Fprint(s.out, indent(text))
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {
@@ -138,15 +152,21 @@ func (s *stage) serve(block []dnsfetch.Entry) error {
 	return s.server.Set(lists...)
 }
 
-// run runs threatstopd with the stage's configuration, shows it, and checks
-// the exit code. It returns what was printed.
+// run shows the command, runs threatstopd with the stage's configuration, and
+// checks the exit code. It returns what was printed.
 func (s *stage) run(want int, args ...string) (string, error) {
 	fmt.Fprintf(s.out, "\n$ threatstopd %s\n", strings.Join(args, " "))
+	return s.quietly(want, args...)
+}
+
+// quietly is run, but shows nothing that went as it should.
+func (s *stage) quietly(want int, args ...string) (string, error) {
 	var both bytes.Buffer
 	env := s.env()
 	env.Stdout, env.Stderr = &both, &both
 	if code := cli.Run(context.Background(), append(args, "-f", s.conf), env); code != want {
-		return "", fmt.Errorf("threatstopd %s: exit code %d, expected %d: %s", strings.Join(args, " "), code, want, both.String())
+		fmt.Fprint(s.out, indent(both.String()))
+		return "", fmt.Errorf("threatstopd %s: exit code %d, expected %d", strings.Join(args, " "), code, want)
 	}
 	return both.String(), nil
 }
@@ -186,7 +206,7 @@ func (s *stage) sync(want int, phrases ...string) error {
 
 func (s *stage) firstRun() error {
 	s.tell("The first run fetches the lists over DNS/TCP and puts them into pf:")
-	return s.sync(0, "Table "+blockTable+": ", " added, 0 deleted, 0 changed, 0 unchanged")
+	return s.sync(0, "Table "+blockTable+": ", " added, 0 deleted, 0 unchanged")
 }
 
 // look shows the table and the file, and that they are the same.
@@ -222,12 +242,16 @@ func (s *stage) verdicts() error {
 	if !found {
 		return errors.New("the policy blocks no address")
 	}
+	stranger, err := s.stranger()
+	if err != nil {
+		return err
+	}
 	s.tell("What pf does with packets:")
 	for _, p := range []struct {
 		from string
 		addr netip.Addr
 		want pfioctl.Action
-	}{{"a listed address", bad, pfioctl.ActionBlock}, {"the firewall's neighbour", s.own.Addr().Next(), pfioctl.ActionPass}} {
+	}{{"a listed address", bad, pfioctl.ActionBlock}, {"an address that is not listed", stranger, pfioctl.ActionPass}} {
 		v := s.kernel.Verdict(pfsim.Packet{Dir: pfioctl.DirIn, Iface: "em0", Src: p.addr, Dst: s.own.Addr(), Proto: 6, SrcPort: 40000, DstPort: 22, Bytes: 60})
 		fmt.Fprintf(s.out, "   from %s, %s: %s\n", p.from, p.addr, word(v.Action))
 		if v.Action != p.want {
@@ -244,29 +268,16 @@ func word(a pfioctl.Action) string {
 	return "pass"
 }
 
-// victim is an address that the table blocks.
-func (s *stage) victim() (netip.Addr, bool) {
-	pf, err := s.open()
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	defer pf.Close()
-	addrs, err := pf.Get(pfioctl.Table{Name: blockTable})
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	defer addrs.Close()
-	for a := range addrs.All() {
-		if !a.Not && a.Prefix.IsSingleIP() {
-			return a.Prefix.Addr(), true
+// victim is an address that the table blocks, a listed host if there is one.
+func (s *stage) victim() (victim netip.Addr, found bool) {
+	err := s.each(func(a pfioctl.Addr) bool {
+		if a.Not || found && !a.Prefix.IsSingleIP() {
+			return true
 		}
-	}
-	for a := range addrs.All() {
-		if !a.Not {
-			return a.Prefix.Addr(), true
-		}
-	}
-	return netip.Addr{}, false
+		victim, found = a.Prefix.Addr(), true
+		return !a.Prefix.IsSingleIP()
+	})
+	return victim, found && err == nil
 }
 
 func (s *stage) secondRun() error {
@@ -275,13 +286,70 @@ func (s *stage) secondRun() error {
 }
 
 func (s *stage) change() error {
-	gone, came := s.block[:3], made(3, 0xC633640A) // 198.51.100.10
+	gone, err := s.enforced(3)
+	if err != nil {
+		return err
+	}
+	came := made(3, 0xC633640A) // 198.51.100.10
 	s.tell("The policy changes: %d entries leave it, and up to %d come:", len(gone), len(came))
-	s.block = append(s.block[len(gone):len(s.block):len(s.block)], came...)
+	s.block = slices.DeleteFunc(slices.Clone(s.block), func(e dnsfetch.Entry) bool { return slices.Contains(gone, e) })
+	s.block = append(s.block, came...)
 	if err := s.serve(s.block); err != nil {
 		return err
 	}
-	return s.sync(0, "Reloading pf...done", " 3 deleted")
+	if err := s.sync(0, "Reloading pf...done"); err != nil {
+		return err
+	}
+	var still []string
+	err = s.each(func(a pfioctl.Addr) bool {
+		if slices.Contains(gone, dnsfetch.Entry(a)) {
+			still = append(still, a.String())
+		}
+		return true
+	})
+	if err == nil && len(still) > 0 {
+		err = fmt.Errorf("the table still has %s", strings.Join(still, ", "))
+	}
+	return err
+}
+
+// enforced returns n of the list's entries that the table has.
+func (s *stage) enforced(n int) ([]dnsfetch.Entry, error) {
+	listed := make(map[dnsfetch.Entry]bool, len(s.block))
+	for _, e := range s.block {
+		listed[e] = true
+	}
+	var found []dnsfetch.Entry
+	err := s.each(func(a pfioctl.Addr) bool {
+		if e := dnsfetch.Entry(a); !e.Not && listed[e] {
+			found = append(found, e)
+		}
+		return len(found) < n
+	})
+	if err == nil && len(found) < n {
+		err = fmt.Errorf("a demo needs %d entries in the table, and there are %d", n, len(found))
+	}
+	return found, err
+}
+
+// each calls f with the block table's entries until it returns false.
+func (s *stage) each(f func(pfioctl.Addr) bool) error {
+	pf, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer pf.Close()
+	addrs, err := pf.Get(pfioctl.Table{Name: blockTable})
+	if err != nil {
+		return err
+	}
+	defer addrs.Close()
+	for a := range addrs.All() {
+		if !f(a) {
+			break
+		}
+	}
+	return nil
 }
 
 func (s *stage) ownAddress() error {
@@ -295,8 +363,12 @@ func (s *stage) ownAddress() error {
 	if err := s.sync(0, "Excepted "+s.own.Addr().String()); err != nil {
 		return err
 	}
-	v := s.kernel.Verdict(pfsim.Packet{Dir: pfioctl.DirOut, Iface: "em0", Src: s.own.Addr(), Dst: netip.MustParseAddr("203.0.113.200"), Proto: 17, SrcPort: 53, DstPort: 53, Bytes: 60})
-	fmt.Fprintf(s.out, "   from the firewall itself: %s\n", word(v.Action))
+	stranger, err := s.stranger()
+	if err != nil {
+		return err
+	}
+	v := s.kernel.Verdict(pfsim.Packet{Dir: pfioctl.DirOut, Iface: "em0", Src: s.own.Addr(), Dst: stranger, Proto: 17, SrcPort: 53, DstPort: 53, Bytes: 60})
+	fmt.Fprintf(s.out, "   from the firewall itself to an address that is not listed: %s\n", word(v.Action))
 	if v.Action != pfioctl.ActionPass {
 		return errors.New("the firewall's own packets are blocked")
 	}
@@ -305,7 +377,7 @@ func (s *stage) ownAddress() error {
 
 func (s *stage) failure() error {
 	s.tell("A server that cuts its answers short changes nothing:")
-	before, err := s.run(0, "--dump-table", "block")
+	before, err := s.quietly(0, "--dump-table", "block")
 	if err != nil {
 		return err
 	}
@@ -314,7 +386,7 @@ func (s *stage) failure() error {
 	if err := s.sync(1, "the policy in force stays"); err != nil {
 		return err
 	}
-	after, err := s.run(0, "--dump-table", "block")
+	after, err := s.quietly(0, "--dump-table", "block")
 	if err != nil {
 		return err
 	}
@@ -335,7 +407,7 @@ func lists(blockFile, allowFile string) (block, allow []dnsfetch.Entry, err erro
 	}
 	if blockFile != "" {
 		if len(block) <= 3 {
-			return nil, nil, fmt.Errorf("%s: %d entries are too few for a demo", blockFile, len(block))
+			return nil, nil, fmt.Errorf("%s: a demo needs 4 entries, and there are %d", blockFile, len(block))
 		}
 		return block, allow, nil
 	}
