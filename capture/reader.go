@@ -271,13 +271,13 @@ func (r *Reader) Read() (*Batch, error) {
 		r.dev.close()
 	}
 	r.mu.Unlock()
-	if closed {
-		return nil, r.closedError()
-	}
-
 	switch {
-	case err == nil:
+	case err == nil && (n > 0 || !closed):
+		// Also what came while Close was called: it is out of the
+		// kernel's buffer, and nobody else will see it.
 		r.batch.Reset(r.buf[:n])
+	case closed:
+		return nil, r.closedError()
 	case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.EAGAIN):
 		r.batch.Reset(nil)
 	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENXIO):

@@ -79,6 +79,7 @@ type fakeDevice struct {
 	size   uint32
 	closed int
 	reads  chan fakeRead
+	during func() // called while a read waits
 }
 
 type fakeRead struct {
@@ -160,6 +161,9 @@ func (d *fakeDevice) ioctl(req uint, arg unsafe.Pointer) error {
 func (d *fakeDevice) read(p []byte) (int, error) {
 	if len(p) != int(d.size) {
 		return 0, syscall.EINVAL
+	}
+	if d.during != nil {
+		d.during()
 	}
 	select {
 	case r := <-d.reads:
@@ -352,6 +356,53 @@ func TestClose(t *testing.T) {
 	}
 	if _, err := r.Stats(); !errors.Is(err, ErrClosed) {
 		t.Errorf("Stats: %v", err)
+	}
+}
+
+// TestCloseKeepsLastRead: what the kernel hands out while Close is called is not thrown
+// away.
+func TestCloseKeepsLastRead(t *testing.T) {
+	s := newFake()
+	r, err := open(s, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := nativeReads(t, golden(t, "reads-burst.bin.gz"))[0]
+	s.during = func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	s.reads <- fakeRead{data: last}
+	b, err := r.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rec Record
+	n := 0
+	for b.Next(&rec) {
+		n++
+	}
+	if n == 0 || b.Err() != nil {
+		t.Errorf("%d records, %v", n, b.Err())
+	}
+	if s.closed != 1 {
+		t.Errorf("closed %d times", s.closed)
+	}
+	if _, err := r.Read(); !errors.Is(err, ErrClosed) {
+		t.Errorf("the Read after it: %v", err)
+	}
+	// With nothing in hand the end is said at once, whatever the kernel said.
+	for _, errno := range []error{nil, syscall.EINTR, syscall.EIO} {
+		s := newFake()
+		if r, err = open(s, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		s.during = func() { r.Close() }
+		s.reads <- fakeRead{err: errno}
+		if _, err := r.Read(); !errors.Is(err, ErrClosed) || s.closed != 1 {
+			t.Errorf("%v: %v, closed %d times", errno, err, s.closed)
+		}
 	}
 }
 

@@ -17,7 +17,8 @@ type Source interface {
 	// waits.
 	Stats() (Stats, error)
 	// Close gives the source up. A Read that waits returns within the read
-	// time-out.
+	// time-out, with what came by then if anything did; the one after it
+	// fails.
 	Close() error
 }
 
