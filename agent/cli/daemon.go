@@ -52,7 +52,7 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 		Signals:   env.Signals,
 		Log:       log,
 		Version:   shortVersion(),
-		Config:    f.file,
+		Config:    absolute(f.file),
 		Listeners: listeners,
 	}).Run(ctx)
 }
@@ -128,4 +128,12 @@ func daemonSetup(c *config.Config, env Env) *daemon.Setup {
 		s.NewSender = func() (report.Sender, error) { return upload.New(uploadOptions(c)) }
 	}
 	return s
+}
+
+// absolute is a path as it stands wherever it is read.
+func absolute(path string) string {
+	if a, err := filepath.Abs(path); err == nil {
+		return a
+	}
+	return path
 }
