@@ -251,12 +251,14 @@ func (t *ktable) insert(d *draft, now int64) {
 	}
 	t.v4.insert(v4)
 	t.v6.insert(v6)
-	if t.extras == nil {
-		t.extras = d.extras
-		return
+	if t.extras == nil && len(d.extras) > 0 {
+		t.extras = make(map[prefix]*extra, len(d.extras))
 	}
 	for p, x := range d.extras {
 		t.extras[p] = x
+		if x.typ == costEntry {
+			t.costs++
+		}
 	}
 }
 
@@ -329,7 +331,7 @@ func (k *Kernel) setAddrs(io *pfioctl.PfiocTable) error {
 		h       hint
 		d       = newDraft()
 		marked  int
-		changed []spot
+		changed []prefix
 	)
 	err = k.each(io, feedback, func(a []byte) error {
 		if !validAddr(a) {
@@ -345,7 +347,7 @@ func (k *Kernel) setAddrs(io *pfioctl.PfiocTable) error {
 				t.setEntryFlags(s, flags|entMark)
 				marked++
 				if (flags&entNot != 0) != (a[addrNot] == 1) {
-					changed = append(changed, s)
+					changed = append(changed, p)
 					fb = pfioctl.FeedbackChanged
 				}
 			}
@@ -355,6 +357,9 @@ func (k *Kernel) setAddrs(io *pfioctl.PfiocTable) error {
 			return err
 		} else if added {
 			fb = pfioctl.FeedbackAdded
+			if a[addrType] == costEntry {
+				t.costs++
+			}
 		}
 		a[addrFback] = byte(fb)
 		return nil
@@ -386,22 +391,42 @@ func (k *Kernel) setAddrs(io *pfioctl.PfiocTable) error {
 		k.drop(d)
 		return nil
 	}
-	if len(changed) > 0 {
-		t.flip(changed, now)
-	}
-	if xdel > 0 {
-		k.entries -= t.removeWhere(func(flags uint32) bool { return flags&entMark == 0 })
-	}
-	t.insert(d, now)
+	k.replace(t, d, xdel, changed, now)
 	return nil
 }
 
-// flip negates entries, which lose their counters.
-func (t *ktable) flip(changed []spot, now int64) {
+// replace is how DIOCRSETADDRS and DIOCXCOMMIT end: new entries are put in,
+// those without a mark, gone in number, are taken out, and changed ones, in the
+// order in which they were queued, are negated and lose their counters.
+//
+// In a table with weights to add up the kernel queues all entries before the
+// last step, by the link that holds the changed ones together. So their queue
+// goes on from its head, the one that came last, through all that stands before
+// that in the table.
+func (k *Kernel) replace(t *ktable, d *draft, gone int, changed []prefix, now int64) {
+	if gone > 0 {
+		k.entries -= t.removeWhere(func(flags uint32) bool { return flags&entMark == 0 })
+	}
+	t.insert(d, now)
+	if len(changed) == 0 {
+		return
+	}
+	var h hint
 	e := t.epoch(now)
-	for _, s := range changed {
+	negate := func(s spot) {
 		t.setEntryFlags(s, t.entryFlags(s)^entNot)
 		t.clearStats(s, e)
+	}
+	if t.costs > 0 {
+		head, _ := t.lookup(changed[len(changed)-1], &h)
+		for s := range head + 1 {
+			negate(s)
+		}
+		return
+	}
+	for _, p := range changed {
+		s, _ := t.lookup(p, &h)
+		negate(s)
 	}
 }
 

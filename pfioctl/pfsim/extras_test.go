@@ -3,6 +3,7 @@ package pfsim
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -119,6 +120,94 @@ func TestPoolEntries(t *testing.T) {
 		t.Errorf("an empty table keeps %d extras and %d times", len(kt.extras), len(kt.epochs))
 	}
 	checkKernel(t, k)
+}
+
+// TestWeightsLoseChanges is what becomes of entries whose negation changes
+// where the table has, or has had, entries with a weight: the queue of changes
+// is walked from its head into the queue of all entries.
+func TestWeightsLoseChanges(t *testing.T) {
+	list := elements("!10.0.0.3", "!10.0.0.2", "10.0.0.1", "10.0.0.4", "10.0.0.9")
+	const pool = 4 // of list
+	commit := func(x *table, b []byte) {
+		t.Helper()
+		e := pfioctl.PfiocTransE{Type: transTable}
+		trans := pfioctl.PfiocTrans{Size: 1, Esize: int32(transSize), Array: unsafe.Pointer(&e)}
+		must(t, x.d.Ioctl(x.k.req.XBegin, unsafe.Pointer(&trans)))
+		io := x.io(pfioctl.FlagAddrsToo, b, len(b)/addrSize)
+		io.Ticket, io.Table.Flags = e.Ticket, flagPersist
+		must(t, x.call(x.k.req.InaDefine, io))
+		must(t, x.d.Ioctl(x.k.req.XCommit, unsafe.Pointer(&trans)))
+	}
+	set := func(x *table, b []byte) {
+		t.Helper()
+		must(t, x.call(x.k.req.SetAddrs, x.io(0, b, len(b)/addrSize)))
+	}
+	for _, tt := range []struct {
+		name   string
+		typ    uint8
+		prep   func(x *table, b []byte)
+		change func(x *table, b []byte)
+		want   []element
+	}{
+		{
+			"plain entries", plainEntry, nil, set,
+			elements("10.0.0.1", "!10.0.0.2", "!10.0.0.3", "10.0.0.4", "10.0.0.9"),
+		},
+		{
+			"an interface is no weight", routeEntry, nil, set,
+			elements("10.0.0.1", "!10.0.0.2", "!10.0.0.3", "10.0.0.4", "10.0.0.9"),
+		},
+		{ // from the last one of the request that changes
+			"set", costEntry, nil, set,
+			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
+		},
+		{ // from the first one of the table that changes
+			"commit", costEntry, nil, func(x *table, b []byte) {
+				commit(x, array(elements("10.0.0.1", "!10.0.0.2", "!10.0.0.3", "10.0.0.4", "10.0.0.9"), 0))
+			},
+			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
+		},
+		{ // set counts it twice, so that it is still counted when it is gone
+			"set, then gone", costEntry, func(x *table, b []byte) {
+				must(t, x.call(x.k.req.DelAddrs, x.io(0, b[pool*addrSize:], 1)))
+			}, set,
+			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
+		},
+		{ // a set that only says what it would do counts too
+			"only asked for", plainEntry, func(x *table, b []byte) {
+				b = array(elements("10.0.0.8"), 0)
+				pooled(b, 0, costEntry, 1, "")
+				must(t, x.call(x.k.req.SetAddrs, x.io(pfioctl.FlagDummy, b, 1)))
+			}, set,
+			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			x := makeTable(t, New(Options{}), "t", pfioctl.TablePersist)
+			b := array(elements("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"), 0)
+			pooled(b, pool, tt.typ, 1, "")
+			set(x, b)
+			if tt.prep != nil {
+				tt.prep(x, array(list, 0))
+			}
+			tt.change(x, array(list, 0))
+			if diff := cmp.Diff(tt.want, x.content(), cmp.AllowUnexported(element{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				t.Errorf("- want, + got:\n%s", diff)
+			}
+			checkKernel(t, x.k)
+		})
+	}
+	// What was added, not set, is counted once.
+	x := makeTable(t, New(Options{}), "t", pfioctl.TablePersist)
+	b := array(elements("10.0.0.9"), 0)
+	pooled(b, 0, costEntry, 1, "")
+	must(t, x.call(x.k.req.AddAddrs, x.io(0, b, 1)))
+	must(t, x.call(x.k.req.DelAddrs, x.io(0, array(elements("10.0.0.9"), 0), 1)))
+	set(x, array(elements("10.0.0.1", "10.0.0.2"), 0))
+	set(x, array(elements("10.0.0.1", "!10.0.0.2"), 0))
+	if got := x.content(); got[0].not || !got[1].not {
+		t.Errorf("after an entry with a weight came and went: %v", got)
+	}
 }
 
 // astats reads the addresses with their counters: packets in and out, of any

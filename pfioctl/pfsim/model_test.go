@@ -202,11 +202,14 @@ func checkKernel(t testing.TB, k *Kernel) {
 	var count func(kt *ktable)
 	count = func(kt *ktable) {
 		pool++
-		extras := 0
+		extras, costs := 0, 0
 		for s := range spot(kt.cnt()) {
 			x := kt.extraAt(s)
 			if x != nil {
 				extras++
+				if x.typ == costEntry {
+					costs++
+				}
 			}
 			if x == nil || x.typ == plainEntry {
 				plain++
@@ -217,6 +220,9 @@ func checkKernel(t testing.TB, k *Kernel) {
 		}
 		if extras != len(kt.extras) {
 			t.Fatalf("table %s: %d extras for %d entries that have some", kt.name, len(kt.extras), extras)
+		}
+		if costs > kt.costs {
+			t.Fatalf("table %s: %d entries with a weight, counted %d", kt.name, costs, kt.costs)
 		}
 		if !slices.IsSortedFunc(kt.v4.list, entry4.compare) || !slices.IsSortedFunc(kt.v6.list, entry6.compare) {
 			t.Fatalf("table %s: not sorted", kt.name)

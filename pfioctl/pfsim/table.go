@@ -32,6 +32,11 @@ type ktable struct {
 	// addresses, which leaves those of the table alone.
 	noAddrs bool
 
+	// costs is pfrkt_refcntcost: above zero while the table has entries with
+	// a weight, and for good once such entries came by DIOCRSETADDRS or a
+	// transaction, which count them twice.
+	costs int
+
 	v4     column[entry4]
 	v6     column[entry6]
 	epochs []int64 // times that entries refer to by index
@@ -267,6 +272,9 @@ func (t *ktable) dropExtra(flags uint32, p func() prefix) int {
 	q := p()
 	x := t.extras[q]
 	delete(t.extras, q)
+	if x.typ == costEntry {
+		t.costs--
+	}
 	if x.typ != plainEntry {
 		return 1
 	}

@@ -204,7 +204,8 @@ func (k *Kernel) mergeShadow(t, shadow *ktable, now int64) {
 	var (
 		h       hint
 		d       = newDraft()
-		changed []spot
+		marked  int
+		changed []prefix
 	)
 	for s := range spot(shadow.cnt()) {
 		p := shadow.prefixAt(s)
@@ -212,19 +213,17 @@ func (k *Kernel) mergeShadow(t, shadow *ktable, now int64) {
 		if u, ok := t.lookup(p, &h); ok {
 			flags := t.entryFlags(u)
 			if (flags&entNot != 0) != not {
-				changed = append(changed, u)
+				changed = append(changed, p)
 			}
 			t.setEntryFlags(u, flags|entMark)
+			marked++
 			continue
 		}
 		d.add(p, not, shadow.extraAt(s))
 	}
-	k.entries += d.plain // the shadow's own go when it is destroyed
-	if len(changed) > 0 {
-		t.flip(changed, now)
-	}
-	k.entries -= t.removeWhere(func(flags uint32) bool { return flags&entMark == 0 })
-	t.insert(d, now)
+	k.entries += d.plain    // the shadow's own go when it is destroyed
+	slices.Reverse(changed) // the kernel takes them from the last to the first
+	k.replace(t, d, t.cnt()-marked, changed, now)
 }
 
 // inaDefine is DIOCRINADEFINE.
@@ -289,7 +288,10 @@ func (k *Kernel) inaDefine(io *pfioctl.PfiocTable) error {
 		if d.has(p) {
 			return nil
 		}
-		_, err := k.take(d, a, p)
+		added, err := k.take(d, a, p)
+		if added && a[addrType] == costEntry {
+			t.costs++
+		}
 		return err
 	})
 	if err != nil || io.Flags&pfioctl.FlagDummy != 0 {

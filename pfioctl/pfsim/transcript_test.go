@@ -118,7 +118,7 @@ type tstatsAnswer struct {
 
 type addrAnswer struct {
 	AF     uint8    `json:"af"`
-	Addr   string   `json:"addr"`
+	Addr   addrForm `json:"addr"`
 	Raw    string   `json:"raw"`
 	Tail   string   `json:"tail"`
 	Net    uint8    `json:"net"`
@@ -192,6 +192,16 @@ type tableFlags uint32
 func (f *tableFlags) UnmarshalJSON(b []byte) error {
 	n, err := named(b, map[string]uint32{"PERSIST": 1, "CONST": 2, "ACTIVE": 4, "INACTIVE": 8, "REFERENCED": 16, "REFDANCHOR": 32, "COUNTERS": 64})
 	*f = tableFlags(n)
+	return err
+}
+
+// An addrForm is an address in the one form that [netip.Addr] prints: C
+// libraries write the end of some IPv6 addresses as an IPv4 one.
+type addrForm string
+
+func (f *addrForm) UnmarshalText(b []byte) error {
+	a, err := netip.ParseAddr(string(b))
+	*f = addrForm(a.String())
 	return err
 }
 
@@ -272,12 +282,12 @@ func readAddr(b []byte, weight bool) addrAnswer {
 	zero := func(b []byte) bool { return strings.Trim(string(b), "\x00") == "" }
 	switch a.AF {
 	case afInet:
-		a.Addr = netip.AddrFrom4([4]byte(b)).String()
+		a.Addr = addrForm(netip.AddrFrom4([4]byte(b)).String())
 		if !zero(b[4:16]) {
 			a.Tail = hex.EncodeToString(b[4:16])
 		}
 	case afInet6:
-		a.Addr = netip.AddrFrom16([16]byte(b)).String()
+		a.Addr = addrForm(netip.AddrFrom16([16]byte(b)).String())
 	default:
 		if !zero(b[:16]) {
 			a.Raw = hex.EncodeToString(b[:16])
