@@ -108,7 +108,7 @@ func open(o Options) (h *host, unlock func(), err error) {
 	if h.disk.chown == nil {
 		h.disk.chown = os.Lchown
 	}
-	if unlock, err = lock(h.at(path.Dir(manifestPath))); err != nil {
+	if unlock, err = lock(h.at(path.Dir(passwdPath))); err != nil {
 		return nil, nil, err
 	}
 	h.manifest, h.exists, err = readManifest(&h.disk)
@@ -122,8 +122,8 @@ func open(o Options) (h *host, unlock func(), err error) {
 	return h, unlock, nil
 }
 
-// lock keeps two from changing a host at a time. It locks the directory of the manifest,
-// and so leaves nothing behind.
+// lock keeps two from changing a host at a time. It locks a directory, and so leaves
+// nothing behind; not that of the manifest, which a running daemon has locked.
 func lock(dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -131,7 +131,7 @@ func lock(dir string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w: another installation is going on, or an update of the tables", dir, err)
+		return nil, fmt.Errorf("%s: %w: another installation is going on", dir, err)
 	}
 	return func() { f.Close() }, nil
 }
