@@ -157,21 +157,28 @@ func BenchmarkPrint(b *testing.B) {
 		}
 		perPacket(b, packets)
 	})
-	b.Run("tcpdump", func(b *testing.B) {
-		tcpdump, err := exec.LookPath("tcpdump")
-		if err != nil {
-			b.Skip("no tcpdump here")
-		}
-		name := filepath.Join(b.TempDir(), "pflog")
-		if err := os.WriteFile(name, many, 0o644); err != nil {
-			b.Fatal(err)
-		}
-		for b.Loop() {
-			cmd := exec.Command(tcpdump, "-n", "-e", "-r", name)
-			if err := cmd.Run(); err != nil {
-				b.Skip(err)
+	for _, zone := range []string{"", "UTC"} {
+		// Without TZ it looks at the zone's file for every packet.
+		b.Run("tcpdump/TZ="+zone, func(b *testing.B) {
+			tcpdump, err := exec.LookPath("tcpdump")
+			if err != nil {
+				b.Skip("no tcpdump here")
 			}
-		}
-		perPacket(b, packets)
-	})
+			name := filepath.Join(b.TempDir(), "pflog")
+			if err := os.WriteFile(name, many, 0o644); err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				cmd := exec.Command(tcpdump, "-n", "-e", "-r", name)
+				cmd.Env = []string{}
+				if zone != "" {
+					cmd.Env = append(cmd.Env, "TZ="+zone)
+				}
+				if err := cmd.Run(); err != nil {
+					b.Skip(err)
+				}
+			}
+			perPacket(b, packets)
+		})
+	}
 }
