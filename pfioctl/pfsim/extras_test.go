@@ -162,7 +162,7 @@ func TestWeightsLoseChanges(t *testing.T) {
 			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
 		},
 		{ // from the first one of the table that changes
-			"commit", costEntry, nil, func(x *table, b []byte) {
+			"commit", costEntry, nil, func(x *table, _ []byte) {
 				commit(x, array(elements("10.0.0.1", "!10.0.0.2", "!10.0.0.3", "10.0.0.4", "10.0.0.9"), 0))
 			},
 			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
@@ -174,8 +174,8 @@ func TestWeightsLoseChanges(t *testing.T) {
 			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
 		},
 		{ // a set that only says what it would do counts too
-			"only asked for", plainEntry, func(x *table, b []byte) {
-				b = array(elements("10.0.0.8"), 0)
+			"only asked for", plainEntry, func(x *table, _ []byte) {
+				b := array(elements("10.0.0.8"), 0)
 				pooled(b, 0, costEntry, 1, "")
 				must(t, x.call(x.k.req.SetAddrs, x.io(pfioctl.FlagDummy, b, 1)))
 			}, set,
