@@ -3,11 +3,14 @@ package cli
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/spf13/pflag"
 )
 
 // lay makes the files of a system that is not running.
@@ -106,5 +109,89 @@ func TestInstallUsage(t *testing.T) {
 				t.Errorf("exit code %d, %s", code, stderr.String())
 			}
 		})
+	}
+}
+
+// manualPage is the manual, or the test is skipped where the source is not.
+func manualPage(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("..", "..", "install", "threatstopd.8"))
+	if err != nil {
+		t.Skip("the source is not on this host")
+	}
+	return string(data)
+}
+
+// Every flag is in the manual, with its short form and whether it takes an argument.
+func TestFlagsAreDocumented(t *testing.T) {
+	manual := manualPage(t)
+	f, err := parse(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.set.VisitAll(func(flag *pflag.Flag) {
+		item := ".It Fl "
+		if flag.Shorthand != "" {
+			item += flag.Shorthand + " , "
+		}
+		item += "-" + flag.Name
+		if !strings.Contains(manual, item+"\n") && !strings.Contains(manual, item+" ") {
+			t.Errorf("%q is not in the manual", item)
+		}
+		if takes := flag.Value.Type() == "string"; takes != strings.Contains(manual, item+" Ar ") {
+			t.Errorf("%q: takes an argument: %v", item, takes)
+		}
+	})
+	for _, code := range []int{exitOK, exitKept, exitUsage} {
+		if !strings.Contains(manual, fmt.Sprintf(".It %d\n", code)) {
+			t.Errorf("exit status %d is not in the manual", code)
+		}
+	}
+	if !strings.Contains(manual, fmt.Sprintf("and %d when no\ndaemon answers", exitNone)) {
+		t.Errorf("exit status %d is not in the manual", exitNone)
+	}
+}
+
+// The manual's synopsis is the usage.
+func TestSynopsisIsTheUsage(t *testing.T) {
+	_, synopsis, _ := strings.Cut(manualPage(t), ".Sh SYNOPSIS\n")
+	synopsis, _, _ = strings.Cut(synopsis, ".Sh ")
+	var lines []string
+	for line := range strings.Lines(synopsis) {
+		macro, args, _ := strings.Cut(strings.TrimSpace(line), " ")
+		text := ""
+		for _, w := range strings.Fields(args) {
+			switch w {
+			case "Fl", "Ar", "Cm":
+				macro, text = macro+" "+w, text+" "
+			case "|":
+				text += " | "
+			default:
+				if strings.HasSuffix(macro, "Fl") {
+					w = "-" + w
+				}
+				text += " " + w
+			}
+		}
+		text = strings.Join(strings.Fields(text), " ")
+		switch {
+		case macro == ".Nm":
+			lines = append(lines, "threatstopd")
+			continue
+		case strings.HasPrefix(macro, ".Op"):
+			text = "[" + text + "]"
+		case strings.HasPrefix(macro, ".Fl"):
+			if !strings.HasPrefix(text, "-") {
+				text = "-" + text
+			}
+		}
+		lines[len(lines)-1] += " " + text
+	}
+	want := strings.Split(strings.TrimSpace(strings.TrimPrefix(usage, "usage:")), "\n")
+	for i := range want {
+		want[i] = strings.TrimSpace(want[i])
+	}
+	if got := strings.ReplaceAll(strings.Join(lines, "\n"), "--install | -uninstall", "--install | --uninstall"); got != strings.Join(want, "\n") {
+		t.Errorf("the manual has:\n%s\nthe usage is:\n%s", got, strings.Join(want, "\n"))
 	}
 }
