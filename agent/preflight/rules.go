@@ -303,6 +303,7 @@ type outcome struct {
 	mute    []*part  // blocked, and not logged where hits are read
 	blocked part     // all that is blocked, but for packets that hardly come
 	by      []string // the rules that block as they should
+	rules   []*pfioctl.Rule
 }
 
 func (s *space) sort(w *walk, report bool, pflogIf int) *outcome {
@@ -330,6 +331,7 @@ func (s *space) sort(w *walk, report bool, pflogIf int) *outcome {
 			find(&o.mute, l.fate.rule, nil).join(l.box)
 		} else if name := named(l.fate.rule); !slices.Contains(o.by, name) {
 			o.by = append(o.by, name)
+			o.rules = append(o.rules, l.fate.rule)
 		}
 	}
 	return o
@@ -435,7 +437,8 @@ func (j *judge) otherSide(f flow) string {
 	s := newSpace(j.rs, j.o, flow{pfioctl.DirIn + pfioctl.DirOut - f.dir, f.src})
 	out := s.sort(s.evaluate(j.rs), false, 0)
 	c := s.covered(out)
-	if c.empty() {
+	// Where all is blocked that no rule passes it says nothing of the policy.
+	if c.empty() || !slices.ContainsFunc(out.rules, j.names) {
 		return ""
 	}
 	where := "come in"
@@ -458,6 +461,10 @@ func (s *space) restricted(b box) []string {
 		if !all.minus(b[i]).empty() && !s.irrelevant(i, b) {
 			words = append(words, s.axes[i].phrase(b[i]))
 		}
+	}
+	const most = 6
+	if len(words) > most {
+		words = append(words[:most], "…")
 	}
 	return words
 }

@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path"
 	"strings"
@@ -367,5 +368,34 @@ func TestRules(t *testing.T) {
 			}
 			compare(t, tc.rules[""], Rules(tc.rules.load(t), o), tc.want)
 		})
+	}
+}
+
+// Rulesets with more kinds of packets than can be looked at one by one.
+func TestRulesOfManyKinds(t *testing.T) {
+	var mixed, denied strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&mixed, "block in log from <b%d@3>\npass in from <a%d@3> to 10.0.0.%d\n", i, i, i)
+	}
+	denied.WriteString("block log\n")
+	for i := range 400 {
+		fmt.Fprintf(&denied, "pass in on em%d proto tcp from any to 10.0.%d.%d port %d\n", i%4, i/250, i%250, 20+i%37)
+	}
+	judge := func(rules string) []Finding {
+		return Rules(anchors{"": rules}.load(t), RulesOptions{Block: block, Allow: allow, AllowCarved: true, Report: true})
+	}
+	compare(t, "alternating, and blocked at the end", judge(mixed.String()+lean), both)
+	compare(t, "all denied but for servers, and blocked", judge(denied.String()+lean), both)
+
+	got := judge(denied.String() + "pass in from ! <Block>\npass out\n")
+	last := got[len(got)-1]
+	if len(got) != 4 || got[2].Level != Warn || !strings.Contains(got[2].Text, "and 393 more") ||
+		last.Level != Fail || !strings.Contains(last.Text, "@402 `pass out all flags S/SA` comes after it") {
+		t.Errorf("all denied but for servers:\n%s", write(got))
+	}
+	// Where it is too much, what was seen is told, and that it is not all.
+	got = judge(mixed.String() + "block in log from <Block> to 10.0.0.1\nblock out log quick to <Block>")
+	if got[0].Level != Skip || !strings.Contains(got[0].Text, "too many kinds") || got[len(got)-1].Level != OK || len(got) < 3 {
+		t.Errorf("alternating, and never ending:\n%s", write(got))
 	}
 }

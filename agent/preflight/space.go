@@ -117,13 +117,8 @@ type box []set
 // split cuts a box along a condition: the part that fulfils it, nil if there is
 // none, and the rest, in parts that have nothing in common.
 func (b box) split(c *condition) (in box, rest []box) {
-	if c.never {
+	if !b.meets(c) {
 		return nil, nil
-	}
-	for i, ax := range c.axes {
-		if !b[ax].meets(c.sets[i]) {
-			return nil, nil
-		}
 	}
 	in = b
 	for i, ax := range c.axes {
@@ -138,6 +133,26 @@ func (b box) split(c *condition) (in box, rest []box) {
 		in[ax] = in[ax].and(c.sets[i])
 	}
 	return in, rest
+}
+
+// meets reports whether a condition holds for some packets of the box.
+func (b box) meets(c *condition) bool {
+	for i, ax := range c.axes {
+		if !b[ax].meets(c.sets[i]) {
+			return false
+		}
+	}
+	return !c.never
+}
+
+// inside reports whether a condition holds for all packets of the box.
+func (b box) inside(c *condition) bool {
+	for i, ax := range c.axes {
+		if !b[ax].minus(c.sets[i]).empty() {
+			return false
+		}
+	}
+	return !c.never
 }
 
 // A condition is which packets a rule matches.

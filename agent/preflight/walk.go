@@ -91,6 +91,12 @@ func (w *walk) from(b box, f fate, at *frame, i int) {
 		if in == nil || len(rest) > 0 && w.idle(r, &f) {
 			continue
 		}
+		if len(rest) > 0 && !r.Quick {
+			if q := w.ahead(b, at, i-1); q != nil {
+				w.end(b, f.after(q, at.call))
+				return
+			}
+		}
 		if r.Call != "" {
 			to, first := enter(r, at, i)
 			if to == nil {
@@ -110,6 +116,27 @@ func (w *walk) from(b box, f fate, at *frame, i int) {
 		}
 		b = rest[0]
 	}
+}
+
+// ahead returns the rule that decides on all packets of a box whatever the rules
+// from i on up to it make of them: a quick one that matches them all, with no
+// other behind which evaluation could end or go elsewhere. Then those need not be
+// told apart.
+func (w *walk) ahead(b box, at *frame, i int) *pfioctl.Rule {
+	for ; i < len(at.rs.Rules); i++ {
+		r := &at.rs.Rules[i]
+		c := w.s.conditions[r]
+		switch {
+		case !b.meets(c):
+		case r.Call != "" || r.Action == pfioctl.ActionMatch && (r.Quick || r.Log&pfioctl.LogMatches != 0):
+			return nil
+		case r.Quick && b.inside(c):
+			return r
+		case r.Quick:
+			return nil
+		}
+	}
+	return nil
 }
 
 // enter returns where evaluation goes on inside an anchor, nil if there is
