@@ -90,7 +90,7 @@ type host struct {
 
 func open(o Options) (h *host, unlock func(), err error) {
 	if packager != "" {
-		return nil, nil, fmt.Errorf("threatstopd %w: use %s", ErrPackaged, packager)
+		return nil, nil, fmt.Errorf("this program %w: use %s", ErrPackaged, packager)
 	}
 	if o.Root == "" {
 		if o.OS != "openbsd" {
