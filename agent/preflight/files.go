@@ -99,8 +99,8 @@ func (t *tester) persistFile(path string, needed bool) {
 
 // spool looks at the directory of hits that wait.
 func (t *tester) spool(dir, user string, uid uint32, known bool) {
-	make := fmt.Sprintf("install -d -o %s -g %s -m 700 %s", user, user, dir)
-	i, ok := t.stat("spool directory", dir, Fail, make)
+	create := fmt.Sprintf("install -d -o %s -g %s -m 700 %s", user, user, dir)
+	i, ok := t.stat("spool directory", dir, Fail, create)
 	if !ok {
 		return
 	}
