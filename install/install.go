@@ -50,9 +50,10 @@ type Options struct {
 	// PF tells of the packet filter; nil where there is none to ask. The tables of
 	// one that cannot be asked are taken to be in use.
 	PF func() (PF, error)
-	// Preflight looks at what was installed, and prints what is missing. nil
+	// Preflight looks whether all is as it has to be, and prints what it finds.
+	// It is called at the end, where the configuration is the owner's own; nil
 	// for no look.
-	Preflight func(context.Context) error
+	Preflight func(context.Context)
 	// OS is the system that is running, as runtime.GOOS names it; Superuser is
 	// whether it is root who installs.
 	OS        string
@@ -149,18 +150,29 @@ func indent(text string, by int) string {
 
 func (h *host) printf(format string, args ...any) { fmt.Fprintf(h.Out, format, args...) }
 
-// ask puts a question, and reports whether the answer was yes. No answer is no.
-func (h *host) ask(question string) bool {
+// ask puts a question, and reports whether the answer was yes. No answer is no, and so
+// is an interrupt.
+func (h *host) ask(ctx context.Context, question string) bool {
 	if h.Yes {
 		return true
 	}
-	h.printf("%s [y/n] ", question)
-	line, _ := h.in.ReadString('\n')
-	switch strings.ToLower(strings.TrimSpace(line)) {
-	case "y", "yes":
-		return true
+	if ctx.Err() != nil {
+		return false // and nobody else reads
 	}
-	return false
+	h.printf("%s [y/n] ", question)
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := h.in.ReadString('\n')
+		answer <- line
+	}()
+	select {
+	case line := <-answer:
+		line = strings.ToLower(strings.TrimSpace(line))
+		return (line == "y" || line == "yes") && ctx.Err() == nil
+	case <-ctx.Done():
+		h.printf("\n")
+		return false
+	}
 }
 
 // run runs a command that must succeed.
@@ -263,7 +275,7 @@ func Install(ctx context.Context, o Options) error {
 		in.printf("  %s\n", indent(s.say, 4))
 	}
 	in.printf("What was there is kept in %s;\n`threatstopd --uninstall` gives it back.\n", manifestPath)
-	if !in.ask("Go on?") {
+	if !in.ask(ctx, "Go on?") {
 		return ErrDeclined
 	}
 	if err := in.carryOut(ctx, in.steps); err != nil {
@@ -574,7 +586,7 @@ func (in *installer) firewall(ctx context.Context, on []string) error {
 		}
 	}
 	if atBoot := slices.Contains(on, "pf"); !running || !atBoot {
-		if !in.ask(fmt.Sprintf("pf is %s: without it nothing is blocked. Turn it on?", off(running, atBoot))) {
+		if !in.ask(ctx, fmt.Sprintf("pf is %s: without it nothing is blocked. Turn it on?", off(running, atBoot))) {
 			in.advise("pf is %s, so nothing is enforced: rcctl enable pf && pfctl -e", off(running, atBoot))
 		} else {
 			in.add("turn on pf, with the rules that are loaded: `rcctl enable pf`, `pfctl -e`", func(ctx context.Context) error {
@@ -607,7 +619,7 @@ func (in *installer) firewall(ctx context.Context, on []string) error {
 		logs = true // nothing runs in a tree
 	}
 	if atBoot := slices.Contains(on, "pflogd"); !logs || !atBoot {
-		if !in.ask(fmt.Sprintf("pflogd is %s: without it hits while threatstopd is down are lost. Turn it on?", off(logs, atBoot))) {
+		if !in.ask(ctx, fmt.Sprintf("pflogd is %s: without it hits while threatstopd is down are lost. Turn it on?", off(logs, atBoot))) {
 			in.advise("pflogd is %s, so hits while threatstopd is down are lost: rcctl enable pflogd && rcctl start pflogd", off(logs, atBoot))
 			return nil
 		}
@@ -866,11 +878,9 @@ func (in *installer) next(ctx context.Context) {
 	for _, a := range in.advice {
 		in.printf("- %s\n", indent(a, 2))
 	}
-	if in.Preflight != nil {
+	if in.Preflight != nil && in.kept {
 		in.printf("\n")
-		if err := in.Preflight(ctx); err != nil {
-			in.printf("%v\n", err)
-		}
+		in.Preflight(ctx)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -622,15 +623,41 @@ func TestCrashOfAnUpgrade(t *testing.T) {
 }
 
 func TestPreflightIsShown(t *testing.T) {
-	b := newBox(t, freshTree())
-	var out bytes.Buffer
-	o := b.options(&out, "")
-	o.Preflight = func(context.Context) error {
-		fmt.Fprintln(&out, "ok pf is enabled")
-		return errors.New("2 checks failed")
+	for name, files := range map[string]tree{"to be filled in": freshTree(), "the owner's": scriptsTree()} {
+		b := newBox(t, files)
+		var out bytes.Buffer
+		o := b.options(&out, "")
+		o.Preflight = func(context.Context) { fmt.Fprintln(&out, "ok    pf is enabled") }
+		if err := Install(context.Background(), o); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "ok    pf is enabled") != (name == "the owner's") {
+			t.Errorf("configuration %s:\n%s", name, out.String())
+		}
 	}
-	if err := Install(context.Background(), o); err != nil {
-		t.Fatal(err)
-	}
-	contains(t, out.String(), "ok pf is enabled\n2 checks failed\n")
 }
+
+// An interrupt at a question is a no.
+func TestInterruptedQuestion(t *testing.T) {
+	b := newBox(t, freshTree())
+	before := b.snapshot()
+	ctx, cancel := context.WithCancel(context.Background())
+	var out bytes.Buffer
+	o := b.options(&out, "no answer")
+	waiting, answers := io.Pipe()
+	defer answers.Close()
+	o.In = readerFunc(func(p []byte) (int, error) {
+		cancel()
+		return waiting.Read(p)
+	})
+	if err := Install(ctx, o); !errors.Is(err, ErrDeclined) {
+		t.Errorf("error %v", err)
+	}
+	if d := differences(before, b.snapshot()); len(d) > 0 {
+		t.Errorf("changed: %v", d)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -54,7 +54,7 @@ func Uninstall(ctx context.Context, o Options) error {
 	if err := r.show(ctx); err != nil {
 		return err
 	}
-	if !h.ask("Go on?") {
+	if !h.ask(ctx, "Go on?") {
 		return ErrDeclined
 	}
 	left, err := r.undoAll(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	"example.org/threatstopd/install"
@@ -38,9 +39,11 @@ func installOptions(env Env, f *flags) install.Options {
 		PF:        func() (install.PF, error) { return packetFilter(env) },
 		OS:        runtime.GOOS,
 		Superuser: os.Geteuid() == 0,
+		// What it finds it has printed.
+		Preflight: func(ctx context.Context) { _ = testAll(ctx, env, f) },
 	}
-	if env.Destdir != "" {
-		o.Root, o.Commands, o.PF = env.Destdir, install.Tree{Root: env.Destdir}, nil
+	if root := env.Destdir; root != "" && filepath.Clean(root) != "/" {
+		o.Root, o.Commands, o.PF, o.Preflight = root, install.Tree{Root: root}, nil, nil
 	}
 	return o
 }
