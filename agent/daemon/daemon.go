@@ -366,6 +366,9 @@ func (l *life) reportOnce(ctx context.Context) error {
 		source.Close()
 		return err
 	}
+	if c, ok := o.Sender.(interface{ Close() }); ok {
+		defer c.Close() // the connection that it keeps
+	}
 	r, err := report.New(o)
 	if err != nil {
 		source.Close()
