@@ -183,27 +183,36 @@ const (
 // "10.0.0.1, 10.0.0.0/8 and 7 more in basic.example.net".
 func listedAs(x policy.Excepted, lists []policy.ListReport) string {
 	shown := x.Entries[:min(len(x.Entries), shownExcepted)]
-	one := true // list
+	all := x.Inside + x.Around
+	one := all <= len(x.Entries) || blockLists(lists) == 1 // list has them
 	for _, e := range x.Entries {
 		one = one && e.List == x.Entries[0].List
 	}
 	var names []string
 	for _, e := range shown {
 		name := entry(e.Prefix)
-		if !one {
+		if !one { // each is named with its own
 			name += " in " + lists[e.List].Name
 		}
 		names = append(names, name)
 	}
 	text := strings.Join(names, ", ")
-	all := x.Inside + x.Around
 	if more := all - len(shown); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	if one && len(shown) > 0 && all <= policy.Keep {
+	if one && len(shown) > 0 {
 		text += " in " + lists[shown[0].List].Name
 	}
 	return text
+}
+
+func blockLists(lists []policy.ListReport) (n int) {
+	for _, l := range lists {
+		if l.Kind == policy.Block {
+			n++
+		}
+	}
+	return n
 }
 
 // became tells what became of a list's entries:
