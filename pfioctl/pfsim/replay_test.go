@@ -99,7 +99,13 @@ func replayFile(t *testing.T, file string) {
 // mismatch replays one line and returns how the answers differ.
 func mismatch(t *testing.T, k *Kernel, l *line) string {
 	t.Helper()
-	want, got := l.Ans, replay(t, k, &l.Req)
+	return difference(t, l, replay(t, k, &l.Req))
+}
+
+// difference returns how an answer differs from that of the transcript.
+func difference(t *testing.T, l *line, got answer) string {
+	t.Helper()
+	want := l.Ans
 	// What a transcript leaves out is not compared.
 	if want.Table == nil {
 		got.Table = nil

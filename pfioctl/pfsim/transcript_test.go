@@ -373,7 +373,14 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 	case "DIOCXBEGIN", "DIOCXCOMMIT", "DIOCXROLLBACK":
 		return replayTrans(t, d, req)
 	}
+	return replayTable(t, d, k.layout, req)
+}
 
+// replayTable is [replay] of the requests that work on tables, which are those
+// of any device.
+func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *request) answer {
+	t.Helper()
+	r := layout.Requests()
 	op, ok := map[string]struct {
 		nr    uint
 		esize int
@@ -383,7 +390,7 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 		"DIOCRADDTABLES": {r.AddTables, tableSize, ofTables},
 		"DIOCRDELTABLES": {r.DelTables, tableSize, ofTables},
 		"DIOCRGETTABLES": {r.GetTables, tableSize, ofTables},
-		"DIOCRGETTSTATS": {r.GetTStats, k.layout.TStats().Size, ofTStats},
+		"DIOCRGETTSTATS": {r.GetTStats, layout.TStats().Size, ofTStats},
 		"DIOCRCLRTSTATS": {r.ClrTStats, tableSize, ofTables},
 		"DIOCRSETTFLAGS": {r.SetTFlags, tableSize, ofTables},
 		"DIOCRCLRADDRS":  {r.ClrAddrs, 0, ofNothing},
@@ -391,7 +398,7 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 		"DIOCRDELADDRS":  {r.DelAddrs, addrSize, ofAddrs},
 		"DIOCRSETADDRS":  {r.SetAddrs, addrSize, ofAddrs},
 		"DIOCRGETADDRS":  {r.GetAddrs, addrSize, ofAddrs},
-		"DIOCRGETASTATS": {r.GetAStats, k.layout.AStats().Size, ofAStats},
+		"DIOCRGETASTATS": {r.GetAStats, layout.AStats().Size, ofAStats},
 		"DIOCRCLRASTATS": {r.ClrAStats, addrSize, ofAddrs},
 		"DIOCRTSTADDRS":  {r.TstAddrs, addrSize, ofAddrs},
 		"DIOCRINADEFINE": {r.InaDefine, addrSize, ofAddrs},
@@ -486,7 +493,7 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 		if n < 0 {
 			break
 		}
-		l := k.layout.TStats()
+		l := layout.TStats()
 		a.TStats = make([]tstatsAnswer, n)
 		for i := range a.TStats {
 			b := mem[i*l.Size:][:l.Size]
