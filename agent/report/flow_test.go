@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/report/reporttest"
+	"example.org/threatstopd/agent/report/upload"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )
@@ -181,6 +183,16 @@ func TestWhenBatchesGo(t *testing.T) {
 	}
 }
 
+// switched is one sender, and then another: one that gives up soon is not for a
+// collector that is well and slow.
+type switched struct{ now atomic.Pointer[Sender] }
+
+func (s *switched) to(x Sender) { s.now.Store(&x) }
+
+func (s *switched) Send(ctx context.Context, b upload.Batch) error {
+	return (*s.now.Load()).Send(ctx, b)
+}
+
 // Hits go on being logged while the collector fails in each way; in the end everything
 // has arrived, and what came twice has the same id.
 func TestCollectorFails(t *testing.T) {
@@ -203,16 +215,17 @@ func TestCollectorFails(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			col := collector(t)
 			dir := spoolDir(t)
-			g := run(t, col, capturetest.NewInterface(""), dir, func(o *Options) {
-				o.BatchLines = 40
-				if tt.hangs {
-					o.Sender = sender(t, col, 250*time.Millisecond)
-				}
-			})
+			patient := sender(t, col, patience)
+			sending := &switched{}
+			sending.to(patient)
+			g := run(t, col, capturetest.NewInterface(""), dir, func(o *Options) { o.BatchLines, o.Sender = 40, sending })
 			g.log(0, 100)
 			g.until("the first arrives", func(s Stats) bool { return s.Delivered.Lines >= 80 })
 			if err := col.Fail(tt.f); err != nil {
 				t.Fatal(err)
+			}
+			if tt.hangs {
+				sending.to(sender(t, col, 250*time.Millisecond))
 			}
 			g.log(100, 500)
 			g.until("failures", func(s Stats) bool { return s.Failures >= 2 && s.Live.Hits == 500 })
@@ -223,6 +236,7 @@ func TestCollectorFails(t *testing.T) {
 				t.Errorf("while failing: %+v", s)
 			}
 			equal(t, "told", g.events.count("hits not delivered, kept for later\"}"), 1+g.events.count(`"level":"debug"`))
+			sending.to(patient)
 			if err := col.Fail(reporttest.Failure{}); err != nil {
 				t.Fatal(err)
 			}

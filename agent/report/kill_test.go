@@ -219,7 +219,8 @@ func TestKilled(t *testing.T) {
 		}
 	})
 	t.Run("the collector hangs or is late", func(t *testing.T) {
-		killed(t, rounds, slow, 300*time.Millisecond)
+		// Longer than a collector that is well takes on a slow host.
+		killed(t, rounds, slow, 5*time.Second)
 	})
 }
 
@@ -253,13 +254,17 @@ func killed(t *testing.T, rounds int, faults []reporttest.Failure, response time
 		if err := h.col.Fail(faults[rng.IntN(len(faults))]); err != nil {
 			t.Fatal(err)
 		}
+		began := time.Now()
 		v := h.startChild(ca, response)
 		select {
 		case <-v.up:
 		case err := <-v.done:
 			t.Fatalf("round %d: %v", round, err)
 		}
-		end := time.Now().Add(time.Duration(rng.IntN(60)) * time.Millisecond)
+		// As much is to happen before the kill on a host that takes longer
+		// over everything.
+		window := min(max(60*time.Millisecond, time.Since(began)), 3*time.Second)
+		end := time.Now().Add(time.Duration(rng.Int64N(int64(window))))
 		for {
 			log(v, 1+rng.IntN(30))
 			if time.Now().After(end) {

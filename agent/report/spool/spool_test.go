@@ -583,7 +583,8 @@ func TestRandomDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
 		dir := tempDir(t)
-		s := open(t, Options{Dir: dir, MaxBytes: 4 << 20})
+		o := Options{Dir: dir, MaxBytes: 4 << 20, create: createUnsynced}
+		s := open(t, o)
 		n := 1 + rng.IntN(10)
 		for i := 1; i <= n; i++ {
 			appendBatch(t, s, batch(i))
@@ -605,7 +606,7 @@ func TestRandomDamage(t *testing.T) {
 			data[i] ^= byte(1 + rng.IntN(255))
 		}
 		os.WriteFile(path, data, 0o600)
-		s = open(t, Options{Dir: dir, MaxBytes: 4 << 20})
+		s = open(t, o)
 		got := drain(t, s)
 		var want []int
 		for i := 1; i <= n; i++ {
@@ -635,6 +636,11 @@ func encoded(b *Batch, seq uint64) []byte {
 type unsynced struct{ *os.File }
 
 func (unsynced) Sync() error { return nil }
+
+func createUnsynced(path string) (file, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	return unsynced{f}, err
+}
 
 // FuzzSegment puts foreign bytes between two good records: both are found again, what
 // else is found checks, and nothing panics or takes for ever.
@@ -679,10 +685,7 @@ func FuzzSegment(f *testing.F) {
 		if !found[a.ID] || !found[b.ID] {
 			t.Fatalf("of the good records the first was found: %v, the second: %v", found[a.ID], found[b.ID])
 		}
-		s := open(t, Options{Dir: dir, create: func(path string) (file, error) {
-			f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
-			return unsynced{f}, err
-		}})
+		s := open(t, Options{Dir: dir, create: createUnsynced})
 		var buf []byte
 		for i := 0; ; i++ {
 			b, ok, err := s.Peek(&buf)
