@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -611,35 +610,6 @@ func TestDumpTable(t *testing.T) {
 	code, _, stderr := fw.run("--dump-table", "nosuch")
 	if code != 1 || !strings.HasPrefix(stderr, "threatstopd: pf table nosuch: ") || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("no such table: exit code %d, %q", code, stderr)
-	}
-}
-
-func TestDumpTableJSON(t *testing.T) {
-	fw := newFirewall(t, pfsim.Options{})
-	fw.sync(0)
-	for _, verbose := range []bool{false, true} {
-		args := []string{"--dump-table", "--json"}
-		if verbose {
-			args = append(args, "-v")
-		}
-		code, stdout, stderr := fw.run(args...)
-		if code != 0 || stderr != "" {
-			t.Fatalf("exit code %d, %q", code, stderr)
-		}
-		var got struct {
-			Table   string
-			Count   int
-			Entries []jsonEntry
-		}
-		if err := json.Unmarshal([]byte(stdout), &got); err != nil {
-			t.Fatalf("%v:\n%s", err, stdout)
-		}
-		if got.Table != blockTable.Name || got.Count != 5 || len(got.Entries) != 5 {
-			t.Errorf("%+v", got)
-		}
-		if e := got.Entries[3]; e.Prefix != "192.0.2.7/32" || !e.Not || (e.Cleared != nil) != verbose {
-			t.Errorf("entry %+v", e)
-		}
 	}
 }
 

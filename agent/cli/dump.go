@@ -1,12 +1,13 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"syscall"
 	"time"
@@ -26,7 +27,6 @@ func dumpTable(_ context.Context, env Env, f *flags) error {
 		return err
 	}
 	defer pf.Close()
-	w := bufio.NewWriterSize(env.Stdout, 64<<10)
 	if f.verbose > 0 {
 		stats, err := pf.AddrStats(table)
 		if err != nil {
@@ -34,23 +34,9 @@ func dumpTable(_ context.Context, env Env, f *flags) error {
 		}
 		defer stats.Close()
 		if f.json {
-			err = writeJSON(w, table, stats.Len(), func(yield func(any) bool) {
-				for s := range stats.All() {
-					if !yield(verboseEntry(s)) {
-						return
-					}
-				}
-			})
-		} else {
-			var b []byte
-			for s := range stats.All() {
-				b = appendStats(b[:0], s, env.Local)
-				if _, err = w.Write(b); err != nil {
-					break
-				}
-			}
+			return printJSON(env.Stdout, table, stats.Len(), stats.All(), appendJSONStats)
 		}
-		return errors.Join(err, w.Flush())
+		return printEntries(env.Stdout, stats.All(), func(b []byte, s pfioctl.AddrStats) []byte { return appendStats(b, s, env.Local) })
 	}
 	addrs, err := pf.Get(table)
 	if err != nil {
@@ -58,23 +44,51 @@ func dumpTable(_ context.Context, env Env, f *flags) error {
 	}
 	defer addrs.Close()
 	if f.json {
-		err = writeJSON(w, table, addrs.Len(), func(yield func(any) bool) {
-			for a := range addrs.All() {
-				if !yield(jsonEntry{Prefix: a.Prefix.String(), Not: a.Not}) {
-					return
-				}
-			}
+		return printJSON(env.Stdout, table, addrs.Len(), addrs.All(), func(b []byte, a pfioctl.Addr) []byte {
+			return append(appendJSON(b, a), '}')
 		})
-	} else {
-		var b []byte
-		for a := range addrs.All() {
-			b = appendShow(b[:0], a)
-			if _, err = w.Write(b); err != nil {
-				break
-			}
-		}
 	}
-	return errors.Join(err, w.Flush())
+	return printEntries(env.Stdout, addrs.All(), appendShow)
+}
+
+// printEntries writes what format appends for each entry, and never holds more
+// than a few of them.
+func printEntries[E any](to io.Writer, entries iter.Seq[E], format func([]byte, E) []byte) error {
+	const enough = 64 << 10
+	b := make([]byte, 0, enough+4<<10)
+	for e := range entries {
+		if b = format(b, e); len(b) < enough {
+			continue
+		}
+		if _, err := to.Write(b); err != nil {
+			return err
+		}
+		b = b[:0]
+	}
+	_, err := to.Write(b)
+	return err
+}
+
+// printJSON writes one object, an entry a line.
+func printJSON[E any](to io.Writer, t pfioctl.Table, n int, entries iter.Seq[E], format func([]byte, E) []byte) error {
+	name, err := json.Marshal(t.Name)
+	if err != nil {
+		return err
+	}
+	sep := fmt.Sprintf("{\"table\":%s,\"count\":%d,\"entries\":[\n", name, n)
+	if n == 0 {
+		_, err := io.WriteString(to, sep+"]}\n")
+		return err
+	}
+	err = printEntries(to, entries, func(b []byte, e E) []byte {
+		b = append(b, sep...)
+		sep = ",\n"
+		return format(b, e)
+	})
+	if err == nil {
+		_, err = io.WriteString(to, "\n]}\n")
+	}
+	return err
 }
 
 // dumpTarget finds the table's name. Only "block" and "allow" need the
@@ -129,63 +143,36 @@ func appendStats(b []byte, s pfioctl.AddrStats, zone *time.Location) []byte {
 	return b
 }
 
-type jsonEntry struct {
-	Prefix   string        `json:"prefix"`
-	Not      bool          `json:"not,omitempty"`
-	Cleared  *time.Time    `json:"cleared,omitempty"`
-	Counters *jsonCounters `json:"counters,omitempty"`
+// appendJSON appends an entry as a JSON object, but for its last brace. It is
+// put together by hand, as there may be millions: neither a prefix nor a time
+// has anything to be quoted.
+func appendJSON(b []byte, a pfioctl.Addr) []byte {
+	b = append(b, `{"prefix":"`...)
+	b = append(a.Prefix.AppendTo(b), '"')
+	if a.Not {
+		b = append(b, `,"not":true`...)
+	}
+	return b
 }
 
-type jsonCounters struct {
-	In  jsonDirection `json:"in"`
-	Out jsonDirection `json:"out"`
-}
-
-type jsonDirection struct {
-	Block jsonCount `json:"block"`
-	Match jsonCount `json:"match"`
-	Pass  jsonCount `json:"pass"`
-}
-
-type jsonCount struct {
-	Packets uint64 `json:"packets"`
-	Bytes   uint64 `json:"bytes"`
-}
-
-func verboseEntry(s pfioctl.AddrStats) jsonEntry {
-	cleared := s.Cleared.UTC()
-	e := jsonEntry{Prefix: s.Addr.Prefix.String(), Not: s.Addr.Not, Cleared: &cleared}
+// appendJSONStats appends an entry with since when it is counted and, where the
+// table counts, what.
+func appendJSONStats(b []byte, s pfioctl.AddrStats) []byte {
+	b = appendJSON(b, s.Addr)
+	b = append(b, `,"cleared":"`...)
+	b = append(s.Cleared.UTC().AppendFormat(b, time.RFC3339), '"')
 	if s.Counted {
-		direction := func(dir int) jsonDirection {
-			count := func(op int) jsonCount { return jsonCount{s.Packets[dir][op], s.Bytes[dir][op]} }
-			return jsonDirection{Block: count(0), Match: count(1), Pass: count(2)}
+		b = append(b, `,"counters":`...)
+		for dir, name := range [...]string{`{"in":{`, `,"out":{`} {
+			b = append(b, name...)
+			for op, name := range [...]string{`"block"`, `,"match"`, `,"pass"`} {
+				b = fmt.Appendf(b, `%s:{"packets":%d,"bytes":%d}`, name, s.Packets[dir][op], s.Bytes[dir][op])
+			}
+			b = append(b, '}')
 		}
-		e.Counters = &jsonCounters{In: direction(0), Out: direction(1)}
+		b = append(b, '}')
 	}
-	return e
-}
-
-// writeJSON writes one object, an entry a line, without holding the entries.
-func writeJSON(w *bufio.Writer, t pfioctl.Table, n int, entries func(func(any) bool)) error {
-	name, err := json.Marshal(t.Name)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "{\"table\":%s,\"count\":%d,\"entries\":[", name, n)
-	sep := "\n"
-	for e := range entries {
-		line, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		w.WriteString(sep)
-		if _, err := w.Write(line); err != nil {
-			return err
-		}
-		sep = ",\n"
-	}
-	_, err = w.WriteString("\n]}\n")
-	return err
+	return append(b, '}')
 }
 
 // readerGone reports whether what was printed is not read to its end, as by
