@@ -18,6 +18,9 @@ import (
 // compares what DIOCGETRULE says of them with what it said there.
 func TestRulesAsLoaded(t *testing.T) {
 	f, err := os.Open("../testdata/rulesets.json.gz")
+	if os.IsNotExist(err) {
+		t.Skip("the test data of the package above is not on this host")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
