@@ -23,7 +23,7 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		}
 		return p.Block
 	}
-	l := &life{Daemon: &Daemon{o: Options{Log: zerolog.Nop()}, trouble: newTroubles(zerolog.Nop())}}
+	l := &life{Daemon: &Daemon{o: Options{Log: zerolog.Nop()}, trouble: newTroubles(zerolog.Nop())}, setup: new(Setup)}
 	// What the kernel had at the start is matched against, and is no policy.
 	l.inForce.index = policy.NewIndex(set("10.9.0.0/16"))
 	for _, poll := range []struct {
