@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"example.org/threatstopd/agent/config"
-	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/preflight"
 	"example.org/threatstopd/agent/report"
 )
@@ -25,7 +24,7 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 	if err != nil {
 		failures = preflight.ConfigRefused(f.file, warnings, err, env.Stdout)
 	} else {
-		o := preflightOptions(cfg, f)
+		o := preflightOptions(cfg, env, f)
 		o.Warnings = warnings
 		if len(f.args) > 0 {
 			o.Indicators = f.args
@@ -48,7 +47,7 @@ func checkAddress(ctx context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
-	answer, err := preflight.Check(ctx, a, preflightOptions(cfg, f), preflightEnv(cfg, env), env.Stdout)
+	answer, err := preflight.Check(ctx, a, preflightOptions(cfg, env, f), preflightEnv(cfg, env), env.Stdout)
 	switch {
 	case err != nil:
 		return usageError{err}
@@ -60,17 +59,14 @@ func checkAddress(ctx context.Context, env Env, f *flags) error {
 	return nil
 }
 
-func preflightOptions(c *config.Config, f *flags) preflight.Options {
+func preflightOptions(c *config.Config, env Env, f *flags) preflight.Options {
 	o := preflight.Options{
 		Config:     c,
 		File:       f.file,
 		Fetch:      fetchOptions(c),
-		Policy:     policy.Options{MinPrefixV4: c.MinPrefixV4, MinPrefixV6: c.MinPrefixV6, Aggregate: c.Aggregate, MaxEntries: c.MaxEntries},
+		Update:     updateOptions(c, env),
 		PfConf:     pfConf,
 		Indicators: []string{preflight.DefaultIndicator},
-	}
-	for _, r := range reach(c) {
-		o.Reach = append(o.Reach, preflight.Host(r))
 	}
 	return o
 }

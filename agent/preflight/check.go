@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
@@ -42,6 +43,7 @@ const (
 // The answer is that of the kernel's block table, for that is what happens to
 // packets; where pf cannot be asked it is that of the policy.
 func Check(ctx context.Context, a netip.Addr, o Options, env Env, w io.Writer) (Answer, error) {
+	o.Update.Host, o.Update.Lookup = env.Host, env.Lookup
 	c := &checker{o: o, env: env, w: w, addr: a.Unmap().WithZone(""), block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
 	if !c.addr.IsValid() {
 		return CannotTell, errors.New("no address")
@@ -163,9 +165,9 @@ func (c *checker) policy(ctx context.Context) Answer {
 		return CannotTell
 	}
 	defer client.Close()
-	var lists []fetched
-	for _, want := range wanted(&c.o) {
-		l, err := client.Fetch(ctx, dnsfetch.Request{Name: want.name, AllowEmpty: want.kind == policy.Allow})
+	var lists []update.List
+	for _, want := range c.o.Update.Wanted() {
+		l, err := client.Fetch(ctx, dnsfetch.Request{Name: want.Name, AllowEmpty: want.Kind == policy.Allow})
 		if err != nil {
 			c.say("list", "%v", err)
 			continue
@@ -174,7 +176,7 @@ func (c *checker) policy(ctx context.Context) Answer {
 		lists = append(lists, want)
 		c.list(want)
 	}
-	never, warnings, err := exceptions(ctx, &c.o, &c.env)
+	never, warnings, err := facts(ctx, &c.o)
 	if err != nil {
 		c.say("policy", "what it never blocks is not known: %v", err)
 		return CannotTell
@@ -182,7 +184,7 @@ func (c *checker) policy(ctx context.Context) Answer {
 	for _, w := range warnings {
 		c.say("warning", "%s", w)
 	}
-	for _, x := range never {
+	for _, x := range policy.Exceptions(never) {
 		if x.Prefix.Contains(c.addr) {
 			c.say("excepted", "never blocked: %s (%s)", pfioctl.Addr{Prefix: x.Prefix}, x.Why)
 		}
@@ -190,7 +192,7 @@ func (c *checker) policy(ctx context.Context) Answer {
 	if len(lists) < len(c.o.Config.AllowLists)+len(c.o.Config.BlockLists) {
 		return CannotTell
 	}
-	p, _, err := build(ctx, &c.o, &c.env, lists)
+	p, err := c.o.Update.Build(lists, never)
 	if err != nil {
 		c.say("policy", "%v", err)
 		return CannotTell
@@ -206,7 +208,7 @@ func (c *checker) policy(ctx context.Context) Answer {
 }
 
 // list tells what one list says of the address: its longest entry decides.
-func (c *checker) list(l fetched) {
+func (c *checker) list(l update.List) {
 	var best dnsfetch.Entry
 	for e := range l.All() {
 		if e.Prefix.Contains(c.addr) && (!best.Prefix.IsValid() || e.Prefix.Bits() > best.Prefix.Bits() || e.Prefix == best.Prefix && e.Not) {
@@ -220,7 +222,7 @@ func (c *checker) list(l fetched) {
 	case best.Prefix.IsValid():
 		text = "on it, by " + pfioctl.Addr{Prefix: best.Prefix}.String()
 	}
-	c.say("list", "%s list %s: %s", l.kind, l.name, text)
+	c.say("list", "%s list %s: %s", l.Kind, l.Name, text)
 }
 
 // hits shows the latest records of the address.

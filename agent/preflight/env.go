@@ -10,6 +10,7 @@ import (
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
@@ -21,11 +22,10 @@ type Options struct {
 	Warnings []config.Warning
 	File     string // where Config was read from
 
-	Fetch  dnsfetch.Options // all policy servers; they are asked one by one
-	Policy policy.Options
-	// Reach are the hosts that the policy never blocks because the agent needs
-	// them.
-	Reach []Host
+	Fetch dnsfetch.Options // all policy servers; they are asked one by one
+	// Update is what an update would work with. Its Host and Lookup are those
+	// of the Env.
+	Update update.Options
 
 	PfConf string // the file that pf is loaded from
 
@@ -33,9 +33,6 @@ type Options struct {
 	// that do no harm.
 	Indicators []string
 }
-
-// Host is a host, by address or name, and what it is to the agent.
-type Host struct{ Role, Host string }
 
 // DefaultIndicator is the test indicator of the service.
 const DefaultIndicator = "bad.threatstop.com"

@@ -11,20 +11,14 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/dnsfetch"
 )
-
-// A fetched list, and what it is for.
-type fetched struct {
-	kind policy.Kind
-	name string
-	*dnsfetch.List
-}
 
 // servers asks each policy server: whether it can be reached, and whether it gives
 // the lists. All of them come from the first that does, the others are asked for one.
 func (t *tester) servers(ctx context.Context) {
-	var lists []fetched
+	var lists []update.List
 	for _, server := range t.o.Fetch.Servers {
 		if ctx.Err() != nil {
 			return
@@ -42,10 +36,15 @@ func (t *tester) servers(ctx context.Context) {
 		return
 	}
 	fmt.Fprintln(t.w, "DNS Server is ready.")
-	p, warnings, err := build(ctx, &t.o, &t.env, lists)
+	never, warnings, err := facts(ctx, &t.o)
 	for _, w := range warnings {
 		t.say(Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")
 	}
+	if err != nil {
+		t.fail("policy", err)
+		return
+	}
+	p, err := t.o.Update.Build(lists, never)
 	if err != nil {
 		t.fail("policy", err)
 		return
@@ -156,7 +155,7 @@ func lookup(ctx context.Context, env *Env, host string) ([]netip.Addr, error) {
 
 // ask fetches all lists from a server, or with one just the first, and returns
 // them if all have come.
-func (t *tester) ask(ctx context.Context, server string, one bool) []fetched {
+func (t *tester) ask(ctx context.Context, server string, one bool) []update.List {
 	o := t.o.Fetch
 	o.Servers = []string{server}
 	client, err := dnsfetch.New(o)
@@ -165,13 +164,13 @@ func (t *tester) ask(ctx context.Context, server string, one bool) []fetched {
 		return nil
 	}
 	defer client.Close()
-	var lists []fetched
+	var lists []update.List
 	complete := true
-	for _, want := range wanted(&t.o) {
-		if one && want.kind != policy.Block {
+	for _, want := range t.o.Update.Wanted() {
+		if one && want.Kind != policy.Block {
 			continue
 		}
-		l, err := client.Fetch(ctx, dnsfetch.Request{Name: want.name, AllowEmpty: want.kind == policy.Allow})
+		l, err := client.Fetch(ctx, dnsfetch.Request{Name: want.Name, AllowEmpty: want.Kind == policy.Allow})
 		if err != nil {
 			complete = false
 			t.refused = t.refused || errors.Is(err, dnsfetch.ErrRefused)
@@ -186,8 +185,8 @@ func (t *tester) ask(ctx context.Context, server string, one bool) []fetched {
 			continue
 		}
 		t.say(OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
-			want.kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
-		lists = append(lists, fetched{want.kind, want.name, l})
+			want.Kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
+		lists = append(lists, update.List{Kind: want.Kind, Name: want.Name, List: l})
 		if one {
 			break
 		}
@@ -198,55 +197,8 @@ func (t *tester) ask(ctx context.Context, server string, one bool) []fetched {
 	return lists
 }
 
-// wanted returns the lists of the policy, allow lists first.
-func wanted(o *Options) []fetched {
-	var all []fetched
-	for _, name := range o.Config.AllowLists {
-		all = append(all, fetched{kind: policy.Allow, name: name})
-	}
-	for _, name := range o.Config.BlockLists {
-		all = append(all, fetched{kind: policy.Block, name: name})
-	}
-	return all
-}
-
-// exceptions returns what the policy never blocks, as an update finds it, and
-// what could not be found.
-func exceptions(ctx context.Context, o *Options, env *Env) ([]policy.Exception, []string, error) {
-	facts, err := env.Host()
-	if err != nil {
-		return nil, nil, err
-	}
-	facts.NeverBlock = o.Config.NeverBlock
-	var warnings []string
-	for _, h := range o.Reach {
-		addrs, err := lookup(ctx, env, h.Host)
-		if err != nil {
-			warnings = append(warnings, fmt.Sprintf("%s %s: %v: it may be blocked", h.Role, h.Host, err))
-		}
-		for _, a := range addrs {
-			facts.Servers = append(facts.Servers, policy.Server{Role: h.Role + " " + h.Host, Addr: a})
-		}
-	}
-	return policy.Exceptions(facts), warnings, nil
-}
-
-// build makes the policy of lists.
-func build(ctx context.Context, o *Options, env *Env, lists []fetched) (*policy.Policy, []string, error) {
-	never, warnings, err := exceptions(ctx, o, env)
-	if err != nil {
-		return nil, nil, err
-	}
-	b := policy.NewBuilder(o.Policy)
-	for _, l := range lists {
-		id := b.List(l.name, l.kind)
-		for e := range l.All() {
-			b.Add(id, e.Prefix, e.Not)
-		}
-	}
-	for _, x := range never {
-		b.Except(x.Prefix, x.Why)
-	}
-	p, err := b.Build()
-	return p, warnings, err
+// facts returns what exceptions follow from, as an update finds it, and what could
+// not be found.
+func facts(ctx context.Context, o *Options) (policy.Facts, []string, error) {
+	return o.Update.Facts(ctx, make(map[string][]netip.Addr))
 }

@@ -17,6 +17,7 @@ import (
 // do below it, and returns the number of failures. What cannot be looked at is
 // skipped, and said.
 func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
+	o.Update.Host, o.Update.Lookup = env.Host, env.Lookup
 	t := &tester{o: o, env: env, w: w, block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
 	for _, check := range []func(context.Context){
 		t.configuration, t.root, t.openPF, t.pflog, t.rules, t.pfConf,

@@ -18,6 +18,7 @@ import (
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/report/reporttest"
+	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch/dnstest"
@@ -192,8 +193,8 @@ func TestWhatIsWrong(t *testing.T) {
 		"a list without an answer": {func(r *rig) { r.dns.Fail(dnstest.On{List: blockList}, dnstest.NoRecords{}) },
 			[]string{"FAIL list basic.test.threatstop.local; no records", "FAIL no policy server gives all lists"}},
 		"a policy of nothing": {func(r *rig) { r.serve(blockList, "198.18.0.1") }, []string{"FAIL policy: it blocks nothing > BLOCK_LISTS"}},
-		"a host that cannot be excepted": {func(r *rig) { r.o.Reach = []Host{{"log server", "logs.example"}} },
-			[]string{"warn policy: log server logs.example; it may be blocked > resolver"}},
+		"a host that cannot be excepted": {func(r *rig) { r.o.Update.Reach = []update.Reach{{Role: "log server", Host: "logs.example"}} },
+			[]string{"warn policy: log server logs.example; not kept out of the block table > resolver"}},
 		"own addresses unknown": {func(r *rig) {
 			r.env.Host = func() (policy.Facts, error) { return policy.Facts{}, errors.New("own addresses: no route") }
 		},

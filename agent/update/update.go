@@ -167,7 +167,7 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 	// Allow lists first: what they carve out of the block table must be known
 	// before anything is blocked.
 	missing, kept, unreached := 0, 0, false
-	for _, l := range u.wanted() {
+	for _, l := range u.o.Wanted() {
 		if unreached {
 			// Each list would wait for each server in vain once more.
 			l.List, l.Err = u.known(l), errUnreached
@@ -195,7 +195,7 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 	if trace.Complete != nil && kept == 0 {
 		trace.Complete()
 	}
-	facts, warnings, err := u.facts(ctx)
+	facts, warnings, err := u.o.Facts(ctx, u.reached)
 	out.Warnings = append(out.Warnings, warnings...)
 	if err != nil {
 		return fmt.Errorf("%w: the policy in force stays, since own addresses could not be kept out of a new one", err)
@@ -206,7 +206,7 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 		return errInterrupted
 	}
 	out.Facts = facts
-	if out.Policy, err = u.build(out.Lists, facts); err != nil {
+	if out.Policy, err = u.o.Build(out.Lists, facts); err != nil {
 		if errors.Is(err, policy.ErrTooMany) {
 			err = fmt.Errorf("%w: MAX_ENTRIES in threatstop.conf allows more, if the lists are meant to be that large", err)
 		}
@@ -216,12 +216,13 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 	return nil
 }
 
-func (u *Updater) wanted() []List {
+// Wanted are the lists to fetch, allow lists first.
+func (o *Options) Wanted() []List {
 	var all []List
-	for _, name := range u.o.Allow {
+	for _, name := range o.Allow {
 		all = append(all, List{Kind: policy.Allow, Name: name})
 	}
-	for _, name := range u.o.Block {
+	for _, name := range o.Block {
 		all = append(all, List{Kind: policy.Block, Name: name})
 	}
 	return all
@@ -290,24 +291,26 @@ func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, 
 	return l, nil
 }
 
-// facts adds the servers that must stay reachable to what the host tells. A
-// name that cannot be looked up now keeps the addresses that it had.
-func (u *Updater) facts(ctx context.Context) (policy.Facts, []string, error) {
-	facts, err := u.o.Host()
+// Facts are what the exceptions of a policy follow from: what the host tells,
+// NeverBlock, and the servers that must stay reachable. The addresses of names
+// are kept in known: a name that cannot be looked up now keeps those that it
+// had, and one that has none is told in a warning.
+func (o *Options) Facts(ctx context.Context, known map[string][]netip.Addr) (policy.Facts, []string, error) {
+	facts, err := o.Host()
 	if err != nil {
 		return facts, nil, err
 	}
-	facts.NeverBlock = u.o.NeverBlock
+	facts.NeverBlock = o.NeverBlock
 	var warnings []string
-	for i, found := range u.lookUp(ctx) {
-		r := u.o.Reach[i]
+	for i, found := range o.lookUp(ctx) {
+		r := o.Reach[i]
 		role := r.Role
 		if found.name {
 			role += " " + r.Host
 		}
 		if found.err == nil {
-			u.reached[r.Host] = found.addrs
-		} else if found.addrs = u.reached[r.Host]; found.addrs == nil {
+			known[r.Host] = found.addrs
+		} else if found.addrs = known[r.Host]; found.addrs == nil {
 			warnings = append(warnings, fmt.Sprintf("%s: %v: its address is not kept out of the block table in this run", role, found.err))
 		}
 		for _, a := range found.addrs {
@@ -329,12 +332,12 @@ type found struct {
 }
 
 // lookUp finds the addresses of all Reach hosts at once.
-func (u *Updater) lookUp(ctx context.Context) []found {
+func (o *Options) lookUp(ctx context.Context) []found {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	all := make([]found, len(u.o.Reach))
+	all := make([]found, len(o.Reach))
 	var names sync.WaitGroup
-	for i, r := range u.o.Reach {
+	for i, r := range o.Reach {
 		f := &all[i]
 		if a, err := netip.ParseAddr(r.Host); err == nil {
 			f.addrs = []netip.Addr{a}
@@ -342,7 +345,7 @@ func (u *Updater) lookUp(ctx context.Context) []found {
 		}
 		f.name = true
 		names.Go(func() {
-			f.addrs, f.err = u.o.Lookup(ctx, r.Host)
+			f.addrs, f.err = o.Lookup(ctx, r.Host)
 			// The name, and the resolver asked, would make two more colons.
 			if d := (*net.DNSError)(nil); errors.As(f.err, &d) {
 				f.err = errors.New(d.Err)
@@ -353,8 +356,10 @@ func (u *Updater) lookUp(ctx context.Context) []found {
 	return all
 }
 
-func (u *Updater) build(lists []List, facts policy.Facts) (*policy.Policy, error) {
-	b := policy.NewBuilder(u.o.Policy)
+// Build makes the policy of lists, each of which has come, and of the
+// exceptions that follow from the facts.
+func (o *Options) Build(lists []List, facts policy.Facts) (*policy.Policy, error) {
+	b := policy.NewBuilder(o.Policy)
 	for _, l := range lists {
 		id := b.List(l.Name, l.Kind)
 		for e := range l.List.All() {
