@@ -870,7 +870,7 @@ func (in *installer) next(ctx context.Context) {
 		in.advise("rcctl start threatstopd")
 	}
 	if in.Root != "" && len(in.steps) > 0 {
-		in.advise("Make the password databases of this tree: pwd_mkdb -p -d %s /etc/master.passwd", filepath.Join(in.Root, "etc"))
+		in.advise("Make the password databases of this tree: pwd_mkdb -p -d %s master.passwd", filepath.Join(in.Root, "etc"))
 	}
 	if len(in.advice) > 0 {
 		in.printf("\nWhat is left to do, or to know:\n")

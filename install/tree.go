@@ -15,7 +15,7 @@ import (
 // is being made, or what a test has laid out. It knows those that this package runs, in
 // the form in which it runs them, and starts no process.
 //
-// Users go into passwd and master.passwd as text; `pwd_mkdb -d DIR/etc` makes the
+// Users go into passwd and master.passwd as text; `pwd_mkdb -p -d DIR/etc master.passwd` makes the
 // databases from that.
 type Tree struct {
 	Root string // its root directory
