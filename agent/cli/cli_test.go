@@ -424,6 +424,17 @@ func TestSyncNowWithoutAllowLists(t *testing.T) {
 	if got := fw.table(allowTable); len(got) != 0 {
 		t.Errorf("what a list allowed that is no more: %v", got)
 	}
+	// What the owner has in it is the owner's.
+	if err := os.Remove(filepath.Join(fw.dir, "ThreatSTOP-Allow.pftable")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fw.pf().Add(allowTable, pfioctl.Addr{Prefix: netip.MustParsePrefix("203.0.113.5/32")}); err != nil {
+		t.Fatal(err)
+	}
+	fw.sync(0)
+	if got := fw.table(allowTable); !slices.Equal(got, []string{"203.0.113.5"}) {
+		t.Errorf("the owner's allow table: %v", got)
+	}
 	if got := fw.table(blockTable); slices.Contains(got, "!192.0.2.7") {
 		t.Errorf("block table %v", got)
 	}

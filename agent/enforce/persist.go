@@ -42,6 +42,13 @@ type Header struct {
 	Held time.Time
 }
 
+// firstPrefix and firstSuffix stand around the table's name in the first line
+// of a file that is ours.
+const (
+	firstPrefix = "# pf table "
+	firstSuffix = ", written by threatstopd: changes made here are lost"
+)
+
 // heldPrefix begins the header line that carries Header.Held.
 const heldPrefix = "# held back since "
 
@@ -49,7 +56,7 @@ const heldPrefix = "# held back since "
 // comment, so what comes from outside must not bring a newline of its own.
 func (h Header) lines() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# pf table %s, written by threatstopd: changes made here are lost\n", oneLine(h.Table))
+	fmt.Fprintf(&b, "%s%s%s\n", firstPrefix, oneLine(h.Table), firstSuffix)
 	fmt.Fprintf(&b, "# %s\n", h.Time.UTC().Format(time.RFC3339))
 	if h.Server != "" {
 		fmt.Fprintf(&b, "# from %s\n", oneLine(h.Server))
@@ -366,4 +373,22 @@ func FileEntries(path string) (int, error) {
 			return n, fileError(path, "read", err)
 		}
 	}
+}
+
+// Ours reports whether the persist file is one that this package wrote for the
+// table, rather than the owner or the scripts before. A file that does not
+// exist is not.
+func Ours(path, table string) (bool, error) {
+	f, err := openFile(path)
+	if f == nil {
+		return false, err
+	}
+	defer f.Close()
+	want := firstPrefix + oneLine(table) + firstSuffix + "\n"
+	got := make([]byte, len(want))
+	n, err := io.ReadFull(f, got)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, fileError(path, "read", err)
+	}
+	return string(got[:n]) == want, nil
 }

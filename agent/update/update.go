@@ -378,13 +378,18 @@ func (u *Updater) enforce(e *enforce.Enforcer, force bool, trace Trace, out *Out
 	source := servers(out.Lists)
 	allow := Table{Kind: policy.Allow, Set: out.Policy.Allow}
 	if len(u.o.Allow) == 0 {
-		// Without allow lists the table is the owner's, unless an earlier
-		// configuration filled it: those entries must not outlive their lists.
+		// Without allow lists the table is the owner's, unless it was filled
+		// from lists before, as its file then says: those entries must not
+		// outlive their lists.
 		n, err := e.InForce(u.o.AllowTable.Table)
+		ours := false
+		if err == nil {
+			ours, err = enforce.Ours(u.o.AllowTable.File, u.o.AllowTable.Table.String())
+		}
 		if err != nil {
 			out.Warnings = append(out.Warnings, err.Error())
 		}
-		if n > 0 {
+		if n > 0 && ours {
 			u.table(e, &allow, u.o.AllowTable, force, source, trace)
 			out.Tables = append(out.Tables, allow)
 		}
