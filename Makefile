@@ -10,6 +10,9 @@ RACE =
 BLOCK =
 ALLOW =
 FUZZTIME =	60s
+# Whose tests test-openbsd builds.
+TESTOS =	openbsd
+ARCH =		amd64
 OPENBSD_ARCHES = amd64 arm64 386 arm ppc64 riscv64
 
 all: build
@@ -49,7 +52,12 @@ openbsd:
 			-o build/openbsd-$$arch/threatstopd ./agent || exit 1; \
 	done
 
+# One archive with every test, to be unpacked and run on a host without Go:
+# see .ci/openbsd/run.
+test-openbsd:
+	@GO='$(GO)' sh .ci/openbsd/build $(TESTOS) $(ARCH)
+
 clean:
 	rm -rf build
 
-.PHONY: all build demo test bench lint fuzz interop openbsd clean
+.PHONY: all build demo test bench lint fuzz interop openbsd test-openbsd clean
