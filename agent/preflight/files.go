@@ -21,8 +21,7 @@ func (t *tester) files(context.Context) {
 	t.persistFile(cfg.AllowFile, len(cfg.AllowLists) > 0)
 	uid, err := t.env.User(cfg.User)
 	if err != nil {
-		t.say(Fail, fmt.Sprintf("user %s: %v", cfg.User, err), "threatstopd --install makes it, or:",
-			fmt.Sprintf("useradd -r 100..999 -L daemon -s /sbin/nologin -d /var/empty -g =uid %s", cfg.User))
+		t.say(Note, fmt.Sprintf("user %s: %v: the spool is root's then", cfg.User, err), "`threatstopd --install` makes the user")
 	} else {
 		t.say(OK, fmt.Sprintf("user %s is there", cfg.User))
 	}
@@ -108,7 +107,7 @@ func (t *tester) spool(dir, user string, uid uint32, known bool) {
 	switch {
 	case !i.IsDir():
 		t.say(Fail, fmt.Sprintf("spool directory %s: not a directory", dir), "set SPOOL_DIR in "+t.o.File)
-	case known && owned && owner != uid:
+	case known && owned && owner != uid && owner != 0:
 		t.say(Fail, fmt.Sprintf("spool directory %s: belongs to user %d, not to %s (%d)", dir, owner, user, uid), fmt.Sprintf("chown -R %s:%s %s", user, user, dir))
 	case i.Mode().Perm() != 0o700:
 		t.say(Fail, fmt.Sprintf("spool directory %s: mode %#o, not 0700", dir, i.Mode().Perm()), "chmod 700 "+dir)

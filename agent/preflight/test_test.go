@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -166,12 +167,15 @@ func TestWhatIsWrong(t *testing.T) {
 			}
 		}, []string{"FAIL is not a file > install"}},
 		"a table file that others may write to": {func(r *rig) { r.chmod("ThreatSTOP-Allow.pftable", 0o666) }, []string{"FAIL table file; mode 0666 > chmod 600"}},
-		"no user":                               {func(r *rig) { r.env.User = func(string) (uint32, error) { return 0, errors.New("unknown user") } }, []string{"FAIL user _threatstop: unknown user > threatstopd --install"}},
+		"no user":                               {func(r *rig) { r.env.User = func(string) (uint32, error) { return 0, errors.New("unknown user") } }, []string{"note user _threatstop: unknown user > threatstopd --install"}},
 		"no spool":                              {func(r *rig) { r.remove("spool") }, []string{"FAIL spool directory; does not exist > install -d -o _threatstop -g _threatstop -m 700"}},
 		"an open spool":                         {func(r *rig) { r.chmod("spool", 0o755) }, []string{"FAIL spool directory; mode 0755, not 0700 > chmod 700"}},
-		"somebody else's spool":                 {func(r *rig) { r.env.User = func(string) (uint32, error) { return 4711, nil } }, []string{"FAIL spool directory; not to _threatstop (4711) > chown -R _threatstop:_threatstop"}},
-		"no CA file":                            {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA file; no such file > PEM", "FAIL log server; no such file > PEM"}},
-		"a CA file without certificates":        {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA file; no certificate in it", "FAIL log server; no certificate in it"}},
+		"somebody else's spool": {func(r *rig) {
+			r.env.User = func(string) (uint32, error) { return 4711, nil }
+			r.env.Owner = func(fs.FileInfo) (uint32, bool) { return 1234, true }
+		}, []string{"FAIL spool directory; not to _threatstop (4711) > chown -R _threatstop:_threatstop"}},
+		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA file; no such file > PEM", "FAIL log server; no such file > PEM"}},
+		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA file; no certificate in it", "FAIL log server; no certificate in it"}},
 
 		"no policy server": {func(r *rig) { r.dns.Close() }, []string{"FAIL policy server; no TCP connection; refused > ports 53 and 5353", "FAIL no policy server gives all lists > above"}},
 		"a policy server by a name that is none": {func(r *rig) { r.conf["DNS_SERVERS"] = "nowhere.example" },
