@@ -629,7 +629,8 @@ func TestDumpTableWithoutPF(t *testing.T) {
 	env := System()
 	env.Stdout, env.Stderr = &stderr, &stderr
 	env.OpenPF = func() (*pfioctl.PF, error) { return nil, fmt.Errorf("open /dev/pf: %w", errors.ErrUnsupported) }
-	if code := Run(context.Background(), []string{"--dump-table", "x"}, env); code != 1 {
+	conf := newFirewall(t, pfsim.Options{}).writeConf() // not the host's own
+	if code := Run(context.Background(), []string{"--dump-table", "x", "-f", conf}, env); code != 1 {
 		t.Errorf("exit code %d", code)
 	}
 	expect(t, stderr.String(), "/dev/pf", "make demo")
