@@ -426,6 +426,13 @@ func (in *installer) parents(name string) error {
 	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
 		// A link to a directory will do.
 		if _, err := os.Stat(in.at(dir)); err == nil {
+			// One of ours that is empty may be what a crash left before it
+			// had its mode and owner.
+			if in.manifest.find(kindDir, dir, "") != nil {
+				if all, err := in.entries(dir); err == nil && len(all) == 0 {
+					missing = append(missing, dir)
+				}
+			}
 			break
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return in.plain(dir, err)

@@ -613,6 +613,30 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// TestCrashBeforeAMode: a directory that was made under a narrow umask, and no more, is
+// finished by the next run.
+func TestCrashBeforeAMode(t *testing.T) {
+	const dir = "/usr/local/man/man5"
+	b := newBox(t, freshTree())
+	b.fault = func(what string, _ bool) error {
+		if what == "chown "+dir {
+			return errCrash
+		}
+		return nil
+	}
+	if _, err := b.install(""); !errors.Is(err, errCrash) {
+		t.Fatal(err)
+	}
+	b.fault = nil
+	if err := os.Chmod(filepath.Join(b.root, dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.mustInstall()
+	if got := b.snapshot()[dir]; got != "drwxr-xr-x " || b.owners[dir] != "0:0" {
+		t.Errorf("%s is %s of %s", dir, got, b.owners[dir])
+	}
+}
+
 // TestCrashOfAnUpgrade: what an interrupted upgrade leaves is still ours.
 func TestCrashOfAnUpgrade(t *testing.T) {
 	for n := 0; ; n++ {
