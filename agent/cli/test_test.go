@@ -31,11 +31,12 @@ func TestTest(t *testing.T) {
 	fw.sync(0)
 	fw.conf["UPLOAD"], fw.conf["USER"] = "no", "nobody_of_this_name"
 	fw.conf["RELOAD_PF"] = "no" // no connection is made
+	fw.kernel.SetRunning(false)
 	code, stdout, stderr := fw.runLogged("--test")
 	if code != 1 || stderr != "" {
 		t.Errorf("exit code %d, stderr %q", code, stderr)
 	}
-	expect(t, stdout, "ok    pf is enabled\n", "DNS Server is ready.\n", "FAIL  user nobody_of_this_name", "The test was not successful: ")
+	expect(t, stdout, "FAIL  pf is disabled: nothing is blocked\n", "DNS Server is ready.\n", "note  user nobody_of_this_name", "The test was not successful: ")
 	fw.conf["MAX_SHRINK"] = "much"
 	if code, stdout, _ = fw.runLogged("--test"); code != 1 {
 		t.Errorf("exit code %d", code)
