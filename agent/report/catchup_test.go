@@ -355,7 +355,8 @@ func TestNoCatchUp(t *testing.T) {
 	h.log(10, 20)
 	h.want = h.want[:n]
 	g = h.up(nil, func(o *Options) { o.Logs, o.NoLogs = nil, "pflogd listens on pflog0, not on pflog1" })
-	equal(t, "state", strings.HasPrefix(g.Stats().CatchUp, "none"), g.Stats().CatchUp != "")
+	g.until("a state", func(s Stats) bool { return s.CatchUp != "" })
+	equal(t, "state", strings.HasPrefix(g.Stats().CatchUp, "none"), true)
 	h.log(20, 30)
 	g.until("live", func(s Stats) bool { return s.Live.Hits == 10 })
 	g.stop()
