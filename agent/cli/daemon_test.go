@@ -202,7 +202,7 @@ func TestDaemon(t *testing.T) {
 	if len(lines) != 2 || !strings.Contains(lines[0], "block in on em0: 10.0.0.1.40000 > 198.18.0.1.22: S") || !strings.Contains(lines[1], "block out on em0: 198.18.0.1.40000 > 192.0.2.200.22: S") {
 		t.Errorf("reported %q", lines)
 	}
-	expect(t, h.log.String(), "Log file uploaded successfully for tdid_test0001")
+	h.until("told", h.says("Log file uploaded successfully for tdid_test0001"))
 	if code := h.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
