@@ -19,6 +19,17 @@ import (
 
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
+	"example.org/threatstopd/dnsfetch/dnstest/nameserver"
+)
+
+// origin is the zone that all of them serve.
+const origin = "policy.example"
+
+// Patience with a server that reads its zone, and with one that finds its zone
+// impossible, or small.
+const (
+	startPatience = 60 * time.Second
+	overPatience  = 5 * time.Second
 )
 
 // trial is a list to fetch.
@@ -253,7 +264,7 @@ func (r *report) row(result, note string, cells ...any) {
 }
 
 // compare runs each server in turn over its lists, and our own first.
-func compare(ctx context.Context, dir string, chosen []*server, w io.Writer) (bool, error) {
+func compare(ctx context.Context, dir string, chosen []*nameserver.Server, w io.Writer) (bool, error) {
 	rep := newReport(w)
 	fmt.Fprintln(rep.w, "SERVER\tVERSION\tLIST\tLAYOUT\tENTRIES\tBYTES\tMS\tRESULT")
 	err := own(ctx, rep)
@@ -261,9 +272,9 @@ func compare(ctx context.Context, dir string, chosen []*server, w io.Writer) (bo
 		if err != nil || ctx.Err() != nil {
 			break
 		}
-		home := filepath.Join(dir, s.name)
+		home := filepath.Join(dir, s.Name)
 		if err = os.Mkdir(home, 0o755); err == nil {
-			err = s.compare(ctx, home, rep)
+			err = compareServer(ctx, s, home, rep)
 		}
 	}
 	rep.w.Flush()
@@ -295,15 +306,15 @@ func own(ctx context.Context, rep *report) error {
 			return err
 		}
 	}
-	return walk(ctx, &server{name: "dnstest"}, "-", srv.Addr(), ts, rep)
+	return walk(ctx, &nameserver.Server{Name: "dnstest"}, "-", srv.Addr(), ts, rep)
 }
 
-// compare serves the lists with the server: in records as short as it needs
+// compareServer serves the lists with the server: in records as short as it needs
 // them, and else in records of 64 items, too, as zones for all servers have
 // them. What no answer holds has a zone of its own, since some servers do not
 // load it.
-func (s *server) compare(ctx context.Context, dir string, rep *report) error {
-	version := s.release(ctx)
+func compareServer(ctx context.Context, s *nameserver.Server, dir string, rep *report) error {
+	version := s.Version(ctx)
 	small, err := trials(64)
 	if err != nil {
 		return err
@@ -311,10 +322,10 @@ func (s *server) compare(ctx context.Context, dir string, rep *report) error {
 	tooLong := func(t trial) bool { return t.over }
 	over := slices.DeleteFunc(slices.Clone(small), func(t trial) bool { return !t.over })
 	small = slices.DeleteFunc(small, tooLong)
-	if err := s.serve(ctx, filepath.Join(dir, "64"), version, small, rep); err != nil {
+	if err := serve(ctx, s, filepath.Join(dir, "64"), version, small, rep); err != nil {
 		return err
 	}
-	if s.items == 0 {
+	if s.Items == 0 {
 		whole, err := trials(0)
 		if err != nil {
 			return err
@@ -322,40 +333,40 @@ func (s *server) compare(ctx context.Context, dir string, rep *report) error {
 		whole = slices.DeleteFunc(whole, func(t trial) bool {
 			return t.over || t.list.Layout == dnsfetch.LayoutAddresses || len(t.list.Entries) <= 3
 		})
-		if err := s.serve(ctx, filepath.Join(dir, "whole"), version, whole, rep); err != nil {
+		if err := serve(ctx, s, filepath.Join(dir, "whole"), version, whole, rep); err != nil {
 			return err
 		}
 	}
-	err = s.serve(ctx, filepath.Join(dir, "over"), version, over, rep)
-	if errors.Is(err, errNotReady) {
-		rep.row(none, "the server does not load the zone", s.name, version, over[0].what, over[0].list.Layout, "-", "-", "-")
+	err = serve(ctx, s, filepath.Join(dir, "over"), version, over, rep)
+	if errors.Is(err, nameserver.ErrNotReady) {
+		rep.row(none, "the server does not load the zone", s.Name, version, over[0].what, over[0].list.Layout, "-", "-", "-")
 		return nil
 	}
 	return err
 }
 
 // serve runs the server on a zone of the trials' lists and fetches them.
-func (s *server) serve(ctx context.Context, dir, version string, ts []trial, rep *report) error {
+func serve(ctx context.Context, s *nameserver.Server, dir, version string, ts []trial, rep *report) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	if err := writeZone(filepath.Join(dir, "zone"), ts); err != nil {
+	if err := writeZone(filepath.Join(dir, nameserver.ZoneFile), ts); err != nil {
 		return err
 	}
 	patience := startPatience
 	if ts[0].over {
 		patience = overPatience
 	}
-	p, err := s.start(ctx, dir, patience)
+	p, err := s.Start(ctx, dir, origin, patience)
 	if err != nil {
 		return err
 	}
-	defer p.stop()
-	return walk(ctx, s, version, p.addr, ts, rep)
+	defer p.Stop()
+	return walk(ctx, s, version, p.Addr, ts, rep)
 }
 
 // walk fetches every list from a server.
-func walk(ctx context.Context, s *server, version, addr string, ts []trial, rep *report) error {
+func walk(ctx context.Context, s *nameserver.Server, version, addr string, ts []trial, rep *report) error {
 	c, err := dnsfetch.New(dnsfetch.Options{Servers: []string{addr}})
 	if err != nil {
 		return err
@@ -377,7 +388,7 @@ func walk(ctx context.Context, s *server, version, addr string, ts []trial, rep 
 		switch {
 		case errors.As(o.err, &fetched):
 			result, note = failed, reason(o.err)
-			if t.over || t.empty && s.noEmpty && errors.Is(o.err, dnsfetch.ErrServFail) {
+			if t.over || t.empty && s.NoEmpty && errors.Is(o.err, dnsfetch.ErrServFail) {
 				result = none
 			}
 		case o.err != nil:
@@ -399,7 +410,7 @@ func walk(ctx context.Context, s *server, version, addr string, ts []trial, rep 
 			}
 			tooLong = nil
 		}
-		rep.row(result, note, s.name, version, t.what, o.layout, o.entries, o.bytes,
+		rep.row(result, note, s.Name, version, t.what, o.layout, o.entries, o.bytes,
 			fmt.Sprintf("%.1f", float64(o.elapsed)/float64(time.Millisecond)))
 	}
 	return nil

@@ -11,12 +11,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
+	"example.org/threatstopd/dnsfetch/dnstest/nameserver"
 )
 
 // Our own server is held to what the others are, with no name server installed.
@@ -147,76 +147,13 @@ func TestFailuresShow(t *testing.T) {
 		srv.Fail(dnstest.On{}, tt.fault)
 		var out bytes.Buffer
 		rep := newReport(&out)
-		if err := walk(context.Background(), &server{name: "x"}, "1", srv.Addr(), few, rep); err != nil {
+		if err := walk(context.Background(), &nameserver.Server{Name: "x"}, "1", srv.Addr(), few, rep); err != nil {
 			t.Fatal(err)
 		}
 		rep.w.Flush()
 		if rep.counts[failed] != 1 || !strings.Contains(out.String(), tt.want) {
 			t.Errorf("%s: no %q in\n%s", tt.name, tt.want, &out)
 		}
-	}
-}
-
-func TestServersThatDoNotStart(t *testing.T) {
-	script := func(text string) string {
-		path := filepath.Join(t.TempDir(), "server")
-		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	plain := func(context.Context, *server, string, int) (map[string]string, []string) { return nil, nil }
-	s := &server{name: "x", configure: plain, path: script("echo no such zone >&2; exit 3")}
-	if _, err := s.start(context.Background(), t.TempDir(), time.Minute); err == nil || err.Error() != "x: ended: no such zone" {
-		t.Errorf("got %v", err)
-	}
-	s.path = script("echo busy; exec sleep 60")
-	if _, err := s.start(context.Background(), t.TempDir(), 200*time.Millisecond); !errors.Is(err, errNotReady) {
-		t.Errorf("got %v", err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	time.AfterFunc(100*time.Millisecond, cancel)
-	if _, err := s.start(ctx, t.TempDir(), time.Minute); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
-	s.path = filepath.Join(t.TempDir(), "none")
-	if _, err := s.start(context.Background(), t.TempDir(), time.Minute); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestRelease(t *testing.T) {
-	for said, want := range map[string]string{
-		"BIND 9.18.49-1~deb12u3-Debian (Extended Support Version) <id:>":                    "9.18.49-1~deb12u3-Debian",
-		"Nov 22 10:05:41 PowerDNS Authoritative Server 4.7.3 (C) 2001-2022 PowerDNS.COM BV": "4.7.3",
-		"NSD version 4.6.1\nWritten by NLnet Labs.":                                         "4.6.1",
-		"knotd (Knot DNS), version 3.2.6":                                                   "3.2.6",
-		"":                                                                                  "unknown",
-	} {
-		if got := version(said); got != want {
-			t.Errorf("%q is version %q, not %q", said, got, want)
-		}
-	}
-}
-
-func TestChoose(t *testing.T) {
-	got, err := choose([]string{"nsd", "bind9"})
-	if err != nil || len(got) != 2 || got[0].name != "nsd" || got[1].name != "bind9" {
-		t.Errorf("%v, %v", got, err)
-	}
-	if _, err := choose([]string{"bind"}); err == nil || err.Error() != `server "bind": not one of bind9, pdns, nsd, knot` {
-		t.Error(err)
-	}
-}
-
-func TestMissingServersAreNamed(t *testing.T) {
-	missing := []*server{{binary: "no-such-binary-here", packages: []string{"a", "b"}}, {binary: "sh", packages: []string{"c"}}}
-	err := provide(context.Background(), missing, false)
-	if err == nil || err.Error() != "missing: install a b" {
-		t.Errorf("got %v", err)
-	}
-	if missing[1].path == "" {
-		t.Error("sh was not found")
 	}
 }
 

@@ -24,6 +24,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/pflag"
+
+	"example.org/threatstopd/dnsfetch/dnstest/nameserver"
 )
 
 func main() {
@@ -39,7 +41,7 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	fs := pflag.NewFlagSet("interop", pflag.ContinueOnError)
 	fs.SortFlags = false
-	names := fs.StringSlice("server", serverNames(), "name `servers` to fetch from")
+	names := fs.StringSlice("server", nameserver.Names(), "name `servers` to fetch from")
 	install := fs.Bool("install", true, "install servers that are missing")
 	keep := fs.Bool("keep", false, "keep the directory with zones, configurations and logs")
 	if err := fs.Parse(args); err != nil {
@@ -49,7 +51,7 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintf(os.Stderr, "interop: %v\n", err)
 		return 2
 	}
-	chosen, err := choose(*names)
+	chosen, err := nameserver.Choose(*names...)
 	if err == nil && fs.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
@@ -57,7 +59,11 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintf(os.Stderr, "interop: %v\n", err)
 		return 2
 	}
-	if err := provide(ctx, chosen, *install); err != nil {
+	var programs []*nameserver.Program
+	for _, s := range chosen {
+		programs = append(programs, &s.Program)
+	}
+	if err := nameserver.Provide(ctx, "interop", programs, *install); err != nil {
 		fmt.Fprintf(os.Stderr, "interop: %v\n", err)
 		return 1
 	}

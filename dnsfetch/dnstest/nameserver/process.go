@@ -1,4 +1,4 @@
-package main
+package nameserver
 
 import (
 	"context"
@@ -15,30 +15,32 @@ import (
 	"github.com/miekg/dns"
 )
 
-const (
-	startPatience = 60 * time.Second // a server reads its zone
-	overPatience  = 5 * time.Second  // a server finds its zone impossible, or small
-	stopPatience  = 10 * time.Second // a server that was told to end
-)
+// stopPatience is for a server that was told to end.
+const stopPatience = 10 * time.Second
 
-// errNotReady is what a server fails with that runs and does not serve its zone.
-var errNotReady = errors.New("does not serve the zone")
+// ErrNotReady is what a server fails with that runs and does not serve its zone.
+var ErrNotReady = errors.New("does not serve the zone")
 
-// process is a server that runs.
-type process struct {
-	addr string
+// A Process is a server that runs.
+type Process struct {
+	// Addr is the address and port that it answers at, over TCP and UDP.
+	Addr string
+
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{} // closed when it has ended
 }
 
-// start runs a server on a zone in dir, and returns when it answers for it.
-func (s *server) start(ctx context.Context, dir string, patience time.Duration) (*process, error) {
+// Start runs the server, which Find has found, on the zone whose file is ZoneFile
+// in dir, and returns when it answers for it. The error wraps ErrNotReady when it
+// did not so within patience. The server ends at Stop, and on Linux at the latest
+// with the thread that started it.
+func (s *Server) Start(ctx context.Context, dir, zone string, patience time.Duration) (*Process, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	files, args := s.configure(ctx, s, dir, port)
+	files, args := s.configure(ctx, s, zone, dir, port)
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return nil, err
@@ -48,7 +50,7 @@ func (s *server) start(ctx context.Context, dir string, patience time.Duration) 
 	if err != nil {
 		return nil, err
 	}
-	p := &process{addr: fmt.Sprintf("127.0.0.1:%d", port), log: filepath.Join(dir, "log"), done: make(chan struct{})}
+	p := &Process{Addr: fmt.Sprintf("127.0.0.1:%d", port), log: filepath.Join(dir, "log"), done: make(chan struct{})}
 	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, err
@@ -62,21 +64,21 @@ func (s *server) start(ctx context.Context, dir string, patience time.Duration) 
 		return nil, err
 	}
 	go func() { p.cmd.Wait(); close(p.done) }()
-	if err := p.ready(ctx, patience); err != nil {
-		p.stop()
-		return nil, fmt.Errorf("%s: %w", s.name, err)
+	if err := p.ready(ctx, zone, patience); err != nil {
+		p.Stop()
+		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
 	return p, nil
 }
 
 // ready waits until the server answers for the zone.
-func (p *process) ready(ctx context.Context, patience time.Duration) error {
+func (p *Process) ready(ctx context.Context, zone string, patience time.Duration) error {
 	late := time.After(patience)
 	q := new(dns.Msg)
-	q.SetQuestion(dns.Fqdn(origin), dns.TypeSOA)
+	q.SetQuestion(dns.Fqdn(zone), dns.TypeSOA)
 	c := dns.Client{Net: "tcp", Timeout: 2 * time.Second}
 	for {
-		r, _, err := c.ExchangeContext(ctx, q, p.addr)
+		r, _, err := c.ExchangeContext(ctx, q, p.Addr)
 		if err == nil && r.Rcode == dns.RcodeSuccess && r.Authoritative && len(r.Answer) == 1 {
 			return nil
 		}
@@ -87,16 +89,16 @@ func (p *process) ready(ctx context.Context, patience time.Duration) error {
 			return ctx.Err()
 		case <-late:
 			if err != nil {
-				return fmt.Errorf("%w: %w: %s", errNotReady, err, p.lastWords())
+				return fmt.Errorf("%w: %w: %s", ErrNotReady, err, p.lastWords())
 			}
-			return fmt.Errorf("%w: %s: %s", errNotReady, dns.RcodeToString[r.Rcode], p.lastWords())
+			return fmt.Errorf("%w: %s: %s", ErrNotReady, dns.RcodeToString[r.Rcode], p.lastWords())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
 // lastWords returns the end of the server's log on one line.
-func (p *process) lastWords() string {
+func (p *Process) lastWords() string {
 	b, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
@@ -105,8 +107,8 @@ func (p *process) lastWords() string {
 	return strings.Join(lines[max(0, len(lines)-5):], " | ")
 }
 
-// stop ends the server, by force if it takes long.
-func (p *process) stop() {
+// Stop ends the server, by force if it takes long.
+func (p *Process) Stop() {
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:

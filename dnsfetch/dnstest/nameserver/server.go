@@ -1,4 +1,8 @@
-package main
+// Package nameserver runs the name servers that policies are served by in the
+// world, BIND, PowerDNS, NSD and Knot DNS, for tests and comparisons: each on a
+// loopback port, on a zone file, with a configuration of its own in a directory
+// of the caller's.
+package nameserver
 
 import (
 	"context"
@@ -9,31 +13,29 @@ import (
 	"strings"
 )
 
-// origin is the zone that all of them serve.
-const origin = "policy.example"
+// A Server is one of the name servers: how to get it, configure and run it.
+type Server struct {
+	Name string
+	Program
+	Items   int  // most items that it takes in an APL record; 0 is any number
+	NoEmpty bool // it may answer SERVFAIL for an APL record without items
 
-// server is one of the name servers: how to get it, configure and run it.
-type server struct {
-	name     string
-	packages []string // Debian's
-	binary   string
-	version  []string // arguments that have it print its version
-	items    int      // most items that it takes in an APL record; 0 is any number
-	noEmpty  bool     // it may answer SERVFAIL for an APL record without items
+	version []string // arguments that have it print its version
 	// configure returns the files to write into dir, and the arguments to run
 	// with. The zone file is zone in dir.
-	configure func(ctx context.Context, s *server, dir string, port int) (files map[string]string, args []string)
-
-	path string // of the binary, once it is found
+	configure func(ctx context.Context, s *Server, zone, dir string, port int) (files map[string]string, args []string)
 }
 
-var servers = []*server{
+// ZoneFile is the name of the zone file in the directory that a server is
+// started in.
+const ZoneFile = "zone"
+
+var servers = []*Server{
 	{
-		name:     "bind9",
-		packages: []string{"bind9"},
-		binary:   "named",
-		version:  []string{"-v"},
-		configure: func(ctx context.Context, s *server, dir string, port int) (map[string]string, []string) {
+		Name:    "bind9",
+		Program: Program{Binary: "named", Packages: []string{"bind9"}},
+		version: []string{"-v"},
+		configure: func(ctx context.Context, s *Server, zone, dir string, port int) (map[string]string, []string) {
 			// BIND keeps no more than 100 records of a type at a name unless it
 			// is told to; versions from before that limit do not know the word.
 			limit := ""
@@ -56,16 +58,15 @@ options {
 };
 controls { };
 zone %q { type primary; file "zone"; };
-`, dir, dir, port, limit, origin)}, []string{"-g", "-c", filepath.Join(dir, "named.conf")}
+`, dir, dir, port, limit, zone)}, []string{"-g", "-c", filepath.Join(dir, "named.conf")}
 		},
 	},
 	{
-		name:     "pdns",
-		packages: []string{"pdns-server", "pdns-backend-bind"},
-		binary:   "pdns_server",
-		version:  []string{"--version"},
-		noEmpty:  true, // seen with 4.7.3: "Asked to decode 'APL' as an APL record, but missing subnet mask"
-		configure: func(_ context.Context, _ *server, dir string, port int) (map[string]string, []string) {
+		Name:    "pdns",
+		Program: Program{Binary: "pdns_server", Packages: []string{"pdns-server", "pdns-backend-bind"}},
+		version: []string{"--version"},
+		NoEmpty: true, // seen with 4.7.3: "Asked to decode 'APL' as an APL record, but missing subnet mask"
+		configure: func(_ context.Context, _ *Server, zone, dir string, port int) (map[string]string, []string) {
 			return map[string]string{
 				"pdns.conf": fmt.Sprintf(`
 launch=bind
@@ -80,17 +81,16 @@ disable-syslog=yes
 log-timestamp=no
 security-poll-suffix=
 `, dir, port, dir),
-				"zones": fmt.Sprintf("options { directory %q; };\nzone %q { type master; file \"zone\"; };\n", dir, origin),
+				"zones": fmt.Sprintf("options { directory %q; };\nzone %q { type master; file \"zone\"; };\n", dir, zone),
 			}, []string{"--config-dir=" + dir}
 		},
 	},
 	{
-		name:     "nsd",
-		packages: []string{"nsd"},
-		binary:   "nsd",
-		version:  []string{"-v"},
-		items:    64, // its zone parser's limit of fields in a record
-		configure: func(_ context.Context, _ *server, dir string, port int) (map[string]string, []string) {
+		Name:    "nsd",
+		Program: Program{Binary: "nsd", Packages: []string{"nsd"}},
+		version: []string{"-v"},
+		Items:   64, // its zone parser's limit of fields in a record
+		configure: func(_ context.Context, _ *Server, zone, dir string, port int) (map[string]string, []string) {
 			return map[string]string{"nsd.conf": fmt.Sprintf(`
 server:
 	ip-address: 127.0.0.1@%d
@@ -109,16 +109,15 @@ remote-control:
 zone:
 	name: %q
 	zonefile: "zone"
-`, port, dir, filepath.Join(dir, "xfrd.state"), filepath.Join(dir, "zone.list"), dir, origin)},
+`, port, dir, filepath.Join(dir, "xfrd.state"), filepath.Join(dir, "zone.list"), dir, zone)},
 				[]string{"-d", "-c", filepath.Join(dir, "nsd.conf")}
 		},
 	},
 	{
-		name:     "knot",
-		packages: []string{"knot"},
-		binary:   "knotd",
-		version:  []string{"--version"},
-		configure: func(_ context.Context, _ *server, dir string, port int) (map[string]string, []string) {
+		Name:    "knot",
+		Program: Program{Binary: "knotd", Packages: []string{"knot"}},
+		version: []string{"--version"},
+		configure: func(_ context.Context, _ *Server, zone, dir string, port int) (map[string]string, []string) {
 			return map[string]string{"knot.conf": fmt.Sprintf(`
 server:
     rundir: %q
@@ -134,50 +133,38 @@ zone:
     file: zone
     journal-content: none
     zonefile-load: whole
-`, dir, port, dir, origin, dir)}, []string{"-c", filepath.Join(dir, "knot.conf")}
+`, dir, port, dir, zone, dir)}, []string{"-c", filepath.Join(dir, "knot.conf")}
 		},
 	},
 }
 
-func serverNames() []string {
+// Names returns the names of all servers.
+func Names() []string {
 	var names []string
 	for _, s := range servers {
-		names = append(names, s.name)
+		names = append(names, s.Name)
 	}
 	return names
 }
 
-// choose returns the servers of the names given.
-func choose(names []string) ([]*server, error) {
-	var out []*server
+// Choose returns the servers of the names given.
+func Choose(names ...string) ([]*Server, error) {
+	var out []*Server
 next:
 	for _, name := range names {
 		for _, s := range servers {
-			if s.name == name {
+			if s.Name == name {
 				out = append(out, s)
 				continue next
 			}
 		}
-		return nil, fmt.Errorf("server %q: not one of %s", name, strings.Join(serverNames(), ", "))
+		return nil, fmt.Errorf("server %q: not one of %s", name, strings.Join(Names(), ", "))
 	}
 	return out, nil
 }
 
-// find looks for the server's binary, in the directories of daemons, too, which
-// an ordinary user's PATH may lack.
-func (s *server) find() bool {
-	path, err := exec.LookPath(s.binary)
-	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin", "/sbin"} {
-		if err != nil {
-			path, err = exec.LookPath(filepath.Join(dir, s.binary))
-		}
-	}
-	s.path = path
-	return err == nil
-}
-
-// release returns the server's version.
-func (s *server) release(ctx context.Context) string {
+// Version returns the server's version, as far as it says it.
+func (s *Server) Version(ctx context.Context) string {
 	out, _ := exec.CommandContext(ctx, s.path, s.version...).CombinedOutput()
 	return version(string(out))
 }

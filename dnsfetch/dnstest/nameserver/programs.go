@@ -1,4 +1,4 @@
-package main
+package nameserver
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -13,13 +14,39 @@ import (
 // install (invoke-rc.d(8)).
 const policyFile = "/usr/sbin/policy-rc.d"
 
-// provide finds the servers' binaries, and installs the packages of those that
-// are missing if it may and can.
-func provide(ctx context.Context, chosen []*server, install bool) error {
+// A Program is something to run, and where it comes from.
+type Program struct {
+	Binary   string
+	Packages []string // Debian's
+
+	path string // of the binary, once it is found
+}
+
+// Find looks for the program's binary, in the directories of daemons, too,
+// which an ordinary user's PATH may lack, and reports whether it is there.
+func (p *Program) Find() bool {
+	path, err := exec.LookPath(p.Binary)
+	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin", "/sbin"} {
+		if err != nil {
+			path, err = exec.LookPath(filepath.Join(dir, p.Binary))
+		}
+	}
+	p.path = path
+	return err == nil
+}
+
+// Path returns where Find found the binary.
+func (p *Program) Path() string { return p.path }
+
+// Provide finds the programs' binaries, and installs the packages of those that
+// are missing if it may (install) and can (root, on Debian): without starting
+// them as services. What it installs it says on standard error, after who. The
+// error names the packages that are missing still.
+func Provide(ctx context.Context, who string, programs []*Program, install bool) error {
 	missing := func() (packages []string) {
-		for _, s := range chosen {
-			if !s.find() {
-				packages = append(packages, s.packages...)
+		for _, p := range programs {
+			if !p.Find() {
+				packages = append(packages, p.Packages...)
 			}
 		}
 		return packages
@@ -38,7 +65,7 @@ func provide(ctx context.Context, chosen []*server, install bool) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%s (as root, with apt-get)", need)
 	}
-	fmt.Fprintf(os.Stderr, "interop: installing %s\n", strings.Join(packages, " "))
+	fmt.Fprintf(os.Stderr, "%s: installing %s\n", who, strings.Join(packages, " "))
 	forbid, err := forbidServices()
 	if err != nil {
 		return err
