@@ -44,6 +44,12 @@ fuzz:
 interop:
 	$(GO) run ./dnsfetch/dnstest/interop
 
+# Measures the agent against dig and sed, tcpdump, and curl, on the same data;
+# installs what is missing on Debian when root.
+compare: build
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS) -o build/demo ./agent/demo
+	$(GO) run ./agent/demo/compare
+
 # One binary for each architecture of OpenBSD that Go has.
 openbsd:
 	@for arch in $(OPENBSD_ARCHES); do \
@@ -60,4 +66,4 @@ test-openbsd:
 clean:
 	rm -rf build
 
-.PHONY: all build demo test bench lint fuzz interop openbsd test-openbsd clean
+.PHONY: all build demo test bench lint fuzz interop compare openbsd test-openbsd clean
