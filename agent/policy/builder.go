@@ -146,18 +146,21 @@ func (b *Builder) Add(id ListID, p netip.Prefix, not bool) {
 			b.report.Unmapped++
 		}
 	}
-	least := b.opt.MinPrefixV6
+	family, least := 1, b.opt.MinPrefixV6
 	if p.Addr().Is4() {
-		least = b.opt.MinPrefixV4
+		family, least = 0, b.opt.MinPrefixV4
 	}
+	var addr u128
 	var why string
 	switch {
 	case !p.IsValid():
 		why = "invalid"
 	case p.Bits() < least:
 		why = fmt.Sprintf("wider than /%d", least)
-	case p.Masked() != p:
-		why = fmt.Sprintf("bits set behind /%d", p.Bits())
+	default:
+		if addr = number(p.Addr()); addr.trailingZeros() < 128-p.Bits() {
+			why = fmt.Sprintf("bits set behind /%d", p.Bits())
+		}
 	}
 	if why != "" {
 		l.Dropped++
@@ -168,12 +171,8 @@ func (b *Builder) Add(id ListID, p netip.Prefix, not bool) {
 		return
 	}
 	l.Entries++
-	family := 0
-	if p.Addr().Is6() {
-		family = 1
-	}
 	b.entries[l.Kind][family]++
-	b.record(p, newMeta(uint8(p.Bits()), id.owner(), !not))
+	b.record(family, addr, newMeta(uint8(p.Bits()), id.owner(), !not))
 }
 
 // Except adds a network no address of which may be blocked, and why. Bits
@@ -189,12 +188,12 @@ func (b *Builder) Except(p netip.Prefix, why string) {
 	b.exceptions = append(b.exceptions, Exception{c, why})
 }
 
-func (b *Builder) record(p netip.Prefix, m meta) {
+// record notes an entry or exception of a family: 0 is IPv4, 1 IPv6.
+func (b *Builder) record(family int, addr u128, m meta) {
 	if b.err != nil {
 		return
 	}
-	addr := number(p.Addr())
-	if p.Addr().Is4() {
+	if family == 0 {
 		b.heap4.add(newRecord4(addr.to4(), m))
 	} else {
 		b.heap6.add(record6{addr, m})
@@ -225,10 +224,11 @@ func (b *Builder) Build() (*Policy, error) {
 	six := len(exceptions) // the first IPv6 one
 	for i, x := range exceptions {
 		met[i].Exception = x
+		family := 0
 		if x.Prefix.Addr().Is6() {
-			six = min(six, i)
+			family, six = 1, min(six, i)
 		}
-		b.record(x.Prefix, newMeta(uint8(x.Prefix.Bits()), 0, true))
+		b.record(family, number(x.Prefix.Addr()), newMeta(uint8(x.Prefix.Bits()), 0, true))
 	}
 	if b.err != nil {
 		return nil, b.err

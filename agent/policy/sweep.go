@@ -220,6 +220,9 @@ func (s *sweep) over(lo, hi int) {
 			s.segment(addr.prev())
 			s.pos = addr
 		}
+		if s.pass == listed && len(s.stack) == 0 && s.subject[owner] && m.listed() && s.alone(i, hi) {
+			continue
+		}
 		p := prefix{addr, int(m.bits())}
 		if owner != 0 && prevMeta.owner() == owner && prev == p {
 			// The first of its prefix and list stands, a negated one before a
@@ -239,6 +242,25 @@ func (s *sweep) over(lo, hi int) {
 	for len(s.stack) > floor {
 		s.leave(hi)
 	}
+}
+
+// alone takes a listed entry with nothing around it or in it, as nearly all are,
+// and reports whether record i is one. It is what enter, segment, leave and emit
+// come to for such an entry.
+func (s *sweep) alone(i, hi int) bool {
+	addr, m := s.at(i)
+	last := addr.last(m.bits())
+	if i+1 < hi {
+		if next, _ := s.at(i + 1); !last.less(next) {
+			return false
+		}
+	}
+	s.pos = last.next()
+	s.wrapped = s.pos == u128{}
+	s.lists[m.owner()-1].Enforced++
+	s.table.Listed++
+	s.put(entry{addr, m.bits(), in, m.list()})
+	return true
 }
 
 // counts reports whether the records of this owner matter for the table.

@@ -166,7 +166,10 @@ type draft struct {
 	plain  int // taken from the limited pool
 }
 
-func newDraft() *draft { return &draft{v4: newScratch[entry4](), v6: newScratch[entry6]()} }
+// newDraft is a draft for most entries, or if that turns out wrong for more.
+func newDraft(most int) *draft {
+	return &draft{v4: newScratch[entry4](most), v6: newScratch[entry6](most)}
+}
 
 func (d *draft) len() int { return len(d.v4.list) + len(d.v6.list) }
 
@@ -329,7 +332,7 @@ func (k *Kernel) setAddrs(io *pfioctl.PfiocTable) error {
 
 	var (
 		h       hint
-		d       = newDraft()
+		d       = newDraft(int(io.Size))
 		marked  int
 		changed []prefix
 	)
@@ -511,7 +514,7 @@ func (k *Kernel) addAddrs(io *pfioctl.PfiocTable) error {
 	}
 
 	var h hint
-	d := newDraft()
+	d := newDraft(len(queue))
 	for i := range slices.Backward(queue) {
 		q := &queue[i]
 		s, there := t.lookup(q.prefix, &h)
@@ -594,7 +597,7 @@ func (k *Kernel) addAddrsInOrder(io *pfioctl.PfiocTable) error {
 	now := k.gettime()
 
 	var h hint
-	d := newDraft()
+	d := newDraft(int(io.Size))
 	err = k.each(io, feedback, func(a []byte) error {
 		if !validAddr(a) {
 			return syscall.EINVAL

@@ -228,11 +228,12 @@ func (c *column[E]) shrink() {
 // looked at; from the first that does not, an index finds duplicates.
 type scratch[E entry[E]] struct {
 	list   []E
+	most   int      // entries that may come, as the request has it
 	index  []uint32 // positions in list plus 1, open addressing; nil while in order
 	sorted bool
 }
 
-func newScratch[E entry[E]]() scratch[E] { return scratch[E]{sorted: true} }
+func newScratch[E entry[E]](most int) scratch[E] { return scratch[E]{most: most, sorted: true} }
 
 // has returns where an entry with e's key is, or -1.
 func (s *scratch[E]) has(e E) int {
@@ -264,6 +265,11 @@ func (s *scratch[E]) has(e E) int {
 func (s *scratch[E]) add(e E) {
 	if n := len(s.list); n > 0 && s.list[n-1].compare(e) > 0 {
 		s.sorted = false
+	}
+	if n := len(s.list); n == cap(s.list) {
+		// By doubling, since a request may announce more than it has, and
+		// never by more than it has announced.
+		s.list = append(make([]E, 0, n+max(min(n, s.most-n), 64)), s.list...)
 	}
 	s.list = append(s.list, e)
 	if s.index != nil {

@@ -203,7 +203,7 @@ func (k *Kernel) mergeShadow(t, shadow *ktable, now int64) {
 	t.unmark()
 	var (
 		h       hint
-		d       = newDraft()
+		d       = newDraft(shadow.cnt())
 		marked  int
 		changed []prefix
 	)
@@ -279,7 +279,7 @@ func (k *Kernel) inaDefine(io *pfioctl.PfiocTable) error {
 		return syscall.ENOMEM
 	}
 
-	d := newDraft()
+	d := newDraft(int(io.Size))
 	err := k.each(io, false, func(a []byte) error {
 		if !validAddr(a) {
 			return syscall.EINVAL
