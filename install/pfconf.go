@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // mention is a line of pf.conf, or of a file that it includes, that names something.
@@ -23,11 +24,14 @@ type pfConf struct {
 	unread []string  // why something could not be read: what it names is not known
 }
 
-var (
-	pfInclude = regexp.MustCompile(`(?:^|\s)include\s+("[^"]*"|\S+)`)
-	pfLoad    = regexp.MustCompile(`^\s*load\s+anchor\s+.*\sfrom\s+("[^"]*"|\S+)`)
-	pfMacro   = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"([^"]*)"\s*$`)
-)
+// pfSyntax is what of pf.conf's language leads to other files. It is compiled when it
+// is needed, as cronHeader is.
+var pfSyntax = sync.OnceValue(func() (s struct{ include, load, macro *regexp.Regexp }) {
+	s.include = regexp.MustCompile(`(?:^|\s)include\s+("[^"]*"|\S+)`)
+	s.load = regexp.MustCompile(`^\s*load\s+anchor\s+.*\sfrom\s+("[^"]*"|\S+)`)
+	s.macro = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"([^"]*)"\s*$`)
+	return s
+})
 
 // readPFConf reads pf.conf. One that does not exist says nothing.
 func readPFConf(d *disk) *pfConf {
@@ -54,13 +58,14 @@ func (c *pfConf) read(d *disk, name string, seen map[string]bool, macros map[str
 		c.unread = append(c.unread, fmt.Sprintf("%s cannot be read", name))
 		return
 	}
+	syntax := pfSyntax()
 	for _, line := range pfLines(string(f.Data)) {
 		line.File = name
 		c.lines = append(c.lines, line)
-		if m := pfMacro.FindStringSubmatch(line.Text); m != nil {
+		if m := syntax.macro.FindStringSubmatch(line.Text); m != nil {
 			macros[m[1]] = m[2]
 		}
-		for _, re := range []*regexp.Regexp{pfInclude, pfLoad} {
+		for _, re := range []*regexp.Regexp{syntax.include, syntax.load} {
 			m := re.FindStringSubmatch(line.Text)
 			if m == nil {
 				continue

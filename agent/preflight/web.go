@@ -12,6 +12,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/threatstopd/agent/report/upload"
@@ -43,7 +44,7 @@ func (t *tester) authorised(ctx context.Context) {
 		return
 	}
 	who := ""
-	if m := ownAddress.FindStringSubmatch(body); m != nil {
+	if m := ownAddress().FindStringSubmatch(body); m != nil {
 		who = " " + m[1]
 	}
 	if strings.Contains(body, "Address is in the list of authorized hosts") {
@@ -54,7 +55,10 @@ func (t *tester) authorised(ctx context.Context) {
 		"enter it for this device at the web site of the service; that takes 15 minutes to an hour")
 }
 
-var ownAddress = regexp.MustCompile(`Your IP address: *(?:<[^>]*>)* *([0-9A-Fa-f.:]{2,45})`)
+// ownAddress is compiled when it is needed, and not at every start.
+var ownAddress = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`Your IP address: *(?:<[^>]*>)* *([0-9A-Fa-f.:]{2,45})`)
+})
 
 // client makes an HTTP client that connects as Env does.
 func (t *tester) client(roots *x509.CertPool) *http.Client {

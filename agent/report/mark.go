@@ -176,11 +176,13 @@ const (
 	watermarkMagic = "TSWM"
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of CRC-32C. It is made when it is first asked for, which
+// not every process does.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 func encodeWatermarkFile(w *watermark) []byte {
 	b := append([]byte(watermarkMagic), w.encode()...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
 }
 
 func decodeWatermarkFile(b []byte) (watermark, error) {
@@ -188,7 +190,7 @@ func decodeWatermarkFile(b []byte) (watermark, error) {
 	if n < len(watermarkMagic) || string(b[:len(watermarkMagic)]) != watermarkMagic {
 		return watermark{}, errors.New("is no watermark")
 	}
-	if binary.LittleEndian.Uint32(b[n:]) != crc32.Checksum(b[:n], castagnoli) {
+	if binary.LittleEndian.Uint32(b[n:]) != crc32.Checksum(b[:n], castagnoli()) {
 		return watermark{}, errors.New("checksum is wrong")
 	}
 	w, ok := decodeWatermark(b[len(watermarkMagic):n])

@@ -81,7 +81,9 @@ const (
 // the next record does not stop at every other word.
 var magic = []byte{0xf5, 'T', 'S', 'B'}
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of CRC-32C. It is made when it is first asked for, which
+// not every process does.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 type header struct {
 	kind    byte
@@ -114,14 +116,14 @@ func (h *header) encode(b *[headerSize]byte) {
 	le.PutUint64(b[offCreated:], uint64(h.created))
 	copy(b[offID:], h.id[:])
 	le.PutUint32(b[offBodyCRC:], h.bodyCRC)
-	le.PutUint32(b[offHeadCRC:], crc32.Checksum(b[:offHeadCRC], castagnoli))
+	le.PutUint32(b[offHeadCRC:], crc32.Checksum(b[:offHeadCRC], castagnoli()))
 }
 
 // decode reports whether b is a header that this program could have written.
 func (h *header) decode(b []byte) bool {
 	le := binary.LittleEndian
 	if len(b) < headerSize || !bytes.Equal(b[:len(magic)], magic) || b[offVersion] != version ||
-		le.Uint32(b[offHeadCRC:]) != crc32.Checksum(b[:offHeadCRC], castagnoli) {
+		le.Uint32(b[offHeadCRC:]) != crc32.Checksum(b[:offHeadCRC], castagnoli()) {
 		return false
 	}
 	textLen := le.Uint32(b[offTextLen:])
@@ -226,7 +228,7 @@ func (w *walk) readBody(h *header, off int64, body *[]byte) (bool, error) {
 	if _, err := w.r.ReadAt(*body, off+headerSize); err != nil {
 		return false, err
 	}
-	return crc32.Checksum(*body, castagnoli) == h.bodyCRC, nil
+	return crc32.Checksum(*body, castagnoli()) == h.bodyCRC, nil
 }
 
 // resync moves on to the next place, one byte on at least, that looks like a record.

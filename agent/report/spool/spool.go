@@ -400,7 +400,7 @@ func (s *Spool) Append(b *Batch) (uint64, error) {
 	h := header{
 		kind: kindBatch, metaLen: len(b.Meta), textLen: len(b.Text), lines: uint32(b.Lines),
 		seq: s.lastSeq + 1, done: s.done, created: b.Created.UnixNano(), id: b.ID,
-		bodyCRC: crc32.Update(crc32.Checksum(b.Meta, castagnoli), castagnoli, b.Text),
+		bodyCRC: crc32.Update(crc32.Checksum(b.Meta, castagnoli()), castagnoli(), b.Text),
 	}
 	if h.size() > s.o.MaxBytes {
 		return 0, fmt.Errorf("spool %s: batch of %d bytes: more than the spool's limit of %d", s.o.Dir, len(b.Text), s.o.MaxBytes)

@@ -625,7 +625,7 @@ func encoded(b *Batch, seq uint64) []byte {
 	body := append(bytes.Clone(b.Meta), b.Text...)
 	h := header{
 		kind: kindBatch, metaLen: len(b.Meta), textLen: len(b.Text), lines: uint32(b.Lines), seq: seq,
-		created: b.Created.UnixNano(), id: b.ID, bodyCRC: crc32.Checksum(body, castagnoli),
+		created: b.Created.UnixNano(), id: b.ID, bodyCRC: crc32.Checksum(body, castagnoli()),
 	}
 	var head [headerSize]byte
 	h.encode(&head)
