@@ -42,8 +42,25 @@ func (s *server) serveMetrics(l net.Listener) {
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	h.SetKeepAlivesEnabled(false)
+	var (
+		mu   sync.Mutex
+		mute = make(map[net.Conn]struct{}) // those that have said nothing yet
+	)
+	h.ConnState = func(c net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if delete(mute, c); state == http.StateNew {
+			mute[c] = struct{}{}
+		}
+	}
 	s.wg.Go(func() {
 		<-s.ctx.Done()
+		// Shutdown would wait for these, five seconds.
+		mu.Lock()
+		for c := range mute {
+			c.Close()
+		}
+		mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), s.t.answer)
 		defer cancel()
 		h.Shutdown(ctx)
@@ -52,7 +69,10 @@ func (s *server) serveMetrics(l net.Listener) {
 	h.Serve(&limited{Listener: l, slots: make(chan struct{}, maxClients)})
 }
 
-// limited drops connections while there are as many as there are slots.
+// noRoom is the whole answer to those for whom there is no slot.
+const noRoom = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\nRetry-After: 1\r\n\r\n"
+
+// limited turns connections away while there are as many as there are slots.
 type limited struct {
 	net.Listener
 	slots chan struct{}
@@ -68,6 +88,9 @@ func (l *limited) Accept() (net.Conn, error) {
 		case l.slots <- struct{}{}:
 			return &slotConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
 		default:
+			// A new socket has room for this.
+			c.SetWriteDeadline(time.Now().Add(lineTime))
+			io.WriteString(c, noRoom)
 			c.Close()
 		}
 	}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.org/threatstopd/agent/frame"
@@ -28,7 +30,9 @@ func (l Listeners) Close() {
 	}
 }
 
-// maxClients is how many each listener serves at a time. Others are told so and dropped.
+// maxClients is how many each listener serves at a time. One more takes the place of the
+// one that has said nothing for longest; where all have asked for something, it is told so
+// and dropped.
 const maxClients = 32
 
 // How long a client may take: to make its request, to take its answer, to take one line
@@ -93,25 +97,81 @@ type server struct {
 	cachedAt time.Time
 }
 
+// busy is what a client is told for which there is no room.
+const busy = "too many clients: try again"
+
 // accept serves a listener until it is closed.
 func (s *server) accept(l net.Listener, readOnly bool) {
-	slots := make(chan struct{}, maxClients)
+	var r room
+	// Those that have lost their place are there until they are told so: there are
+	// never more files open than this.
+	slots := make(chan struct{}, 2*maxClients)
 	acceptAll(s.ctx, l, func(c net.Conn) {
-		select {
-		case slots <- struct{}{}:
-		default:
+		x := &client{Conn: c}
+		if !r.enter(x) {
 			// A new socket has room for this.
-			s.say(c, sayError, []byte("too many clients: try again"), s.t.line)
+			s.say(c, sayError, []byte(busy), s.t.line)
 			c.Close()
 			return
 		}
+		s.track(c)
+		slots <- struct{}{}
 		s.wg.Go(func() {
 			defer func() { <-slots }()
-			s.track(c)
+			defer r.leave(x)
 			defer s.untrack(c)
-			s.serve(c, readOnly)
+			s.serve(x, readOnly)
 		})
 	})
+}
+
+// A client is a connection that was accepted.
+type client struct {
+	net.Conn
+	state atomic.Int32
+}
+
+// States of a client. It is silent until its request has been read; then it asks, unless
+// its place has been given to another one.
+const (
+	silent int32 = iota
+	asking
+	evicted
+)
+
+// ask says that the client's request is there. It is false for one that has no place any
+// more.
+func (c *client) ask() bool { return c.state.CompareAndSwap(silent, asking) }
+
+// A room has the clients of a listener, the oldest first. Clients that connect and say
+// nothing, however many, keep out nobody who has something to ask.
+type room struct {
+	mu      sync.Mutex
+	clients []*client
+}
+
+// enter takes a client in, and reports whether there was a place for it.
+func (r *room) enter(c *client) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.clients) >= maxClients {
+		i := slices.IndexFunc(r.clients, func(x *client) bool { return x.state.CompareAndSwap(silent, evicted) })
+		if i < 0 {
+			return false
+		}
+		// Whoever serves it has nothing else to do than to tell it so and end.
+		r.clients[i].SetReadDeadline(time.Unix(1, 0))
+		r.clients = slices.Delete(r.clients, i, i+1)
+	}
+	r.clients = append(r.clients, c)
+	return true
+}
+
+// leave takes a client out; one that was evicted is out already.
+func (r *room) leave(c *client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clients = slices.DeleteFunc(r.clients, func(x *client) bool { return x == c })
 }
 
 // acceptAll hands on connections until the listener is closed or ctx ends. Errors such as
@@ -155,8 +215,12 @@ func (s *server) untrack(c net.Conn) {
 }
 
 // serve answers one request. What cannot be said to the client is of interest to nobody.
-func (s *server) serve(c net.Conn, readOnly bool) {
+func (s *server) serve(c *client, readOnly bool) {
 	kind, payload, err := frame.NewReader(c, requests).Next()
+	if !c.ask() {
+		s.refuse(c, busy)
+		return
+	}
 	if err != nil {
 		for _, wrong := range []error{frame.ErrNotFrame, frame.ErrVersion, frame.ErrKind, frame.ErrTooLong} {
 			if errors.Is(err, wrong) {

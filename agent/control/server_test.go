@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -384,52 +383,6 @@ func TestSlowClients(t *testing.T) {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// However many come, a bounded number of them is there at a time, and the others are
-// told; when they have gone all is as before.
-func TestManyClients(t *testing.T) {
-	clients := 10000
-	if testing.Short() {
-		clients = 200
-	}
-	r := start(t, patient)
-	before := runtime.NumGoroutine()
-	var silent []net.Conn
-	for range maxClients {
-		c, err := net.Dial("unix", r.full)
-		if err != nil {
-			t.Fatal(err)
-		}
-		silent = append(silent, c)
-	}
-	want := string(frame.Append(nil, sayError, []byte("too many clients: try again")))
-	refused := 0
-	for i := range clients {
-		if got := exchange(t, r.full, ""); got != want {
-			t.Fatalf("client %d is told %q", i, got)
-		}
-		refused++
-	}
-	if n := runtime.NumGoroutine() - before; n > 2*maxClients+10 {
-		t.Errorf("%d goroutines more after %d clients", n, refused)
-	}
-	if _, err := dial(t, r.full).Status(context.Background()); err == nil || err.Error() != "threatstopd: too many clients: try again" {
-		t.Errorf("beside them: %v", err)
-	}
-	// Those of one socket do not keep out those of the other.
-	if _, err := dial(t, r.readOnly).Status(context.Background()); err != nil {
-		t.Error(err)
-	}
-	for _, c := range silent {
-		c.Close()
-	}
-	for {
-		if _, err := dial(t, r.full).Status(context.Background()); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -847,7 +800,7 @@ func FuzzRequest(f *testing.F) {
 		}
 		s := &server{ctx: context.Background(), b: d, t: patient, conns: make(map[net.Conn]struct{})}
 		c := &sides{in: bytes.NewReader(in)}
-		s.serve(c, readOnly)
+		s.serve(&client{Conn: c}, readOnly)
 		s.wg.Wait()
 		want := ""
 		switch {
