@@ -139,10 +139,8 @@ func writeFile(d disk, path string, h Header, e Entries) error {
 		if _, err := w.WriteString(h.lines()); err != nil {
 			return err
 		}
-		var line []byte
 		for p, not := range e.All() {
-			line = appendEntry(line[:0], p, not)
-			if _, err := w.Write(line); err != nil {
+			if _, err := w.Write(appendEntry(w.AvailableBuffer(), p, not)); err != nil {
 				return err
 			}
 		}
@@ -252,6 +250,9 @@ func replaceFile(d disk, path string, write func(*bufio.Writer) error) (err erro
 	return nil
 }
 
+// maxEntry is the longest line of a persist file: an IPv6 network.
+const maxEntry = len("!ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128\n")
+
 // appendEntry appends one line of a persist file.
 func appendEntry(b []byte, p netip.Prefix, not bool) []byte {
 	return append(pfioctl.Addr{Prefix: p, Not: not}.AppendTo(b), '\n')
@@ -289,21 +290,7 @@ func checkFile(path string, e Entries) (fileState, error) {
 			}
 		}
 	}
-	var want []byte
-	for p, not := range e.All() {
-		want = appendEntry(want[:0], p, not)
-		got, err := r.ReadSlice('\n')
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
-			return st, fileError(path, "read", err)
-		}
-		if !bytes.Equal(got, want) {
-			return st, nil
-		}
-	}
-	switch _, err := r.ReadByte(); {
-	case errors.Is(err, io.EOF):
-		st.Same = true
-	case err != nil:
+	if st.Same, err = holds(r, e); err != nil {
 		return st, fileError(path, "read", err)
 	}
 	// Whoever may write the file decides what pf loads at boot.
@@ -311,6 +298,44 @@ func checkFile(path string, e Entries) (fileState, error) {
 		st.Same = false
 	}
 	return st, nil
+}
+
+// holds reports whether what is left of a file are the lines of these entries.
+func holds(r *bufio.Reader, e Entries) (bool, error) {
+	// Some lines at a time, which is faster than one by one.
+	want := make([]byte, 0, 4<<10)
+	for p, not := range e.All() {
+		want = appendEntry(want, p, not)
+		if len(want)+maxEntry < cap(want) {
+			continue
+		}
+		if same, err := goesOn(r, want); err != nil || !same {
+			return false, err
+		}
+		want = want[:0]
+	}
+	if same, err := goesOn(r, want); err != nil || !same {
+		return false, err
+	}
+	_, err := r.ReadByte()
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return false, err
+}
+
+// goesOn reports whether a file goes on with want, which fits into the
+// reader's buffer, and reads that.
+func goesOn(r *bufio.Reader, want []byte) (bool, error) {
+	got, err := r.Peek(len(want))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	if !bytes.Equal(got, want) {
+		return false, nil
+	}
+	_, err = r.Discard(len(want))
+	return true, err
 }
 
 // openFile opens a persist file to read it. It returns nil without an error
