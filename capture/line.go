@@ -339,7 +339,9 @@ var octets = func() (t [256]struct {
 	n    uint8
 }) {
 	for i := range t {
-		t[i].n = uint8(copy(t[i].text[:], strconv.Itoa(i)+"."))
+		var buf [4]byte
+		text := append(strconv.AppendUint(buf[:0], uint64(i), 10), '.')
+		t[i].n = uint8(copy(t[i].text[:], text))
 	}
 	return t
 }()

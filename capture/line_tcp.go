@@ -17,18 +17,23 @@ const (
 )
 
 // tcpFlagTexts holds the letters of each set of flags; URG and ACK have none.
-var tcpFlagTexts = func() (t [256]string) {
+var tcpFlagTexts = func() (t [256]struct {
+	text [6]byte
+	n    uint8
+}) {
 	for flags := range t {
+		e := &t[flags]
 		for _, f := range [...]struct {
 			bit    int
-			letter string
-		}{{tcpSYN, "S"}, {tcpFIN, "F"}, {tcpRST, "R"}, {tcpPSH, "P"}, {tcpCWR, "W"}, {tcpECE, "E"}} {
+			letter byte
+		}{{tcpSYN, 'S'}, {tcpFIN, 'F'}, {tcpRST, 'R'}, {tcpPSH, 'P'}, {tcpCWR, 'W'}, {tcpECE, 'E'}} {
 			if flags&f.bit != 0 {
-				t[flags] += f.letter
+				e.text[e.n] = f.letter
+				e.n++
 			}
 		}
-		if t[flags] == "" {
-			t[flags] = "."
+		if e.n == 0 {
+			e.text[0], e.n = '.', 1
 		}
 	}
 	return t
@@ -68,7 +73,8 @@ func (l *line) tcp(b []byte, length uint32, ip []byte) {
 	hlen := uint32(b[12]>>4) * 4
 	flags := b[13]
 
-	l.b = append(l.b, tcpFlagTexts[flags]...)
+	letters := &tcpFlagTexts[flags]
+	l.b = append(l.b, letters.text[:letters.n]...)
 
 	// sackBase is what SACK edges are relative to: the other side's first
 	// number.
@@ -278,11 +284,14 @@ func (l *line) optionLen(n int) {
 	l.byte(']')
 }
 
-// Conversations remembered: convSets sets of convWays each, 3.4 MB. tcpdump
-// remembers all it ever saw.
+// Conversations remembered: convSets sets of convWays each, 3.8 MB when all are
+// there, and little more than 0.6 MB as long as they are few: the memory of a process
+// that prints a small file would be most of its time. tcpdump remembers all it ever
+// saw.
 const (
-	convSets = 1 << 13
-	convWays = 8
+	convSets  = 1 << 13
+	convWays  = 8
+	convBlock = 1 << 10 // conversations that memory is taken for at once
 )
 
 // A convKey names a conversation by its ends in an arbitrary order, so that both
@@ -298,16 +307,23 @@ type conversation struct {
 }
 
 // A convSet is searched by tag first: that and the times of use are in one line of
-// the cache, the conversations themselves in seven.
+// the cache.
 type convSet struct {
 	tag  [convWays]uint32 // of the key's hash
 	used [convWays]uint32 // when, by conversations.tick; 0 is never
-	conv [convWays]conversation
+	conv [convWays]uint16 // which of all conversations it is, once it was used
 }
 
 type conversations struct {
-	tick uint32
-	sets [convSets]convSet
+	tick   uint32
+	n      int // conversations in use, from the first block on
+	blocks [convSets * convWays / convBlock]*[convBlock]conversation
+	sets   [convSets]convSet
+}
+
+// at returns a conversation by its number, which stays that of its place in a set.
+func (cs *conversations) at(n uint16) *conversation {
+	return &cs.blocks[n/convBlock][n%convBlock]
 }
 
 // relate makes seq and ack of a segment with ACK relative to the conversation's
@@ -391,14 +407,23 @@ func (cs *conversations) find(k *convKey) (c *conversation, known bool) {
 	}
 	oldest := 0
 	for i := range convWays {
-		if set.tag[i] == tag && set.used[i] != 0 && set.conv[i].key == *k {
-			set.used[i] = cs.tick
-			return &set.conv[i], true
+		if set.tag[i] == tag && set.used[i] != 0 {
+			if c := cs.at(set.conv[i]); c.key == *k {
+				set.used[i] = cs.tick
+				return c, true
+			}
 		}
 		if set.used[i] < set.used[oldest] {
 			oldest = i
 		}
 	}
+	if set.used[oldest] == 0 {
+		if cs.n%convBlock == 0 {
+			cs.blocks[cs.n/convBlock] = new([convBlock]conversation)
+		}
+		set.conv[oldest] = uint16(cs.n)
+		cs.n++
+	}
 	set.tag[oldest], set.used[oldest] = tag, cs.tick
-	return &set.conv[oldest], false
+	return cs.at(set.conv[oldest]), false
 }
