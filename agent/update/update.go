@@ -133,18 +133,24 @@ func (t *Table) InPF() bool {
 // in a long-lived process one list that fails does not hold up the others.
 type Updater struct {
 	o       Options
-	fetch   *dnsfetch.Client
+	fetch   Fetcher
 	lists   map[string]*dnsfetch.List
 	fresh   map[string]bool // lists that came since the last Run began
 	reached map[string][]netip.Addr
 }
 
-// New returns an Updater that fetches through c.
-func New(o Options, c *dnsfetch.Client) *Updater {
+// Fetcher fetches lists: a [dnsfetch.Client], here or in another process. Its errors are those
+// of [dnsfetch.Client.Fetch]; any other error than a [dnsfetch.Error] is that of the way there.
+type Fetcher interface {
+	Fetch(context.Context, dnsfetch.Request) (*dnsfetch.List, error)
+}
+
+// New returns an Updater that fetches through f.
+func New(o Options, f Fetcher) *Updater {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Updater{o: o, fetch: c, lists: make(map[string]*dnsfetch.List), fresh: make(map[string]bool), reached: make(map[string][]netip.Addr)}
+	return &Updater{o: o, fetch: f, lists: make(map[string]*dnsfetch.List), fresh: make(map[string]bool), reached: make(map[string][]netip.Addr)}
 }
 
 // Run fetches the policy and enforces it through e. force is the owner's word
