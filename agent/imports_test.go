@@ -72,6 +72,8 @@ func TestImports(t *testing.T) {
 		"agent/report/spool":      {},
 		"agent/report/upload":     {},
 		"agent/report/reporttest": {},
+		"agent/frame":             {},
+		"agent/privsep":           {"agent/frame"},
 		"install":                 {"agent/config"},
 	}
 	deps := allDeps(t, append(slices.Sorted(maps.Keys(rooms)), "agent"))

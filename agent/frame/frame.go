@@ -45,12 +45,19 @@ var (
 // Append appends a frame to b. A payload that does not fit the four bytes of the length
 // panics; limits are far below.
 func Append(b []byte, kind byte, payload []byte) []byte {
-	if uint64(len(payload)) > 1<<32-1 {
+	var h [HeaderLen]byte
+	PutHeader(&h, kind, len(payload))
+	return append(append(b, h[:]...), payload...)
+}
+
+// PutHeader makes h what precedes a payload of n bytes, for a writer that has the two in
+// different places. A length that does not fit panics.
+func PutHeader(h *[HeaderLen]byte, kind byte, n int) {
+	if uint64(n) > 1<<32-1 {
 		panic("frame: payload of 4 GiB")
 	}
-	b = append(b, 'T', 'S', Version, kind)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
-	return append(b, payload...)
+	h[0], h[1], h[2], h[3] = 'T', 'S', Version, kind
+	binary.BigEndian.PutUint32(h[4:], uint32(n))
 }
 
 // Write writes a frame with one call of w's Write.
