@@ -379,7 +379,7 @@ func (in *installer) readConf() error {
 	}
 	in.cfg = cfg
 	if in.kept && s.Mode.IsRegular() && s.Mode.Perm()&0o077 != 0 {
-		in.advise("%s has mode %04o: `chmod 600` it if a proxy's password is in it", name, s.Mode.Perm())
+		in.advise("%s has mode %04o: `chmod 600` it: writable by others, or readable with a password in it, it is refused", name, s.Mode.Perm())
 	}
 	return nil
 }

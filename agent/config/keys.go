@@ -359,14 +359,14 @@ var keys = []key{
 		Key: Key{
 			Name: "PROXY",
 			Doc: "The proxy that uploads go through; without one they go directly. A user and a password stand before the host, http://user:password@proxy:3128, " +
-				"with %40 for an @ in them, %3A for a : and %25 for a %; the file should then be readable by root alone.",
+				"with %40 for an @ in them, %3A for a : and %25 for a %; the file must then be readable by its owner alone.",
 		},
 		kind: address(func(c *Config) **url.URL { return &c.Proxy }, "a URL of http, https or socks5, of host and port, such as http://192.0.2.1:3128", false, "http", "https", "socks5"),
 	},
 	{
 		Key: Key{
 			Name: "CA_FILE",
-			Doc:  "The certificates, in PEM form, of the authorities that may vouch for the log server. Without it they are those of the system, /etc/ssl/cert.pem.",
+			Doc:  "The certificates, in PEM form, of the authorities that may vouch for the log server. Without it they are those of the system, /etc/ssl/cert.pem. A file that others can write to is refused.",
 		},
 		kind: filePath(func(c *Config) *string { return &c.CAFile }, false),
 	},

@@ -8,16 +8,20 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
 )
 
-// Load reads and checks the file at path. The error is Errors where the contents
-// are refused; the warnings count in either case, and say, too, when others could
-// read a password in the file, or write to it.
+// Load reads and checks the file at path. The error is Errors where the file is
+// refused: for its contents; because it, or the directory that it is in, belongs to
+// another user than root and the one that asks, or can be written by others, who could
+// have anything done as root; or because others can read a secret in it. The warnings
+// count in either case. A file that is no regular one, such as a pipe, is read as it
+// comes.
 func Load(path string) (*Config, []Warning, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%w: copy threatstop.conf.example there and fill it in", err)
 	}
@@ -33,20 +37,47 @@ func Load(path string) (*Config, []Warning, error) {
 		return nil, nil, fmt.Errorf("%s: is a directory, not a configuration", path)
 	}
 	c, warnings, err := Parse(path, f)
-	mode := fi.Mode()
-	if mode.IsRegular() && mode&0o022 != 0 {
-		warnings = append(warnings, Warning{File: path, Text: fmt.Sprintf(
-			"mode %04o: others than its owner can write what is acted on as root: chmod go-w %s", mode.Perm(), path)})
+	var refused Errors
+	if err != nil && !errors.As(err, &refused) {
+		return nil, warnings, err
 	}
-	if c != nil && mode.IsRegular() && mode&0o044 != 0 {
-		for i := range keys {
-			if k := &keys[i]; k.shown != nil && k.shown(c) != k.text(c) {
-				warnings = append(warnings, Warning{File: path, Key: k.Name, Text: fmt.Sprintf(
-					"holds a secret, and others can read the file (mode %04o): chmod 600 %s", mode.Perm(), path)})
-			}
+	if fi.Mode().IsRegular() {
+		refused = append(unsafeFile(path, fi, c), refused...)
+	}
+	if len(refused) > 0 {
+		return nil, warnings, refused
+	}
+	return c, warnings, nil
+}
+
+// unsafeFile says what speaks against a file, apart from its contents; c is nil where
+// these are refused.
+func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
+	refuse := func(key, format string, args ...any) {
+		errs = append(errs, &Error{File: path, Key: key, Text: fmt.Sprintf(format, args...)})
+	}
+	if uid, is := stranger(fi); is {
+		refuse("", "owned by uid %d, who could have anything done as root: chown root %s", uid, path)
+	}
+	mode := fi.Mode().Perm()
+	if mode&0o022 != 0 {
+		refuse("", "mode %04o: others than its owner can write what is acted on as root: chmod go-w %s", mode, path)
+	}
+	// Who can write to the directory can put another file there, unless it is a
+	// sticky one such as /tmp.
+	dir := filepath.Dir(path)
+	if di, err := os.Stat(dir); err == nil && di.IsDir() && di.Mode()&fs.ModeSticky == 0 && di.Mode()&0o002 != 0 {
+		refuse("", "everybody can write to the directory that it is in (mode %04o): chmod o-w %s", di.Mode().Perm(), dir)
+	}
+	if c == nil || mode&0o044 == 0 {
+		return errs
+	}
+	for i := range keys {
+		if k := &keys[i]; k.shown != nil && k.shown(c) != k.text(c) {
+			refuse(k.Name, "holds a secret, and others can read the file (mode %04o): chmod 600 %s", mode, path)
 		}
 	}
-	return c, warnings, err
+	return errs
 }
 
 // Parse reads and checks a configuration. name stands for it in errors and

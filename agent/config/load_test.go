@@ -74,8 +74,15 @@ func TestLoad(t *testing.T) {
 			[]string{": PROXY: holds a secret, and others can read the file (mode 0644): chmod 600 "}},
 		{"a url with a token, for a group to read", "url='https://logs.example.net/?token=geheim'", 0o640,
 			[]string{": url: holds a secret, and others can read the file (mode 0640): chmod 600 "}},
+		{"a proxy with one, for a group to read", proxy, 0o640,
+			[]string{": PROXY: holds a secret, and others can read the file (mode 0640): chmod 600 "}},
 		{"for a group to write", "", 0o664,
 			[]string{": mode 0664: others than its owner can write what is acted on as root: chmod go-w "}},
+		{"for all to write, and nobody to read", "", 0o602,
+			[]string{": mode 0602: others than its owner can write what is acted on as root: chmod go-w "}},
+		{"with a secret, for all to write and to read", proxy, 0o666,
+			[]string{": mode 0666: others than its owner can write what is acted on as root: chmod go-w ",
+				": PROXY: holds a secret, and others can read the file (mode 0666): chmod 600 "}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if runtime.GOOS == "windows" {
@@ -83,14 +90,14 @@ func TestLoad(t *testing.T) {
 			}
 			path := write(strconv.FormatUint(rand.Uint64(), 36), tt.text, tt.mode)
 			c, warnings, err := Load(path)
-			if err != nil || c.DeviceID != "tdid_abcd1234" {
-				t.Fatalf("%+v, %v", c, err)
+			if len(tt.want) == 0 && (err != nil || c.DeviceID != "tdid_abcd1234") || len(tt.want) > 0 && c != nil || len(warnings) > 0 {
+				t.Fatalf("%+v, %v, %v", c, warnings, err)
 			}
 			var want []string
 			for _, w := range tt.want {
 				want = append(want, path+w+path)
 			}
-			if _, got := said(warnings, nil); !cmp.Equal(got, want) {
+			if got, _ := said(nil, err); !cmp.Equal(got, want) {
 				t.Errorf("got  %q\nwant %q", got, want)
 			}
 		})
@@ -107,7 +114,7 @@ func TestLoad(t *testing.T) {
 	path := write("refused", "POLL_INTERVAL=x", 0o622)
 	c, warnings, err := Load(path)
 	var errs Errors
-	if c != nil || !errors.As(err, &errs) || errs[0].File != path || errs[0].Line != 1 || len(warnings) != 1 {
+	if c != nil || !errors.As(err, &errs) || len(errs) != 2 || errs[0].File != path || errs[0].Line != 0 || errs[1].Line != 1 || len(warnings) != 0 {
 		t.Errorf("a refused file: %v, %v, %v", c, warnings, err)
 	}
 }

@@ -122,7 +122,7 @@ func (t *tester) caFile(path string) {
 			t.say(Skip, fmt.Sprintf("CA file %s: only root may look", path))
 			return
 		}
-		t.say(Fail, fmt.Sprintf("CA file: %v", err), "CA_FILE names certificates in PEM form; without it they are the system's")
+		t.say(Fail, err.Error(), "CA_FILE names certificates in PEM form; without it they are the system's")
 		return
 	}
 	t.say(OK, fmt.Sprintf("CA file %s", path))

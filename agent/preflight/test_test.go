@@ -175,7 +175,7 @@ func TestWhatIsWrong(t *testing.T) {
 			r.env.Owner = func(fs.FileInfo) (uint32, bool) { return 1234, true }
 		}, []string{"FAIL spool directory; not to _threatstop (4711) > chown -R _threatstop:_threatstop"}},
 		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA file; no such file > PEM", "FAIL log server; no such file > PEM"}},
-		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA file; no certificate in it", "FAIL log server; no certificate in it"}},
+		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA file; no PEM certificate in it", "FAIL log server; no PEM certificate in it"}},
 
 		"no policy server": {func(r *rig) { r.dns.Close() }, []string{"FAIL policy server; no TCP connection; refused > ports 53 and 5353", "FAIL no policy server gives all lists > above"}},
 		"a policy server by a name that is none": {func(r *rig) { r.conf["DNS_SERVERS"] = "nowhere.example" },

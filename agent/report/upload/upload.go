@@ -22,7 +22,6 @@ import (
 	"net/netip"
 	"net/textproto"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +48,7 @@ type Options struct {
 	// Source is the address to connect from, the zero one to let the system
 	// choose.
 	Source netip.Addr
-	// CAFile has the PEM certificates to trust instead of the system's.
+	// CAFile has the PEM certificates to trust instead of the system's, see Roots.
 	CAFile string
 	// Timeouts of the phases of an attempt.
 	Timeouts Timeouts
@@ -129,7 +128,7 @@ func New(o Options) (*Client, error) {
 			*f.v = f.def
 		}
 	}
-	roots, err := roots(o.CAFile)
+	roots, err := Roots(o.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -216,25 +215,6 @@ func checkProxy(s string) (*url.URL, error) {
 		return nil, fmt.Errorf("proxy %s: has no host", p.Redacted())
 	}
 	return p, nil
-}
-
-func roots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			return nil, fmt.Errorf("system's CA certificates: %w", err)
-		}
-		return pool, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("CA file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA file %s: no PEM certificate in it", file)
-	}
-	return pool, nil
 }
 
 // Check reports what [New] would refuse in a URL and a proxy, without reading files.
