@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"example.org/threatstopd/agent/frame"
 )
@@ -39,6 +40,7 @@ func (s inProcess) Start(role string, files []*os.File) (Child, error) {
 
 // tell sends main the error with which a body ended.
 func tell(conn net.Conn, err error) {
+	conn.SetWriteDeadline(time.Now().Add(endWait))
 	frame.Write(conn, kindFailed, []byte(clean(err.Error(), maxReason)))
 }
 
