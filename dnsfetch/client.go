@@ -177,6 +177,11 @@ func (c *Client) Server() string {
 	return c.last.String()
 }
 
+// Names reports whether a server is given by name, so that the Resolver will be asked.
+func (c *Client) Names() bool {
+	return slices.ContainsFunc(c.servers, func(s server) bool { return !s.addr.IsValid() })
+}
+
 // Close closes the connections that are kept open between two lists, and returns nil. A Client
 // may be used again after Close.
 func (c *Client) Close() error {
