@@ -11,50 +11,27 @@ import (
 // the longest prefix wins. It stands on its own, without the Set, and never
 // changes.
 //
-// It takes less than 12 bytes an IPv4 entry and less than 40 an IPv6 entry,
-// mostly 9 and 26.
+// It takes 4 bytes an IPv4 entry, 8 where entries nest, and half a megabyte at
+// most beside; and less than 40 bytes an IPv6 entry, mostly 26.
 //
-// Two prefixes either nest or have nothing in common. So of the entries that
-// begin at or before an address, the last one decides for it (of one address
-// the longest), or if that ends too early, one of those around it. A finder
-// says where to look for that last one, up to a few neighbours, and these are
-// all compared, without a branch. For a look-up is mostly waiting for memory,
-// and while it waits the processor goes on with what comes next, unless it
-// has guessed a branch wrong.
+// IPv4 entries have an index of their own. Of IPv6, a finder says where to look
+// for the last entry at or before an address, up to a few neighbours, and these
+// are all compared, without a branch: while a look-up waits for memory, the
+// processor goes on with what comes next, unless it has guessed a branch wrong.
 type Index struct {
 	lists []string
 
-	// The IPv4 entries from 1 on, of one address the shortest first. In front
+	v4 index4
+
+	// The IPv6 entries from 1 on, of one address the shortest first. In front
 	// stands one that is before all addresses, behind a window of those
 	// behind all.
-	entry4 []entry4
-	list4  []uint8 // nil when entry4 has them; one behind the lists is NoList
-	place4 uint8
-	find4  finder
-
 	entry6 []entry6
 	find6  finder
 }
 
-// entry4 is one number, in the order of its address:
-//
-//	bits 32-63  address
-//	bits 26-31  prefix length
-//	bit  25     negated
-//	bits 0-24   its list, above the place of the shortest entry around it
-//	            that ends later, 0 if there is none
-//
-// How many bits the place has says Index.place4: as many as the number of
-// entries needs. Should the rest not be enough for the lists, then they have
-// a column of their own. 25 bits are enough for the places of [MaxRecords].
-type entry4 uint64
-
-const rest4 = 25
-
-func (e entry4) addr() uint32 { return uint32(e >> 32) }
-func (e entry4) bits() uint8  { return uint8(e>>26) & 63 }
-func (e entry4) not() bool    { return e>>25&1 != 0 }
-
+// entry6 is an entry, and the place of the shortest entry around it that ends
+// later, 0 if there is none.
 type entry6 struct {
 	addr u128
 	up   uint32
@@ -65,44 +42,17 @@ type entry6 struct {
 // A look-up compares so many neighbours. A slot of the finder has each entries
 // in the mean, so that it rarely has more than these; depth is how many levels
 // of parts a finder has.
-const (
-	window4, each4, depth4 = 8, 4, 2
-	window6, each6, depth6 = 5, 2, 4
-)
+const window6, each6, depth6 = 5, 2, 4
 
 // NewIndex returns an Index of s. A nil Set is an empty one.
 func NewIndex(s *Set) *Index {
 	if s == nil {
 		s = new(Set)
 	}
-	x := &Index{lists: s.lists}
-	if n := len(s.addr4); n > 0 {
-		x.entry4 = make([]entry4, 1, 1+n+window4)
-		x.place4 = uint8(bits.Len(uint(n)))
-		if int(x.place4)+bits.Len(uint(len(s.lists))) > rest4 {
-			x.list4 = make([]uint8, 1, 1+n)
-		}
-		enclose(n, func(i int) (u128, uint8) { return from4(s.addr4[i]), s.bits4[i] }, func(i, up int) {
-			e := entry4(s.addr4[i])<<32 | entry4(s.bits4[i])<<26 | entry4(up)
-			if s.tag4[i].not() {
-				e |= 1 << rest4
-			}
-			l := min(s.tag4[i].list(), ListID(len(s.lists)))
-			if x.list4 != nil {
-				x.list4 = append(x.list4, uint8(l))
-			} else {
-				e |= entry4(l) << x.place4
-			}
-			x.entry4 = append(x.entry4, e)
-		})
-		x.find4.build(1, 1+n, each4, depth4, func(i int) u128 { return u128{hi: uint64(x.entry4[i].addr())} })
-		for range window4 {
-			x.entry4 = append(x.entry4, ^entry4(0))
-		}
-	}
+	x := &Index{lists: s.lists, v4: newIndex4(s)}
 	if n := len(s.addr6); n > 0 {
 		x.entry6 = make([]entry6, 1, 1+n+window6)
-		enclose(n, func(i int) (u128, uint8) { return s.addr6[i], s.bits6[i] }, func(i, up int) {
+		enclose(s, func(i, up int) {
 			x.entry6 = append(x.entry6, entry6{s.addr6[i], uint32(up), s.tag6[i], s.bits6[i]})
 		})
 		x.find6.build(1, 1+n, each6, depth6, func(i int) u128 { return x.entry6[i].addr })
@@ -127,12 +77,16 @@ func (x *Index) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) 
 	switch {
 	case a.Is4() || a.Is4In6():
 		b := a.As4()
-		i := x.decides4(binary.BigEndian.Uint32(b[:]))
-		if i == 0 {
+		addr := binary.BigEndian.Uint32(b[:])
+		e, ok := x.v4.decides(addr)
+		if !ok {
 			break
 		}
-		e := x.entry4[i]
-		return x.list(i), prefix4(e.addr(), e.bits()), !e.not()
+		if list = e.list(); int(list) == len(x.lists) {
+			list = NoList
+		}
+		n := e.bits()
+		return list, prefix4(addr&^uint32(uint64(1)<<(32-n)-1), n), !e.not()
 	case a.Is6():
 		i := x.decides6(number(a))
 		if i == 0 {
@@ -144,44 +98,7 @@ func (x *Index) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) 
 	return NoList, netip.Prefix{}, false
 }
 
-// list returns the list of IPv4 entry i.
-func (x *Index) list(i int) ListID {
-	l := ListID(x.entry4[i] & (1<<rest4 - 1) >> x.place4)
-	if x.list4 != nil {
-		l = ListID(x.list4[i])
-	}
-	if int(l) == len(x.lists) {
-		return NoList
-	}
-	return l
-}
-
-// decides4 returns the place of the entry that decides for a, or 0.
-func (x *Index) decides4(a uint32) int {
-	i, n := x.find4.find(uint64(a), 0)
-	if n > window4 {
-		i += sort.Search(n, func(k int) bool { return x.entry4[i+k].addr() > a }) - 1
-	} else if i > 0 {
-		w := (*[window4]entry4)(x.entry4[i:])
-		k := uint64(a)
-		i += window4 - 1 - int(
-			(k-uint64(w[0].addr()))>>63+(k-uint64(w[1].addr()))>>63+
-				(k-uint64(w[2].addr()))>>63+(k-uint64(w[3].addr()))>>63+
-				(k-uint64(w[4].addr()))>>63+(k-uint64(w[5].addr()))>>63+
-				(k-uint64(w[6].addr()))>>63+(k-uint64(w[7].addr()))>>63)
-		i = min(i, len(x.entry4)-1-window4) // those behind all may be equal
-	}
-	for i > 0 {
-		e := x.entry4[i]
-		if (a^e.addr())>>(32-e.bits()) == 0 {
-			break
-		}
-		i = int(e & (1<<x.place4 - 1))
-	}
-	return i
-}
-
-// decides6 is decides4 for IPv6.
+// decides6 returns the place of the entry that decides for a, or 0.
 func (x *Index) decides6(a u128) int {
 	i, n := x.find6.find(a.hi, a.lo)
 	if n > window6 {
@@ -209,29 +126,24 @@ func before(a, b u128) uint64 {
 	return c
 }
 
-// enclose goes over n entries in a table's order and calls put for each, of
-// one address the shortest first, with the place (counted from 1) of the
-// shortest entry around it that ends later.
-func enclose(n int, at func(int) (u128, uint8), put func(i, up int)) {
+// enclose goes over the IPv6 entries of s and calls put for each, of one
+// address the shortest first, with the place (counted from 1) of the shortest
+// entry around it that ends later.
+func enclose(s *Set, put func(i, up int)) {
 	type around struct {
 		last  u128
 		place int
 		up    int
 	}
 	var stack []around
-	place := 1
+	place, n := 1, len(s.addr6)
 	for i := 0; i < n; {
-		addr, _ := at(i)
 		end := i + 1
-		for end < n {
-			if a, _ := at(end); a != addr {
-				break
-			}
+		for end < n && s.addr6[end] == s.addr6[i] {
 			end++
 		}
 		for j := end - 1; j >= i; j-- {
-			_, bits := at(j)
-			last := addr.last(bits)
+			last := s.addr6[j].last(s.bits6[j])
 			for len(stack) > 0 && stack[len(stack)-1].last.less(last) {
 				stack = stack[:len(stack)-1]
 			}
@@ -256,8 +168,8 @@ func enclose(n int, at func(int) (u128, uint8), put func(i, up int)) {
 // A part divides a range of keys into equal slots, of a few entries each in
 // the mean, and knows where the entries of each slot begin. Real addresses
 // crowd together, in IPv6 above all; so a slot with many entries has a part
-// of its own. A key is an IPv4 address, or one half of an IPv6 address: the
-// second where all entries of a part have the first in common.
+// of its own. A key is one half of an address: the second where all entries of
+// a part have the first in common.
 type finder struct {
 	parts []part
 	slots []uint32 // of all parts: an entry, or divided|part
