@@ -7,11 +7,12 @@ import (
 	"golang.org/x/net/route"
 )
 
-// gateways returns the next hops of the process's routing table. The kernel is
-// asked only for routes that have one.
+// gateways returns the next hops of the process's routing table. The whole table is
+// asked for, not only routes with RTF_GATEWAY (NET_RT_FLAGS): of the two pledge(2)
+// allows this one (kern_pledge.c: pledge_sysctl).
 func gateways() ([]netip.Addr, error) {
-	const kind = route.RIBType(syscall.NET_RT_FLAGS)
-	b, err := route.FetchRIB(syscall.AF_UNSPEC, kind, syscall.RTF_GATEWAY)
+	const kind = route.RIBType(syscall.NET_RT_DUMP)
+	b, err := route.FetchRIB(syscall.AF_UNSPEC, kind, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +23,7 @@ func gateways() ([]netip.Addr, error) {
 	var all []netip.Addr
 	for _, m := range messages {
 		r, ok := m.(*route.RouteMessage)
-		if !ok || len(r.Addrs) <= syscall.RTAX_GATEWAY {
+		if !ok || r.Flags&syscall.RTF_GATEWAY == 0 || len(r.Addrs) <= syscall.RTAX_GATEWAY {
 			continue
 		}
 		switch a := r.Addrs[syscall.RTAX_GATEWAY].(type) {
