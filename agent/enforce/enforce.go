@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"example.org/threatstopd/pfioctl"
@@ -37,11 +38,40 @@ func (r Result) Unchanged() int { return r.Entries - r.Delta.Added - r.Delta.Cha
 
 // Enforcer sets tables through one open /dev/pf.
 type Enforcer struct {
-	pf *pfioctl.PF
+	pf   *pfioctl.PF
+	disk osDisk
 }
 
 // New returns an Enforcer that works through pf.
 func New(pf *pfioctl.PF) *Enforcer { return &Enforcer{pf: pf} }
+
+// OpenDirs opens the directories of persist files, which have to be flushed when a
+// file in them is replaced: a process that unveil(2) shows only the files themselves
+// calls it before. It is called once; Close closes them.
+func (e *Enforcer) OpenDirs(files ...string) error {
+	e.disk.dirs = make(map[string]*os.File)
+	for _, name := range files {
+		dir := filepath.Dir(name)
+		if name == "" || e.disk.dirs[dir] != nil {
+			continue
+		}
+		f, err := os.Open(dir)
+		if err != nil {
+			e.Close()
+			return fileError(name, "open its directory", err)
+		}
+		e.disk.dirs[dir] = f
+	}
+	return nil
+}
+
+// Close closes what OpenDirs has opened. The device stays open.
+func (e *Enforcer) Close() {
+	for _, f := range e.disk.dirs {
+		f.Close()
+	}
+	e.disk.dirs = nil
+}
 
 // InForce returns how many entries pf has in the table, -1 when there is no
 // such table.
@@ -82,7 +112,7 @@ func (e *Enforcer) Apply(t Target, want Entries, header Header) (Result, error) 
 		if file.Same && file.Held.Equal(header.Held) {
 			return res, nil
 		}
-		err = WriteFile(t.File, header, want)
+		err = writeFile(e.disk, t.File, header, want)
 	}
 	if err != nil && t.Load {
 		err = fmt.Errorf("%w; pf has the policy, but at a reboot or `pfctl -f` it loads what the file has", err)
@@ -96,7 +126,7 @@ func (e *Enforcer) Apply(t Target, want Entries, header Header) (Result, error) 
 // pf.conf does not load without it.
 func (e *Enforcer) Hold(t Target, header Header) error {
 	if _, err := os.Lstat(t.File); !errors.Is(err, fs.ErrNotExist) || !t.Load {
-		return MarkHeld(t.File, header.Held)
+		return markHeld(e.disk, t.File, header.Held)
 	}
 	addrs, err := e.pf.GetPledged(t.Table, 0)
 	if err != nil {
@@ -104,7 +134,7 @@ func (e *Enforcer) Hold(t Target, header Header) error {
 	}
 	defer addrs.Close()
 	header.Server, header.Counts = "", fmt.Sprintf("%d entries, as they were in pf", addrs.Len())
-	return WriteFile(t.File, header, kernelEntries{addrs})
+	return writeFile(e.disk, t.File, header, kernelEntries{addrs})
 }
 
 // kernelEntries are Entries as the kernel gave them.

@@ -99,7 +99,8 @@ type disk interface {
 	SyncDir(dir string) error
 }
 
-type osDisk struct{}
+// osDisk is the disk. dirs has directories that were opened beforehand, by name.
+type osDisk struct{ dirs map[string]*os.File }
 
 func (osDisk) Create(name string) (file, error) {
 	// A temporary file that an earlier run left is removed rather than
@@ -114,13 +115,16 @@ func (osDisk) Create(name string) (file, error) {
 func (osDisk) Rename(from, to string) error { return os.Rename(from, to) }
 func (osDisk) Remove(name string) error     { return os.Remove(name) }
 
-func (osDisk) SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func (d osDisk) SyncDir(dir string) error {
+	if f := d.dirs[dir]; f != nil {
+		return f.Sync()
+	}
+	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return d.Sync()
+	defer f.Close()
+	return f.Sync()
 }
 
 // WriteFile replaces the persist file at path by header and entries, in the
@@ -152,13 +156,15 @@ func writeFile(d disk, path string, h Header, e Entries) error {
 // held back; a zero time takes the note out. The entries stay as they are. A
 // file that does not exist stays so, without an error: what it would note is
 // then counted from the next run.
-func MarkHeld(path string, since time.Time) error {
+func MarkHeld(path string, since time.Time) error { return markHeld(osDisk{}, path, since) }
+
+func markHeld(d disk, path string, since time.Time) error {
 	old, err := openFile(path)
 	if old == nil {
 		return err
 	}
 	defer old.Close()
-	return replaceFile(osDisk{}, path, func(w *bufio.Writer) error {
+	return replaceFile(d, path, func(w *bufio.Writer) error {
 		r := bufio.NewReaderSize(old, 64<<10)
 		for {
 			c, err := r.Peek(1)
