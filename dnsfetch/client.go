@@ -182,6 +182,32 @@ func (c *Client) Names() bool {
 	return slices.ContainsFunc(c.servers, func(s server) bool { return !s.addr.IsValid() })
 }
 
+// Knows reports whether server is how [Client.Server] may spell one of the servers of the Options.
+func (c *Client) Knows(server string) bool {
+	for _, s := range c.servers {
+		ports := c.opt.Ports
+		if s.port != 0 {
+			ports = []uint16{s.port}
+		}
+		for _, port := range ports {
+			ep := endpoint{addr: addrPort(s.addr, port)}
+			if !s.addr.IsValid() {
+				in, found := strings.CutPrefix(server, s.host+"[")
+				host, _, closed := strings.Cut(in, "]")
+				addr, err := netip.ParseAddr(host)
+				if !found || !closed || err != nil {
+					continue
+				}
+				ep = endpoint{s.host, addrPort(addr, port)}
+			}
+			if ep.String() == server {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Close closes the connections that are kept open between two lists, and returns nil. A Client
 // may be used again after Close.
 func (c *Client) Close() error {

@@ -341,3 +341,25 @@ func TestCancel(t *testing.T) {
 		t.Errorf("context's own deadline: error %v", err)
 	}
 }
+
+// Knows tells the servers of the options from others.
+func TestKnows(t *testing.T) {
+	c, err := New(Options{Servers: []string{"192.0.2.1", "192.0.2.2:99", "2001:db8::1", "dns.example.net", "::ffff:192.0.2.3"}, Ports: []uint16{53, 5353}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for server, want := range map[string]bool{
+		"192.0.2.1:53": true, "192.0.2.1:5353": true, "192.0.2.2:99": true, "[2001:db8::1]:53": true, "192.0.2.3:53": true,
+		"dns.example.net[203.0.113.7]:53": true, "dns.example.net[2001:db8::7]:5353": true,
+		"192.0.2.1:54": false, "192.0.2.2:53": false, "192.0.2.4:53": false, "": false, "192.0.2.1": false,
+		"dns.example.net:53": false, "dns.example.net[x]:53": false, "dns.example.net[203.0.113.7]:54": false,
+		"dns.example.net[203.0.113.7]:53x": false, "www.example.net[203.0.113.7]:53": false, "dns.example.net[203.0.113.7": false,
+	} {
+		if got := c.Knows(server); got != want {
+			t.Errorf("%q: %v", server, got)
+		}
+	}
+	if !c.Names() {
+		t.Error("it has a name")
+	}
+}
