@@ -56,9 +56,9 @@ func Exec() Starter {
 	return e
 }
 
-// Path returns the program that [Exec] starts, for the table of what main may see. Empty
+// Program returns the path of the program that [Exec] starts, for the table of what main may see. Empty
 // when s is another Starter.
-func Path(s Starter) string {
+func Program(s Starter) string {
 	if e, ok := s.(*execute); ok {
 		return e.path
 	}

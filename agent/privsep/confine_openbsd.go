@@ -1,0 +1,23 @@
+package privsep
+
+import "golang.org/x/sys/unix"
+
+// confines: this system has what confines a process.
+const confines = true
+
+func unveil(path, permissions string) error { return unix.Unveil(path, permissions) }
+
+func unveilNoMore() error { return unix.UnveilBlock() }
+
+func pledge(promises string) error { return unix.PledgePromises(promises) }
+
+// become makes root somebody else, for good.
+func become(uid, gid int) error {
+	if err := unix.Setgroups([]int{gid}); err != nil {
+		return err
+	}
+	if err := unix.Setresgid(gid, gid, gid); err != nil {
+		return err
+	}
+	return unix.Setresuid(uid, uid, uid)
+}

@@ -1,0 +1,16 @@
+//go:build !openbsd
+
+package privsep
+
+import "errors"
+
+// confines: this system has what confines a process.
+const confines = false
+
+func unveil(string, string) error { return errors.ErrUnsupported }
+
+func unveilNoMore() error { return errors.ErrUnsupported }
+
+func pledge(string) error { return errors.ErrUnsupported }
+
+func become(int, int) error { return errors.ErrUnsupported }

@@ -1,0 +1,182 @@
+package privsep
+
+// Role is one process of threatstopd, or one of its commands: what the manual's section
+// PROCESSES says, and what Confine does.
+type Role struct {
+	// Name is the process as ps(1) shows it ("main" for the daemon itself), or the
+	// option of the command.
+	Name string
+	// User is as whom it works: "root", "USER" (the service user that the
+	// configuration names, if the process was started by root), or "the caller".
+	User string
+	// Promises are those of pledge(2); NamePromises are added when host names are
+	// looked up. Empty: it is not pledged, for the reason in Unpledged.
+	Promises, NamePromises, Unpledged string
+	// Unveil has the paths it sees. Nil: it is not restricted; none that apply: it sees
+	// nothing.
+	Unveil []Path
+	// Holds are the descriptors it has or inherits besides its standard ones and that
+	// of its connection to main.
+	Holds []string
+	// Can is what an attacker who has taken it over could still do.
+	Can string
+}
+
+// Path is what a process sees of the file system.
+type Path struct {
+	// Key names the path among those of Confinement: a key of threatstop.conf, or one
+	// of the Path constants. Literal is the path itself, where it is always the same.
+	Key, Literal string
+	// Suffix is added to the path.
+	Suffix string
+	// Permissions are those of unveil(2).
+	Permissions string
+	// Names: only when host names are looked up.
+	Names bool
+}
+
+// Names in Confinement.Paths of what is no key of threatstop.conf.
+const (
+	PathConfig  = "threatstop.conf" // the configuration
+	PathProgram = "threatstopd"     // this program: see Program
+)
+
+// tempSuffix is that of a table file while it is written (enforce.TempSuffix).
+const tempSuffix = ".new"
+
+const (
+	resolvConf = "/etc/resolv.conf"
+	hosts      = "/etc/hosts"
+	// The kernel opens the dynamic linker with the eyes of the process that executes
+	// (exec_elf.c: elf_load_file).
+	linker = "/usr/libexec/ld.so"
+)
+
+// resolver is what Go's resolver looks at.
+var resolver = []Path{
+	{Literal: resolvConf, Permissions: "r", Names: true},
+	{Literal: hosts, Permissions: "r", Names: true},
+}
+
+var tableFiles = []Path{
+	{Key: "BLOCK_FILE", Permissions: "rwc"},
+	{Key: "BLOCK_FILE", Suffix: tempSuffix, Permissions: "rwc"},
+	{Key: "ALLOW_FILE", Permissions: "rwc"},
+	{Key: "ALLOW_FILE", Suffix: tempSuffix, Permissions: "rwc"},
+}
+
+var starts = []Path{
+	{Key: PathProgram, Permissions: "x"},
+	{Literal: linker, Permissions: "r"},
+}
+
+func paths(all ...[]Path) []Path {
+	sum := []Path{}
+	for _, p := range all {
+		sum = append(sum, p...)
+	}
+	return sum
+}
+
+// Roles is the one table of the processes and of what confines them.
+var Roles = []Role{
+	{
+		Name:     "main",
+		User:     "root",
+		Promises: "stdio rpath wpath cpath pf unix route proc exec",
+		Unveil: paths([]Path{
+			{Key: PathConfig, Permissions: "r"},
+			// Which resolvers are never to be blocked is read anew for each update.
+			{Literal: resolvConf, Permissions: "r"},
+			{Literal: "/dev/log", Permissions: "rw"},
+		}, tableFiles, starts),
+		Holds: []string{"/dev/pf", "the directories of the table files, for fsync(2)", "one end of a connection to each other process"},
+		Can: "whatever root can, since what it executes is confined by nothing. " +
+			"That is why it listens to nobody outside, and takes from the other processes only messages that it checks.",
+	},
+	{
+		Name:         "fetch",
+		User:         "USER",
+		Promises:     "stdio inet",
+		NamePromises: "rpath",
+		Unveil:       paths(resolver),
+		Can: "connect to any host, and answer in place of the policy servers: hold lists back, or invent them within MAX_ENTRIES, MIN_PREFIX_V4, " +
+			"MIN_PREFIX_V6, MAX_SHRINK and the exceptions, which main applies. It reaches no file, not pf, no other process.",
+	},
+	{
+		Name:     "report",
+		User:     "USER",
+		Promises: "stdio inet unix rpath wpath cpath bpf",
+		Unveil: paths([]Path{
+			{Key: "SPOOL_DIR", Permissions: "rwc"},
+			{Key: "CA_FILE", Permissions: "r"},
+		}, resolver),
+		Holds: []string{"a bpf(4) descriptor of PFLOG_IF, locked", "the files of pflogd(8) while it catches up with them", "the sockets for the status and for METRICS"},
+		Can: "read what pf logs, connect to any host and send that there, invent hits or keep them back, change the spool, give false answers to --status and METRICS, " +
+			"and ask main for a sync. It reaches no other file, not pf, no other process.",
+	},
+	{
+		Name:      "states",
+		User:      "USER",
+		Unpledged: "pledge(2) has no promise for DIOCKILLSTATES",
+		Unveil:    paths(),
+		Holds:     []string{"/dev/pf"},
+		Can: "change all of pf, since that asks only how the descriptor was opened, and open sockets. It sees no file, hears nothing but addresses from main, " +
+			"and runs only with KILL_STATES=yes.",
+	},
+	{
+		Name:     "--sync-now",
+		User:     "root",
+		Promises: "stdio rpath wpath cpath pf unix route proc exec",
+		Unveil:   paths([]Path{{Literal: resolvConf, Permissions: "r"}}, tableFiles, starts),
+		Holds:    []string{"/dev/pf", "the directories of the table files"},
+		Can:      "the same as in main. The lists are fetched by a process fetch of its own.",
+	},
+	{
+		Name:     "--dump-table",
+		User:     "root",
+		Promises: "stdio",
+		Unveil:   paths(),
+		Holds:    []string{"the table, read before"},
+		Can:      "print something else.",
+	},
+	{
+		Name:     "--read",
+		User:     "the caller",
+		Promises: "stdio",
+		Unveil:   paths(),
+		Holds:    []string{"the file"},
+		Can:      "print something else.",
+	},
+	{
+		Name:     "--status",
+		User:     "the caller",
+		Promises: "stdio",
+		Unveil:   paths(),
+		Holds:    []string{"a connection to the daemon"},
+		Can:      "print something else, and ask the daemon what the caller may ask.",
+	},
+	{
+		Name:     "-n",
+		User:     "the caller",
+		Promises: "stdio rpath",
+		Unveil:   []Path{{Key: PathConfig, Permissions: "r"}, {Literal: "/etc/passwd", Permissions: "r"}, {Literal: "/etc/group", Permissions: "r"}},
+		Can:      "print something else.",
+	},
+	{
+		Name:      "--test",
+		User:      "USER",
+		Unpledged: "its questions to pf(4) are in no promise",
+		Unveil:    []Path{{Literal: "/", Permissions: "r"}},
+		Holds:     []string{"/dev/pf, for reading"},
+		Can:       "read what USER may read, and connect to any host.",
+	},
+	{
+		Name:      "--check",
+		User:      "USER",
+		Unpledged: "its questions to pf(4) are in no promise",
+		Unveil:    []Path{{Literal: "/", Permissions: "r"}},
+		Holds:     []string{"/dev/pf, for reading"},
+		Can:       "read what USER may read, and connect to any host.",
+	},
+}
