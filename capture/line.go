@@ -44,7 +44,8 @@ type Printer struct {
 // AppendLine appends p's line to dst, without a newline, and returns it. The
 // line is printable ASCII, at most 4096 bytes, and there is one for every
 // packet: only p's Record is looked at, whatever Decode said of it. Nothing is
-// allocated if dst has room; 512 bytes are enough for nearly every line.
+// allocated if dst has room, but what Relative remembers; 512 bytes are enough for
+// nearly every line.
 func (pr *Printer) AppendLine(dst []byte, p *Packet) []byte {
 	l := line{b: dst, start: len(dst), pr: pr}
 	l.clock(p.Time)
@@ -86,15 +87,14 @@ func (l *line) clock(t time.Time) {
 		}
 		pr.minute, pr.clockLoc = sec-int64(s), loc
 	}
-	us := uint32(t.Nanosecond() / 1000)
+	us := uint32(t.Nanosecond()) / 1000
 	n := len(l.b)
 	l.b = room(l.b, len(pr.clock)+7)[:n+len(pr.clock)+7]
 	w := (*[16]byte)(l.b[n:])
+	// Six digits and two zeros in front of them, which the clock covers.
+	binary.LittleEndian.PutUint64(w[7:], eightDigits(us)|zeros)
 	*(*[9]byte)(w[:]) = pr.clock
 	w[6], w[7] = twoDigits(uint32(sec - pr.minute))
-	w[9], w[10] = twoDigits(us / 10000)
-	w[11], w[12] = twoDigits(us / 100 % 100)
-	w[13], w[14] = twoDigits(us % 100)
 	w[15] = ' '
 }
 
@@ -115,7 +115,23 @@ func (l *line) pflog(d []byte, length uint32) {
 		l.str("[|pflog]")
 		return
 	}
-	b := append(l.b, "rule "...)
+	l.b = appendRule(l.b, d)
+
+	length -= uint32(hdrlen)
+	switch af := at(d, offAF); af {
+	case AFInet:
+		l.ip4(d[hdrlen:], length)
+	case AFInet6:
+		l.ip6(d[hdrlen:], length)
+	default:
+		l.str("unknown-af ")
+		l.uint(uint32(af))
+	}
+}
+
+// appendRule prints what pf did, by which rule, and where.
+func appendRule(b, d []byte) []byte {
+	b = append(b, "rule "...)
 	if nr := u32(d, offRuleNr); nr == NoRule {
 		b = append(b, "def"...)
 	} else {
@@ -145,18 +161,7 @@ func (l *line) pflog(d []byte, length uint32) {
 		b = append(b, " in on "...)
 	}
 	b = appendCString(b, from(d, offIfname))
-	l.b = append(b, ": "...)
-
-	length -= uint32(hdrlen)
-	switch af := at(d, offAF); af {
-	case AFInet:
-		l.ip4(d[hdrlen:], length)
-	case AFInet6:
-		l.ip6(d[hdrlen:], length)
-	default:
-		l.str("unknown-af ")
-		l.uint(uint32(af))
-	}
+	return append(b, ": "...)
 }
 
 // Reads that tcpdump does not check against the end of the capture give what lies
@@ -198,6 +203,31 @@ func (l *line) str(s string) { l.b = append(l.b, s...) }
 // them as they are; a byte that is not printable ASCII is a "?" here, so that no
 // name can break a line in two.
 func appendCString(b, s []byte) []byte {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	// Eight at a time while they are all that they should be.
+	for len(s) >= 8 {
+		x := binary.LittleEndian.Uint64(s)
+		// The lowest byte whose high bit is set here is the first NUL.
+		n := bits.TrailingZeros64((x-ones)&^x&highs) &^ 7
+		if n == 0 {
+			return b
+		}
+		// Of the others none is above '~' or below ' '.
+		y := x | '!'*ones<<(n&63)
+		if n == 64 {
+			y = x
+		}
+		if (y|(y+ones)|(y-' '*ones))&highs != 0 {
+			break
+		}
+		b = room(b, 8)
+		binary.LittleEndian.PutUint64(b[len(b):len(b)+8], x)
+		b = b[:len(b)+n/8]
+		if n < 64 {
+			return b
+		}
+		s = s[8:]
+	}
 	for _, c := range s {
 		if c == 0 {
 			break
@@ -269,22 +299,38 @@ func appendUint(b []byte, v uint32) []byte {
 		*(*[4]byte)(b[n:]) = o.text
 		return b[:n+int(o.n)-1]
 	}
-	if v >= 1e8 {
-		top := v / 1e8
-		if top >= 10 {
-			b = append(b, '0'+byte(top/10))
-		}
-		b = append(b, '0'+byte(top%10))
-		n = len(b)
-		b = b[:n+8]
-		binary.LittleEndian.PutUint64(b[n:], eightDigits(v%1e8)|zeros)
-		return b
+	if v < 1e8 {
+		return appendEight(b, v)
 	}
+	// One digit or two, and eight more.
+	top := v / 1e8
+	one := (top - 10) >> 31
+	w := b[n : n+10]
+	w[0] = pairs[2*top+one]
+	w[1] = pairs[2*top+1]
+	binary.LittleEndian.PutUint64(w[2-one:], eightDigits(v-top*1e8)|zeros)
+	return b[:n+10-int(one)]
+}
+
+// appendUint16 is appendUint for what is as often large as small: no branch depends
+// on the value.
+func appendUint16(b []byte, v uint16) []byte {
+	b = room(b, 8)
+	// Zero has a digit, too.
+	x := eightDigits(uint32(v)) | 1<<63
+	n := len(b)
+	skip := bits.TrailingZeros64(x) &^ 7
+	binary.LittleEndian.PutUint64(b[n:n+8], (x&^(1<<63)|zeros)>>(skip&63))
+	return b[:n+8-skip/8]
+}
+
+// appendEight writes a value from 1 to 99,999,999 into room for eight digits.
+func appendEight(b []byte, v uint32) []byte {
 	x := eightDigits(v)
+	n := len(b)
 	// Leading zeros, in bits.
 	skip := bits.TrailingZeros64(x) &^ 7
-	b = b[:n+8]
-	binary.LittleEndian.PutUint64(b[n:], (x|zeros)>>(skip&63))
+	binary.LittleEndian.PutUint64(b[n:n+8], (x|zeros)>>(skip&63))
 	return b[:n+8-skip/8]
 }
 

@@ -435,17 +435,17 @@ func (l *line) ports(b, ip []byte) {
 	if ip[0]>>4 == 6 {
 		out = appendAddr6(out, (*[16]byte)(ip[8:]))
 		out = append(out, '.')
-		out = appendUint(out, uint32(u16(b, 0)))
+		out = appendUint16(out, u16(b, 0))
 		out = append(out, " > "...)
 		out = appendAddr6(out, (*[16]byte)(ip[24:]))
 	} else {
 		out = appendAddr4(out, (*[4]byte)(ip[12:]))
 		out = append(out, '.')
-		out = appendUint(out, uint32(u16(b, 0)))
+		out = appendUint16(out, u16(b, 0))
 		out = append(out, " > "...)
 		out = appendAddr4(out, (*[4]byte)(ip[16:]))
 	}
 	out = append(out, '.')
-	out = appendUint(out, uint32(u16(b, 2)))
+	out = appendUint16(out, u16(b, 2))
 	l.b = append(out, ": "...)
 }

@@ -102,7 +102,7 @@ func (l *line) tcp(b []byte, length uint32, ip []byte) {
 		out = appendUint(out, ack)
 	}
 	out = append(out, " win "...)
-	out = appendUint(out, uint32(u16(b, 14)))
+	out = appendUint16(out, u16(b, 14))
 	if flags&tcpURG != 0 {
 		out = append(out, " urg "...)
 		out = appendUint(out, uint32(u16(b, 18)))
@@ -140,20 +140,19 @@ func (l *line) tcpOptions(b []byte, left int, flags byte, sackBase uint32) {
 		if !first {
 			l.byte(',')
 		}
+		if n := l.usualOption(b, left); n > 0 {
+			b = b[n:]
+			left -= n
+			continue
+		}
 		if len(b) < 1 {
 			l.str(cut)
 			return
 		}
 		opt := b[0]
-		if opt == tcpoptEOL || opt == tcpoptNOP {
-			b = b[1:]
-			left--
-			if opt == tcpoptEOL {
-				l.str("eol")
-				return
-			}
-			l.str("nop")
-			continue
+		if opt == tcpoptEOL {
+			l.str("eol")
+			return
 		}
 		if len(b) < 2 {
 			l.str(cut)
@@ -268,6 +267,45 @@ func (l *line) tcpOptions(b []byte, left int, flags byte, sackBase uint32) {
 			l.optionLen(size)
 		}
 	}
+}
+
+// usualOption prints the option at b if it is one of those that nearly all segments
+// have, with nothing wrong about it, and returns how long it is, else 0.
+func (l *line) usualOption(b []byte, left int) int {
+	if len(b) == 0 {
+		return 0
+	}
+	if b[0] == tcpoptNOP {
+		l.str("nop")
+		return 1
+	}
+	if len(b) < 2 {
+		return 0
+	}
+	n := int(b[1])
+	if n > left || n > len(b) {
+		return 0
+	}
+	out := l.b
+	switch {
+	case b[0] == tcpoptMSS && n == 4:
+		out = append(out, "mss "...)
+		out = appendUint16(out, binary.BigEndian.Uint16(b[2:]))
+	case b[0] == tcpoptSackOK && n == 2:
+		out = append(out, "sackOK"...)
+	case b[0] == tcpoptTimestamp && n == 10:
+		out = append(out, "timestamp "...)
+		out = appendUint(out, binary.BigEndian.Uint32(b[2:]))
+		out = append(out, ' ')
+		out = appendUint(out, binary.BigEndian.Uint32(b[6:]))
+	case b[0] == tcpoptWscale && n == 3:
+		out = append(out, "wscale "...)
+		out = appendUint(out, uint32(b[2]))
+	default:
+		return 0
+	}
+	l.b = out
+	return n
 }
 
 var tcpoptNames = [...]string{

@@ -1,11 +1,13 @@
 package capture
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -622,6 +624,54 @@ func checkLine(t testing.TB, line []byte) {
 	for _, c := range line {
 		if c < ' ' || c > '~' {
 			t.Fatalf("line %q", line)
+		}
+	}
+}
+
+// TestNumbersInPlace: what writes numbers in place writes them as strconv does, and
+// nothing behind them that is not its room.
+func TestNumbersInPlace(t *testing.T) {
+	buf := make([]byte, 0, 64)
+	for v := range 1 << 16 {
+		if got := appendUint16(append(buf, "x"...), uint16(v)); string(got) != "x"+strconv.Itoa(v) {
+			t.Fatalf("%d: %q", v, got)
+		}
+	}
+	rng := newRand(3)
+	for i := range 200000 {
+		v := uint32(rng()) >> (i % 32)
+		for _, v := range []uint32{v, v + 1, v - 1, 1e8 * (v % 43), 1e8*(v%43) - 1} {
+			if got := appendUint(buf, v); string(got) != strconv.FormatUint(uint64(v), 10) {
+				t.Fatalf("%d: %q", v, got)
+			}
+		}
+	}
+}
+
+// TestNames: a name ends at its NUL or at the end of what there is, and what cannot be
+// printed is a question mark, wherever it stands.
+func TestNames(t *testing.T) {
+	slow := func(s []byte) string {
+		s, _, _ = bytes.Cut(s, []byte{0})
+		s = bytes.Clone(s)
+		for i, c := range s {
+			if c < ' ' || c > '~' {
+				s[i] = '?'
+			}
+		}
+		return string(s)
+	}
+	rng := newRand(5)
+	odd := []byte{0, 1, 0x1f, ' ', '!', '~', 0x7f, 0x80, 0x81, 0xa0, 0xff}
+	for range 200000 {
+		s := bytes.Repeat([]byte{'a'}, int(rng()%20))
+		for range rng() % 4 {
+			if len(s) > 0 {
+				s[rng()%uint64(len(s))] = odd[rng()%uint64(len(odd))]
+			}
+		}
+		if got := appendCString([]byte("x"), s); string(got) != "x"+slow(s) {
+			t.Fatalf("%q: %q, not %q", s, got, slow(s))
 		}
 	}
 }
