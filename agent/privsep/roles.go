@@ -39,6 +39,9 @@ type Path struct {
 const (
 	PathConfig  = "threatstop.conf" // the configuration
 	PathProgram = "threatstopd"     // this program: see Program
+	// The sockets that the daemon answers at, which it removes at its end.
+	PathSocket       = "threatstopd.sock"
+	PathStatusSocket = "threatstopd-status.sock"
 )
 
 // tempSuffix is that of a table file while it is written (enforce.TempSuffix).
@@ -89,6 +92,8 @@ var Roles = []Role{
 			// Which resolvers are never to be blocked is read anew for each update.
 			{Literal: resolvConf, Permissions: "r"},
 			{Literal: "/dev/log", Permissions: "rw"},
+			{Key: PathSocket, Permissions: "c"},
+			{Key: PathStatusSocket, Permissions: "c"},
 		}, tableFiles, starts),
 		Holds: []string{"/dev/pf", "the directories of the table files, for fsync(2)", "one end of a connection to each other process"},
 		Can: "whatever root can, since what it executes is confined by nothing. " +
