@@ -783,8 +783,9 @@ func TestErrorsAndAdvice(t *testing.T) {
 	inAnchor := Table{Anchor: "threatstop", Name: "bad"}
 	many := func(t *testing.T, n int) *Addrs {
 		a := array1(t)
-		for e := range hosts(n) {
-			if err := a.Append(e); err != nil {
+		for i := range n {
+			ip := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+			if err := a.Append(Addr{Prefix: netip.PrefixFrom(ip, 32)}); err != nil {
 				t.Fatal(err)
 			}
 		}

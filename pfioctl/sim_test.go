@@ -412,34 +412,3 @@ func TestSeveralAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
-
-func BenchmarkGet(b *testing.B) {
-	const n = 1_000_000
-	_, pf := simulated(b, pfsim.Options{MaxEntries: 2 * n})
-	if _, err := pf.Set(bad, n, func(yield func(pfioctl.Addr) bool) {
-		var ip [4]byte
-		for i := range uint32(n) {
-			binary.BigEndian.PutUint32(ip[:], 0x0a000000+7*i)
-			if !yield(pfioctl.Addr{Prefix: netip.PrefixFrom(netip.AddrFrom4(ip), 32)}) {
-				return
-			}
-		}
-	}); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	total := 0
-	for b.Loop() {
-		a, err := pf.Get(bad)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for e := range a.All() {
-			if e.Prefix.Bits() == 32 {
-				total++
-			}
-		}
-		a.Close()
-	}
-	b.ReportMetric(float64(total)/b.Elapsed().Seconds()/1e6, "Mentries/s")
-}
