@@ -7,8 +7,12 @@ import (
 	"os"
 
 	"example.org/threatstopd/agent/cli"
+	"example.org/threatstopd/agent/privsep"
 )
 
 func main() {
-	os.Exit(cli.Run(context.Background(), os.Args[1:], cli.System()))
+	env := cli.System()
+	privsep.Serve(cli.RoleBodies(env)) // ends here in a process that is a role
+	env.Roles = privsep.Exec()
+	os.Exit(cli.Run(context.Background(), os.Args[1:], env))
 }

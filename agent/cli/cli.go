@@ -24,6 +24,7 @@ import (
 	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/host"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/report"
 	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/capture"
@@ -58,6 +59,13 @@ type Env struct {
 	// status line.
 	Signals <-chan os.Signal
 
+	// Roles starts the other processes of a mode, and Confine takes from one what it
+	// does not need; nil: it keeps all. Reexec executes this program again in this
+	// very process; nil: the mode begins again.
+	Roles   privsep.Starter
+	Confine privsep.Confiner
+	Reexec  func() error
+
 	// Destdir is the root directory of the system that --install and --uninstall
 	// work on; empty for the one that is running.
 	Destdir string
@@ -66,7 +74,8 @@ type Env struct {
 	Local *time.Location // the zone in which times are shown
 }
 
-// System returns the Env of the machine at hand.
+// System returns the Env of the machine at hand, but for Roles: that needs to know that
+// this process is none.
 func System() Env {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, append(statusSignals, syscall.SIGHUP)...)
@@ -96,11 +105,23 @@ func System() Env {
 		Socket:       control.SocketPath,
 		StatusSocket: control.StatusSocketPath,
 
+		Confine: privsep.System(),
+		Reexec:  reexec,
+
 		Destdir: os.Getenv("DESTDIR"),
 
 		Now:   time.Now,
 		Local: time.Local,
 	}
+}
+
+// program is where this program is, found before anything can hide it.
+var program, _ = os.Executable()
+
+// reexec executes this program again with the same arguments. It returns when that
+// fails.
+func reexec() error {
+	return fmt.Errorf("execute %s again: %w", program, syscall.Exec(program, os.Args, os.Environ()))
 }
 
 func openPF() (*pfioctl.PF, error) {

@@ -2,7 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -11,13 +14,25 @@ import (
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/daemon"
-	"example.org/threatstopd/agent/report"
-	"example.org/threatstopd/agent/report/upload"
-	"example.org/threatstopd/capture"
+	"example.org/threatstopd/agent/privsep"
+	"example.org/threatstopd/agent/reportrole"
 )
 
 // runDaemon runs until ctx ends.
 func runDaemon(ctx context.Context, env Env, f *flags) error {
+	for {
+		err := daemonOnce(ctx, env, f)
+		switch {
+		case !errors.Is(err, daemon.ErrAgain):
+			return err
+		case env.Reexec != nil:
+			return env.Reexec()
+		}
+	}
+}
+
+// daemonOnce runs until ctx ends, or a configuration needs another process.
+func daemonOnce(ctx context.Context, env Env, f *flags) error {
 	// The first reading tells of a bad configuration the way the other modes
 	// do; later ones are told to the log.
 	cfg, err := load(env, f)
@@ -37,6 +52,12 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
+	// Users are looked up once: later their file is out of sight, and another user
+	// is a reason to begin again.
+	service := lookupUser(cfg.User)
+	if env.Confine != nil && service == (account{}) && os.Geteuid() == 0 {
+		log.Warn().Str("user", cfg.User).Msg("no such user (USER): the processes for the network stay root")
+	}
 	return daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
 			cfg, warnings, err := config.Load(f.file)
@@ -46,7 +67,7 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 			if err != nil {
 				return nil, usageError{err}
 			}
-			return daemonSetup(cfg, env), nil
+			return daemonSetup(cfg, env, f, service, log.GetLevel()), nil
 		},
 		PF:        pf,
 		Signals:   env.Signals,
@@ -54,6 +75,8 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 		Version:   shortVersion(),
 		Config:    absolute(f.file),
 		Listeners: listeners,
+		Roles:     env.Roles,
+		Confine:   env.Confine,
 	}).Run(ctx)
 }
 
@@ -103,7 +126,7 @@ func openLog(env Env, f *flags) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(level), nil
 }
 
-func daemonSetup(c *config.Config, env Env) *daemon.Setup {
+func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.Level) *daemon.Setup {
 	s := &daemon.Setup{
 		Update:       updateOptions(c, env),
 		Fetch:        fetchOptions(c),
@@ -112,22 +135,61 @@ func daemonSetup(c *config.Config, env Env) *daemon.Setup {
 		StaleAfter:   c.StaleAfter,
 		KillStates:   c.KillStates,
 		LockDir:      filepath.Dir(c.BlockFile),
-		Mode:         string(c.Upload),
-		Interface:    c.PflogIf,
+		Report: reportrole.Setup{
+			Mode:      string(c.Upload),
+			Interface: c.PflogIf,
+			LogLevel:  int(level),
+		},
+		Fixed: fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String()}),
 	}
+	s.Confinement, s.FetchConfinement, s.Report.Confinement = confinements(c, env, f, u)
 	if s.StaleAfter == 0 {
 		s.StaleAfter = 3 * c.PollInterval
 	}
 	if c.Upload != config.UploadNone {
-		s.LogServer = c.URL.Host
-		o := reportOptions(c, env)
-		s.Report = &o
-		s.OpenPflog = func() (capture.Source, error) {
-			return env.OpenPflog(capture.Options{Interface: c.PflogIf, Filter: o.Filter})
-		}
-		s.NewSender = func() (report.Sender, error) { return upload.New(uploadOptions(c)) }
+		s.Report.LogServer = c.URL.Host
+		s.Report.Reporting = reporting(c, u)
 	}
 	return s
+}
+
+// confinements are those of main, and of the roles that fetch and that report.
+func confinements(c *config.Config, env Env, f *flags, u account) (main, fetch, reporting privsep.Confinement) {
+	main.Paths = map[string]string{
+		privsep.PathConfig:       absolute(f.file),
+		privsep.PathProgram:      privsep.Program(env.Roles),
+		privsep.PathSocket:       env.Socket,
+		privsep.PathStatusSocket: "",
+		"BLOCK_FILE":             c.BlockFile,
+		"ALLOW_FILE":             c.AllowFile,
+	}
+	if c.StatusGroup != "" {
+		main.Paths[privsep.PathStatusSocket] = env.StatusSocket
+	}
+	fetch = fetchConfinement(c, u)
+	reporting = privsep.Confinement{UID: u.uid, GID: u.gid, Memory: privsep.Memory(c.MaxEntries), Paths: map[string]string{"SPOOL_DIR": "", "CA_FILE": ""}}
+	if c.Upload != config.UploadNone {
+		reporting.Paths["SPOOL_DIR"], reporting.Paths["CA_FILE"] = c.SpoolDir, c.CAFile
+		reporting.Names = isName(c.URL.Hostname()) || c.Proxy != nil && isName(c.Proxy.Hostname())
+		// Batches that wait in memory, and one that is sent.
+		reporting.Memory += 10 * uint64(c.UploadBatchBytes)
+	}
+	return main, fetch, reporting
+}
+
+// fetchConfinement is that of the role that fetches and looks up names.
+func fetchConfinement(c *config.Config, u account) privsep.Confinement {
+	x := privsep.Confinement{UID: u.uid, GID: u.gid, Memory: privsep.Memory(c.MaxEntries)}
+	for _, r := range reach(c) {
+		x.Names = x.Names || isName(r.Host)
+	}
+	return x
+}
+
+// isName tells a name from an address.
+func isName(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err != nil
 }
 
 // absolute is a path as it stands wherever it is read.

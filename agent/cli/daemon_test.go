@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/report/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -30,7 +32,8 @@ type daemonHost struct {
 	collector *reporttest.Collector
 	log       *lockedBuffer
 	signals   chan os.Signal
-	stop      func() int // ends the daemon and returns its exit code
+	roles     privsep.Starter // nil: in this process
+	stop      func() int      // ends the daemon and returns its exit code
 }
 
 type lockedBuffer struct {
@@ -98,7 +101,11 @@ func (h *daemonHost) start() {
 		}
 		return r, nil
 	}
-	env.FlushPflogd = func() error { return nil }
+	env.FlushPflogd = func() error { return errors.New("no pflogd here") }
+	if env.Roles = h.roles; h.roles == nil {
+		env.Roles = privsep.InProcess(RoleBodies(env))
+	}
+	env.Confine = unconfined{}
 	ctx, cancel := context.WithCancel(context.Background())
 	code := make(chan int, 1)
 	go func() { code <- Run(ctx, []string{"-d", "-v", "-f", conf}, env) }()
@@ -121,6 +128,12 @@ func (h *daemonHost) start() {
 		}
 	})
 }
+
+// unconfined lets a process keep what it has, but for the requests of pf that its promise
+// does not allow: those the daemon leaves out by itself.
+type unconfined struct{}
+
+func (unconfined) Confine(string, privsep.Confinement) error { return nil }
 
 // until waits for something to become true.
 func (h *daemonHost) until(what string, ok func() bool) {

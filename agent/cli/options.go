@@ -4,15 +4,14 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"os"
 	"os/user"
 	"strconv"
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
-	"example.org/threatstopd/agent/report"
 	"example.org/threatstopd/agent/report/upload"
+	"example.org/threatstopd/agent/reportrole"
 	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
@@ -76,32 +75,31 @@ func serverHost(s string) string {
 	return u.Hostname()
 }
 
-func reportOptions(c *config.Config, env Env) report.Options {
-	o := report.Options{
+// reporting is what the role that reports needs to know.
+func reporting(c *config.Config, u account) *reportrole.Reporting {
+	r := &reportrole.Reporting{
+		Pflog:      capture.Options{Interface: c.PflogIf, Filter: capture.FilterBlock},
 		DeviceID:   c.DeviceID,
-		Filter:     capture.FilterBlock,
 		All:        c.Upload == config.UploadAll,
-		Location:   env.Local,
 		Interval:   c.UploadInterval,
 		BatchLines: c.UploadBatch,
 		BatchBytes: int(c.UploadBatchBytes),
 		SpoolDir:   c.SpoolDir,
-		Service:    uidOf(c.User),
+		Service:    u.uid,
 		SpoolMax:   c.SpoolMax,
 		SpoolAge:   c.SpoolAge,
 		Backfill:   c.Backfill,
-		Now:        env.Now,
+		Upload:     uploadOptions(c),
 	}
-	if o.All {
-		o.Filter = capture.FilterAll
+	if r.All {
+		r.Pflog.Filter = capture.FilterAll
 	}
 	if c.PflogIf == pflogdInterface {
-		o.Logs = func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) }
-		o.FlushLogs = env.FlushPflogd
+		r.LogFile = c.PflogFile
 	} else {
-		o.NoLogs = fmt.Sprintf("pflogd logs %s, not %s", pflogdInterface, c.PflogIf)
+		r.NoLogs = fmt.Sprintf("pflogd logs %s, not %s", pflogdInterface, c.PflogIf)
 	}
-	return o
+	return r
 }
 
 // pflogdInterface is what pflogd reads unless its flags say otherwise
@@ -126,15 +124,18 @@ func uploadOptions(c *config.Config) upload.Options {
 	return o
 }
 
-// uidOf is a user's number, 0 when there is no such user.
-func uidOf(name string) int {
+// account is a user's numbers, 0 when there is no such user.
+type account struct{ uid, gid int }
+
+func lookupUser(name string) account {
 	u, err := user.Lookup(name)
 	if err != nil {
-		return 0
+		return account{}
 	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		return 0
+	uid, errU := strconv.Atoi(u.Uid)
+	gid, errG := strconv.Atoi(u.Gid)
+	if errU != nil || errG != nil {
+		return account{}
 	}
-	return uid
+	return account{uid, gid}
 }

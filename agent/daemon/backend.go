@@ -3,21 +3,15 @@ package daemon
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/policy"
-	"example.org/threatstopd/agent/report"
-	"example.org/threatstopd/agent/report/spool"
 	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/pfioctl"
 )
 
-// topShown is how many addresses, ports and lists a status names.
-const topShown = 5
-
-// backend answers for the daemon at its sockets.
+// backend answers what the role that serves the sockets asks for.
 type backend struct{ *Daemon }
 
 func (b backend) current() *life {
@@ -29,7 +23,7 @@ func (b backend) current() *life {
 // errStarting is told to clients that come before the first life.
 var errStarting = errors.New("threatstopd is starting")
 
-// Sync runs a poll now and delivers the hits that wait.
+// Sync runs a poll now.
 func (b backend) Sync(ctx context.Context, force bool, say func(line string, warn bool)) int {
 	l := b.current()
 	if l == nil {
@@ -49,32 +43,13 @@ func (b backend) Sync(ctx context.Context, force bool, say func(line string, war
 		return 1
 	}
 	n.End(out)
-	if err := b.Flush(ctx); err != nil {
-		say("hits that wait were not delivered: "+err.Error(), true)
-	}
 	if !out.OK() {
 		return 1
 	}
 	return 0
 }
 
-// Flush delivers the hits that wait.
-func (b backend) Flush(ctx context.Context) error {
-	l := b.current()
-	if l == nil {
-		return errStarting
-	}
-	r := l.currentReporter()
-	if r == nil {
-		if l.setup.Report == nil {
-			return nil
-		}
-		return errors.New("hits are not read now: see --status")
-	}
-	return r.Flush(ctx)
-}
-
-// Status tells how things are.
+// Status tells how things are, but for the hits and the uploads.
 func (b backend) Status() control.Status {
 	s := control.Status{Version: b.o.Version, Config: b.o.Config, Started: b.started, Now: time.Now()}
 	for _, t := range b.trouble.list() {
@@ -89,16 +64,9 @@ func (b backend) Status() control.Status {
 	return s
 }
 
-func (l *life) currentReporter() *report.Reporter {
-	l.state.mu.Lock()
-	defer l.state.mu.Unlock()
-	return l.reporter
-}
-
 // describe fills in what the life knows.
 func (l *life) describe(s *control.Status) {
 	l.state.mu.Lock()
-	reporter := l.reporter
 	l.describePolicy(s)
 	l.state.mu.Unlock()
 	if limit, err := l.o.PF.Limit(pfioctl.LimitTableEntries); err == nil {
@@ -110,17 +78,6 @@ func (l *life) describe(s *control.Status) {
 	if advice, err := l.enforcer.ReloadAdvice(s.PF.Reload); err == nil {
 		s.PF.Advice = advice
 	}
-	s.Hits.Mode, s.Hits.Interface = l.setup.Mode, l.setup.Interface
-	if l.setup.Report == nil {
-		return
-	}
-	s.Uploads.Server, s.Uploads.SpoolDir, s.Uploads.DiskMax = l.setup.LogServer, l.setup.Report.SpoolDir, l.setup.Report.SpoolMax
-	if reporter == nil {
-		s.Hits.Error = l.trouble.text("pflog")
-		return
-	}
-	s.Hits.Capturing = true
-	l.describeHits(s, reporter.Stats())
 }
 
 func (l *life) describePolicy(s *control.Status) {
@@ -232,101 +189,4 @@ func describeReport(t *control.Table, rep policy.Report) {
 		t.Dropped = append(t.Dropped, control.Dropped{Entry: entry.String(), List: name(d.List), Why: d.Why})
 	}
 	t.DroppedCount = rep.DroppedCount
-}
-
-func (l *life) describeHits(s *control.Status, r report.Stats) {
-	s.Hits.Seen, s.Hits.Matched = r.Live.Seen+r.Files.Seen, r.Live.Hits+r.Files.Hits
-	for _, x := range r.Lists {
-		s.Hits.Lists = append(s.Hits.Lists, control.ListHits(x))
-	}
-	s.Hits.Drops = l.drops.update(time.Now(), r)
-	l.history.Report(topShown, &s.Hits)
-	s.Hits.CatchUp = r.CatchUp
-
-	volume := func(c spool.Count) control.Volume { return control.Volume(c) }
-	u := &s.Uploads
-	u.Delivered, u.InMemory, u.Spool = volume(r.Delivered), r.InMemory, volume(r.Spool.Pending)
-	u.DiskUsed, u.Aside = r.Spool.DiskBytes+r.Aside.DiskBytes, volume(r.Aside.Pending)
-	u.Tried, u.Error, u.Failures = r.LastAttempt, r.LastError, r.Failures
-	u.Next = r.NextAttempt
-	if !r.LastDelivered.IsZero() {
-		u.Last = &control.Upload{At: r.LastDelivered}
-	}
-	if r.LastError != "" {
-		u.FailingSince = l.drops.failingSince()
-	}
-}
-
-// drops remembers when each reason for losing something was last seen to grow.
-type drops struct {
-	mu      sync.Mutex
-	count   map[string]int64
-	last    map[string]time.Time
-	failing time.Time
-}
-
-// update returns the drops of r.
-func (d *drops) update(now time.Time, r report.Stats) []control.Drop {
-	d.look(now, r)
-	var all []control.Drop
-	for _, x := range counted(r) {
-		if x.count > 0 {
-			all = append(all, control.Drop{Reason: x.reason, Count: x.count, Last: d.grew(x.reason)})
-		}
-	}
-	return all
-}
-
-type reasonCount struct {
-	reason string
-	count  int64
-}
-
-func counted(r report.Stats) []reasonCount {
-	return []reasonCount{
-		{control.DropKernel, int64(r.Kernel.Dropped)},
-		{control.DropMalformed, r.MalformedReads},
-		{control.DropUndecoded, r.Live.Undecoded + r.Files.Undecoded},
-		{control.DropNoPolicy, r.NoPolicy},
-		{control.DropMemory, r.Lost.Memory},
-		{control.DropUnsaved, r.Lost.Unsaved},
-		{control.DropSpoolFull, r.Lost.SpoolFull},
-		{control.DropSpoolAge, r.Lost.SpoolAge},
-		{control.DropSpoolDamage, r.Lost.SpoolDamage},
-		{control.DropRefused, r.Lost.Refused},
-	}
-}
-
-// look notes which counts have grown since it was last called.
-func (d *drops) look(now time.Time, r report.Stats) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.count == nil {
-		d.count, d.last = make(map[string]int64), make(map[string]time.Time)
-	}
-	for _, x := range counted(r) {
-		// A reporter that began anew counts from zero.
-		if x.count > d.count[x.reason] || x.count > 0 && x.count < d.count[x.reason] {
-			d.last[x.reason] = now
-		}
-		d.count[x.reason] = x.count
-	}
-	switch {
-	case r.LastError == "":
-		d.failing = time.Time{}
-	case d.failing.IsZero():
-		d.failing = r.LastAttempt
-	}
-}
-
-func (d *drops) grew(reason string) time.Time {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.last[reason]
-}
-
-func (d *drops) failingSince() time.Time {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.failing
 }

@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -15,38 +18,38 @@ import (
 
 	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/enforce"
+	"example.org/threatstopd/agent/fetchrole"
 	"example.org/threatstopd/agent/policy"
-	"example.org/threatstopd/agent/report"
+	"example.org/threatstopd/agent/privsep"
+	"example.org/threatstopd/agent/reportrole"
 	"example.org/threatstopd/agent/update"
-	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
 )
 
 // Setup is a configuration, cut into what each part of the daemon needs.
 type Setup struct {
+	// Update has everything but Lookup, which is the fetch role's.
 	Update update.Options
-	Fetch  dnsfetch.Options
+	// Fetch, and FetchConfinement, are the setup of that.
+	Fetch            dnsfetch.Options
+	FetchConfinement privsep.Confinement
+	// Report is the setup of the role that reports.
+	Report reportrole.Setup
 
 	PollInterval time.Duration
 	FullCheck    time.Duration // how often the whole table is compared with the policy
 	StaleAfter   time.Duration // from which age on a list is stale; 0: none is
 	KillStates   bool          // remove the states of newly blocked addresses
 
-	// Report has everything but Source, Sender, Log; nil with UPLOAD=no.
-	Report *report.Options
-	// OpenPflog opens what Report reads.
-	OpenPflog func() (capture.Source, error)
-	// NewSender makes what Report delivers through.
-	NewSender func() (report.Sender, error)
-
-	// What --status says of reporting: UPLOAD, PFLOG_IF, and the log server's
-	// host.
-	Mode, Interface, LogServer string
-
 	// LockDir is the directory of the persist files: two daemons must not
 	// write there.
 	LockDir string
+	// Confinement is what the main process keeps of its privileges.
+	Confinement privsep.Confinement
+	// Fixed is what a process can have only one of in its life, in any form that
+	// tells two apart: paths, tables, the service user, sockets.
+	Fixed string
 }
 
 // Options are what the daemon needs besides its configuration.
@@ -63,15 +66,28 @@ type Options struct {
 	Config  string // the configuration's path, for whoever asks for the status
 	// Listeners are where the daemon answers; Run closes them.
 	Listeners control.Listeners
+
+	// Roles starts the other processes; Confine takes privileges away from this
+	// one before it does, when all that needs them has been opened. Nil: nothing
+	// does.
+	Roles   privsep.Starter
+	Confine privsep.Confiner
+	// States removes states in the place of this process, which cannot once it is
+	// confined; nil: this one does, and is not confined with KillStates.
+	States StateKiller
 }
+
+// ErrAgain is what Run returns when a configuration was read that this process cannot
+// go over to: the program is to be executed again.
+var ErrAgain = errors.New("the configuration needs another process")
 
 // Daemon is a running threatstopd.
 type Daemon struct {
 	o        Options
 	enforcer *enforce.Enforcer
 	trouble  *troubles
-	history  *control.History
-	drops    drops
+	report   *reportrole.Client
+	confined bool
 	started  time.Time
 
 	mu   sync.Mutex
@@ -80,55 +96,130 @@ type Daemon struct {
 
 // New returns a Daemon that has not begun to run.
 func New(o Options) *Daemon {
-	return &Daemon{o: o, enforcer: enforce.New(o.PF), trouble: newTroubles(o.Log), history: control.NewHistory(time.Now), started: time.Now()}
+	return &Daemon{o: o, enforcer: enforce.New(o.PF), trouble: newTroubles(o.Log), started: time.Now()}
 }
 
 // Run runs until ctx ends, and returns nil then; hits that could not be
-// delivered are in the spool. An error means that the daemon could not begin:
-// the first configuration is bad, or another one is running.
+// delivered are in the spool. [ErrAgain] means that the program is to be executed again.
+// Any other error means that the daemon could not begin: the first configuration is bad,
+// or another one is running.
+//
+// The order is that of what is allowed: first all that needs root and the whole file
+// system, then this process is confined, then it starts the others and deals with what
+// comes from them.
 func (d *Daemon) Run(ctx context.Context) error {
+	defer d.o.Listeners.Close()
 	setup, err := d.o.Load()
 	if err != nil {
-		d.o.Listeners.Close()
 		return err
 	}
 	unlock, err := enforce.Lock(setup.LockDir)
 	if err != nil {
-		d.o.Listeners.Close()
 		return err
 	}
-	defer func() { unlock() }()
+	defer unlock()
+	if err := d.enforcer.OpenDirs(setup.Update.BlockTable.File, setup.Update.AllowTable.File); err != nil {
+		return err
+	}
+	defer d.enforcer.Close()
 	d.o.Log.Info().Str("version", d.o.Version).Msg("started")
 	defer d.o.Log.Info().Msg("stopped")
+	known := d.readInForce(setup)
+	if err := d.confine(setup); err != nil {
+		return err
+	}
+	fetcher, err := d.startFetcher(ctx, setup)
+	if err != nil {
+		return err
+	}
+	// The fetcher is another one when the configuration says so.
+	defer func() { fetcher.Close() }()
 	ctx, cancel := context.WithCancel(ctx)
-	var serving sync.WaitGroup
-	defer serving.Wait()
+	d.report = reportrole.Start(ctx, reportrole.Options{
+		Starter:   d.o.Roles,
+		Setup:     setup.Report,
+		Listeners: d.o.Listeners,
+		Status:    backend{d}.Status,
+		Sync:      backend{d}.Sync,
+		Trouble:   d.roleTrouble,
+		Log:       d.o.Log,
+	}, known.set, known.own)
+	defer d.report.Wait()
 	defer cancel()
-	serving.Go(func() { control.Serve(ctx, d.o.Listeners, backend{d}) })
-
-	var inForce *inForce
 	for {
-		l, err := newLife(d, setup, inForce)
-		if err != nil {
-			return err
-		}
+		l := newLife(d, setup, fetcher, known)
 		next := d.live(ctx, l)
 		if next == nil {
 			return nil
 		}
-		if next.LockDir != setup.LockDir {
-			lock, err := enforce.Lock(next.LockDir)
+		if next.Fixed != setup.Fixed || next.KillStates != setup.KillStates {
+			d.o.Log.Info().Msg("the configuration has other paths, tables, users or sockets: executing this program again")
+			return ErrAgain
+		}
+		if !sameFetch(next, setup) {
+			other, err := d.startFetcher(ctx, next)
 			if err != nil {
-				d.o.Log.Error().Err(err).Msg("configuration not changed")
+				d.o.Log.Error().Err(err).Msg("configuration refused, the one before stays")
 				next = setup
 			} else {
-				unlock()
-				unlock = lock
+				fetcher.Close()
+				fetcher = other
 			}
 		}
-		inForce = l.carryOver(next)
+		d.report.SetUp(next.Report)
+		known = l.carryOver()
 		setup = next
 	}
+}
+
+// confine gives up what is not needed from here on.
+func (d *Daemon) confine(setup *Setup) error {
+	if d.o.Confine == nil {
+		return nil
+	}
+	if setup.KillStates && d.o.States == nil {
+		d.o.Log.Warn().Msg("KILL_STATES=yes: this process needs requests of pf that no promise allows, and is not confined")
+		return nil
+	}
+	// The last that pf says of what it will not be asked any more.
+	for _, l := range []pfioctl.Limit{pfioctl.LimitTableEntries, pfioctl.LimitTables} {
+		if _, err := d.o.PF.Limit(l); err != nil {
+			d.o.Log.Warn().Err(err).Msg("limit not read")
+		}
+	}
+	_, _ = time.Now().Zone() // reads the zone's file
+	d.o.PF.Pledged()
+	if err := d.o.Confine.Confine("main", setup.Confinement); err != nil {
+		return fmt.Errorf("confine the main process: %w", err)
+	}
+	d.confined = true
+	return nil
+}
+
+func (d *Daemon) startFetcher(ctx context.Context, setup *Setup) (*fetchrole.Client, error) {
+	const key = "fetch process"
+	return fetchrole.New(ctx, fetchrole.Options{
+		Starter:     d.o.Roles,
+		Fetch:       setup.Fetch,
+		Confinement: setup.FetchConfinement,
+		Down:        func(reason string) { d.roleTrouble(key, key+": "+reason) },
+		Up:          func() { d.roleTrouble(key, "") },
+		Log:         d.o.Log,
+	})
+}
+
+// sameFetch says whether two configurations fetch in the same way.
+func sameFetch(a, b *Setup) bool {
+	x, errX := json.Marshal([]any{a.Fetch, a.FetchConfinement})
+	y, errY := json.Marshal([]any{b.Fetch, b.FetchConfinement})
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// roleTrouble notes what is wrong with a role, "" for nothing. One that died is started
+// again; when that has happened often it is for the owner to see to.
+func (d *Daemon) roleTrouble(key, text string) {
+	const often = 3
+	d.trouble.check(key, text, key != reportrole.TroubleCapture && d.trouble.count(key)+1 >= often)
 }
 
 // live runs one life. It returns the configuration of the next, nil when ctx
@@ -151,6 +242,7 @@ func (d *Daemon) live(ctx context.Context, l *life) *Setup {
 		case s := <-d.o.Signals:
 			if s != syscall.SIGHUP {
 				l.logStatus()
+				d.report.LogStatus()
 				continue
 			}
 			next, err := d.o.Load()
@@ -170,9 +262,9 @@ func (d *Daemon) live(ctx context.Context, l *life) *Setup {
 type life struct {
 	*Daemon
 	setup   *Setup
-	client  *dnsfetch.Client
 	updater *update.Updater
-	wake    chan request // asks for a poll now
+	wake    chan request  // asks for a poll now
+	over    chan struct{} // closed when no more polls come
 
 	// enforcing is held while a table is set, so that mending does not come
 	// between the two tables of a poll.
@@ -191,33 +283,24 @@ type request struct {
 // inForce is the policy that pf enforces as far as the daemon knows.
 type inForce struct {
 	tables  []update.Table // as the last good poll set them, in that order; nil before
-	index   *policy.Index  // what packets are matched against
-	indexed *policy.Set    // what index was made from; nil when that was the kernel's table
-	changed bool           // the block table was, since index was made
+	set     *policy.Set    // what packets are matched against; nil for nothing
+	polled  bool           // set is a policy, not what the kernel's table had
+	changed bool           // the block table was, since set was put here
 	own     []netip.Addr
 }
 
-func newLife(d *Daemon, setup *Setup, known *inForce) (*life, error) {
-	client, err := dnsfetch.New(setup.Fetch)
-	if err != nil {
-		return nil, err
-	}
-	l := &life{Daemon: d, setup: setup, client: client, updater: update.New(setup.Update, client), wake: make(chan request)}
+func newLife(d *Daemon, setup *Setup, fetcher *fetchrole.Client, known *inForce) *life {
+	o := setup.Update
+	o.Lookup = fetcher.Lookup
+	l := &life{Daemon: d, setup: setup, updater: update.New(o, fetcher), wake: make(chan request), over: make(chan struct{})}
 	l.schedule.interval = setup.PollInterval
 	l.schedule.next = time.Now()
-	if known == nil {
-		known = l.readInForce()
-	}
 	l.inForce = *known
-	return l, nil
+	return l
 }
 
-// carryOver is what the next life may take from this one: nothing when it has
-// other tables.
-func (l *life) carryOver(next *Setup) *inForce {
-	if next.Update.BlockTable != l.setup.Update.BlockTable || next.Update.AllowTable != l.setup.Update.AllowTable {
-		return nil
-	}
+// carryOver is what the next life takes from this one.
+func (l *life) carryOver() *inForce {
 	l.state.mu.Lock()
 	defer l.state.mu.Unlock()
 	known := l.inForce
@@ -226,13 +309,9 @@ func (l *life) carryOver(next *Setup) *inForce {
 
 // readInForce reads what pf has in the block table before the first policy has
 // come: at boot that is the persist file, and packets are matched against it.
-func (l *life) readInForce() *inForce {
+func (d *Daemon) readInForce(setup *Setup) *inForce {
 	known := &inForce{}
-	table := l.setup.Update.BlockTable.Table
-	addrs, err := l.o.PF.Get(table)
-	if errors.Is(err, pfioctl.ErrPledged) {
-		addrs, err = l.o.PF.GetPledged(table, 0)
-	}
+	addrs, err := d.o.PF.Get(setup.Update.BlockTable.Table)
 	if err != nil {
 		return known // there is no such table yet
 	}
@@ -246,8 +325,8 @@ func (l *life) readInForce() *inForce {
 	if err != nil || p.Block.Len() == 0 {
 		return known
 	}
-	known.index = policy.NewIndex(p.Block)
-	if facts, err := l.setup.Update.Host(); err == nil {
+	known.set = p.Block
+	if facts, err := setup.Update.Host(); err == nil {
 		known.own = ownAddresses(facts)
 	}
 	return known
@@ -265,18 +344,15 @@ func ownAddresses(f policy.Facts) []netip.Addr {
 
 // run runs the tasks until ctx ends, and returns when all have ended.
 func (l *life) run(ctx context.Context) {
-	defer l.client.Close()
 	var g errgroup.Group
 	g.Go(func() error { l.poll(ctx); return nil })
 	g.Go(func() error { l.watch(ctx); return nil })
-	if l.setup.Report != nil {
-		g.Go(func() error { l.report(ctx); return nil })
-	}
 	_ = g.Wait() // the tasks end with ctx and not before
 }
 
 // poll keeps the policy up to date.
 func (l *life) poll(ctx context.Context) {
+	defer close(l.over)
 	for {
 		var r request
 		timer := time.NewTimer(l.untilPoll())
@@ -313,13 +389,20 @@ func (l *life) update(ctx context.Context, r request, retry bool) {
 	if r.done != nil {
 		r.done <- out
 	}
+	// Until the next poll nothing needs the memory that this one took.
+	debug.FreeOSMemory()
 }
+
+// errReading is told to whoever asks for a sync that a new configuration overtakes.
+var errReading = errors.New("the configuration is being read again: try again")
 
 // sync asks the poll task for a poll now, and waits for it.
 func (l *life) sync(ctx context.Context, force bool, trace update.Trace) (*update.Outcome, error) {
 	done := make(chan *update.Outcome, 1)
 	select {
 	case l.wake <- request{force: force, trace: trace, done: done}:
+	case <-l.over:
+		return nil, errReading
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -329,53 +412,4 @@ func (l *life) sync(ctx context.Context, force bool, trace update.Trace) (*updat
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-}
-
-// report runs reporters one after the other: each ends when its interface goes
-// away, and the next begins when it is back.
-func (l *life) report(ctx context.Context) {
-	const first, most = time.Second, time.Minute
-	for wait := first; ctx.Err() == nil; wait = min(2*wait, most) {
-		began := time.Now()
-		err := l.reportOnce(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		l.trouble.is("pflog", fmt.Sprintf("hits are not read: %v", err), false)
-		if time.Since(began) > most {
-			wait = first
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-		case <-timer.C:
-		}
-	}
-}
-
-func (l *life) reportOnce(ctx context.Context) error {
-	source, err := l.setup.OpenPflog()
-	if err != nil {
-		return err
-	}
-	o := *l.setup.Report
-	o.Source, o.Log = source, l.o.Log
-	o.Hit = func(h report.Hit) { l.history.Hit(h.Far, h.Proto, h.Port, h.List, h.Time) }
-	if o.Sender, err = l.setup.NewSender(); err != nil {
-		source.Close()
-		return err
-	}
-	if c, ok := o.Sender.(interface{ Close() }); ok {
-		defer c.Close() // the connection that it keeps
-	}
-	r, err := report.New(o)
-	if err != nil {
-		source.Close()
-		return err
-	}
-	l.trouble.over("pflog")
-	l.setReporter(r)
-	defer l.setReporter(nil)
-	return r.Run(ctx)
 }

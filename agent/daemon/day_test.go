@@ -20,9 +20,12 @@ import (
 
 	"example.org/threatstopd/agent/daemon"
 	"example.org/threatstopd/agent/enforce"
+	"example.org/threatstopd/agent/fetchrole"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/report"
 	"example.org/threatstopd/agent/report/upload"
+	"example.org/threatstopd/agent/reportrole"
 	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -90,6 +93,9 @@ type site struct {
 	upload  time.Duration
 	badConf bool
 	hits    int // logged while somebody read
+	roles   *mortal
+	body    privsep.Body // runs in the role that reports, unless nil
+	sender  func(upload.Options) (report.Sender, error)
 }
 
 func (s *site) Write(p []byte) (int, error) {
@@ -112,9 +118,11 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
+	logs := &logServer{batches: make(map[string]int)}
 	return &site{
-		t: t, server: server, dir: t.TempDir(), logs: &logServer{batches: make(map[string]int)},
+		t: t, server: server, dir: t.TempDir(), logs: logs,
 		poll: time.Hour, upload: 15 * time.Minute,
+		sender: func(upload.Options) (report.Sender, error) { return logs, nil },
 	}
 }
 
@@ -195,21 +203,60 @@ func (s *site) load() (*daemon.Setup, error) {
 		PollInterval: s.poll,
 		FullCheck:    15 * time.Minute,
 		StaleAfter:   3 * s.poll,
-		Report: &report.Options{
-			DeviceID: "tdid_test", Interval: s.upload, SpoolDir: filepath.Join(s.dir, "spool"), NoLogs: "no pflogd here",
-			RetryMin: 10 * time.Second, RetryMax: time.Minute, Location: time.UTC,
+		Report: reportrole.Setup{
+			Reporting: &reportrole.Reporting{
+				DeviceID: "tdid_test", Interval: s.upload, SpoolDir: filepath.Join(s.dir, "spool"), NoLogs: "no pflogd here",
+				RetryMin: 10 * time.Second, RetryMax: time.Minute,
+			},
+			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
 		},
-		OpenPflog: func() (capture.Source, error) {
-			r, err := s.pflog.Open(capture.Options{})
-			if err != nil {
-				return nil, err
-			}
-			return r, nil
-		},
-		NewSender: func() (report.Sender, error) { return s.logs, nil },
-		Mode:      "hits", Interface: "pflog0", LogServer: "logs.test",
 		LockDir: s.dir,
 	}, nil
+}
+
+// bodies are the roles, on this site.
+func (s *site) bodies() map[string]privsep.Body {
+	return map[string]privsep.Body{
+		"fetch": fetchrole.Body(nil, nil),
+		"report": reportrole.Body(reportrole.Env{
+			OpenPflog: func(o capture.Options) (capture.Source, error) {
+				r, err := s.pflog.Open(o)
+				if err != nil {
+					return nil, err
+				}
+				return r, nil
+			},
+			NewSender: s.sender,
+			Location:  time.UTC,
+		}),
+	}
+}
+
+// mortal starts roles, and remembers them: they can be killed.
+type mortal struct {
+	privsep.Starter
+	mu       sync.Mutex
+	children map[string]privsep.Child
+}
+
+func (m *mortal) Start(role string, files []*os.File) (privsep.Child, error) {
+	c, err := m.Starter.Start(role, files)
+	if err == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.children == nil {
+			m.children = make(map[string]privsep.Child)
+		}
+		m.children[role] = c
+	}
+	return c, err
+}
+
+func (m *mortal) kill(role string) {
+	m.mu.Lock()
+	c := m.children[role]
+	m.mu.Unlock()
+	c.Kill()
 }
 
 // run runs the daemon until the function it returns is called.
@@ -218,9 +265,14 @@ func (s *site) run() (stop func()) { return s.runWith(s.load) }
 func (s *site) runWith(load func() (*daemon.Setup, error)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
+	bodies := s.bodies()
+	if s.body != nil {
+		bodies["report"] = s.body
+	}
+	s.roles = &mortal{Starter: privsep.InProcess(bodies)}
 	d := daemon.New(daemon.Options{
 		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Signals: s.signals,
-		Log: zerolog.New(s), Version: "test",
+		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{},
 	})
 	go func() { ended <- d.Run(ctx) }()
 	return func() {
@@ -230,6 +282,12 @@ func (s *site) runWith(load func() (*daemon.Setup, error)) (stop func()) {
 		}
 	}
 }
+
+// unconfined lets a process keep what it has, but for what pf's promise does not allow:
+// that the daemon leaves out by itself.
+type unconfined struct{}
+
+func (unconfined) Confine(string, privsep.Confinement) error { return nil }
 
 // packet sends a packet from an address to the firewall, and has it logged
 // where pf's rules say so.
@@ -275,15 +333,20 @@ func TestDay(t *testing.T) {
 		goroutines := runtime.NumGoroutine()
 		r := rand.New(rand.NewPCG(1, 2))
 		var faults []*dnstest.Injection
-		deaths, reloads, hups, touched := 0, 0, 0, 0
+		deaths, kills, reloads, hups, touched := 0, 0, 0, 0, 0
 		gone := false
+		killed := -1000 // when a role was last killed
 		for second := range 24 * 3600 {
 			time.Sleep(time.Second)
 			s.probe()
 			switch {
-			case second%600 == 300 && !gone:
+			case second%600 == 300 && !gone && second-killed > 90:
 				s.packet(always)
 				s.hits++
+			case r.IntN(3600) == 0: // about as often as there are hours
+				s.roles.kill([]string{"report", "fetch"}[kills%2])
+				killed = second
+				kills++
 			case second%7200 == 3000: // the interface goes away, for a minute
 				s.pflog.Destroy()
 				gone = true
@@ -336,9 +399,9 @@ func TestDay(t *testing.T) {
 		}
 		batches, lines := s.logs.lines()
 		polls := s.said("took")
-		t.Logf("%d polls, %d answers spoiled, %d batches with %d lines in %d attempts, %d interface deaths, %d reloads, %d configurations, %d times mended",
-			polls, fired, batches, lines, s.logs.attempts, deaths, reloads, hups, s.said("drift mended"))
-		if polls < 24 || batches < 90 || deaths < 10 || reloads < 5 || hups < 3 || fired == 0 {
+		t.Logf("%d polls, %d answers spoiled, %d batches with %d lines in %d attempts, %d interface deaths, %d role deaths, %d reloads, %d configurations, %d times mended",
+			polls, fired, batches, lines, s.logs.attempts, deaths, kills, reloads, hups, s.said("drift mended"))
+		if polls < 24 || batches < 80 || deaths < 10 || kills < 10 || reloads < 5 || hups < 3 || fired == 0 {
 			t.Errorf("the day was too short; the daemon said:\n%s", s.log.String())
 		}
 		if lines != s.hits {

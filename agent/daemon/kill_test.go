@@ -9,6 +9,7 @@ import (
 
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/reportrole"
 	"example.org/threatstopd/agent/update"
 )
 
@@ -23,9 +24,9 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		}
 		return p.Block
 	}
-	l := &life{Daemon: &Daemon{o: Options{Log: zerolog.Nop()}, trouble: newTroubles(zerolog.Nop())}, setup: new(Setup)}
+	l := &life{Daemon: &Daemon{o: Options{Log: zerolog.Nop()}, trouble: newTroubles(zerolog.Nop()), report: new(reportrole.Client)}, setup: new(Setup)}
 	// What the kernel had at the start is matched against, and is no policy.
-	l.inForce.index = policy.NewIndex(set("10.9.0.0/16"))
+	l.inForce.set = set("10.9.0.0/16")
 	for _, poll := range []struct {
 		name  string
 		set   string
@@ -55,7 +56,7 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		}
 		if poll.want == "" {
 			t.Errorf("%s: something was in force before", poll.name)
-		} else if _, _, ok := before.Lookup(netip.MustParseAddr(poll.want)); !ok {
+		} else if _, _, ok := policy.NewIndex(before).Lookup(netip.MustParseAddr(poll.want)); !ok {
 			t.Errorf("%s: %s was not in force before", poll.name, poll.want)
 		}
 	}

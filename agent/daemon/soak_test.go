@@ -50,14 +50,13 @@ func TestSoak(t *testing.T) {
 	if err := collector.WriteCA(ca); err != nil {
 		t.Fatal(err)
 	}
-	load := s.load
+	s.sender = func(upload.Options) (report.Sender, error) {
+		return upload.New(upload.Options{URL: collector.URL(), DeviceID: "tdid_test", CAFile: ca})
+	}
 	setup := func() (*daemon.Setup, error) {
-		x, err := load()
+		x, err := s.load()
 		if err == nil {
-			x.NewSender = func() (report.Sender, error) {
-				return upload.New(upload.Options{URL: collector.URL(), DeviceID: "tdid_test", CAFile: ca})
-			}
-			x.Report.RetryMin, x.Report.RetryMax = 50*time.Millisecond, 200*time.Millisecond
+			x.Report.Reporting.RetryMin, x.Report.Reporting.RetryMax = 50*time.Millisecond, 200*time.Millisecond
 		}
 		return x, err
 	}

@@ -8,7 +8,6 @@ import (
 
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
-	"example.org/threatstopd/agent/report"
 	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/pfioctl"
 )
@@ -24,7 +23,6 @@ type state struct {
 	lists    []listState     // as of the last poll, in its order
 	tables   map[policy.Kind]*tableState
 	seen     enforce.Glance
-	reporter *report.Reporter
 }
 
 // listState is a list over several polls.
@@ -99,17 +97,6 @@ func (s *state) listStates() []listState {
 	return s.lists
 }
 
-// setReporter makes r the one that is asked for figures and told of policies;
-// nil when there is none.
-func (s *state) setReporter(r *report.Reporter) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reporter = r
-	if r != nil && s.inForce.index != nil {
-		r.SetPolicy(s.inForce.index, s.inForce.own)
-	}
-}
-
 // outcome takes in what a poll did, logs it, and plans the next one.
 func (l *life) outcome(out *update.Outcome) {
 	fetchFailed := l.takeLists(out)
@@ -166,7 +153,7 @@ func (l *life) takeLists(out *update.Outcome) (failed bool) {
 // takeTables keeps what became of the tables, and puts the new policy in force
 // for matching. It returns what was in force before, nil when the block table
 // was not changed, or is set for the first time.
-func (l *life) takeTables(out *update.Outcome) (before *policy.Index) {
+func (l *life) takeTables(out *update.Outcome) (before *policy.Set) {
 	var tables []update.Table
 	for _, t := range out.Tables {
 		key := "table " + t.Table.String()
@@ -223,15 +210,13 @@ func (l *life) takeTables(out *update.Outcome) (before *policy.Index) {
 	for _, t := range tables {
 		l.inForce.put(t)
 	}
-	if block := l.inForce.table(policy.Block); block != nil && l.inForce.indexed != block.Set {
-		if l.inForce.changed && l.inForce.indexed != nil {
-			before = l.inForce.index
+	if block := l.inForce.table(policy.Block); block != nil && l.inForce.set != block.Set {
+		if l.inForce.changed && l.inForce.polled {
+			before = l.inForce.set
 		}
-		l.inForce.index, l.inForce.indexed, l.inForce.changed = policy.NewIndex(block.Set), block.Set, false
+		l.inForce.set, l.inForce.polled, l.inForce.changed = block.Set, true, false
 		l.inForce.own = ownAddresses(out.Facts)
-		if l.reporter != nil {
-			l.reporter.SetPolicy(l.inForce.index, l.inForce.own)
-		}
+		l.report.Policy(l.inForce.set, l.inForce.own)
 	}
 	return before
 }
@@ -324,19 +309,14 @@ func unchanged(out *update.Outcome) bool {
 	return true
 }
 
-// logStatus logs a line that says how things are.
+// logStatus logs a line that says how things are. The one about reporting is the
+// role's.
 func (l *life) logStatus() {
 	l.state.mu.Lock()
 	g, next := l.seen, l.schedule.next
-	reporter := l.reporter
 	l.state.mu.Unlock()
 	event := l.o.Log.Info().Bool("enforced", g.NotEnforced() == "").
 		Int("blocked", g.Block.Entries).Int("allowed", g.Allow.Entries).
 		Int("troubles", len(l.trouble.list())).Time("next", next)
-	if reporter != nil {
-		s := reporter.Stats()
-		event = event.Int64("seen", s.Live.Seen).Int64("hits", s.Live.Hits).
-			Int64("delivered", s.Delivered.Lines).Int64("waiting", s.InMemory+s.Spool.Pending.Lines).Int64("lost", s.Lost.Total())
-	}
 	event.Msg("status")
 }

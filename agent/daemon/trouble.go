@@ -88,12 +88,12 @@ func (t *troubles) list() []trouble {
 	return all
 }
 
-// text returns what is told of a trouble, "" when there is no such.
-func (t *troubles) text(key string) string {
+// count returns how often a trouble that lasts has come, 0 when there is no such.
+func (t *troubles) count(key string) int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if x := t.open[key]; x != nil {
-		return x.text
+		return x.count
 	}
-	return ""
+	return 0
 }

@@ -40,9 +40,6 @@ func (l *life) watch(ctx context.Context) {
 			l.mend()
 		}
 		l.checkStale()
-		if r := l.currentReporter(); r != nil {
-			l.drops.look(time.Now(), r.Stats())
-		}
 	}
 }
 
