@@ -41,80 +41,93 @@ func must(tb testing.TB, err error) {
 	}
 }
 
-// BenchmarkSetNew fills an empty table with a million sorted hosts.
-func BenchmarkSetNew(b *testing.B) {
-	k, d, io := benchKernel(b, million, 3)
-	clr := *io
-	clr.Esize, clr.Size, clr.Buffer = 0, 0, nil
-	b.ReportAllocs()
-	for b.Loop() {
-		must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
-		b.StopTimer()
-		must(b, d.Ioctl(k.req.ClrAddrs, unsafe.Pointer(&clr)))
-		b.StartTimer()
+// BenchmarkSet is SETADDRS as an agent sends it: to an empty table (in order,
+// and in none), to one that has all entries already, to one that has others in
+// place of one in a hundred, and with DUMMY, which only compares.
+func BenchmarkSet(b *testing.B) {
+	const inOrder, inNone = 3, 2654435761
+	for _, c := range []struct {
+		name    string
+		n       int
+		step    uint32
+		empty   bool // each time
+		changed bool // one in a hundred each time
+		dummy   bool
+	}{
+		{name: "new/26k", n: 26_424, step: inOrder, empty: true},
+		{name: "new/1M", n: million, step: inOrder, empty: true},
+		{name: "new-shuffled/1M", n: million, step: inNone, empty: true},
+		{name: "same/26k", n: 26_424, step: inOrder},
+		{name: "same/1M", n: million, step: inOrder},
+		{name: "changed/1M", n: million, step: inOrder, changed: true},
+		{name: "dummy-same/1M", n: million, step: inOrder, dummy: true},
+		{name: "dummy-changed/1M", n: million, step: inOrder, changed: true, dummy: true},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			k, d, io := benchKernel(b, c.n, c.step)
+			clr := *io
+			clr.Esize, clr.Size, clr.Buffer = 0, 0, nil
+			addrs := unsafe.Slice((*byte)(io.Buffer), c.n*addrSize)
+			if !c.empty {
+				must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
+			}
+			if c.dummy {
+				io.Flags = pfioctl.FlagDummy
+			}
+			other := byte(0)
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				if c.empty {
+					must(b, d.Ioctl(k.req.ClrAddrs, unsafe.Pointer(&clr)))
+				}
+				if c.changed {
+					// Away from all others: 1.x.x.x becomes 101.x.x.x, then
+					// 102.x.x.x and so on.
+					other = other%100 + 1
+					for i := 0; i < c.n; i += 100 {
+						addrs[i*addrSize] = 100 + other
+					}
+				}
+				b.StartTimer()
+				must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
+			}
+			b.ReportMetric(float64(b.N)*float64(c.n)/b.Elapsed().Seconds(), "entries/s")
+			if !c.dummy {
+				b.ReportMetric(float64(k.HeapBytes())/float64(c.n), "heap-bytes/entry")
+			}
+		})
 	}
 }
 
-// BenchmarkSetNewShuffled is the same for hosts in no order.
-func BenchmarkSetNewShuffled(b *testing.B) {
-	k, d, io := benchKernel(b, million, 2654435761)
-	clr := *io
-	clr.Esize, clr.Size, clr.Buffer = 0, 0, nil
-	b.ReportAllocs()
-	for b.Loop() {
-		must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
-		b.StopTimer()
-		must(b, d.Ioctl(k.req.ClrAddrs, unsafe.Pointer(&clr)))
-		b.StartTimer()
-	}
-}
-
-// BenchmarkSetDummy compares a million sorted hosts with a table that has them.
-func BenchmarkSetDummy(b *testing.B) {
-	k, d, io := benchKernel(b, million, 3)
-	must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
-	io.Flags = pfioctl.FlagDummy
-	b.ReportAllocs()
-	for b.Loop() {
-		must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
-	}
-}
-
-// BenchmarkSetSame sets a million sorted hosts that are there.
-func BenchmarkSetSame(b *testing.B) {
-	k, d, io := benchKernel(b, million, 3)
-	b.ReportAllocs()
-	for b.Loop() {
-		must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
-	}
-	if b.N > 0 {
-		b.ReportMetric(float64(k.HeapBytes())/million, "heap-bytes/entry")
-	}
-}
-
-// BenchmarkGet reads a table of a million hosts.
+// BenchmarkGet reads a table.
 func BenchmarkGet(b *testing.B) {
-	k, d, io := benchKernel(b, million, 3)
-	must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
-	b.ReportAllocs()
-	for b.Loop() {
-		must(b, d.Ioctl(k.req.GetAddrs, unsafe.Pointer(io)))
-	}
+	b.Run("1M", func(b *testing.B) {
+		k, d, io := benchKernel(b, million, 3)
+		must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
+		b.ReportAllocs()
+		for b.Loop() {
+			must(b, d.Ioctl(k.req.GetAddrs, unsafe.Pointer(io)))
+		}
+		b.ReportMetric(float64(b.N)*million/b.Elapsed().Seconds(), "entries/s")
+	})
 }
 
-// BenchmarkAddOne adds and deletes one host of a table of a million.
-func BenchmarkAddOne(b *testing.B) {
-	k, d, io := benchKernel(b, million, 3)
-	must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
-	one := make([]byte, addrSize)
-	copy(one, []byte{10, 1, 2, 3})
-	one[addrAF], one[addrNet] = afInet, 32
-	io.Buffer, io.Size = unsafe.Pointer(unsafe.SliceData(one)), 1
-	b.ReportAllocs()
-	for b.Loop() {
-		must(b, d.Ioctl(k.req.AddAddrs, unsafe.Pointer(io)))
-		must(b, d.Ioctl(k.req.DelAddrs, unsafe.Pointer(io)))
-	}
+// BenchmarkAddDelete adds and deletes one host of a large table.
+func BenchmarkAddDelete(b *testing.B) {
+	b.Run("1M", func(b *testing.B) {
+		k, d, io := benchKernel(b, million, 3)
+		must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
+		one := make([]byte, addrSize)
+		copy(one, []byte{10, 1, 2, 3})
+		one[addrAF], one[addrNet] = afInet, 32
+		io.Buffer, io.Size = unsafe.Pointer(unsafe.SliceData(one)), 1
+		b.ReportAllocs()
+		for b.Loop() {
+			must(b, d.Ioctl(k.req.AddAddrs, unsafe.Pointer(io)))
+			must(b, d.Ioctl(k.req.DelAddrs, unsafe.Pointer(io)))
+		}
+	})
 }
 
 // BenchmarkVerdict evaluates two rules on a table of a million hosts.
