@@ -376,26 +376,3 @@ func TestWriteFileKilled(t *testing.T) {
 	}
 	t.Logf("%d files written, %d writes interrupted", written, interrupted)
 }
-
-func BenchmarkWriteFile(b *testing.B) {
-	l := many(120000, 20)
-	path := filepath.Join(b.TempDir(), "table")
-	for b.Loop() {
-		if err := WriteFile(path, head, l); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkCheckFile(b *testing.B) {
-	l := many(120000, 20)
-	path := filepath.Join(b.TempDir(), "table")
-	if err := WriteFile(path, head, l); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if st, err := checkFile(path, l); err != nil || !st.Same {
-			b.Fatal(st, err)
-		}
-	}
-}
