@@ -143,6 +143,7 @@ func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.L
 		Fixed: fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String()}),
 	}
 	s.Confinement, s.FetchConfinement, s.Report.Confinement = confinements(c, env, f, u)
+	s.States.Confinement = privsep.Confinement{UID: u.uid, GID: u.gid}
 	if s.StaleAfter == 0 {
 		s.StaleAfter = 3 * c.PollInterval
 	}

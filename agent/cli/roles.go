@@ -4,6 +4,7 @@ import (
 	"example.org/threatstopd/agent/fetchrole"
 	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/reportrole"
+	"example.org/threatstopd/agent/statesrole"
 )
 
 // RoleBodies are the lives of the other processes, by the roles' names: for privsep.Serve,
@@ -18,5 +19,6 @@ func RoleBodies(env Env) map[string]privsep.Body {
 			Location:    env.Local,
 			Now:         env.Now,
 		}),
+		statesrole.Name: statesrole.Body(statesrole.Env{OpenPF: env.OpenPF, Confine: env.Confine}),
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/reportrole"
+	"example.org/threatstopd/agent/statesrole"
 	"example.org/threatstopd/agent/update"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
@@ -34,8 +35,10 @@ type Setup struct {
 	// Fetch, and FetchConfinement, are the setup of that.
 	Fetch            dnsfetch.Options
 	FetchConfinement privsep.Confinement
-	// Report is the setup of the role that reports.
+	// Report is the setup of the role that reports, and States of the one that
+	// removes states.
 	Report reportrole.Setup
+	States statesrole.Setup
 
 	PollInterval time.Duration
 	FullCheck    time.Duration // how often the whole table is compared with the policy
@@ -72,9 +75,6 @@ type Options struct {
 	// does.
 	Roles   privsep.Starter
 	Confine privsep.Confiner
-	// States removes states in the place of this process, which cannot once it is
-	// confined; nil: this one does, and is not confined with KillStates.
-	States StateKiller
 }
 
 // ErrAgain is what Run returns when a configuration was read that this process cannot
@@ -87,11 +87,12 @@ type Daemon struct {
 	enforcer *enforce.Enforcer
 	trouble  *troubles
 	report   *reportrole.Client
-	confined bool
+	states   *statesrole.Client // nil without KillStates
 	started  time.Time
 
-	mu   sync.Mutex
-	life *life
+	mu     sync.Mutex
+	life   *life
+	deaths map[string][]time.Time // of roles, lately
 }
 
 // New returns a Daemon that has not begun to run.
@@ -125,6 +126,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.o.Log.Info().Str("version", d.o.Version).Msg("started")
 	defer d.o.Log.Info().Msg("stopped")
 	known := d.readInForce(setup)
+	if setup.KillStates {
+		d.boundStates(&setup.States)
+	}
 	if err := d.confine(setup); err != nil {
 		return err
 	}
@@ -141,10 +145,22 @@ func (d *Daemon) Run(ctx context.Context) error {
 		Listeners: d.o.Listeners,
 		Status:    backend{d}.Status,
 		Sync:      backend{d}.Sync,
-		Trouble:   d.roleTrouble,
+		Down:      func(reason string) { d.down(reportProcess, reportProcess+": "+reason) },
+		Up:        func() { d.up(reportProcess) },
+		Trouble:   func(key, text string) { d.trouble.check(key, text, false) },
 		Log:       d.o.Log,
 	}, known.set, known.own)
 	defer d.report.Wait()
+	if setup.KillStates {
+		d.states = statesrole.Start(ctx, statesrole.Options{
+			Starter: d.o.Roles,
+			Setup:   setup.States,
+			Down:    func(reason string) { d.down(statesProcess, statesProcess+": "+reason) },
+			Up:      func() { d.up(statesProcess) },
+			Log:     d.o.Log,
+		})
+		defer d.states.Wait()
+	}
 	defer cancel()
 	for {
 		l := newLife(d, setup, fetcher, known)
@@ -177,10 +193,6 @@ func (d *Daemon) confine(setup *Setup) error {
 	if d.o.Confine == nil {
 		return nil
 	}
-	if setup.KillStates && d.o.States == nil {
-		d.o.Log.Warn().Msg("KILL_STATES=yes: this process needs requests of pf that no promise allows, and is not confined")
-		return nil
-	}
 	// The last that pf says of what it will not be asked any more.
 	for _, l := range []pfioctl.Limit{pfioctl.LimitTableEntries, pfioctl.LimitTables} {
 		if _, err := d.o.PF.Limit(l); err != nil {
@@ -192,18 +204,28 @@ func (d *Daemon) confine(setup *Setup) error {
 	if err := d.o.Confine.Confine("main", setup.Confinement); err != nil {
 		return fmt.Errorf("confine the main process: %w", err)
 	}
-	d.confined = true
 	return nil
 }
 
+// boundStates bounds the memory of the role that removes states, by twice the states that
+// pf may have now: pf.conf may give it more later.
+func (d *Daemon) boundStates(s *statesrole.Setup) {
+	n, err := d.o.PF.Limit(pfioctl.LimitStates)
+	if err != nil {
+		d.o.Log.Warn().Err(err).Msg("limit not read")
+		return
+	}
+	s.Confinement.Memory = statesrole.Memory(2 * n)
+}
+
 func (d *Daemon) startFetcher(ctx context.Context, setup *Setup) (*fetchrole.Client, error) {
-	const key = "fetch process"
+	const key = fetchProcess
 	return fetchrole.New(ctx, fetchrole.Options{
 		Starter:     d.o.Roles,
 		Fetch:       setup.Fetch,
 		Confinement: setup.FetchConfinement,
-		Down:        func(reason string) { d.roleTrouble(key, key+": "+reason) },
-		Up:          func() { d.roleTrouble(key, "") },
+		Down:        func(reason string) { d.down(key, key+": "+reason) },
+		Up:          func() { d.up(key) },
 		Log:         d.o.Log,
 	})
 }
@@ -213,13 +235,6 @@ func sameFetch(a, b *Setup) bool {
 	x, errX := json.Marshal([]any{a.Fetch, a.FetchConfinement})
 	y, errY := json.Marshal([]any{b.Fetch, b.FetchConfinement})
 	return errX == nil && errY == nil && bytes.Equal(x, y)
-}
-
-// roleTrouble notes what is wrong with a role, "" for nothing. One that died is started
-// again; when that has happened often it is for the owner to see to.
-func (d *Daemon) roleTrouble(key, text string) {
-	const often = 3
-	d.trouble.check(key, text, key != reportrole.TroubleCapture && d.trouble.count(key)+1 >= often)
 }
 
 // live runs one life. It returns the configuration of the next, nil when ctx

@@ -1,30 +1,13 @@
 package daemon
 
 import (
-	"net/netip"
 	"time"
 
-	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
-	"example.org/threatstopd/agent/update"
 )
 
 // killTime bounds the removal of states after a poll.
 const killTime = time.Second
-
-// StateKiller removes states after a poll.
-type StateKiller interface {
-	// KillStates removes the states of the addresses, other than the host's own,
-	// that now blocks and before did not. What is left at the deadline stays.
-	KillStates(before, now *policy.Set, own []netip.Addr, deadline time.Time) (enforce.StatesKilled, error)
-}
-
-// inMain is the StateKiller of a main process that is not confined.
-type inMain struct{ *enforce.Enforcer }
-
-func (m inMain) KillStates(before, now *policy.Set, own []netip.Addr, deadline time.Time) (enforce.StatesKilled, error) {
-	return m.Enforcer.KillStates(policy.NewlyBlocked(policy.NewIndex(before), policy.NewIndex(now), own), deadline)
-}
 
 // killStates removes the states of the addresses that the policy in force blocks
 // and before, the one that it followed, did not.
@@ -32,14 +15,10 @@ func (l *life) killStates(before *policy.Set) {
 	l.state.mu.Lock()
 	now, own := l.inForce.set, l.inForce.own
 	l.state.mu.Unlock()
-	var killer StateKiller = inMain{l.enforcer}
-	if l.o.States != nil {
-		killer = l.o.States
-	}
 	began := time.Now()
-	res, err := killer.KillStates(before, now, own, began.Add(killTime))
+	res, err := l.states.KillStates(before, now, own, began.Add(killTime))
 	if err != nil {
-		l.trouble.is("states", update.Explain(err), true)
+		l.trouble.is("states", err.Error(), true)
 	} else {
 		l.trouble.over("states")
 	}

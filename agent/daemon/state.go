@@ -113,7 +113,7 @@ func (l *life) outcome(out *update.Outcome) {
 	l.state.mu.Unlock()
 
 	l.logOutcome(out, next)
-	if l.setup.KillStates && before != nil {
+	if l.states != nil && before != nil {
 		l.killStates(before)
 	}
 	if _, err := l.glance(); err != nil {

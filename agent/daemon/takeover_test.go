@@ -102,7 +102,7 @@ func TestTakenOverReport(t *testing.T) {
 		"another field":    {once(sayCapture, `{"Reading":true,"Force":true}`), "report process: misbehaved, killed: capture state: json: unknown field"},
 		"two values":       {once(sayCapture, `{"Reading":true}{}`), "report process: misbehaved, killed: capture state: "},
 		"a nest":           {once(sayCapture, strings.Repeat(`[`, 3000)), "report process: misbehaved, killed: capture state: "},
-		"sync with more":   {once(askSync, "\x01\x01"), "report process: misbehaved, killed: sync asked for with 0101"},
+		"sync with more":   {once(askSync, "\x01\x01"), "report process: misbehaved, killed: frame too long"},
 		"sync with a flag": {once(askSync, "\x80"), "report process: misbehaved, killed: sync asked for with 80"},
 		"two syncs":        {forever(askSync, "\x01"), "report process: misbehaved, killed: asks for a sync while it has one"},
 		"syncs without end": {func(conn net.Conn) {
@@ -125,8 +125,11 @@ func TestTakenOverReport(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			s.poll = time.Minute
-			// More than fits the buffer of a connection.
-			s.serve(50_000, 0)
+			entries := 200
+			if strings.HasPrefix(name, "never") {
+				entries = 50_000 // more than fits the buffer of a connection
+			}
+			s.serve(entries, 0)
 			synctest.Test(t, func(t *testing.T) {
 				s.t = t
 				s.boot()
@@ -143,12 +146,15 @@ func TestTakenOverReport(t *testing.T) {
 					s.probe()
 				}
 				// Main goes on: what is new comes into force.
-				polls := s.said("took=")
-				s.serve(10, 3)
-				time.Sleep(2 * time.Minute)
+				polls := s.said(`"took"`)
+				s.serve(entries-10, 3)
+				time.Sleep(3 * time.Minute)
 				s.probe()
-				if n := s.said("took="); n < polls+2 || polls < 5 {
-					t.Errorf("%d polls in six minutes, %d in two more", polls, n-polls)
+				if s.said(`"added":`) == 0 || s.said(`"message":"policy enforced"`) < 2 {
+					t.Error("the new policy has not come into force")
+				}
+				if n := s.said(`"took"`); n < polls+2 || polls < 5 {
+					t.Errorf("%d polls in six minutes, %d in three more", polls, n-polls)
 				}
 				if s.said(a.told) == 0 {
 					t.Errorf("nothing is told of it, wanted %q", a.told)

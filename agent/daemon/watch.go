@@ -27,6 +27,7 @@ func (l *life) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		l.settle()
 		g, err := l.glance()
 		if err != nil {
 			l.trouble.is("pf", err.Error(), true)

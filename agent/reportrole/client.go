@@ -33,16 +33,19 @@ type Options struct {
 	// Sync carries out a policy run, as control.Backend's does; say does not wait.
 	// It is called once at a time.
 	Sync func(ctx context.Context, force bool, say func(line string, warn bool)) (exit int)
-	// Trouble is told what is wrong with the role, by a key; an empty text: no more.
+	// Down is told that the process died, was killed or could not be started, and
+	// why; Up that one is at work.
+	Down func(reason string)
+	Up   func()
+	// Trouble is told what else is wrong, by a key; an empty text: no more.
 	Trouble func(key, text string)
 	Log     zerolog.Logger
 }
 
 // Keys of Options.Trouble.
 const (
-	TroubleProcess = "report process" // it died, was killed, could not be started
-	TroubleCapture = "pflog"          // hits are not read
-	TroubleSyncs   = "report syncs"   // it asks for more syncs than it may
+	TroubleCapture = "pflog"        // hits are not read
+	TroubleSyncs   = "report syncs" // it asks for more syncs than it may
 )
 
 const (
@@ -112,8 +115,8 @@ func Start(ctx context.Context, o Options, set *policy.Set, own []netip.Addr) *C
 		Takes:  fromRole,
 		Begin:  c.begin,
 		Handle: c.handle,
-		Down:   c.down,
-		Up:     func() { o.Trouble(TroubleProcess, "") },
+		Down:   o.Down,
+		Up:     o.Up,
 		Log:    o.Log,
 	})
 	return c
@@ -375,11 +378,6 @@ func (c *Client) again(conn *privsep.Conn) {
 	if restart {
 		c.keeper.Restart()
 	}
-}
-
-// down notes that the process is gone.
-func (c *Client) down(reason string) {
-	c.o.Trouble(TroubleProcess, "report process: "+reason)
 }
 
 // askSync begins a sync, or says why not.
