@@ -18,15 +18,12 @@ import (
 type Options struct {
 	Starter privsep.Starter
 	Setup   Setup
-	// Trouble is told what is wrong with the process, under TroubleProcess; an empty
-	// text: no more. Nil: told to nobody.
-	Trouble func(key, text string)
-	Log     zerolog.Logger
+	// Down is told why the process died, was killed or could not be started, Up that
+	// one is at work. Nil: told to nobody.
+	Down func(reason string)
+	Up   func()
+	Log  zerolog.Logger
 }
-
-// TroubleProcess is the key of Options.Trouble: the process died, was killed, could not
-// be started.
-const TroubleProcess = "states process"
 
 // grace is how long an answer may come after the time of its request is over: the
 // reading of the state table cannot be cut short.
@@ -57,9 +54,6 @@ type pending struct {
 
 // Start starts the role, and keeps it running until ctx ends.
 func Start(ctx context.Context, o Options) *Client {
-	if o.Trouble == nil {
-		o.Trouble = func(string, string) {}
-	}
 	c := &Client{o: o, ctx: ctx}
 	c.keeper = privsep.Keep(ctx, o.Starter, privsep.Job{
 		Role:   Name,
@@ -88,12 +82,16 @@ func (c *Client) up() {
 	c.mu.Lock()
 	c.ready = true
 	c.mu.Unlock()
-	c.o.Trouble(TroubleProcess, "")
+	if c.o.Up != nil {
+		c.o.Up()
+	}
 }
 
 func (c *Client) down(reason string) {
 	c.lose(reason)
-	c.o.Trouble(TroubleProcess, "states process: "+reason)
+	if c.o.Down != nil {
+		c.o.Down(reason)
+	}
 }
 
 // lose notes that there is no process, and tells who waits for one.

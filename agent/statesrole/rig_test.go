@@ -135,17 +135,18 @@ func (b *bench) start(s privsep.Starter) {
 	ctx, end := context.WithCancel(context.Background())
 	b.Client = Start(ctx, Options{
 		Starter: s,
-		Trouble: func(key, text string) {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			if key != TroubleProcess {
-				text = key + "?"
-			}
-			b.trouble = append(b.trouble, text)
-		},
-		Log: zerolog.New(b),
+		Down:    b.tells,
+		Up:      func() { b.tells("") },
+		Log:     zerolog.New(b),
 	})
 	b.t.Cleanup(func() { end(); b.Wait() })
+}
+
+// tells notes what is told of the process, "" for that it is at work.
+func (b *bench) tells(text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble = append(b.trouble, text)
 }
 
 func (b *bench) Write(p []byte) (int, error) {

@@ -202,7 +202,7 @@ func TestNoRole(t *testing.T) {
 	}{
 		{"pf", func(*bench) Env {
 			return Env{OpenPF: func() (*pfioctl.PF, error) { return nil, &pfioctl.Error{Op: "open /dev/pf", Err: syscall.EACCES} }}
-		}, "states process: pf: open /dev/pf: permission denied: the descriptor of /dev/pf is open for reading only: open it for writing"},
+		}, "pf: open /dev/pf: permission denied: the descriptor of /dev/pf is open for reading only: open it for writing"},
 		{"confinement", func(b *bench) Env {
 			return Env{
 				OpenPF: func() (*pfioctl.PF, error) {
@@ -211,7 +211,7 @@ func TestNoRole(t *testing.T) {
 				},
 				Confine: confiner{&b.order, errors.New("no such user")},
 			}
-		}, "states process: no such user"},
+		}, "no such user"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := &bench{t: t}

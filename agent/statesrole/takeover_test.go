@@ -122,7 +122,7 @@ func TestAnswerUnasked(t *testing.T) {
 		return w.Run(context.Background(), func(byte, []byte) error { return nil })
 	})
 	b.until("told", func() bool { return len(b.told()) > 0 })
-	expect(t, b.told(), "states process: misbehaved, killed: answer that nobody asked for")
+	expect(t, b.told(), "misbehaved, killed: answer that nobody asked for")
 }
 
 // Requests that main does not make are not carried out: the role ends.
