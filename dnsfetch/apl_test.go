@@ -224,22 +224,33 @@ func checkItems(t *testing.T, rdata []byte, got []Entry) {
 	}
 }
 
+// BenchmarkAPL decodes a record as full as those of a part.
 func BenchmarkAPL(b *testing.B) {
-	var rdata []byte
-	for i := range 900 {
+	const items = 900
+	var v4, v6 []byte
+	for i := range items {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(i * 7)})
-		rdata, _ = appendAPL(rdata, Entry{Prefix: netip.PrefixFrom(a, 24+i%9)})
+		v4, _ = appendAPL(v4, Entry{Prefix: netip.PrefixFrom(a, 24+i%9)})
+		a = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: byte(i * 7), 14: byte(i)})
+		v6, _ = appendAPL(v6, Entry{Prefix: netip.PrefixFrom(a, 120+i%9)})
 	}
-	b.SetBytes(int64(len(rdata)))
-	b.ReportAllocs()
-	var c columns
-	for b.Loop() {
-		if c.n >= 1e6 {
-			c = columns{}
-		}
-		if err := c.addAPL(rdata); err != nil {
-			b.Fatal(err)
-		}
+	for _, c := range []struct {
+		name  string
+		rdata []byte
+	}{{"v4/900", v4}, {"v6/900", v6}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(len(c.rdata)))
+			b.ReportAllocs()
+			var got columns
+			for b.Loop() {
+				if got.n >= 1e6 {
+					got = columns{}
+				}
+				if err := got.addAPL(c.rdata); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(items*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/900, "ns/entry")
 }

@@ -1,17 +1,11 @@
 package dnsfetch_test
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -22,27 +16,6 @@ import (
 )
 
 const name = "block.org.threatstop.local"
-
-// serverOnly, in the environment, makes the test binary a policy server with that many entries,
-// so that benchmarks can tell what the client costs.
-const serverOnly = "DNSFETCH_TEST_SERVE"
-
-func TestMain(m *testing.M) {
-	if n, err := strconv.Atoi(os.Getenv(serverOnly)); err == nil {
-		s, err := dnstest.Start(dnstest.Options{})
-		if err == nil {
-			err = s.Set(dnstest.List{Name: name, Entries: prefixes(n)})
-		}
-		if err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		fmt.Println(s.Addr())
-		io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
 
 // prefixes returns n different IPv4 networks of the lengths that lists have.
 func prefixes(n int) []dnsfetch.Entry {
@@ -245,74 +218,4 @@ func TestListIsReplaced(t *testing.T) {
 	if g, w := sorted(slices.Collect(l.All())), sorted(next.Entries); !slices.Equal(g, w) || l.Restarts != 1 {
 		t.Errorf("after %d restarts got %d entries, want %d", l.Restarts, len(g), len(w))
 	}
-}
-
-// serve starts a policy server with n entries in a process of its own, and returns its address.
-func serve(b *testing.B, n int) string {
-	b.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), serverOnly+"="+strconv.Itoa(n))
-	stop, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		stop.Close()
-		cmd.Wait()
-	})
-	addr, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		b.Fatal(err)
-	}
-	return strings.TrimSpace(addr)
-}
-
-// BenchmarkFetch fetches from another process; cpu-ms/op is what that costs this one.
-func BenchmarkFetch(b *testing.B) {
-	for _, n := range []int{26_424, 120_430, 1_000_000} {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			c := newClient(b, dnsfetch.Options{Servers: []string{serve(b, n)}})
-			b.ReportAllocs()
-			before := cpuTime(b)
-			for b.Loop() {
-				l, err := c.Fetch(b.Context(), dnsfetch.Request{Name: name})
-				if err != nil || l.Len() != n {
-					b.Fatalf("got %v, error %v", l, err)
-				}
-			}
-			b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/1e3/float64(b.N), "cpu-ms/op")
-		})
-	}
-}
-
-// BenchmarkAll ranges over a fetched list.
-func BenchmarkAll(b *testing.B) {
-	const n = 100_000
-	s := start(b, dnstest.List{Name: name, Entries: prefixes(n)})
-	l, err := newClient(b, dnsfetch.Options{Servers: []string{s.Addr()}}).Fetch(b.Context(), dnsfetch.Request{Name: name})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		sum := 0
-		for e := range l.All() {
-			sum += e.Prefix.Bits()
-		}
-		if sum == 0 {
-			b.Fatal("no entries")
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/entry")
 }

@@ -68,17 +68,21 @@ func (l *List) Len() int { return l.n }
 
 // All returns the entries. It may be ranged over any number of times, also concurrently.
 func (l *List) All() iter.Seq[Entry] {
+	// An Entry is made here and not in unpackV4: it has too many words to be returned in
+	// registers, and to write it to memory and read it again would take longer than all else.
 	return func(yield func(Entry) bool) {
 		for _, chunk := range l.v4 {
-			for _, p := range chunk {
-				if !yield(unpackV4(p)) {
+			for _, packed := range chunk {
+				p, not := unpackV4(packed)
+				if !yield(Entry{p, not}) {
 					return
 				}
 			}
 		}
 		for _, chunk := range l.v6 {
 			for i := range chunk {
-				if !yield(unpackV6(&chunk[i])) {
+				p, not := unpackV6(&chunk[i])
+				if !yield(Entry{p, not}) {
 					return
 				}
 			}
@@ -105,17 +109,17 @@ func packV4(addr uint32, bits uint8, not bool) uint64 {
 	return p
 }
 
-func unpackV4(p uint64) Entry {
+func unpackV4(p uint64) (prefix netip.Prefix, not bool) {
 	var a [4]byte
 	binary.BigEndian.PutUint32(a[:], uint32(p>>32))
-	return Entry{netip.PrefixFrom(netip.AddrFrom4(a), int(p>>1&0x3f)), p&1 != 0}
+	return netip.PrefixFrom(netip.AddrFrom4(a), int(p>>1&0x3f)), p&1 != 0
 }
 
 // v6packed is the address, the prefix length, and 1 for a negated entry.
 type v6packed [18]byte
 
-func unpackV6(p *v6packed) Entry {
-	return Entry{netip.PrefixFrom(netip.AddrFrom16([16]byte(p[:16])), int(p[16])), p[17] != 0}
+func unpackV6(p *v6packed) (prefix netip.Prefix, not bool) {
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte(p[:16])), int(p[16])), p[17] != 0
 }
 
 // chunkLen is the number of entries in a full chunk. Growing by chunks neither copies nor
