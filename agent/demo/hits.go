@@ -198,14 +198,6 @@ func (s *stage) runDaemon(during func(*running) error) error {
 	d := &running{out: s.out, signals: make(chan os.Signal)}
 	env := s.env()
 	env.Stderr, env.Signals = d, d.signals
-	env.OpenPflog = func(o capture.Options) (capture.Source, error) {
-		r, err := s.pflog.Open(o)
-		if err != nil {
-			return nil, err
-		}
-		return r, nil
-	}
-	env.FlushPflogd = func() error { return nil }
 	fmt.Fprintf(s.out, "\n$ threatstopd -d\n")
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()

@@ -22,11 +22,15 @@ import (
 	"github.com/spf13/pflag"
 
 	"example.org/threatstopd/agent/cli"
+	"example.org/threatstopd/agent/privsep"
+	"example.org/threatstopd/capture"
+	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/pfioctl"
 	"example.org/threatstopd/pfioctl/pfsim"
 )
 
 func main() {
+	privsep.Serve(cli.RoleBodies(quietEnv())) // ends here in a process that is a role
 	blockFile := pflag.String("block", "", "files of addresses and networks to block, one a line")
 	allowFile := pflag.String("allow", "", "files of addresses and networks to allow, one a line")
 	pflag.Parse()
@@ -39,6 +43,14 @@ func main() {
 	}
 }
 
+// quietEnv is the system, with a pflog interface on which nothing is logged.
+func quietEnv() cli.Env {
+	env := cli.System()
+	env.OpenPflog = func(o capture.Options) (capture.Source, error) { return capturetest.NewInterface("").Open(o) }
+	env.FlushPflogd = nil
+	return env
+}
+
 // agent is threatstopd on a simulated kernel, and tells afterwards what of the
 // memory was the simulation's.
 func agent(args []string) int {
@@ -48,8 +60,9 @@ func agent(args []string) int {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		return 1
 	}
-	env := cli.System()
+	env := quietEnv()
 	env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(kernel.Open(true), kernel.Layout()), nil }
+	env.Roles = privsep.Exec()
 	code := cli.Run(context.Background(), args, env)
 	fmt.Fprintf(os.Stderr, "demo: the simulated pf's tables take %d bytes\n", kernel.HeapBytes())
 	return code

@@ -18,7 +18,9 @@ import (
 
 	"example.org/threatstopd/agent/cli"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/report/reporttest"
+	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
@@ -180,6 +182,17 @@ func (s *stage) env() cli.Env {
 	env.Host = func() (policy.Facts, error) {
 		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{s.own}}}}, nil
 	}
+	// What the roles do is seen better in one process; nothing is confined in it.
+	env.Confine = nil
+	env.OpenPflog = func(o capture.Options) (capture.Source, error) {
+		r, err := s.pflog.Open(o)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
+	env.FlushPflogd = nil // there is no pflogd
+	env.Roles = privsep.InProcess(cli.RoleBodies(env))
 	return env
 }
 
