@@ -112,7 +112,7 @@ func TestTakenOverReport(t *testing.T) {
 					frame.Write(conn, askSync, []byte{1})
 				}
 			})
-		}, "report process: asks for more than 10 syncs"},
+		}, "report process: misbehaved, killed: asks for syncs without end"},
 		"status without end": {forever(askStatus, ""), "report process: misbehaved, killed: "},
 		"capture flaps":      {forever(sayCapture, `{"Reading":false,"Why":"guess"}`), "report process: misbehaved, killed: tells of the capture again and again"},
 		"no event":           {once(sayLog, "policy enforced"), "report process: misbehaved, killed: "},

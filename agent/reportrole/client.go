@@ -56,6 +56,8 @@ const (
 	// So many syncs may be asked for at once, and then one in so long.
 	syncBurst = 10
 	syncEvery = 10 * time.Second
+	// After so many that were refused in a row it is killed.
+	syncRefused = 100
 	// syncLines are how many lines of a sync may wait for the role to read them.
 	// Others are left out.
 	syncLines = 1024
@@ -221,7 +223,7 @@ func (c *Client) begin(conn *privsep.Conn) error {
 		return err
 	}
 	c.mu.Lock()
-	c.conn, c.sent, c.has, c.states, c.since = conn, 0, nil, 0, time.Now()
+	c.conn, c.sent, c.has, c.states, c.since, c.refused = conn, 0, nil, 0, time.Now(), 0
 	c.mu.Unlock()
 	signal(c.wakePolicy)
 	return nil
@@ -396,17 +398,18 @@ func (c *Client) askSync(conn *privsep.Conn, force bool) error {
 		// That of a process which is gone.
 		refuse = "a sync is under way already: try again when it has ended"
 	case c.tokens < 1:
-		c.refused++
+		if c.refused++; c.refused > syncRefused {
+			c.mu.Unlock()
+			return errors.New("asks for syncs without end")
+		}
 		wait := time.Duration((1 - c.tokens) * float64(syncEvery)).Round(time.Second)
 		refuse = fmt.Sprintf("too many syncs: the next can begin in %v", max(wait, time.Second))
 		c.o.Trouble(TroubleSyncs, fmt.Sprintf("report process: asks for more than %d syncs, one in %v: refused", syncBurst, syncEvery))
 	default:
 		c.tokens--
 		c.running = true
-		if c.refused > 0 {
-			c.refused = 0
-			c.o.Trouble(TroubleSyncs, "")
-		}
+		c.refused = 0
+		c.o.Trouble(TroubleSyncs, "")
 	}
 	c.busy = conn
 	c.mu.Unlock()
