@@ -99,7 +99,7 @@ func NewFileReader(r io.Reader) (*FileReader, error) {
 }
 
 func newFileReader(r io.Reader) (*FileReader, error) {
-	f := &FileReader{r: r, buf: make([]byte, 256<<10)}
+	f := &FileReader{r: r, buf: make([]byte, 128<<10)}
 	if !f.fill(pcapFileHeaderLen) {
 		if f.err == io.EOF && f.end == 0 {
 			return nil, fmt.Errorf("empty file: %w", io.EOF)
@@ -229,33 +229,4 @@ func (f *FileReader) fill(n int) bool {
 		f.end += k
 	}
 	return true
-}
-
-// Print writes a line for every record of f to w and returns how many there were.
-// What is at hand is written before more is waited for. The error is nil at the
-// end of the file, else what ended reading (see [FileReader.Next]; the lines before
-// it are written) or writing.
-func Print(w io.Writer, f *FileReader, pr *Printer) (lines int, err error) {
-	const flushAt = 64 << 10
-	var (
-		p   Packet
-		out = make([]byte, 0, flushAt+maxLine+1)
-	)
-	for {
-		if len(out) > 0 && (len(out) >= flushAt || !f.buffered()) {
-			if _, err := w.Write(out); err != nil {
-				return lines, err
-			}
-			out = out[:0]
-		}
-		// The record is all that a line needs.
-		if err := f.Next(&p.Record); err != nil {
-			if err == io.EOF {
-				return lines, nil
-			}
-			return lines, err
-		}
-		out = append(pr.AppendLine(out, &p), '\n')
-		lines++
-	}
 }

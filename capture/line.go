@@ -39,6 +39,12 @@ type Printer struct {
 	clock    [9]byte
 
 	conv *conversations
+
+	// Lines are made in one place and in any order while conversations are
+	// followed in another, see ahead: noted is what relate returned since note
+	// was set, known, unless it is nil, what it is to return.
+	note         bool
+	noted, known []related
 }
 
 // AppendLine appends p's line to dst, without a newline, and returns it. The

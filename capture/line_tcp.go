@@ -80,7 +80,8 @@ func (l *line) tcp(b []byte, length uint32, ip []byte) {
 	// number.
 	var sackBase uint32
 	if l.pr.Relative && flags&tcpACK != 0 {
-		seq, ack, sackBase = l.pr.relate(b, ip, seq, ack, flags&tcpSYN != 0)
+		r := l.pr.relate(b, ip, seq, ack, flags&tcpSYN != 0)
+		seq, ack, sackBase = r.seq, r.ack, r.sackBase
 	}
 	if hlen > length {
 		l.str(" [bad hdr length]")
@@ -364,15 +365,35 @@ func (cs *conversations) at(n uint16) *conversation {
 	return &cs.blocks[n/convBlock][n%convBlock]
 }
 
+// related are the numbers of a segment as a line has them. sackBase is the first
+// number of the side that is being acknowledged.
+type related struct {
+	seq, ack, sackBase uint32
+}
+
 // relate makes seq and ack of a segment with ACK relative to the conversation's
 // first numbers, which its first segment and every SYN set and show as they are.
-// sackBase is the first number of the side that is being acknowledged.
-func (pr *Printer) relate(tcp, ip []byte, seq, ack uint32, syn bool) (rseq, rack, sackBase uint32) {
+func (pr *Printer) relate(tcp, ip []byte, seq, ack uint32, syn bool) related {
+	if pr.known != nil {
+		r := pr.known[0]
+		pr.known = pr.known[1:]
+		return r
+	}
+	r := pr.converse(tcp, ip, seq, ack, syn)
+	if pr.note {
+		pr.noted = append(pr.noted, r)
+	}
+	return r
+}
+
+// converse is relate by what was printed before.
+func (pr *Printer) converse(tcp, ip []byte, seq, ack uint32, syn bool) (r related) {
 	if pr.conv == nil {
 		pr.conv = new(conversations)
 	}
 	key, reversed := conversationKey(tcp, ip)
 	c, known := pr.conv.find(&key)
+	r = related{seq: seq, ack: ack}
 	if !known || syn {
 		c.key = key
 		if reversed {
@@ -380,16 +401,16 @@ func (pr *Printer) relate(tcp, ip []byte, seq, ack uint32, syn bool) (rseq, rack
 		} else {
 			c.seq, c.ack = seq, ack-1
 		}
-		rseq, rack = seq, ack
 	} else if reversed {
-		rseq, rack = seq-c.ack, ack-c.seq
+		r.seq, r.ack = seq-c.ack, ack-c.seq
 	} else {
-		rseq, rack = seq-c.seq, ack-c.ack
+		r.seq, r.ack = seq-c.seq, ack-c.ack
 	}
+	r.sackBase = c.ack
 	if reversed {
-		return rseq, rack, c.seq
+		r.sackBase = c.seq
 	}
-	return rseq, rack, c.ack
+	return r
 }
 
 // conversationKey orders the ends by port, then address. tcpdump compares addresses
