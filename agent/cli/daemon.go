@@ -158,6 +158,7 @@ func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.L
 func confinements(c *config.Config, env Env, f *flags, u account) (main, fetch, reporting privsep.Confinement) {
 	main.Paths = map[string]string{
 		privsep.PathConfig:       absolute(f.file),
+		privsep.PathConfigDir:    filepath.Dir(absolute(f.file)),
 		privsep.PathProgram:      privsep.Program(env.Roles),
 		privsep.PathSocket:       env.Socket,
 		privsep.PathStatusSocket: "",

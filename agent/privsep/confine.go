@@ -24,6 +24,9 @@ type Confinement struct {
 	UID, GID int
 	// Names: host names are looked up, which takes the resolver's files.
 	Names bool
+	// AsUser is called when the process is the service user, and still sees the file
+	// system: to try what that user may do. Nil: nothing is tried.
+	AsUser func() `json:"-"`
 	// Memory bounds the memory of the process, in bytes: see [Memory]. Zero: no bound.
 	// A process under the race detector has none.
 	Memory uint64
@@ -98,6 +101,9 @@ func plan(role string, c Confinement) ([]step, error) {
 			}
 			return become(c.UID, c.GID)
 		}})
+	}
+	if c.AsUser != nil {
+		steps = append(steps, step{"try as that user", true, func() error { c.AsUser(); return nil }})
 	}
 	seen, err := visible(r, c)
 	if err != nil {

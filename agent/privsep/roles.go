@@ -37,8 +37,9 @@ type Path struct {
 
 // Names in Confinement.Paths of what is no key of threatstop.conf.
 const (
-	PathConfig  = "threatstop.conf" // the configuration
-	PathProgram = "threatstopd"     // this program: see Program
+	PathConfig    = "threatstop.conf"              // the configuration
+	PathConfigDir = "directory of threatstop.conf" // where that is
+	PathProgram   = "threatstopd"                  // this program: see Program
 	// The sockets that the daemon answers at, which it removes at its end.
 	PathSocket       = "threatstopd.sock"
 	PathStatusSocket = "threatstopd-status.sock"
@@ -68,6 +69,13 @@ var tableFiles = []Path{
 	{Key: "ALLOW_FILE", Suffix: tempSuffix, Permissions: "rwc"},
 }
 
+// config is the configuration, and its directory, of which is looked at whether others can
+// write there.
+var config = []Path{
+	{Key: PathConfig, Permissions: "r"},
+	{Key: PathConfigDir, Permissions: "r"},
+}
+
 var starts = []Path{
 	{Key: PathProgram, Permissions: "x"},
 	{Literal: linker, Permissions: "r"},
@@ -87,8 +95,7 @@ var Roles = []Role{
 		Name:     "main",
 		User:     "root",
 		Promises: "stdio rpath wpath cpath pf unix route proc exec",
-		Unveil: paths([]Path{
-			{Key: PathConfig, Permissions: "r"},
+		Unveil: paths(config, []Path{
 			// Which resolvers are never to be blocked is read anew for each update.
 			{Literal: resolvConf, Permissions: "r"},
 			{Literal: "/dev/log", Permissions: "rw"},
@@ -165,23 +172,32 @@ var Roles = []Role{
 		Name:     "-n",
 		User:     "the caller",
 		Promises: "stdio rpath",
-		Unveil:   []Path{{Key: PathConfig, Permissions: "r"}, {Literal: "/etc/passwd", Permissions: "r"}, {Literal: "/etc/group", Permissions: "r"}},
+		Unveil:   config,
+		Can:      "read what is beside the configuration, and print something else.",
+	},
+	{
+		Name:         "--test",
+		User:         "USER",
+		Promises:     "stdio inet",
+		NamePromises: "rpath",
+		Unveil:       paths(resolver),
+		Holds:        []string{"a bpf(4) descriptor of PFLOG_IF, locked", "the table and the limits of pf, the certificates, read before"},
+		Can:          "connect to any host, send there what pf logs, and print something else.",
+	},
+	{
+		Name:         "--check",
+		User:         "USER",
+		Promises:     "stdio inet",
+		NamePromises: "rpath",
+		Unveil:       paths(resolver),
+		Holds:        []string{"the files of pflogd(8)"},
+		Can:          "connect to any host, send there what pflogd(8) has written, and print something else.",
+	},
+	{
+		Name:     "--help, --version",
+		User:     "the caller",
+		Promises: "stdio",
+		Unveil:   paths(),
 		Can:      "print something else.",
-	},
-	{
-		Name:      "--test",
-		User:      "USER",
-		Unpledged: "its questions to pf(4) are in no promise",
-		Unveil:    []Path{{Literal: "/", Permissions: "r"}},
-		Holds:     []string{"/dev/pf, for reading"},
-		Can:       "read what USER may read, and connect to any host.",
-	},
-	{
-		Name:      "--check",
-		User:      "USER",
-		Unpledged: "its questions to pf(4) are in no promise",
-		Unveil:    []Path{{Literal: "/", Permissions: "r"}},
-		Holds:     []string{"/dev/pf, for reading"},
-		Can:       "read what USER may read, and connect to any host.",
 	},
 }
