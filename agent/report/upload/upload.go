@@ -24,6 +24,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -150,7 +151,7 @@ func New(o Options) (*Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &conn{c, o.Timeouts.Write}, nil
+		return &conn{Conn: c, timeout: o.Timeouts.Write}, nil
 	}
 	if o.Proxy != "" {
 		p, err := checkProxy(o.Proxy)
@@ -169,17 +170,43 @@ func New(o Options) (*Client, error) {
 }
 
 // conn gives each write a deadline of its own: a large body may take its time, but a
-// peer that takes nothing is gone.
+// peer that takes nothing is gone. And it bounds what a peer, the proxy or the server,
+// may answer to a request: whatever reads it has limits of its own, but not everywhere.
 type conn struct {
 	net.Conn
 	timeout time.Duration
+	came    atomic.Int64 // since the last write
 }
 
-func (c *conn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
+// maxCame is much more than a handshake, or the header and the beginning of a body, have.
+const maxCame = 1 << 20
+
+// writePiece is what a peer that takes anything has taken before the deadline.
+const writePiece = 16 << 10
+
+var errTooMuch = fmt.Errorf("answer of more than %d bytes", maxCame)
+
+func (c *conn) Write(b []byte) (n int, err error) {
+	c.came.Store(0)
+	for {
+		piece := b[n:min(n+writePiece, len(b))]
+		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+			return n, err
+		}
+		m, err := c.Conn.Write(piece)
+		if n += m; err != nil || n == len(b) {
+			return n, err
+		}
 	}
-	return c.Conn.Write(b)
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	if c.came.Load() > maxCame {
+		return 0, errTooMuch
+	}
+	n, err := c.Conn.Read(b)
+	c.came.Add(int64(n))
+	return n, err
 }
 
 func checkURL(s string, allowHTTP bool) (*url.URL, error) {
