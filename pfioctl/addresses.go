@@ -387,8 +387,9 @@ func (l *Layout) addrStats(b []byte) AddrStats {
 	// PfrAddr has no member that depends on the order of bytes but two that
 	// are not read here.
 	e := (*PfrAddr)(unsafe.Pointer(&b[0]))
+	p, not := e.addr()
 	s := AddrStats{
-		Addr:    e.addr(),
+		Addr:    Addr{p, not},
 		Counted: e.Fback != FeedbackNoCount,
 		Cleared: time.Unix(int64(u64(b[o.Tzero:])), 0),
 	}

@@ -53,7 +53,7 @@ func (a *Addrs) Append(e Addr) error {
 			return err
 		}
 	}
-	if !e.put(a.slot(a.a.n)) {
+	if !a.slot(a.a.n).put(e.Prefix, e.Not) {
 		return checkAddr(e)
 	}
 	a.a.n++
@@ -71,7 +71,10 @@ func (a *Addrs) double() error {
 func (a *Addrs) Len() int { return a.a.n }
 
 // At returns entry i, and panics if there is none.
-func (a *Addrs) At(i int) Addr { return a.raw(i).addr() }
+func (a *Addrs) At(i int) Addr {
+	p, not := a.raw(i).addr()
+	return Addr{p, not}
+}
 
 // Feedback returns what the kernel said of entry i in the last request that
 // asked for it, and panics if there is no such entry.
@@ -81,7 +84,8 @@ func (a *Addrs) Feedback(i int) Feedback { return a.raw(i).Fback }
 func (a *Addrs) All() iter.Seq[Addr] {
 	return func(yield func(Addr) bool) {
 		for i := range a.a.n {
-			if !yield(a.raw(i).addr()) {
+			p, not := a.raw(i).addr()
+			if !yield(Addr{p, not}) {
 				return
 			}
 		}
@@ -156,14 +160,17 @@ func (a *Addrs) sort() {
 // reports whether the kernel would take it (pf_table.c: pfr_validate_addr). The
 // rules for the family, the length and `not` hold for every netip.Prefix that
 // is valid, which leaves the host bits. A prefix never has a zone.
-func (e Addr) put(p *PfrAddr) bool {
-	ip, n := e.Prefix.Addr(), e.Prefix.Bits()
+//
+// It takes and addr returns the two members of an Addr, which has too many
+// words to be handed over in registers.
+func (p *PfrAddr) put(prefix netip.Prefix, not bool) bool {
+	ip, n := prefix.Addr(), prefix.Bits()
 	if n < 0 {
 		return false
 	}
 	*p = PfrAddr{}
 	p.Net = uint8(n)
-	if e.Not {
+	if not {
 		p.Not = 1
 	}
 	if ip.Is4() {
@@ -193,15 +200,15 @@ func checkAddr(e Addr) error {
 	return nil
 }
 
-// addr returns the entry, the zero Addr for what is none.
-func (p *PfrAddr) addr() Addr {
+// addr returns the entry, the zero Prefix for what is none.
+func (p *PfrAddr) addr() (prefix netip.Prefix, not bool) {
 	switch p.AF {
 	case AFInet:
 		ip := netip.AddrFrom4([4]byte(p.Addr[:4]))
-		return Addr{netip.PrefixFrom(ip, int(p.Net)), p.Not != 0}
+		return netip.PrefixFrom(ip, int(p.Net)), p.Not != 0
 	case AFInet6:
 		ip := netip.AddrFrom16(p.Addr)
-		return Addr{netip.PrefixFrom(ip, int(p.Net)), p.Not != 0}
+		return netip.PrefixFrom(ip, int(p.Net)), p.Not != 0
 	}
-	return Addr{}
+	return netip.Prefix{}, false
 }
