@@ -98,13 +98,14 @@ func BenchmarkPacket(b *testing.B) {
 		return false
 	}
 	for _, bench := range []struct {
-		name                string
-		line, match, relate bool
+		name                        string
+		decode, line, match, relate bool
 	}{
-		{"decode", false, false, false},
-		{"decode+match", false, true, false},
-		{"decode+match+line", true, true, false},
-		{"decode+line/relative", true, false, true},
+		{"walk", false, false, false, false},
+		{"decode", true, false, false, false},
+		{"decode+match", true, false, true, false},
+		{"decode+match+line", true, true, true, false},
+		{"decode+line/relative", true, true, false, true},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -119,7 +120,9 @@ func BenchmarkPacket(b *testing.B) {
 			for b.Loop() {
 				batch.Reset(read)
 				for batch.Next(&r) {
-					_ = p.Decode(r)
+					if bench.decode {
+						_ = p.Decode(r)
+					}
 					if bench.match {
 						for _, a := range [...][16]byte{p.Src.As16(), p.Dst.As16()} {
 							if lookup(binary.BigEndian.Uint32(a[12:])) {
@@ -135,6 +138,21 @@ func BenchmarkPacket(b *testing.B) {
 			perPacket(b, len(records))
 		})
 	}
+	b.Run("line", func(b *testing.B) {
+		packets := make([]Packet, len(records))
+		for i := range records {
+			_ = packets[i].Decode(records[i])
+		}
+		pr := Printer{Location: time.UTC}
+		buf := make([]byte, 0, maxLine)
+		b.ReportAllocs()
+		for b.Loop() {
+			for i := range packets {
+				buf = append(pr.AppendLine(buf[:0], &packets[i]), '\n')
+			}
+		}
+		perPacket(b, len(records))
+	})
 }
 
 // BenchmarkPrint prints a file of 200,000 packets, and has the tcpdump that is
