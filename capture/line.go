@@ -41,7 +41,7 @@ type Printer struct {
 	conv *conversations
 
 	// Lines are made in one place and in any order while conversations are
-	// followed in another, see ahead: noted is what relate returned since note
+	// followed in another, see follow: noted is what relate returned since note
 	// was set, known, unless it is nil, what it is to return.
 	note         bool
 	noted, known []related

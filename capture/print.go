@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"runtime"
+	"sync"
 	"sync/atomic"
 )
 
@@ -11,8 +12,8 @@ import (
 // What is at hand is written before more is waited for. The error is nil at the
 // end of the file, else what ended reading (see [FileReader.Next]; the lines before
 // it are written) or writing. Lines are made by as many goroutines as may run at
-// once (GOMAXPROCS), in memory that is bounded; f, pr and w are used by no two of
-// them at the same time, and by none after Print has returned.
+// once (GOMAXPROCS), in memory that is bounded; none of f, pr and w is used by two of
+// them at the same time, nor after Print has returned.
 func Print(w io.Writer, f *FileReader, pr *Printer) (lines int, err error) {
 	if workers := runtime.GOMAXPROCS(0); workers > 1 {
 		return printAhead(w, f, pr, workers)
@@ -53,66 +54,78 @@ type stretch struct {
 	start, end int       // of the records in in
 	related    []related // what Printer.relate returns for them, in order
 	out        []byte
-	done       chan struct{} // receives when out has the lines
 }
 
-// printAhead reads stretches of the file, has workers make their lines, and a
-// goroutine of its own write them, in order.
+// ahead is Print on several processors. Each worker reads a stretch of the file,
+// while no other reads, makes its lines, while others read and make theirs, and
+// writes them when it is its turn.
+type ahead struct {
+	w io.Writer
+
+	reading sync.Mutex // held by who reads, from when its turn is fixed
+	f       *FileReader
+	pr      *Printer // follows the conversations
+	turns   int      // given out
+	lines   int
+	readErr error
+
+	writing  sync.Mutex
+	written  *sync.Cond // turn has changed
+	turn     int        // whose it is
+	writeErr error
+	failed   atomic.Bool // writeErr is set
+}
+
 func printAhead(w io.Writer, f *FileReader, pr *Printer, workers int) (lines int, err error) {
-	var (
-		free    = make(chan *stretch, workers+2)
-		work    = make(chan *stretch, workers+2)
-		order   = make(chan *stretch, workers+2)
-		written = make(chan error, 1)
-		stopped atomic.Bool // writing has failed
-	)
-	for range cap(free) {
-		free <- &stretch{done: make(chan struct{}, 1)}
+	a := &ahead{w: w, f: f, pr: pr}
+	a.written = sync.NewCond(&a.writing)
+	var others sync.WaitGroup
+	for range workers - 1 {
+		others.Go(a.work)
 	}
-	for range workers {
-		go func() {
-			own := Printer{Location: pr.Location, Relative: pr.Relative}
-			for s := range work {
-				s.print(&own, f.swapped, f.nano)
-				s.done <- struct{}{}
+	a.work()
+	others.Wait()
+	switch {
+	case a.writeErr != nil:
+		return a.lines, a.writeErr
+	case a.readErr != io.EOF:
+		return a.lines, a.readErr
+	}
+	return a.lines, nil
+}
+
+// work is one worker: it ends with the file or when writing has failed.
+func (a *ahead) work() {
+	var s stretch
+	own := Printer{Location: a.pr.Location, Relative: a.pr.Relative}
+	for {
+		a.reading.Lock()
+		if a.readErr != nil || a.failed.Load() {
+			a.reading.Unlock()
+			return
+		}
+		turn := a.turns
+		a.turns++
+		n, err := s.read(a.f, a.pr)
+		a.lines += n
+		a.readErr = err
+		a.reading.Unlock()
+
+		s.print(&own, a.f.swapped, a.f.nano)
+
+		a.writing.Lock()
+		for a.turn != turn {
+			a.written.Wait()
+		}
+		if n > 0 && a.writeErr == nil {
+			if _, a.writeErr = a.w.Write(s.out); a.writeErr != nil {
+				a.failed.Store(true)
 			}
-		}()
-	}
-	go func() {
-		var err error
-		for s := range order {
-			<-s.done
-			if err == nil {
-				if _, err = w.Write(s.out); err != nil {
-					stopped.Store(true)
-				}
-			}
-			free <- s
 		}
-		written <- err
-	}()
-	for !stopped.Load() {
-		s := <-free
-		var n int
-		n, err = s.read(f, pr)
-		lines += n
-		if n > 0 {
-			order <- s
-			work <- s
-		}
-		if err != nil {
-			break
-		}
+		a.turn++
+		a.written.Broadcast()
+		a.writing.Unlock()
 	}
-	close(work)
-	close(order)
-	if werr := <-written; werr != nil {
-		return lines, werr
-	}
-	if err == io.EOF {
-		err = nil
-	}
-	return lines, err
 }
 
 // read waits for the next record of the file, and takes it and all that are at hand
@@ -120,6 +133,7 @@ func printAhead(w io.Writer, f *FileReader, pr *Printer, workers int) (lines int
 // many there are, and the error that came behind them.
 func (s *stretch) read(f *FileReader, pr *Printer) (n int, err error) {
 	var rec Record
+	s.start, s.end = 0, 0
 	if err := f.Next(&rec); err != nil {
 		return 0, err
 	}
@@ -128,7 +142,7 @@ func (s *stretch) read(f *FileReader, pr *Printer) (n int, err error) {
 	for {
 		n++
 		if pr.Relative {
-			s.related, s.out = pr.ahead(s.related, &rec, s.out)
+			s.related, s.out = pr.follow(s.related, &rec, s.out)
 		}
 		if !f.buffered() {
 			break
@@ -159,9 +173,9 @@ func (s *stretch) print(pr *Printer, swapped, nano bool) {
 	}
 }
 
-// ahead follows the conversations of a record as AppendLine would, and appends to rs
+// follow follows the conversations of a record as AppendLine would, and appends to rs
 // what relate returned for it. It may use scratch, which it returns.
-func (pr *Printer) ahead(rs []related, r *Record, scratch []byte) ([]related, []byte) {
+func (pr *Printer) follow(rs []related, r *Record, scratch []byte) ([]related, []byte) {
 	tcp, ip, certain := ordinary(r)
 	if !certain {
 		// Where segments are in there, and how many, is only found by making
