@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -144,51 +143,6 @@ func TestFloodWithCollector(t *testing.T) {
 	}
 	equal(t, "arrived", len(lines), s.Delivered.Lines)
 	equal(t, "left", s.Spool.Pending.Lines, 0)
-}
-
-// The path of a packet, from the record to its line in a batch.
-func BenchmarkPath(b *testing.B) {
-	for _, bm := range []struct {
-		name   string
-		misses int
-	}{{"hits", 0}, {"one in ten a hit", 9}, {"misses", 999}} {
-		b.Run(bm.name, func(b *testing.B) {
-			src := newTorrent(1000, 0, bm.misses)
-			r, err := New(Options{Source: src, Sender: deaf{}, SpoolDir: spoolDir(b)})
-			if err != nil {
-				b.Fatal(err)
-			}
-			r.SetPolicy(index(b), []netip.Addr{own})
-			var rec capture.Record
-			looked := 0
-			look := func() {
-				src.left = src.read
-				reads, _ := src.Read()
-				r.liveLane.live(reads, &rec)
-				for len(r.full) > 0 {
-					(<-r.full).release()
-				}
-				looked += src.read
-			}
-			for range 200 {
-				look() // batches get their memory
-			}
-			looked = 0
-			if n := testing.AllocsPerRun(10, look); n > 0 {
-				b.Fatalf("%v allocations in %d packets", n, src.read)
-			}
-			looked = 0
-			b.ReportAllocs()
-			b.ResetTimer()
-			for looked < b.N {
-				look()
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(looked), "ns/packet")
-			if n := r.liveCount.Lost.Load(); n > 0 {
-				b.Fatal(fmt.Sprint("lost ", n))
-			}
-		})
-	}
 }
 
 func TestPathDoesNotAllocate(t *testing.T) {

@@ -735,22 +735,6 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
-func BenchmarkAppend(b *testing.B) {
-	for _, size := range []int{1 << 10, 64 << 10, 1 << 20} {
-		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
-			s := open(b, Options{Dir: tempDir(b), MaxBytes: 64 << 20})
-			batch := &Batch{ID: NewID(), Created: time.Now(), Lines: size / 100, Meta: make([]byte, 64), Text: make([]byte, size)}
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := s.Append(batch); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
 // Root may use the service user's directory, and what it makes there is that
 // user's.
 func TestOpenAsRootForServiceUser(t *testing.T) {

@@ -45,16 +45,21 @@ func BenchmarkLine(b *testing.B) {
 		}
 		far = append(far, netip.PrefixFrom(p.Src, p.Src.BitLen()))
 	}
-	for _, size := range []int{120_000, 1_000_000} {
+	for _, size := range []struct {
+		name string
+		n    int
+	}{{"120k", 120_430}, {"1M", 1_000_000}} {
 		for _, hit := range []bool{false, true} {
-			name := fmt.Sprintf("%d entries/miss", size)
-			entries := randomEntries(size)
+			name := "miss/" + size.name
 			if hit {
-				name = fmt.Sprintf("%d entries/hit", size)
-				entries = append(entries[:size-len(far)], far...)
+				name = "hit/" + size.name
 			}
-			m := matcherOf(b, entries)
 			b.Run(name, func(b *testing.B) {
+				entries := randomEntries(size.n)
+				if hit {
+					entries = append(entries[:size.n-len(far)], far...)
+				}
+				m := matcherOf(b, entries)
 				b.ReportAllocs()
 				var p capture.Packet
 				pr := capture.Printer{Location: time.UTC}
@@ -112,4 +117,50 @@ func matcherOf(b *testing.B, entries []netip.Prefix) *matcher {
 	r.o.Now = time.Now
 	r.SetPolicy(policy.NewIndex(p.Block), []netip.Addr{netip.MustParseAddr("203.0.113.7")})
 	return r.matcher.Load()
+}
+
+// BenchmarkBatch is the path of a packet from the record to its line in a batch, when all of
+// them are hits, one in ten, and one in a thousand.
+func BenchmarkBatch(b *testing.B) {
+	for _, bm := range []struct {
+		name   string
+		misses int
+	}{{"hits", 0}, {"tenth", 9}, {"thousandth", 999}} {
+		b.Run(bm.name, func(b *testing.B) {
+			src := newTorrent(1000, 0, bm.misses)
+			r, err := New(Options{Source: src, Sender: deaf{}, SpoolDir: spoolDir(b)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			r.SetPolicy(index(b), []netip.Addr{own})
+			var rec capture.Record
+			looked := 0
+			look := func() {
+				src.left = src.read
+				reads, _ := src.Read()
+				r.liveLane.live(reads, &rec)
+				for len(r.full) > 0 {
+					(<-r.full).release()
+				}
+				looked += src.read
+			}
+			for range 200 {
+				look() // batches get their memory
+			}
+			looked = 0
+			if n := testing.AllocsPerRun(10, look); n > 0 {
+				b.Fatalf("%v allocations in %d packets", n, src.read)
+			}
+			looked = 0
+			b.ReportAllocs()
+			b.ResetTimer()
+			for looked < b.N {
+				look()
+			}
+			b.ReportMetric(float64(looked)/b.Elapsed().Seconds(), "packets/s")
+			if n := r.liveCount.Lost.Load(); n > 0 {
+				b.Fatal(fmt.Sprint("lost ", n))
+			}
+		})
+	}
 }
