@@ -91,9 +91,15 @@ func (l *line) tcp(b []byte, length uint32, ip []byte) {
 	out := l.b
 	if length > 0 || flags&(tcpSYN|tcpFIN|tcpRST) != 0 {
 		out = append(out, ' ')
+		n := len(out)
 		out = appendUint(out, seq)
+		text := out[n:]
 		out = append(out, ':')
-		out = appendUint(out, seq+length)
+		if length == 0 {
+			out = append(out, text...)
+		} else {
+			out = appendUint(out, seq+length)
+		}
 		out = append(out, '(')
 		out = appendUint(out, length)
 		out = append(out, ')')
