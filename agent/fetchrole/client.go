@@ -60,6 +60,7 @@ type Client struct {
 	checked  *dnsfetch.Client // of the same options, for questions about them
 	most     int              // entries of a list
 	limit    time.Duration    // of one list, whatever the role does
+	patience time.Duration    // with a role that is to give up a list
 	end      context.CancelFunc
 	keep     *privsep.Keeper
 	fetching chan struct{} // has one in it during a fetch
@@ -108,6 +109,7 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		checked:  checked,
 		most:     o.Fetch.MaxEntries,
 		limit:    limit(&o.Fetch),
+		patience: cancelWait,
 		fetching: make(chan struct{}, 1),
 		changed:  make(chan struct{}),
 		lookups:  make(map[uint32]*looking),
@@ -344,7 +346,7 @@ func (c *Client) giveUp(l *listing) {
 			select {
 			case <-l.done:
 				return
-			case <-time.After(cancelWait):
+			case <-time.After(c.patience):
 			}
 		}
 		c.kill("did not give up a list")
