@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"example.org/threatstopd/agent/report/spool"
@@ -203,7 +202,7 @@ func decodeWatermarkFile(b []byte) (watermark, error) {
 // readWatermark reads the file in dir. A missing one is fs.ErrNotExist.
 func readWatermark(dir string) (watermark, error) {
 	path := filepath.Join(dir, watermarkFile)
-	f, err := os.Open(path)
+	f, err := spool.OpenOwn(path, os.O_RDONLY)
 	if err != nil {
 		return watermark{}, err
 	}
@@ -226,7 +225,12 @@ func writeWatermark(dir *os.File, w *watermark) error {
 	// One fixed name: it can be unveiled, and a crash leaves at most one.
 	temp := path + ".new"
 	err := func() error {
-		f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+		// What is left there is not opened: it may be a link, another's file
+		// under a second name, or a FIFO.
+		if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}

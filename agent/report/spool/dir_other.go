@@ -12,3 +12,10 @@ func checkOwner(string, fs.FileInfo, int) error { return nil }
 
 // Adopt has nobody to give a file to.
 func Adopt(*os.File, string) error { return nil }
+
+// OpenOwn opens a file that is there.
+func OpenOwn(path string, flag int) (*os.File, error) { return os.OpenFile(path, flag, 0) }
+
+func checkOwn(string, fs.FileInfo) error { return nil }
+
+const openDir = 0

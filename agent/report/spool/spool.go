@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -35,8 +34,9 @@ type Options struct {
 	// Now is the clock, nil for time.Now.
 	Now func() time.Time
 
-	// create opens a segment for appending; tests put failing disks here.
-	create func(path string) (file, error)
+	// create opens a segment for appending, a fresh one, which must not be there,
+	// or one that is; tests put failing disks here.
+	create func(path string, fresh bool) (file, error)
 }
 
 const (
@@ -141,8 +141,15 @@ func Open(o Options) (*Spool, error) {
 		o.Now = time.Now
 	}
 	if o.create == nil {
-		o.create = func(path string) (file, error) {
-			f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+		o.create = func(path string, fresh bool) (file, error) {
+			var f *os.File
+			var err error
+			if fresh {
+				// O_EXCL follows no link, and takes nothing that others put there.
+				f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+			} else {
+				f, err = OpenOwn(path, os.O_RDWR|os.O_APPEND)
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -156,7 +163,7 @@ func Open(o Options) (*Spool, error) {
 	if err := checkDir(o.Dir, o.Service); err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(o.Dir)
+	dir, err := os.OpenFile(o.Dir, os.O_RDONLY|openDir, 0)
 	if err != nil {
 		return nil, fmt.Errorf("spool directory %s: %w", o.Dir, cause(err))
 	}
@@ -237,14 +244,19 @@ func list(dir, name string) ([]*segment, error) {
 	var segs []*segment
 	for _, e := range entries {
 		first, ok := parseSegmentName(name, e.Name())
-		if !ok || !e.Type().IsRegular() {
+		if !ok {
 			continue
 		}
 		fi, err := e.Info()
 		if err != nil {
 			continue
 		}
-		segs = append(segs, &segment{path: filepath.Join(dir, e.Name()), first: first, size: fi.Size()})
+		path := filepath.Join(dir, e.Name())
+		if err := checkOwn(path, fi); err != nil {
+			// Somebody has put it there, and not for nothing.
+			return nil, fmt.Errorf("spool %s: %w", path, cause(err))
+		}
+		segs = append(segs, &segment{path: path, first: first, size: fi.Size()})
 	}
 	slices.SortFunc(segs, func(a, b *segment) int {
 		if a.first < b.first {
@@ -287,7 +299,7 @@ func (s *Spool) load() error {
 	// record is a torn write.
 	if n := len(s.segs); n > 0 && tail >= 0 && tail < s.segMax {
 		g := s.segs[n-1]
-		if f, err := s.o.create(g.path); err == nil {
+		if f, err := s.o.create(g.path, false); err == nil {
 			if tail == g.size || f.Truncate(tail) == nil {
 				g.size = tail
 				s.active = f
@@ -313,7 +325,7 @@ func (s *Spool) load() error {
 // loadTail takes from a segment, fully verified, how far delivery had come and the
 // newest batch's meta. It returns where its last intact record ends.
 func (s *Spool) loadTail(g *segment) (int64, error) {
-	f, err := os.Open(g.path)
+	f, err := OpenOwn(g.path, os.O_RDONLY)
 	if err != nil {
 		return 0, err
 	}
@@ -347,7 +359,7 @@ func (s *Spool) loadTail(g *segment) (int64, error) {
 
 // loadHeaders counts what waits in a segment.
 func (s *Spool) loadHeaders(g *segment) {
-	f, err := os.Open(g.path)
+	f, err := OpenOwn(g.path, os.O_RDONLY)
 	if err != nil {
 		return
 	}
@@ -466,8 +478,19 @@ func (s *Spool) newSegment(first uint64) error {
 	if n := len(s.segs); n > 0 && s.segs[n-1].first >= first {
 		first = s.segs[n-1].first + 1
 	}
-	path := filepath.Join(s.o.Dir, segmentName(s.o.Name, first))
-	f, err := s.o.create(path)
+	var (
+		path string
+		f    file
+		err  error
+	)
+	// What has appeared under this name since the directory was read is left alone.
+	for range 16 {
+		path = filepath.Join(s.o.Dir, segmentName(s.o.Name, first))
+		if f, err = s.o.create(path, true); !errors.Is(err, fs.ErrExist) {
+			break
+		}
+		first++
+	}
 	if err != nil {
 		return fmt.Errorf("spool %s: create: %w", path, cause(err))
 	}
@@ -549,7 +572,7 @@ func (s *Spool) Peek(buf *[]byte) (b Batch, ok bool, err error) {
 // nextAtHead reads the next record of the oldest segment.
 func (s *Spool) nextAtHead(g *segment, buf *[]byte) (h header, off int64, ok bool, err error) {
 	if s.head == nil {
-		f, err := os.Open(g.path)
+		f, err := OpenOwn(g.path, os.O_RDONLY)
 		if err != nil {
 			return header{}, 0, false, err
 		}
@@ -792,7 +815,7 @@ func Each(dir, name string, f func(Batch) error) error {
 }
 
 func each(g *segment, body *[]byte, f func(Batch) error) error {
-	file, err := os.Open(g.path)
+	file, err := OpenOwn(g.path, os.O_RDONLY)
 	if err != nil {
 		return fmt.Errorf("spool %s: %w", g.path, cause(err))
 	}

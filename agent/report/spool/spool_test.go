@@ -476,7 +476,7 @@ func TestBadDisk(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, begun=%v", tt.name, begun), func(t *testing.T) {
 				dir := tempDir(t)
 				var fail failure
-				o := Options{Dir: dir, create: func(path string) (file, error) {
+				o := Options{Dir: dir, create: func(path string, _ bool) (file, error) {
 					if fail.create {
 						return nil, &os.PathError{Op: "open", Path: path, Err: syscall.EROFS}
 					}
@@ -637,7 +637,7 @@ type unsynced struct{ *os.File }
 
 func (unsynced) Sync() error { return nil }
 
-func createUnsynced(path string) (file, error) {
+func createUnsynced(path string, _ bool) (file, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	return unsynced{f}, err
 }
@@ -757,7 +757,7 @@ func TestOpenAsRootForServiceUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	f, err := s.o.create(filepath.Join(dir, "spool-test.seg"))
+	f, err := s.o.create(filepath.Join(dir, "spool-test.seg"), true)
 	if err != nil {
 		t.Fatal(err)
 	}
