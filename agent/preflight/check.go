@@ -49,6 +49,12 @@ func Check(ctx context.Context, a netip.Addr, o Options, env Env, w io.Writer) (
 		return CannotTell, errors.New("no address")
 	}
 	answer := c.kernel()
+	c.prepare()
+	if env.Confine != nil {
+		if err := env.Confine(nil); err != nil {
+			return CannotTell, err
+		}
+	}
 	inPolicy := c.policy(ctx)
 	c.hits()
 	switch {
@@ -70,6 +76,20 @@ type checker struct {
 	w            io.Writer
 	addr         netip.Addr
 	block, allow pfioctl.Table
+
+	logs    []*os.File // pflogd's files
+	logsErr error
+}
+
+// prepare gets ready what is needed when the process is confined: with it what strangers
+// have sent is read.
+func (c *checker) prepare() {
+	c.o.Update.Host = once(c.o.Update.Host)
+	if err := c.env.FlushPflogd(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		c.say("hits", "%v: the latest may be missing", err)
+	}
+	c.logs, c.logsErr = c.env.Logs()
+	_ = time.Now().In(c.env.Local).String() // reads the zone's file
 }
 
 func (c *checker) say(what, format string, args ...any) {
@@ -227,17 +247,13 @@ func (c *checker) list(l update.List) {
 
 // hits shows the latest records of the address.
 func (c *checker) hits() {
-	if err := c.env.FlushPflogd(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		c.say("hits", "%v: the latest may be missing", err)
-	}
-	files, err := c.env.Logs()
-	if err != nil {
-		c.say("hits", "%v", err)
+	if c.logsErr != nil {
+		c.say("hits", "%v", c.logsErr)
 		return
 	}
 	var last []string
 	count, read := 0, 0
-	for _, f := range files {
+	for _, f := range c.logs {
 		n, lines, err := c.search(f, &read)
 		f.Close()
 		count += n

@@ -131,6 +131,7 @@ func TestCheckShowsTheLatestHits(t *testing.T) {
 
 func TestCheckNoAddress(t *testing.T) {
 	r := newRig(t)
+	r.unconfined = true
 	if answer, err := Check(t.Context(), netip.Addr{}, r.options(), r.env, &bytes.Buffer{}); err == nil || answer != CannotTell {
 		t.Errorf("answer %d, %v", answer, err)
 	}

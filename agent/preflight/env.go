@@ -54,6 +54,12 @@ type Env struct {
 	FlushPflogd func() error
 	Logs        func() ([]*os.File, error) // pflogd's files, oldest first
 
+	// Confine takes from this process, for the rest of its life, all but the network and
+	// what it has open; it calls asUser, if that is not nil, as the user that the daemon's
+	// processes for the network are, and before it takes the file system away. Nil:
+	// nothing is taken, and asUser not called.
+	Confine func(asUser func()) error
+
 	Now   func() time.Time
 	Local *time.Location
 }

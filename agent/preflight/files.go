@@ -113,6 +113,7 @@ func (t *tester) spool(dir, user string, uid uint32, known bool) {
 		t.say(Fail, fmt.Sprintf("spool directory %s: mode %#o, not 0700", dir, i.Mode().Perm()), "chmod 700 "+dir)
 	default:
 		t.say(OK, fmt.Sprintf("spool directory %s", dir))
+		t.spoolUser = known
 	}
 }
 

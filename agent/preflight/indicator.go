@@ -24,7 +24,7 @@ const (
 // indicator makes connections that have to be blocked, and looks for their
 // records.
 func (t *tester) indicator(ctx context.Context) {
-	if t.pf == nil {
+	if !t.ready.pf {
 		t.say(Skip, "test indicator: pf cannot be asked")
 		return
 	}
@@ -51,28 +51,25 @@ func (t *tester) indicator(ctx context.Context) {
 // blocked tries one address.
 func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	what := "test indicator " + label
-	r, err := t.pf.Test(t.block, a)
-	switch {
+	switch err := t.ready.blockErr; {
 	case errors.Is(err, syscall.ESRCH):
 		return // that the table is not there was told
 	case err != nil:
 		t.fail(what, err)
 		return
-	case len(r) != 1 || !r[0].Match:
+	}
+	if e, ok := t.ready.decides(a); !ok || e.Not {
 		t.say(Fail, fmt.Sprintf("%s is not in table <%s>", what, t.block.Name), "threatstopd --sync-now", fmt.Sprintf("threatstopd --check %s", a))
 		return
 	}
 	t.say(OK, fmt.Sprintf("%s is in table <%s>", what, t.block.Name))
 
-	var log capture.Source
-	if t.report() && !t.noPflog { // opening would create it
-		source, err := t.env.OpenPflog(capture.Options{Interface: t.o.Config.PflogIf, Filter: capture.FilterBlock, ReadTimeout: 100 * time.Millisecond, BatchDelay: 50 * time.Millisecond})
-		if err != nil {
-			t.say(Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
-		} else {
-			log = source
-			defer log.Close()
-		}
+	log := t.ready.pflog
+	if err := t.ready.pflogErr; err != nil {
+		t.say(Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
+	}
+	if log != nil {
+		drain(log)
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
 	c, err := t.env.Dial(dialCtx, "tcp", netip.AddrPortFrom(a, indicatorPort).String())

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/policy"
@@ -54,6 +55,20 @@ type rig struct {
 	files     []*capturetest.Packet // what pflogd has written
 	// dialBad makes the connection to the indicator; nil asks the kernel.
 	dialBad func(ctx context.Context) (net.Conn, error)
+
+	confining  func() error // what happens when the process is to be confined; nil: nothing
+	unconfined bool         // it does not come to that
+}
+
+// guarded is a kernel that is asked in time.
+type guarded struct {
+	pfioctl.Device
+	before func(what string)
+}
+
+func (g guarded) Ioctl(req uint, arg unsafe.Pointer) error {
+	g.before("a request to pf")
+	return g.Device.Ioctl(req, arg)
 }
 
 func newRig(t *testing.T) *rig {
@@ -106,24 +121,54 @@ func newRig(t *testing.T) *rig {
 	r.write("pf.conf", fmt.Sprintf("table <%s> persist file \"%s/ThreatSTOP-Block.pftable\"\ntable <%s> persist file \"%s/ThreatSTOP-Allow.pftable\"\n", block.Name, r.dir, allow.Name, r.dir))
 	r.o = Options{File: "threatstop.conf", PfConf: filepath.Join(r.dir, "pf.conf"), Indicators: []string{badHost.String()}}
 	uid := uint32(os.Getuid())
+	// What takes privileges, or a file, must not be asked for any more when the process
+	// has been confined.
+	var confined atomic.Bool
+	before := func(what string) {
+		if confined.Load() {
+			t.Errorf("%s: asked for after confinement", what)
+		}
+	}
+	t.Cleanup(func() {
+		if !confined.Load() && !r.unconfined {
+			t.Error("was not confined")
+		}
+	})
 	r.env = Env{
-		Root:   true,
-		OpenPF: func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), r.kernel.Layout()), nil },
+		Confine: func(asUser func()) error {
+			if r.confining != nil {
+				if err := r.confining(); err != nil {
+					return err
+				}
+			}
+			if asUser != nil {
+				asUser()
+			}
+			confined.Store(true)
+			return nil
+		},
+		Root: true,
+		OpenPF: func() (*pfioctl.PF, error) {
+			before("pf")
+			return pfioctl.New(guarded{r.kernel.Open(true), before}, r.kernel.Layout()), nil
+		},
 		Interfaces: func() ([]Interface, error) {
+			before("interfaces")
 			return []Interface{{Name: "lo0", Groups: []string{"lo"}, Loopback: true, Up: true}, {Name: "enc0"}, {Name: "em0", Groups: []string{"egress"}, Up: true}, {Name: "em1", Up: true}, {Name: "pflog0", Groups: []string{"pflog"}, Up: true}}, nil
 		},
 		Host: func() (policy.Facts, error) {
+			before("own addresses")
 			return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.18.0.1/24")}}}}, nil
 		},
 		Lookup: func(_ context.Context, name string) ([]netip.Addr, error) {
 			return nil, fmt.Errorf("lookup %s: no such host", name)
 		},
 		Dial:        r.dial,
-		User:        func(string) (uint32, error) { return uid, nil },
+		User:        func(string) (uint32, error) { before("users"); return uid, nil },
 		Owner:       Owner,
-		OpenPflog:   func(o capture.Options) (capture.Source, error) { return r.pflog.Open(o) },
-		FlushPflogd: func() error { return nil },
-		Logs:        r.logs,
+		OpenPflog:   func(o capture.Options) (capture.Source, error) { before("pflog"); return r.pflog.Open(o) },
+		FlushPflogd: func() error { before("pflogd"); return nil },
+		Logs:        func() ([]*os.File, error) { before("pflogd's files"); return r.logs() },
 		Now:         r.now,
 		Local:       time.UTC,
 	}

@@ -16,22 +16,25 @@ import (
 // Test goes through all checks, writes a line for each finding to w, with what to
 // do below it, and returns the number of failures. What cannot be looked at is
 // skipped, and said.
+//
+// First comes what is this host's: it takes root, and believes only root's files and the
+// kernel. Then the process is confined, and talks to others.
 func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
 	o.Update.Host, o.Update.Lookup = env.Host, env.Lookup
 	t := &tester{o: o, env: env, w: w, block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
 	for _, check := range []func(context.Context){
-		t.configuration, t.root, t.openPF, t.pflog, t.rules, t.pfConf,
-		t.files, t.servers, t.authorised, t.headroom, t.logServer, t.indicator,
+		t.configuration, t.root, t.openPF, t.pflog, t.rules, t.pfConf, t.files, t.prepare, t.confine,
+		t.servers, t.authorised, t.headroom, t.logServer, t.indicator,
 	} {
 		if ctx.Err() != nil {
 			t.say(Fail, "not all was looked at: "+ctx.Err().Error())
 			break
 		}
-		check(ctx)
+		if check(ctx); t.over {
+			break
+		}
 	}
-	if t.pf != nil {
-		t.pf.Close()
-	}
+	t.close()
 	t.summary()
 	return t.count[Fail]
 }
@@ -61,8 +64,11 @@ type tester struct {
 	w            io.Writer
 	count        [Fail + 1]int
 	block, allow pfioctl.Table
-	pf           *pfioctl.PF
+	pf           *pfioctl.PF // until prepare
 	tables       []pfioctl.TableStats
+	spoolUser    bool // the spool directory is there, and the user
+	ready        prepared
+	over         bool // no more is to be looked at
 
 	noPflog bool           // the interface that hits are read from is not there
 	refused bool           // some policy server does not know this host
@@ -342,17 +348,12 @@ func (t *tester) pfConf(context.Context) {
 // headroom looks whether the policy fits into pf, now and when pf.conf is loaded
 // again.
 func (t *tester) headroom(context.Context) {
-	if t.pf == nil {
+	if !t.ready.pf {
 		t.say(Skip, "entry headroom: pf cannot be asked")
 		return
 	}
-	used, _, err := t.pf.Used()
-	if err != nil {
-		t.fail("entry headroom", err)
-		return
-	}
-	limit, err := t.pf.Limit(pfioctl.LimitTableEntries)
-	if err != nil {
+	used, limit := t.ready.used, t.ready.limit
+	if err := t.ready.countErr; err != nil {
 		t.fail("entry headroom", err)
 		return
 	}

@@ -331,6 +331,7 @@ func TestConfigRefused(t *testing.T) {
 
 func TestTestEndsWhenTold(t *testing.T) {
 	r := newRig(t)
+	r.unconfined = true
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out bytes.Buffer

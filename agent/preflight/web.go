@@ -31,7 +31,7 @@ func (t *tester) authorised(ctx context.Context) {
 		}
 		return
 	}
-	client := t.client(nil)
+	client := t.client(t.ready.system)
 	defer client.CloseIdleConnections()
 	answer, body, err := t.get(ctx, client, http.MethodGet, page.String())
 	switch {
@@ -107,7 +107,7 @@ func (t *tester) logServer(ctx context.Context) {
 		t.fail("log server", err)
 		return
 	}
-	roots, err := readRoots(cfg.CAFile)
+	roots, err := t.ready.roots, t.ready.rootsErr
 	if err != nil {
 		t.say(Fail, "log server: "+err.Error(), "CA_FILE names certificates in PEM form that root can read; without it they are the system's")
 		return
