@@ -16,6 +16,9 @@ const chunk = 256
 
 // catch reads what pflogd has logged in the watermark's gaps.
 func (r *Reporter) catch(ctx context.Context) {
+	if r.o.LogsDone != nil {
+		defer r.o.LogsDone()
+	}
 	if len(r.gaps()) == 0 {
 		r.catchUp.set("none: first start")
 		r.o.Log.Info().Msg("first start: nothing to catch up with")

@@ -73,6 +73,8 @@ type Options struct {
 	// what was logged before it must be in them LogSettle after FlushLogs.
 	Logs   func() ([]*os.File, error)
 	NoLogs string
+	// LogsDone, when not nil, is told that Logs will not be called (any more).
+	LogsDone func()
 	// FlushLogs asks pflogd to write out what it has ([FlushPflogd]), nil when
 	// nobody need be asked. LogSettle is how long it may take over that, 0 for
 	// 2 s.

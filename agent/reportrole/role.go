@@ -67,9 +67,10 @@ type role struct {
 	drops   drops
 
 	// Opened as root.
-	source capture.Source
-	logs   []*os.File
-	sender report.Sender
+	source  capture.Source
+	sender  report.Sender
+	logs    []*os.File // of pflogd
+	logsErr error      // why they could not be opened
 
 	loading *loading      // the policy that is coming
 	policy  chan struct{} // closed when the first one has come
@@ -179,8 +180,8 @@ func (r *role) open() (err error) {
 			time.Sleep(flushTime)
 		}
 	}
-	r.logs, err = report.OpenLogs(o.LogFile)
-	return err
+	r.logs, r.logsErr = report.OpenLogs(o.LogFile)
+	return nil
 }
 
 // newReporter returns nil when there is nothing to report with.
@@ -207,8 +208,8 @@ func (r *role) newReporter() *report.Reporter {
 	}
 	if o.LogFile != "" {
 		// They were written out and opened while there was the right to.
-		logs := r.logs
-		options.Logs = func() ([]*os.File, error) { return logs, nil }
+		options.Logs = func() ([]*os.File, error) { return r.logs, r.logsErr }
+		options.LogsDone = r.closeLogs // a descriptor keeps what newsyslog(8) removes on the disk
 		options.LogSettle = time.Millisecond
 	}
 	reporter, err := report.New(options)
@@ -227,11 +228,15 @@ func (r *role) closeAll() {
 		r.source.Close()
 		r.source = nil
 	}
+	r.closeLogs()
+	r.closeSender()
+}
+
+func (r *role) closeLogs() {
 	for _, f := range r.logs {
 		f.Close()
 	}
 	r.logs = nil
-	r.closeSender()
 }
 
 // closeSender closes the connection that the sender keeps.
