@@ -171,11 +171,24 @@ func markHeld(d disk, path string, since time.Time) error {
 			if err != nil || c[0] != '#' {
 				break
 			}
-			line, err := r.ReadString('\n')
-			if err == nil && strings.HasPrefix(line, heldPrefix) {
+			line, err := r.ReadSlice('\n')
+			if err == nil && bytes.HasPrefix(line, []byte(heldPrefix)) {
 				continue
 			}
-			if _, err := w.WriteString(line); err != nil {
+			for {
+				if _, err := w.Write(line); err != nil {
+					return err
+				}
+				// A comment that is longer than the buffer is one line all the same.
+				if !errors.Is(err, bufio.ErrBufferFull) {
+					break
+				}
+				line, err = r.ReadSlice('\n')
+			}
+			if errors.Is(err, io.EOF) {
+				err = w.WriteByte('\n')
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -214,10 +227,10 @@ func replaceFile(d disk, path string, write func(*bufio.Writer) error) (err erro
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return fileError(path, "stat", err)
-	case st.Mode()&fs.ModeSymlink != 0:
-		return fileError(path, "", errSymlink)
-	case !st.Mode().IsRegular():
-		return fileError(path, "", errNotRegular)
+	default:
+		if err := checkMode(path, st); err != nil {
+			return err
+		}
 	}
 	temp := path + TempSuffix
 	f, err := d.Create(temp)
@@ -300,7 +313,7 @@ func checkFile(path string, e Entries) (fileState, error) {
 		return st, fileError(path, "read", err)
 	}
 	// Whoever may write the file decides what pf loads at boot.
-	if mode, err := f.Stat(); err != nil || mode.Mode().Perm() != fileMode {
+	if fi, err := f.Stat(); err != nil || fi.Mode().Perm() != fileMode || !own(fi) {
 		st.Same = false
 	}
 	return st, nil
@@ -344,23 +357,56 @@ func goesOn(r *bufio.Reader, want []byte) (bool, error) {
 	return true, err
 }
 
+// maxFile is more than the largest table that pf could hold takes.
+const maxFile = 1 << 30
+
+// own reports whether a file belongs to the user that this process runs as, and
+// has no other name under which it could be written to.
+func own(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return !ok || int(st.Uid) == os.Geteuid() && st.Nlink == 1
+}
+
 // openFile opens a persist file to read it. It returns nil without an error
-// when there is none, and refuses what is not a file: to open a FIFO would wait
-// for ever.
+// when there is none, and refuses what is not a file: to follow a link would
+// read what is somebody else's, and to open a FIFO wait for ever.
 func openFile(path string) (*os.File, error) {
-	switch st, err := os.Stat(path); {
-	case errors.Is(err, fs.ErrNotExist):
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	case err != nil:
-		return nil, fileError(path, "stat", err)
-	case !st.Mode().IsRegular():
-		return nil, fileError(path, "", errNotRegular)
 	}
-	f, err := os.Open(path)
 	if err != nil {
+		if st, e := os.Lstat(path); e == nil {
+			if e := checkMode(path, st); e != nil {
+				return nil, e
+			}
+		}
 		return nil, fileError(path, "open", err)
 	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fileError(path, "stat", err)
+	}
+	if err = checkMode(path, st); err == nil && st.Size() > maxFile {
+		err = fileError(path, "", fmt.Errorf("has %d bytes, more than any table: remove it", st.Size()))
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
 	return f, nil
+}
+
+// checkMode refuses what is not a file.
+func checkMode(path string, st fs.FileInfo) error {
+	switch {
+	case st.Mode()&fs.ModeSymlink != 0:
+		return fileError(path, "", errSymlink)
+	case !st.Mode().IsRegular():
+		return fileError(path, "", errNotRegular)
+	}
+	return nil
 }
 
 var errNotRegular = errors.New("is not a regular file: move it away, or name another one in threatstop.conf and in pf.conf")
