@@ -103,7 +103,7 @@ func numbered(n int) netip.Prefix {
 	switch n % 20 {
 	case 0: // the lower half of unicast space, in /24s
 		var b [4]byte
-		binary.BigEndian.PutUint32(b[:], 1<<24+uint32(n)/20*40507%(0x3f<<16)<<8)
+		binary.BigEndian.PutUint32(b[:], 1<<24+uint32(uint64(n)/20*40507%(0x3f<<16))<<8)
 		return netip.PrefixFrom(netip.AddrFrom4(b), 24)
 	case 1:
 		b := [16]byte{0x20, 0x01, 0x0d, 0xb8}
