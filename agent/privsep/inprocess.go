@@ -27,10 +27,11 @@ func (s inProcess) Start(role string, files []*os.File) (Child, error) {
 	g := &goroutine{conn: ours, theirs: theirs, ended: make(chan struct{})}
 	go func() {
 		err := body(theirs, files)
-		if err != nil {
-			tell(theirs, err)
+		if tell(theirs, err) {
 			// As the exit status of a process would be.
 			err = errors.New("exit status 1")
+		} else {
+			err = nil
 		}
 		theirs.Close()
 		g.end(err)
@@ -38,10 +39,14 @@ func (s inProcess) Start(role string, files []*os.File) (Child, error) {
 	return g, nil
 }
 
-// tell sends main the error with which a body ended.
-func tell(conn net.Conn, err error) {
+// tell sends main the error with which a body ended, if it is one.
+func tell(conn net.Conn, err error) bool {
+	if err == nil || errors.Is(err, ErrEnded) {
+		return false
+	}
 	conn.SetWriteDeadline(time.Now().Add(endWait))
 	frame.Write(conn, kindFailed, []byte(clean(err.Error(), maxReason)))
+	return true
 }
 
 type goroutine struct {

@@ -200,6 +200,9 @@ type life struct {
 	half    bool   // it ended within a frame; so too
 }
 
+// fromRole has what is taken from any role.
+var fromRole = frame.Limits{kindLog: maxLog, kindPong: pingLen, kindReady: 0, kindFailed: maxReason + len("…")}
+
 // misbehaved is the reason for killing a role.
 type misbehaved struct{ err error }
 
@@ -214,9 +217,7 @@ func (l *life) live() (reason string, wanted bool) {
 	if err != nil {
 		return "cannot be started: " + clean(err.Error(), maxReason), false
 	}
-	l.conn = NewConn(child.Conn(), withOwn(l.job.Takes, frame.Limits{
-		kindLog: maxLog, kindPong: pingLen, kindReady: 0, kindFailed: maxReason + len("…"),
-	}))
+	l.conn = NewConn(child.Conn(), withOwn(l.job.Takes, fromRole))
 	l.ready, l.pong = make(chan struct{}), make(chan struct{}, 1)
 	l.exited, l.hungUp, l.begun = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {

@@ -61,8 +61,9 @@ func inheritedConn() (net.Conn, bool) {
 }
 
 // orphanCheck is how often a role looks whether main is still there, and orphanWait how
-// long it has to end by itself when not: for one that does not come to read that it is.
-const (
+// long it has to end by itself when not: for one that does not come to read that main is
+// gone.
+var (
 	orphanCheck = 30 * time.Second
 	orphanWait  = 30 * time.Second
 )
@@ -86,15 +87,34 @@ func Serve(bodies map[string]Body) {
 		os.Exit(1)
 	}
 	go func() {
-		for parent := os.Getppid(); os.Getppid() == parent; {
+		for !hungUp(conn) {
 			time.Sleep(orphanCheck)
 		}
 		time.Sleep(orphanWait)
 		os.Exit(1)
 	}()
-	if err := body(conn, files); err != nil {
-		tell(conn, err)
+	if tell(conn, body(conn, files)) {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// hungUp tells whether the other end of a socket is closed, without reading from it. Not
+// by the number of the parent: main could be gone before it is asked for.
+func hungUp(conn net.Conn) bool {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var gone bool
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(fds, 0)
+		gone = err == nil && n > 0 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+	})
+	return err != nil || gone
 }

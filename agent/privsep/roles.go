@@ -137,12 +137,13 @@ var Roles = []Role{
 			"and runs only with KILL_STATES=yes.",
 	},
 	{
-		Name:     "--sync-now",
-		User:     "root",
-		Promises: "stdio rpath wpath cpath pf unix route proc exec",
-		Unveil:   paths([]Path{{Literal: resolvConf, Permissions: "r"}}, tableFiles, starts),
-		Holds:    []string{"/dev/pf", "the directories of the table files"},
-		Can:      "the same as in main. The lists are fetched by a process fetch of its own.",
+		Name: "--sync-now",
+		User: "root",
+		// The promise "proc" is for ending the process that fetches.
+		Promises: "stdio rpath wpath cpath pf proc",
+		Unveil:   tableFiles,
+		Holds:    []string{"/dev/pf", "the directories of the table files", "one end of a connection to a process fetch of its own"},
+		Can:      "set tables of pf, write the table files, and end other processes. It executes nothing, and connects to nobody.",
 	},
 	{
 		Name:     "--dump-table",

@@ -49,7 +49,8 @@ func withOwn(takes, own frame.Limits) frame.Limits {
 	return all
 }
 
-// ErrEnded: main told the role to end, or is gone, before there was anything to do.
+// ErrEnded: main told the role to end, or is gone, before there was anything to do. A body
+// that returns it has ended orderly.
 var ErrEnded = errors.New("ended by main")
 
 // Setup waits 30 seconds at most for the first message, which has to be of the kind
@@ -141,7 +142,7 @@ func (w *Worker) Fail(err error) {
 	again := w.failed
 	w.failed = true
 	w.mu.Unlock()
-	if again || err == nil {
+	if again || err == nil || errors.Is(err, ErrEnded) {
 		return
 	}
 	w.conn.Send(kindFailed, []byte(clean(err.Error(), maxReason)))
