@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -343,12 +345,27 @@ func (f *flags) mode() mode {
 	}
 }
 
+// confine takes from this process, for the rest of its life, what the command of this name
+// in privsep.Roles does not need.
+func (env Env) confine(command string, c privsep.Confinement) error {
+	if env.Confine == nil {
+		return nil
+	}
+	return env.Confine.Confine(command, c)
+}
+
 func printHelp(_ context.Context, env Env, _ *flags) error {
+	if err := env.confine("--help, --version", privsep.Confinement{}); err != nil {
+		return err
+	}
 	_, err := io.WriteString(env.Stdout, help)
 	return err
 }
 
 func printVersion(_ context.Context, env Env, _ *flags) error {
+	if err := env.confine("--help, --version", privsep.Confinement{}); err != nil {
+		return err
+	}
 	_, err := fmt.Fprintf(env.Stdout, "threatstopd %s\n", Version())
 	return err
 }
@@ -366,7 +383,17 @@ func load(env Env, f *flags) (*config.Config, error) {
 }
 
 func checkConfig(_ context.Context, env Env, f *flags) error {
+	file := absolute(f.file)
+	confined := env.confine("-n", privsep.Confinement{Paths: map[string]string{
+		privsep.PathConfig: file, privsep.PathConfigDir: filepath.Dir(file),
+	}})
+	if confined != nil && !errors.Is(confined, fs.ErrNotExist) {
+		return confined
+	}
 	cfg, err := load(env, f)
+	if err == nil {
+		err = confined // the file is there by now
+	}
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -22,33 +23,49 @@ func dumpTable(_ context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
-	pf, err := env.OpenPF()
+	print, free, err := readTable(env, f, table)
 	if err != nil {
 		return err
+	}
+	defer free()
+	// All that follows is printing.
+	if err := env.confine("--dump-table", privsep.Confinement{}); err != nil {
+		return err
+	}
+	return print(env.Stdout)
+}
+
+// readTable reads a table, and returns what prints it and what gives its memory back.
+func readTable(env Env, f *flags, table pfioctl.Table) (print func(io.Writer) error, free func() error, err error) {
+	pf, err := env.OpenPF()
+	if err != nil {
+		return nil, nil, err
 	}
 	defer pf.Close()
 	if f.verbose > 0 {
 		stats, err := pf.AddrStats(table)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		defer stats.Close()
-		if f.json {
-			return printJSON(env.Stdout, table, stats.Len(), stats.All(), appendJSONStats)
-		}
-		return printEntries(env.Stdout, stats.All(), func(b []byte, s pfioctl.AddrStats) []byte { return appendStats(b, s, env.Local) })
+		return func(to io.Writer) error {
+			if f.json {
+				return printJSON(to, table, stats.Len(), stats.All(), appendJSONStats)
+			}
+			return printEntries(to, stats.All(), func(b []byte, s pfioctl.AddrStats) []byte { return appendStats(b, s, env.Local) })
+		}, stats.Close, nil
 	}
 	addrs, err := pf.Get(table)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer addrs.Close()
-	if f.json {
-		return printJSON(env.Stdout, table, addrs.Len(), addrs.All(), func(b []byte, a pfioctl.Addr) []byte {
-			return append(appendJSON(b, a), '}')
-		})
-	}
-	return printEntries(env.Stdout, addrs.All(), appendShow)
+	return func(to io.Writer) error {
+		if f.json {
+			return printJSON(to, table, addrs.Len(), addrs.All(), func(b []byte, a pfioctl.Addr) []byte {
+				return append(appendJSON(b, a), '}')
+			})
+		}
+		return printEntries(to, addrs.All(), appendShow)
+	}, addrs.Close, nil
 }
 
 // printEntries writes what format appends for each entry, and never holds more

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"example.org/threatstopd/agent/control"
+	"example.org/threatstopd/agent/privsep"
 )
 
 // showStatus asks the running daemon how things are. It needs no
@@ -19,6 +20,10 @@ func showStatus(ctx context.Context, env Env, f *flags) error {
 	client, err := control.Dial(ctx, sockets...)
 	if err != nil {
 		return noAnswer{err}
+	}
+	if err := env.confine("--status", privsep.Confinement{}); err != nil {
+		client.Close()
+		return err
 	}
 	status, err := client.Status(ctx)
 	if err != nil {

@@ -29,7 +29,9 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 		if len(f.args) > 0 {
 			o.Indicators = f.args
 		}
-		failures = preflight.Test(ctx, o, preflightEnv(cfg, env), env.Stdout)
+		e := preflightEnv(cfg, env)
+		e.Confine = confineTest("--test", cfg, env, o.Indicators)
+		failures = preflight.Test(ctx, o, e, env.Stdout)
 	}
 	if failures > 0 {
 		return errSaid
@@ -47,7 +49,9 @@ func checkAddress(ctx context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
-	answer, err := preflight.Check(ctx, a, preflightOptions(cfg, env, f), preflightEnv(cfg, env), env.Stdout)
+	e := preflightEnv(cfg, env)
+	e.Confine = confineTest("--check", cfg, env, nil)
+	answer, err := preflight.Check(ctx, a, preflightOptions(cfg, env, f), e, env.Stdout)
 	switch {
 	case err != nil:
 		return usageError{err}
@@ -57,6 +61,26 @@ func checkAddress(ctx context.Context, env Env, f *flags) error {
 		return errSaid
 	}
 	return nil
+}
+
+// confineTest returns what confines one of the two, which go on to connect to the servers
+// of the configuration, and to others. They become the user that the daemon's processes
+// for the network are, as is what they read.
+func confineTest(command string, c *config.Config, env Env, others []string) func(asUser func()) error {
+	if env.Confine == nil {
+		return nil
+	}
+	u := lookupUser(c.User)
+	x := fetchConfinement(c, u)
+	x.Memory = 0 // the test ends; its tables may be large
+	for _, host := range others {
+		x.Names = x.Names || isName(host)
+	}
+	x.Names = x.Names || c.AuthURL != nil && isName(c.AuthURL.Hostname())
+	return func(asUser func()) error {
+		x.AsUser = asUser
+		return env.Confine.Confine(command, x)
+	}
 }
 
 func preflightOptions(c *config.Config, env Env, f *flags) preflight.Options {
