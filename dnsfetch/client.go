@@ -31,11 +31,14 @@ const (
 // maxPipeline keeps the queries under way on a connection small enough for its buffers.
 const maxPipeline = 64
 
+// maxAddrs is how many addresses of a server given by name are tried.
+const maxAddrs = 8
+
 // Options configures a [Client]. The zero value of every field but Servers has a meaning.
 type Options struct {
 	// Servers are the policy servers, at least one: addresses or host names, each with an
 	// optional port ("192.0.2.1", "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53",
-	// "dns.example.net:53").
+	// "dns.example.net:53"). Of a name the first eight addresses are tried.
 	Servers []string
 	// Ports are tried in turn, each on all servers that come without a port. Nil means 53, then
 	// 5353.
@@ -362,6 +365,8 @@ func (c *Client) lookUp(ctx context.Context, name string) ([]netip.Addr, error) 
 		}
 		return nil, fmt.Errorf("%w: %w", ErrLookup, err)
 	}
+	// Each may take as long as a list may, and other servers wait for their turn.
+	addrs = addrs[:min(len(addrs), maxAddrs)]
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
 	}
