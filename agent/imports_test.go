@@ -74,6 +74,7 @@ func TestImports(t *testing.T) {
 		"agent/report/reporttest": {},
 		"agent/frame":             {},
 		"agent/privsep":           {"agent/frame"},
+		"agent/fetchrole":         {"agent/frame", "agent/privsep", "dnsfetch"},
 		"install":                 {"agent/config"},
 	}
 	deps := allDeps(t, append(slices.Sorted(maps.Keys(rooms)), "agent"))

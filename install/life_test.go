@@ -19,6 +19,7 @@ import (
 
 	"example.org/threatstopd/agent/cli"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/report/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -63,7 +64,7 @@ func (f *firewall) Write(p []byte) (int, error) {
 func (f *firewall) path(name string) string { return filepath.Join(f.box.Root(), name) }
 
 func (f *firewall) env(out io.Writer) cli.Env {
-	return cli.Env{
+	env := cli.Env{
 		Stdin: strings.NewReader(""), Stdout: out, Stderr: out,
 		OpenPF: func() (*pfioctl.PF, error) { return pfioctl.New(f.kernel.Open(true), f.kernel.Layout()), nil },
 		Host: func() (policy.Facts, error) {
@@ -83,6 +84,8 @@ func (f *firewall) env(out io.Writer) cli.Env {
 		Now:         time.Now,
 		Local:       time.UTC,
 	}
+	env.Roles = privsep.InProcess(cli.RoleBodies(env))
+	return env
 }
 
 // run runs a command and expects an exit code.

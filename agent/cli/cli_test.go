@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"example.org/threatstopd/agent/enforce"
 	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 	"example.org/threatstopd/pfioctl"
@@ -148,12 +150,19 @@ func (fw *firewall) env() Env {
 		Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard,
 		OpenPF: func() (*pfioctl.PF, error) { return fw.pf(), nil },
 		Host:   func() (policy.Facts, error) { return fw.facts, nil },
-		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
+		Lookup: noHost,
+		Roles:  roles(),
 		Now:    func() time.Time { return fw.now },
 		Local:  time.UTC,
 		Socket: fw.socket,
 	}
 }
+
+// noHost is a resolver that knows nobody.
+func noHost(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
+
+// roles starts this program again: see TestMain.
+var roles = sync.OnceValue(privsep.Exec)
 
 // run runs threatstopd and returns its exit code and what it printed.
 func (fw *firewall) run(args ...string) (code int, stdout, stderr string) {

@@ -31,9 +31,14 @@ func TestMain(m *testing.M) {
 	}
 	env := System()
 	env.Local = time.UTC
+	env.Lookup = noHost
 	env.OpenPflog = func(capture.Options) (capture.Source, error) { return openTail(filepath.Join(dir, "pflog")) }
 	env.FlushPflogd = func() error { return nil }
+	env.Confine = marking{env.Confine}
 	privsep.Serve(RoleBodies(env))
+	if os.Getenv(strictEnv) != "" {
+		strictMain(env)
+	}
 	os.Exit(m.Run())
 }
 
@@ -148,7 +153,7 @@ func TestDaemonProcesses(t *testing.T) {
 	h.roles = roles
 	h.start()
 	h.until("enforced", h.says("policy enforced"))
-	h.until("read", h.says("catch"))
+	h.reads()
 	if got := h.table(blockTable); !slices.Contains(got, "10.0.0.1") {
 		t.Fatalf("block table %v", got)
 	}

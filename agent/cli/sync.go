@@ -11,8 +11,11 @@ import (
 
 	"example.org/threatstopd/agent/control"
 	"example.org/threatstopd/agent/enforce"
+	"example.org/threatstopd/agent/fetchrole"
+	"example.org/threatstopd/agent/policy"
+	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/update"
-	"example.org/threatstopd/dnsfetch"
+	"example.org/threatstopd/pfioctl"
 )
 
 // syncNow is one policy run: the daemon's where one is running, and else our
@@ -31,21 +34,51 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
-	client, err := dnsfetch.New(fetchOptions(cfg))
-	if err != nil {
-		return usageError{err}
-	}
-	defer client.Close()
 	unlock, err := enforce.Lock(filepath.Dir(cfg.BlockFile))
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	// The fetching process gets ready beside us. It is not heard before we are confined.
+	confined := make(chan struct{})
+	fetcher, err := fetchrole.New(ctx, fetchrole.Options{
+		Starter:     env.Roles,
+		Fetch:       fetchOptions(cfg),
+		Confinement: fetchConfinement(cfg, lookupUser(cfg.User)),
+		Hold:        confined,
+		Once:        true,
+	})
+	if err != nil {
+		return usageError{err}
+	}
+	defer fetcher.Close()
 	pf, err := env.OpenPF()
 	if err != nil {
 		return err
 	}
 	defer pf.Close()
+	e := enforce.New(pf)
+	if err := e.OpenDirs(cfg.BlockFile, cfg.AllowFile); err != nil {
+		return err
+	}
+	defer e.Close()
+	o := updateOptions(cfg, env)
+	o.Lookup = fetcher.Lookup
+	facts, hostErr := o.Host()
+	o.Host = func() (policy.Facts, error) { return facts, hostErr }
+	// From here on pf is asked for nothing else than its promise allows.
+	if _, err := pf.Limit(pfioctl.LimitTableEntries); err != nil {
+		return err
+	}
+	pf.Pledged()
+	fetcher.Started()
+	if env.Confine != nil {
+		keeps := privsep.Confinement{Paths: map[string]string{"BLOCK_FILE": cfg.BlockFile, "ALLOW_FILE": cfg.AllowFile}}
+		if err := env.Confine.Confine("--sync-now", keeps); err != nil {
+			return err
+		}
+	}
+	close(confined)
 
 	screen := &screen{env: env}
 	n := &update.Narrator{
@@ -57,7 +90,7 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		Version: shortVersion(),
 	}
 	trace := n.Begin(env.Now())
-	out := update.New(updateOptions(cfg, env), client).Run(ctx, enforce.New(pf), f.force, trace)
+	out := update.New(o, fetcher).Run(ctx, e, f.force, trace)
 	n.End(out)
 	if !out.OK() {
 		return errSaid

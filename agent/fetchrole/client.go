@@ -64,6 +64,8 @@ type Client struct {
 	end      context.CancelFunc
 	keep     *privsep.Keeper
 	fetching chan struct{} // has one in it during a fetch
+	started  chan struct{} // closed when a process was started, or could not be
+	begun    func()        // closes it, once
 
 	mu      sync.Mutex
 	up      bool
@@ -111,6 +113,7 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		limit:    limit(&o.Fetch),
 		patience: cancelWait,
 		fetching: make(chan struct{}, 1),
+		started:  make(chan struct{}),
 		changed:  make(chan struct{}),
 		lookups:  make(map[uint32]*looking),
 	}
@@ -120,12 +123,13 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	if checked.Names() {
 		c.o.Confinement.Names = true
 	}
+	c.begun = sync.OnceFunc(func() { close(c.started) })
 	if c.o.Confinement.Memory == 0 {
 		c.o.Confinement.Memory = privsep.Memory(c.most)
 	}
 	ctx, c.end = context.WithCancel(ctx)
 	context.AfterFunc(ctx, c.ended)
-	c.keep = privsep.Keep(ctx, &starter{c, ctx}, privsep.Job{
+	c.keep = privsep.Keep(ctx, &starter{c: c, ctx: ctx}, privsep.Job{
 		Role:   Role,
 		Takes:  toMain,
 		Begin:  c.begin,
@@ -158,6 +162,10 @@ func limit(o *dnsfetch.Options) time.Duration {
 	}
 	return total
 }
+
+// Started waits until the role's process was started, or could not be, or ctx ended: from then on
+// a Client that is Once starts nothing.
+func (c *Client) Started() { <-c.started }
 
 // Close ends the role, and waits until it is gone.
 func (c *Client) Close() error {
@@ -198,6 +206,7 @@ func (c *Client) isDown(reason string) {
 
 // ended fails what is under way when nobody will answer it.
 func (c *Client) ended() {
+	c.begun()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.up, c.down, c.over = false, "ended", true
@@ -512,6 +521,7 @@ type starter struct {
 
 func (s *starter) Start(role string, files []*os.File) (privsep.Child, error) {
 	child, err := s.c.o.Starter.Start(role, files)
+	s.c.begun()
 	if err != nil {
 		return nil, err
 	}
