@@ -33,7 +33,8 @@ type daemonHost struct {
 	log       *lockedBuffer
 	signals   chan os.Signal
 	roles     privsep.Starter // nil: in this process
-	stop      func() int      // ends the daemon and returns its exit code
+	reexec    func() error
+	stop      func() int // ends the daemon and returns its exit code
 }
 
 type lockedBuffer struct {
@@ -106,6 +107,7 @@ func (h *daemonHost) start() {
 		env.Roles = privsep.InProcess(RoleBodies(env))
 	}
 	env.Confine = unconfined{}
+	env.Reexec = h.reexec
 	ctx, cancel := context.WithCancel(context.Background())
 	code := make(chan int, 1)
 	go func() { code <- Run(ctx, []string{"-d", "-v", "-f", conf}, env) }()
@@ -149,6 +151,13 @@ func (h *daemonHost) says(phrase string) func() bool {
 	return func() bool { return strings.Contains(h.log.String(), phrase) }
 }
 
+// reads waits until the daemon reads packets and has a policy to match them with.
+func (h *daemonHost) reads() {
+	h.t.Helper()
+	h.until("read", h.says("catch"))
+	h.until("matched", h.says("policy taken"))
+}
+
 // packet sends a packet through pf, which logs it where the ruleset says so.
 func (h *daemonHost) packet(dir pfioctl.Direction, src, dst string) pfsim.Verdict {
 	h.t.Helper()
@@ -177,7 +186,7 @@ func TestDaemon(t *testing.T) {
 	h := newDaemonHost(t)
 	h.start()
 	h.until("enforced", h.says("policy enforced"))
-	h.until("read", h.says("catch"))
+	h.reads()
 	if got := h.table(blockTable); !slices.Contains(got, "10.0.0.1") {
 		t.Fatalf("block table %v", got)
 	}
@@ -249,7 +258,7 @@ func TestDaemonPflogGone(t *testing.T) {
 	h := newDaemonHost(t)
 	h.start()
 	h.until("enforced", h.says("policy enforced"))
-	h.until("read", h.says("catch"))
+	h.reads()
 	h.pflog.Destroy()
 	h.until("told", h.says("hits are not read"))
 	h.pflog.Create()
@@ -268,7 +277,7 @@ func TestDaemonWithoutNetwork(t *testing.T) {
 	h.server.Down()
 	h.start()
 	h.until("told", h.says("cannot connect"))
-	h.until("read", h.says("catch"))
+	h.reads()
 	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
 	h.seen(1)
 	h.stop()
@@ -298,7 +307,7 @@ func TestDaemonSyncNow(t *testing.T) {
 	h := newDaemonHost(t)
 	h.start()
 	h.until("enforced", h.says("policy enforced"))
-	h.until("read", h.says("catch"))
+	h.reads()
 	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
 	h.seen(1)
 	h.serve(blockList, "10.0.0.1", "10.0.0.77")

@@ -93,7 +93,7 @@ func TestStatusOfADaemon(t *testing.T) {
 	h.facts.Gateways = append(h.facts.Gateways, netip.MustParseAddr("10.0.0.2"))
 	h.start()
 	h.until("enforced", h.says("policy enforced"))
-	h.until("read", h.says("catch"))
+	h.reads()
 	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
 	h.seen(1)
 	code, stdout, stderr := h.run("--status")

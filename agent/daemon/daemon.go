@@ -164,9 +164,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer cancel()
 	for {
 		l := newLife(d, setup, fetcher, known)
-		next := d.live(ctx, l)
-		if next == nil {
-			return nil
+		next, err := d.live(ctx, l)
+		if next == nil || err != nil {
+			return err
 		}
 		if next.Fixed != setup.Fixed || next.KillStates != setup.KillStates {
 			d.o.Log.Info().Msg("the configuration has other paths, tables, users or sockets: executing this program again")
@@ -238,8 +238,8 @@ func sameFetch(a, b *Setup) bool {
 }
 
 // live runs one life. It returns the configuration of the next, nil when ctx
-// ended.
-func (d *Daemon) live(ctx context.Context, l *life) *Setup {
+// ended, or [ErrAgain].
+func (d *Daemon) live(ctx context.Context, l *life) (*Setup, error) {
 	d.mu.Lock()
 	d.life = l
 	d.mu.Unlock()
@@ -253,7 +253,12 @@ func (d *Daemon) live(ctx context.Context, l *life) *Setup {
 	for {
 		select {
 		case <-ended:
-			return nil
+			return nil, nil
+		case <-l.again:
+			d.o.Log.Info().Msg("pf.conf was loaded, and may have other limits: executing this program again")
+			end()
+			<-ended
+			return nil, ErrAgain
 		case s := <-d.o.Signals:
 			if s != syscall.SIGHUP {
 				l.logStatus()
@@ -268,7 +273,7 @@ func (d *Daemon) live(ctx context.Context, l *life) *Setup {
 			d.o.Log.Info().Msg("configuration read again")
 			end()
 			<-ended
-			return next
+			return next, nil
 		}
 	}
 }
@@ -280,6 +285,7 @@ type life struct {
 	updater *update.Updater
 	wake    chan request  // asks for a poll now
 	over    chan struct{} // closed when no more polls come
+	again   chan struct{} // closed when the limits of pf are to be read again
 
 	// enforcing is held while a table is set, so that mending does not come
 	// between the two tables of a poll.
@@ -307,7 +313,7 @@ type inForce struct {
 func newLife(d *Daemon, setup *Setup, fetcher *fetchrole.Client, known *inForce) *life {
 	o := setup.Update
 	o.Lookup = fetcher.Lookup
-	l := &life{Daemon: d, setup: setup, updater: update.New(o, fetcher), wake: make(chan request), over: make(chan struct{})}
+	l := &life{Daemon: d, setup: setup, updater: update.New(o, fetcher), wake: make(chan request), over: make(chan struct{}), again: make(chan struct{})}
 	l.schedule.interval = setup.PollInterval
 	l.schedule.next = time.Now()
 	l.inForce = *known

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"example.org/threatstopd/agent/enforce"
@@ -34,7 +36,12 @@ func (l *life) watch(ctx context.Context) {
 			continue
 		}
 		l.trouble.over("pf")
-		changed := g.Checksum != last.Checksum || l.countsDiffer(g)
+		loaded := g.Checksum != last.Checksum
+		if loaded && last.Known && l.tight() {
+			close(l.again)
+			return
+		}
+		changed := loaded || l.countsDiffer(g)
 		last = g
 		if changed || time.Since(full) >= l.setup.FullCheck {
 			full = time.Now()
@@ -42,6 +49,29 @@ func (l *life) watch(ctx context.Context) {
 		}
 		l.checkStale()
 	}
+}
+
+// tight reports whether there is not room enough in pf, by the limit as it was when this
+// process was confined: it is not allowed to ask for that any more. Who has changed
+// pf.conf may have raised it.
+func (l *life) tight() bool {
+	if l.o.Confine == nil {
+		return false
+	}
+	l.state.mu.Lock()
+	files := 0
+	for _, t := range l.tables {
+		if t.set != nil {
+			files += t.set.Len()
+		}
+		if errors.Is(t.Err, syscall.ENOMEM) {
+			l.state.mu.Unlock()
+			return true
+		}
+	}
+	l.state.mu.Unlock()
+	advice, err := l.enforcer.ReloadAdvice(files)
+	return err == nil && advice != ""
 }
 
 // glance asks pf what it can tell without walking a table, and tells the owner
