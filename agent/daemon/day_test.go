@@ -139,7 +139,14 @@ func (s *site) boot() {
 }
 
 // loadPF is pfctl -f /etc/pf.conf.
-func (s *site) loadPF() {
+func (s *site) loadPF() { s.loadRules() }
+
+// loadOther is that of another pf.conf, with one more rule.
+func (s *site) loadOther() {
+	s.loadRules(pfsim.Rule{Action: pfioctl.ActionPass, Dir: pfioctl.DirIn, Iface: "em7"})
+}
+
+func (s *site) loadRules(more ...pfsim.Rule) {
 	open := func(name string) *os.File {
 		f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
@@ -156,11 +163,11 @@ func (s *site) loadPF() {
 			{Table: blockTable, Flags: pfioctl.TablePersist, File: block},
 			{Table: allowTable, Flags: pfioctl.TablePersist, File: allow},
 		},
-		Rules: []pfsim.Rule{
+		Rules: append([]pfsim.Rule{
 			{Action: pfioctl.ActionBlock, Dir: pfioctl.DirIn, Log: true, Quick: true, From: bad},
 			{Action: pfioctl.ActionBlock, Dir: pfioctl.DirOut, Log: true, Quick: true, To: bad},
 			{Action: pfioctl.ActionPass},
-		},
+		}, more...),
 	}); err != nil {
 		s.t.Fatal(err)
 	}
@@ -265,15 +272,7 @@ func (s *site) run() (stop func()) { return s.runWith(s.load) }
 func (s *site) runWith(load func() (*daemon.Setup, error)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	bodies := s.bodies()
-	if s.body != nil {
-		bodies["report"] = s.body
-	}
-	s.roles = &mortal{Starter: privsep.InProcess(bodies)}
-	d := daemon.New(daemon.Options{
-		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Signals: s.signals,
-		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{},
-	})
+	d := s.daemon(load)
 	go func() { ended <- d.Run(ctx) }()
 	return func() {
 		cancel()
@@ -281,6 +280,19 @@ func (s *site) runWith(load func() (*daemon.Setup, error)) (stop func()) {
 			s.t.Errorf("the daemon ended with %v", err)
 		}
 	}
+}
+
+// daemon is one that has not begun to run.
+func (s *site) daemon(load func() (*daemon.Setup, error)) *daemon.Daemon {
+	bodies := s.bodies()
+	if s.body != nil {
+		bodies["report"] = s.body
+	}
+	s.roles = &mortal{Starter: privsep.InProcess(bodies)}
+	return daemon.New(daemon.Options{
+		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Signals: s.signals,
+		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{},
+	})
 }
 
 // unconfined lets a process keep what it has, but for what pf's promise does not allow:
