@@ -6,11 +6,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"syscall"
 
 	"github.com/miekg/dns"
 
@@ -74,14 +76,30 @@ func prefix(n *net.IPNet) netip.Prefix {
 	return netip.PrefixFrom(ip, bits)
 }
 
+// maxResolvConf is what nobody's resolv.conf is larger than.
+const maxResolvConf = 1 << 20
+
 func resolvers(path string) ([]netip.Addr, error) {
-	text, err := os.ReadFile(path)
+	// Without O_NONBLOCK a FIFO would be waited for.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxResolvConf+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxResolvConf {
+		return nil, fmt.Errorf("%s: larger than %d bytes: this is not a resolv.conf", path, maxResolvConf)
+	}
+	return parseResolvers(text)
+}
+
+func parseResolvers(text []byte) ([]netip.Addr, error) {
 	conf, err := dns.ClientConfigFromReader(bytes.NewReader(text))
 	if err != nil {
 		return nil, err
