@@ -346,3 +346,74 @@ func TestThousandsOfSilentMetricsClients(t *testing.T) {
 		t.Errorf("%d KiB more memory", grown>>10)
 	}
 }
+
+// memListener hands out connections in memory.
+type memListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *memListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+func (l *memListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *memListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// FuzzMetricsRequest: whatever a client of the metrics sends, it has one answer at most,
+// and that is the metrics only for a GET of them; nothing is asked of the daemon but its
+// status.
+func FuzzMetricsRequest(f *testing.F) {
+	for _, s := range []string{"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "GET /metrics HTTP/1.0\r\n\r\n", "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET //metrics HTTP/1.1\r\nHost: x\r\n\r\n", "GET http://x/metrics HTTP/1.1\r\nHost: x\r\n\r\n", "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /metrics HTTP/1.1\r\n\r\n",
+		"GET /%6detrics HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "\x16\x03\x01\x00\x01\x01"} {
+		f.Add([]byte(s))
+	}
+	l := &memListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	d := &fakeDaemon{status: healthy()} // it panics when it is asked for more
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan struct{})
+	go func() {
+		serve(ctx, Listeners{Metrics: l}, d, deadlines{10 * time.Second, 10 * time.Second, time.Second})
+		close(stopped)
+	}()
+	f.Cleanup(func() {
+		cancel()
+		<-stopped
+	})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) > 32<<10 {
+			return
+		}
+		ours, theirs := net.Pipe()
+		l.conns <- theirs
+		go func() {
+			ours.Write(in)
+			// What is half a request waits for the rest: there is none.
+			ours.SetWriteDeadline(time.Unix(1, 0))
+			if c, ok := theirs.(interface{ SetReadDeadline(time.Time) error }); ok {
+				c.SetReadDeadline(time.Unix(1, 0))
+			}
+		}()
+		out, _ := io.ReadAll(ours)
+		ours.Close()
+		answer := string(out)
+		if answer == "" {
+			return
+		}
+		answer, _ = strings.CutPrefix(answer, "HTTP/1.1 100 Continue\r\n\r\n")
+		if n := strings.Count(answer, "HTTP/1.1 ") + strings.Count(answer, "HTTP/1.0 "); n != 1 {
+			t.Fatalf("%d answers to %q: %q", n, in, answer)
+		}
+		ok := strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.HasPrefix(answer, "HTTP/1.0 200 ")
+		if strings.Contains(answer, "threatstopd_enforced") && (!ok || !strings.HasPrefix(string(in), "GET ") && !strings.HasPrefix(string(in), "\r\n")) {
+			t.Fatalf("metrics for %q", in)
+		}
+	})
+}
