@@ -14,6 +14,7 @@ import (
 
 	"example.org/threatstopd/agent/config"
 	"example.org/threatstopd/agent/control"
+	"example.org/threatstopd/agent/privsep/privseptest"
 )
 
 // plain is mdoc as one line of text: without macros and escapes.
@@ -193,5 +194,17 @@ func TestManualsAreCleanMdoc(t *testing.T) {
 				t.Errorf("%s:%d: %d columns", name, i+1, len(line))
 			}
 		}
+	}
+}
+
+// What the manual says of the processes is what confines them.
+func TestProcessesAreDocumented(t *testing.T) {
+	_, rest, ok := strings.Cut(string(manual), privseptest.ManualBegin)
+	table, _, end := strings.Cut(rest, privseptest.ManualEnd+"\n")
+	if !ok || !end {
+		t.Fatalf("threatstopd.8 has no lines %q and %q", privseptest.ManualBegin, privseptest.ManualEnd)
+	}
+	if want := privseptest.Manual(); privseptest.ManualBegin+table+privseptest.ManualEnd+"\n" != want {
+		t.Errorf("in threatstopd.8 the table of processes has to be:\n%s", want)
 	}
 }

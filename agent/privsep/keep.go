@@ -27,7 +27,8 @@ const (
 	lastPause  = time.Minute      // up to this
 	healthyFor = time.Minute      // at work for so long, it begins with the first again
 	frameBurst = 10000
-	frameRate  = 2000 // messages a second
+	frameRate  = 2000             // messages a second
+	tellEvery  = 10 * time.Second // at most, that log events were left out
 )
 
 // ErrDown: there is no process of the role that is ready.
@@ -196,8 +197,9 @@ type life struct {
 	pinged  atomic.Uint64 // number of the ping without its pong; 0: none
 	sends   sync.WaitGroup
 	failed  string // what the role said of its failure; the reader's until hungUp
-	dropped int    // log events left out and not yet told; so too
+	dropped int    // log events left out and not yet told, when last: so too
 	half    bool   // it ended within a frame; so too
+	told    time.Time
 }
 
 // fromRole has what is taken from any role.
@@ -410,7 +412,9 @@ func (l *life) read() error {
 				l.dropped++
 				continue
 			}
-			l.tellDropped()
+			if time.Since(l.told) >= tellEvery {
+				l.tellDropped()
+			}
 			e.write(l.job.Log, l.job.Role)
 		case kindPong:
 			n := l.pinged.Load()
@@ -444,6 +448,6 @@ func (l *life) read() error {
 func (l *life) tellDropped() {
 	if l.dropped > 0 {
 		l.job.Log.Warn().Str(roleField, l.job.Role).Int("events", l.dropped).Msg("role logs too much, events left out")
-		l.dropped = 0
+		l.dropped, l.told = 0, time.Now()
 	}
 }

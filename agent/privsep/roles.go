@@ -103,7 +103,7 @@ var Roles = []Role{
 			{Key: PathStatusSocket, Permissions: "c"},
 		}, tableFiles, starts),
 		Holds: []string{"/dev/pf", "the directories of the table files, for fsync(2)", "one end of a connection to each other process"},
-		Can: "whatever root can, since what it executes is confined by nothing. " +
+		Can: "do whatever root can, since what it executes is confined by nothing. " +
 			"That is why it listens to nobody outside, and takes from the other processes only messages that it checks.",
 	},
 	{
