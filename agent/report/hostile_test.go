@@ -3,10 +3,13 @@
 package report
 
 import (
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -20,11 +23,13 @@ import (
 func TestStrangeWatermark(t *testing.T) {
 	for _, name := range []string{watermarkFile, watermarkFile + ".new"} {
 		for what, put := range map[string]func(path, outside string) error{
-			"a symbolic link":       func(path, outside string) error { return os.Symlink(outside, path) },
-			"a FIFO":                func(path, _ string) error { return syscall.Mkfifo(path, 0o600) },
-			"a second name":         func(path, outside string) error { return os.Link(outside, path) },
-			"an empty directory":    func(path, _ string) error { return os.Mkdir(path, 0o700) },
-			"a gigabyte of nothing": func(path, _ string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<30)) },
+			"a symbolic link":    func(path, outside string) error { return os.Symlink(outside, path) },
+			"a FIFO":             func(path, _ string) error { return syscall.Mkfifo(path, 0o600) },
+			"a second name":      func(path, outside string) error { return os.Link(outside, path) },
+			"an empty directory": func(path, _ string) error { return os.Mkdir(path, 0o700) },
+			"a gigabyte of nothing": func(path, _ string) error {
+				return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<30))
+			},
 			"a directory": func(path, _ string) error {
 				return errors.Join(os.Mkdir(path, 0o700), os.WriteFile(filepath.Join(path, "x"), nil, 0o600))
 			},
@@ -115,4 +120,66 @@ func TestSlowlorisCollector(t *testing.T) {
 	g.stop()
 	delivered(t, col.Receipts(), hitLines(0, 300))
 	balanced(t, g.Stats())
+}
+
+// Among pflogd's files lie others that mean no good: bombs, garbage, links, FIFOs. What
+// was logged while the agent was down is reported all the same, and little memory is
+// taken.
+func TestCatchUpAmongHostileFiles(t *testing.T) {
+	h := newHost(t, 0)
+	g := h.up(nil, nil)
+	h.log(0, 50)
+	g.until("live", func(s Stats) bool { return s.Live.Hits == 50 })
+	// This one pflogd has not seen, so that it is looked for in all of its files.
+	h.iface.Log(hit(50))
+	h.want = append(h.want, line(hit(50)))
+	g.until("live", func(s Stats) bool { return s.Live.Hits == 51 })
+	g.stop()
+	h.log(51, 100)
+	if err := h.pflogd.flush(); err != nil {
+		t.Fatal(err)
+	}
+	head, err := os.ReadFile(h.pflogd.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const fileHeader = 24
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	// A million records of no packet, long ago.
+	for _, b := range [][]byte{head[:fileHeader], make([]byte, 16<<20)} {
+		if _, err := z.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	giant := append(bytes.Clone(head[:fileHeader]), bytes.Repeat([]byte{0xff}, 64)...)
+	path, outside := h.pflogd.path, filepath.Join(t.TempDir(), "outside")
+	if err := errors.Join(
+		os.WriteFile(outside, head, 0o600),
+		os.WriteFile(path+".0.gz", bomb.Bytes(), 0o600),
+		os.WriteFile(path+".1.gz", []byte("\x1f\x8b\x08 no gzip"), 0o600),
+		os.WriteFile(path+".2", giant, 0o600),
+		os.WriteFile(path+".3", bytes.Repeat([]byte("text\n"), 1000), 0o600),
+		syscall.Mkfifo(path+".4", 0o600),
+		os.Symlink(outside, path+".5"),
+		os.Mkdir(path+".6", 0o700),
+	); err != nil {
+		t.Skip(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	g = h.up(&rig{quiet: true}, func(o *Options) { o.Now = func() time.Time { return hit(1000).Time } })
+	g.caughtUp()
+	g.stop()
+	runtime.ReadMemStats(&after)
+	h.check()
+	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+		t.Errorf("%d MiB allocated", n>>20)
+	}
+	if n := g.events.count("passed over"); n < 2 {
+		t.Errorf("%d files were told of:\n%s", n, g.events)
+	}
 }

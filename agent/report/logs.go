@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"example.org/threatstopd/capture"
@@ -95,7 +96,8 @@ func openLogs(path string) ([]*os.File, error) {
 	}
 	var files []*os.File
 	for _, n := range names {
-		f, err := os.Open(filepath.Join(filepath.Dir(path), n))
+		// It was a regular file a moment ago.
+		f, err := os.OpenFile(filepath.Join(filepath.Dir(path), n), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // renamed or removed just now: unmoved will see
 		}

@@ -130,13 +130,15 @@ func uidOf(fi fs.FileInfo) uint32 { return fi.Sys().(*syscall.Stat_t).Uid }
 // segment will have: they are left alone, and the batch goes elsewhere.
 func TestStrangeFilesAppear(t *testing.T) {
 	for name, put := range map[string]func(path, outside string) error{
-		"a symbolic link":     func(path, outside string) error { return os.Symlink(outside, path) },
-		"a link to nothing":   func(path, outside string) error { return os.Symlink(outside+"x", path) },
-		"a FIFO":              func(path, _ string) error { return syscall.Mkfifo(path, 0o600) },
-		"a directory":         func(path, _ string) error { return os.Mkdir(path, 0o700) },
-		"a second name":       func(path, outside string) error { return os.Link(outside, path) },
-		"an empty file":       func(path, _ string) error { return os.WriteFile(path, nil, 0o666) },
-		"a gigabyte of zeros": func(path, _ string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<30)) },
+		"a symbolic link":   func(path, outside string) error { return os.Symlink(outside, path) },
+		"a link to nothing": func(path, outside string) error { return os.Symlink(outside+"x", path) },
+		"a FIFO":            func(path, _ string) error { return syscall.Mkfifo(path, 0o600) },
+		"a directory":       func(path, _ string) error { return os.Mkdir(path, 0o700) },
+		"a second name":     func(path, outside string) error { return os.Link(outside, path) },
+		"an empty file":     func(path, _ string) error { return os.WriteFile(path, nil, 0o666) },
+		"a gigabyte of zeros": func(path, _ string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<30))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := tempDir(t)
