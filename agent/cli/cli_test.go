@@ -46,6 +46,9 @@ type firewall struct {
 	facts  policy.Facts
 	conf   map[string]string
 	socket string // of the daemon, when there is one
+
+	attack  string           // what takes the place of the role that fetches
+	confine privsep.Confiner // of the command
 }
 
 func newFirewall(t *testing.T, o pfsim.Options) *firewall {
@@ -148,18 +151,32 @@ func (fw *firewall) writeConf() string {
 func (fw *firewall) env() Env {
 	return Env{
 		Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard,
-		OpenPF: func() (*pfioctl.PF, error) { return fw.pf(), nil },
-		Host:   func() (policy.Facts, error) { return fw.facts, nil },
-		Lookup: noHost,
-		Roles:  roles(),
-		Now:    func() time.Time { return fw.now },
-		Local:  time.UTC,
-		Socket: fw.socket,
+		OpenPF:  func() (*pfioctl.PF, error) { return fw.pf(), nil },
+		Host:    func() (policy.Facts, error) { return fw.facts, nil },
+		Lookup:  noHost,
+		Roles:   &renamed{roles(), fw.attack},
+		Confine: fw.confine,
+		Now:     func() time.Time { return fw.now },
+		Local:   time.UTC,
+		Socket:  fw.socket,
 	}
 }
 
 // noHost is a resolver that knows nobody.
 func noHost(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
+
+// renamed starts another role in the place of the one that fetches, when it has a name.
+type renamed struct {
+	privsep.Starter
+	fetch string
+}
+
+func (r *renamed) Start(role string, files []*os.File) (privsep.Child, error) {
+	if role == "fetch" && r.fetch != "" {
+		role = r.fetch
+	}
+	return r.Starter.Start(role, files)
+}
 
 // roles starts this program again: see TestMain.
 var roles = sync.OnceValue(privsep.Exec)

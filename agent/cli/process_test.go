@@ -34,8 +34,12 @@ func TestMain(m *testing.M) {
 	env.Lookup = noHost
 	env.OpenPflog = func(capture.Options) (capture.Source, error) { return openTail(filepath.Join(dir, "pflog")) }
 	env.FlushPflogd = func() error { return nil }
-	env.Confine = marking{env.Confine}
-	privsep.Serve(RoleBodies(env))
+	env.OpenPF, env.Confine = simulated, marking{env.Confine}
+	bodies := RoleBodies(env)
+	for name, a := range attacks {
+		bodies["attack "+name] = takeover(a.do)
+	}
+	privsep.Serve(bodies)
 	if os.Getenv(strictEnv) != "" {
 		strictMain(env)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"example.org/threatstopd/agent/control"
@@ -90,6 +91,11 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		Version: shortVersion(),
 	}
 	trace := n.Begin(env.Now())
+	setting, ended := trace.Setting, sync.OnceFunc(func() { go fetcher.Close() })
+	trace.Setting = func(k policy.Kind, s *policy.Set) {
+		ended() // the lists have come: it goes while pf and the disk are at work
+		setting(k, s)
+	}
 	out := update.New(o, fetcher).Run(ctx, e, f.force, trace)
 	n.End(out)
 	if !out.OK() {

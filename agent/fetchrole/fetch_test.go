@@ -444,3 +444,14 @@ func BenchmarkCross(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkStart is a process from its start until it has answered, and its end.
+func BenchmarkStart(b *testing.B) {
+	for b.Loop() {
+		c := start(b, Options{Starter: privsep.Exec(), Once: true})
+		if _, err := c.Lookup(b.Context(), "loopback.example.net"); err != nil {
+			b.Fatal(err)
+		}
+		c.Close()
+	}
+}
