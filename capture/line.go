@@ -38,6 +38,8 @@ type Printer struct {
 	clockLoc *time.Location
 	clock    [9]byte
 
+	rules [ruleTexts]ruleText // what was printed of the headers seen last
+
 	conv *conversations
 
 	// Lines are made in one place and in any order while conversations are
@@ -121,7 +123,7 @@ func (l *line) pflog(d []byte, length uint32) {
 		l.str("[|pflog]")
 		return
 	}
-	l.b = appendRule(l.b, d)
+	l.rule(d)
 
 	length -= uint32(hdrlen)
 	switch af := at(d, offAF); af {
@@ -135,7 +137,61 @@ func (l *line) pflog(d []byte, length uint32) {
 	}
 }
 
-// appendRule prints what pf did, by which rule, and where.
+// A ruleText is what the header says in a line, kept for the next packet with the
+// same: firewalls log by few rules on few interfaces.
+type ruleText struct {
+	key  ruleKey
+	hash uint32 // of the key of the last packet that came here
+	n    uint8  // bytes of text, 0 while there is none
+	text [ruleTextLen]byte
+}
+
+const (
+	ruleTexts   = 16
+	ruleTextLen = 104 // more than names, numbers and words make
+)
+
+// A ruleKey is the part of the header that the text says, the direction aside, which
+// stands further back: action, reason, names and numbers.
+type ruleKey struct {
+	head [offSubRuleNr + 4 - offAction]byte
+	dir  byte
+}
+
+// rule prints what pf did, by which rule, and where.
+func (l *line) rule(d []byte) {
+	if len(d) <= offDir {
+		l.b = appendRule(l.b, d)
+		return
+	}
+	hash := (binary.LittleEndian.Uint32(d[offRuleNr:]) ^ binary.LittleEndian.Uint32(d[offIfname:])) * 0x9e3779b1
+	hash ^= (binary.LittleEndian.Uint32(d[offSubRuleNr:]) + uint32(d[offDir])<<16 + uint32(d[offRuleset])<<8) * 0x85ebca6b
+	t := &l.pr.rules[hash>>28]
+	if t.hash != hash {
+		// It is worth its while when it comes again.
+		t.hash, t.n = hash, 0
+		l.b = appendRule(l.b, d)
+		return
+	}
+	head := (*[len(t.key.head)]byte)(d[offAction:])
+	if t.n == 0 || t.key.head != *head || t.key.dir != d[offDir] {
+		n := len(l.b)
+		l.b = appendRule(l.b, d)
+		// A name without a NUL goes on behind its place, to where the key does
+		// not reach.
+		if d[offIfname+nameLen-1]|d[offRuleset+nameLen-1] == 0 && len(l.b)-n <= ruleTextLen {
+			t.key = ruleKey{*head, d[offDir]}
+			t.n = uint8(copy(t.text[:], l.b[n:]))
+		}
+		return
+	}
+	l.b = append(l.b, t.text[:t.n]...)
+}
+
+// nameLen is the size of the header's two names.
+const nameLen = len(Name{})
+
+// appendRule is rule without a memory.
 func appendRule(b, d []byte) []byte {
 	b = append(b, "rule "...)
 	if nr := u32(d, offRuleNr); nr == NoRule {

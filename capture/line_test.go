@@ -675,3 +675,56 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// TestRuleRemembered: what is remembered of headers is printed for the same header
+// only, whatever byte of it is another, names that nothing ends included.
+func TestRuleRemembered(t *testing.T) {
+	used := Printer{Location: time.UTC}
+	rng := newRand(9)
+	var p Packet
+	line := func(pr *Printer, d []byte) string {
+		p.Record = Record{Time: time.Unix(0, 0), Data: d, Length: len(d)}
+		return string(pr.AppendLine(nil, &p))
+	}
+	base := logged(ip4(protoUDP, []byte{0, 1, 0, 2, 0, 8, 0, 0})).Data
+	hits := 0
+	for range 200 {
+		d := bytes.Clone(base)
+		switch rng() % 4 {
+		case 0:
+			copy(d[offRuleset:], "an anchor's name that is long"[:rng()%17])
+		case 1:
+			copy(d[offIfname:], "interface0123456789"[:rng()%17])
+		case 2:
+			copy(d[offRuleset:], "a name that goes on and on over numbers"[:24])
+		}
+		for n := rng() % 3; n > 0; n-- {
+			d[offAction+int(rng()%uint64(HeaderLen-offAction))] = byte(rng() % 3)
+		}
+		for range 3 {
+			if got, want := line(&used, d), line(&Printer{Location: time.UTC}, d); got != want {
+				t.Fatalf("%q, not %q", got, want)
+			}
+		}
+		for i := range used.rules {
+			if used.rules[i].n > 0 {
+				hits++
+			}
+		}
+		// One byte more is another, its hash the same or not.
+		for i := offAction; i < HeaderLen; i++ {
+			d[i] ^= 1
+			if got, want := line(&used, d), line(&Printer{Location: time.UTC}, d); got != want {
+				t.Fatalf("byte %d: %q, not %q", i, got, want)
+			}
+			d[i] ^= 1
+			if i%8 == 0 {
+				line(&used, d)
+				line(&used, d)
+			}
+		}
+	}
+	if hits == 0 {
+		t.Error("nothing was remembered")
+	}
+}
