@@ -74,6 +74,7 @@ func TestImports(t *testing.T) {
 		"agent/report/reporttest": {},
 		"agent/frame":             {},
 		"agent/privsep":           {"agent/frame"},
+		"agent/reportrole":        {"agent/control", "agent/frame", "agent/policy", "agent/privsep", "agent/report", "agent/report/*", "capture"},
 		"agent/fetchrole":         {"agent/frame", "agent/privsep", "dnsfetch"},
 		"install":                 {"agent/config"},
 	}
