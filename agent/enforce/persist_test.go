@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.org/threatstopd/pfioctl/pfsim"
 )
 
 // list is Entries from text: "!10.1.0.0/16" is negated.
@@ -375,4 +377,32 @@ func TestWriteFileKilled(t *testing.T) {
 		}
 	}
 	t.Logf("%d files written, %d writes interrupted", written, interrupted)
+}
+
+// The directory is flushed through the descriptor that was opened beforehand: afterwards
+// it need not be possible to open it.
+func TestOpenDirs(t *testing.T) {
+	b := newBench(t, pfsim.Options{})
+	if err := b.OpenDirs(b.target.File, "", b.target.File+".allow"); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	dir := filepath.Dir(b.target.File)
+	if len(b.disk.dirs) != 1 || b.disk.dirs[dir] == nil {
+		t.Fatalf("opened %v", b.disk.dirs)
+	}
+	if err := b.disk.SyncDir(dir); err != nil {
+		t.Error(err)
+	}
+	b.disk.dirs[dir].Close()
+	if err := b.disk.SyncDir(dir); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("flushed in another way: %v", err)
+	}
+	res, err := b.Apply(b.target, some, head)
+	if err == nil || res.Steps != 1 || !strings.Contains(err.Error(), "fsync of its directory failed") {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if err := b.OpenDirs(filepath.Join(dir, "none", "file")); err == nil || !strings.Contains(err.Error(), "open its directory: no such file or directory") {
+		t.Error(err)
+	}
 }
