@@ -165,6 +165,9 @@ func confinements(c *config.Config, env Env, f *flags, u account) (main, fetch, 
 		"BLOCK_FILE":             c.BlockFile,
 		"ALLOW_FILE":             c.AllowFile,
 	}
+	if _, err := os.Stat(filepath.Dir(c.AllowFile)); err != nil && len(c.AllowLists) == 0 {
+		main.Paths["ALLOW_FILE"] = "" // nothing is written there
+	}
 	if c.StatusGroup != "" {
 		main.Paths[privsep.PathStatusSocket] = env.StatusSocket
 	}

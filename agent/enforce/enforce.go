@@ -47,7 +47,8 @@ func New(pf *pfioctl.PF) *Enforcer { return &Enforcer{pf: pf} }
 
 // OpenDirs opens the directories of persist files, which have to be flushed when a
 // file in them is replaced: a process that unveil(2) shows only the files themselves
-// calls it before. It is called once; Close closes them.
+// calls it before. One that does not exist is passed over, since nothing can be written
+// there either. It is called once; Close closes them.
 func (e *Enforcer) OpenDirs(files ...string) error {
 	e.disk.dirs = make(map[string]*os.File)
 	for _, name := range files {
@@ -56,6 +57,9 @@ func (e *Enforcer) OpenDirs(files ...string) error {
 			continue
 		}
 		f, err := os.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			e.Close()
 			return fileError(name, "open its directory", err)
