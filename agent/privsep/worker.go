@@ -164,7 +164,8 @@ func (e events) WriteLevel(level zerolog.Level, p []byte) (int, error) {
 	if len(event) > maxLog {
 		event = shortened(level, event)
 	}
-	if err := e.conn.Send(kindLog, event); err != nil {
+	// When main is gone nobody is there to be told, and zerolog need not complain.
+	if err := e.conn.Send(kindLog, event); err != nil && !gone(err) {
 		return 0, err
 	}
 	return len(p), nil
