@@ -26,6 +26,7 @@ type half struct {
 	mu   sync.Mutex
 	some *sync.Cond // something changed
 	buf  []byte
+	off  int // of buf so much is read
 	// The writer is done; the reader is.
 	written, read bool
 	readBy        deadline
@@ -38,6 +39,9 @@ func newHalf() *half {
 	h.readBy.half, h.writeBy.half = h, h
 	return h
 }
+
+// waiting is how many bytes wait to be read.
+func (h *half) waiting() int { return len(h.buf) - h.off }
 
 // deadline wakes whoever waits on its half.
 type deadline struct {
@@ -89,9 +93,11 @@ func (c *memoryConn) Read(p []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		case len(p) == 0:
 			return 0, nil
-		case len(h.buf) > 0:
-			n := copy(p, h.buf)
-			h.buf = append(h.buf[:0], h.buf[n:]...)
+		case h.waiting() > 0:
+			n := copy(p, h.buf[h.off:])
+			if h.off += n; h.off == len(h.buf) {
+				h.buf, h.off = h.buf[:0], 0
+			}
 			h.some.Broadcast()
 			return n, nil
 		case h.written:
@@ -114,8 +120,12 @@ func (c *memoryConn) Write(p []byte) (n int, err error) {
 		case n == len(p):
 			return n, nil
 		}
-		if room := memoryBuffer - len(h.buf); room > 0 {
+		if room := memoryBuffer - h.waiting(); room > 0 {
 			part := p[n:min(n+room, len(p))]
+			if h.off > memoryBuffer { // seldom enough
+				h.buf = append(h.buf[:0], h.buf[h.off:]...)
+				h.off = 0
+			}
 			h.buf = append(h.buf, part...)
 			n += len(part)
 			h.some.Broadcast()
@@ -130,7 +140,7 @@ func (c *memoryConn) Close() error {
 		h.mu.Lock()
 		if h == c.in {
 			h.read = true
-			h.buf = nil
+			h.buf, h.off = nil, 0
 			h.readBy.at(time.Time{})
 		} else {
 			h.written = true
