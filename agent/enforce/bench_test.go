@@ -2,12 +2,10 @@ package enforce
 
 import (
 	"encoding/binary"
-	"fmt"
 	"io"
 	"net/netip"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/pfioctl"
@@ -204,34 +202,4 @@ func BenchmarkFile(b *testing.B) {
 			perSecond(b, s.n)
 		})
 	}
-}
-
-// BenchmarkKillStates looks at 200,000 states for those of addresses that are
-// newly blocked, one in a hundred, and kills these.
-func BenchmarkKillStates(b *testing.B) {
-	b.Run("200k", func(b *testing.B) {
-		var entries []string
-		for i := range 100_000 {
-			entries = append(entries, fmt.Sprintf("%d.%d.%d.0/24", 11+i>>16, i>>8&255, i&255))
-		}
-		old := index(b, entries...)
-		now := index(b, append(entries, "10.0.0.0/21")...)
-		own := []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("192.168.1.1")}
-		k := pfsim.New(pfsim.Options{})
-		e := New(pfioctl.New(k.Open(true), k.Layout()))
-		manyStates(k, 200_000)
-		killed := 0
-		b.ReportAllocs()
-		for b.Loop() {
-			res, err := e.KillStates(policy.NewlyBlocked(old, now, own), time.Now().Add(time.Minute))
-			if err != nil || res.Left != 0 || res.Killed != 2048 {
-				b.Fatalf("%+v, %v", res, err)
-			}
-			killed += res.Killed
-			b.StopTimer()
-			manyStates(k, 2048)
-			b.StartTimer()
-		}
-		b.ReportMetric(float64(killed)/float64(b.N), "killed/op")
-	})
 }
