@@ -87,13 +87,3 @@ func (t *troubles) list() []trouble {
 	slices.SortFunc(all, func(a, b trouble) int { return a.since.Compare(b.since) })
 	return all
 }
-
-// count returns how often a trouble that lasts has come, 0 when there is no such.
-func (t *troubles) count(key string) int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if x := t.open[key]; x != nil {
-		return x.count
-	}
-	return 0
-}
