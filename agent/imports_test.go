@@ -57,26 +57,28 @@ func allDeps(t *testing.T, pkgs []string) map[string][]string {
 func TestImports(t *testing.T) {
 	const any = "*"
 	rooms := map[string][]string{ // package: what of this module it links
-		"pfioctl":                 {},
-		"pfioctl/pfsim":           {"pfioctl"},
-		"capture":                 {},
-		"capture/capturetest":     {"capture"},
-		"dnsfetch":                {},
-		"dnsfetch/dnstest":        {"dnsfetch"},
-		"agent/policy":            {},
-		"agent/config":            {},
-		"agent/host":              {"agent/policy"},
-		"agent/enforce":           {"pfioctl"},
-		"agent/update":            {"agent/enforce", "agent/policy", "dnsfetch", "pfioctl"},
-		"agent/report":            {"agent/policy", "agent/report/*", "capture"},
-		"agent/report/spool":      {},
-		"agent/report/upload":     {},
-		"agent/report/reporttest": {},
-		"agent/frame":             {},
-		"agent/privsep":           {"agent/frame"},
-		"agent/reportrole":        {"agent/control", "agent/frame", "agent/policy", "agent/privsep", "agent/report", "agent/report/*", "capture"},
-		"agent/fetchrole":         {"agent/frame", "agent/privsep", "dnsfetch"},
-		"install":                 {"agent/config"},
+		"pfioctl":                   {},
+		"pfioctl/pfsim":             {"pfioctl"},
+		"capture":                   {},
+		"capture/capturetest":       {"capture"},
+		"dnsfetch":                  {},
+		"dnsfetch/dnstest":          {"dnsfetch"},
+		"agent/policy":              {},
+		"agent/config":              {},
+		"agent/host":                {"agent/policy"},
+		"agent/enforce":             {"pfioctl"},
+		"agent/update":              {"agent/enforce", "agent/policy", "dnsfetch", "pfioctl"},
+		"agent/report":              {"agent/policy", "agent/report/*", "capture"},
+		"agent/report/spool":        {},
+		"agent/report/upload":       {},
+		"agent/report/reporttest":   {},
+		"agent/frame":               {},
+		"agent/privsep":             {"agent/frame"},
+		"agent/privsep/privseptest": {"agent/frame", "agent/privsep"},
+		"agent/statesrole":          {"agent/frame", "agent/policy", "agent/privsep", "pfioctl"},
+		"agent/reportrole":          {"agent/control", "agent/frame", "agent/policy", "agent/privsep", "agent/report", "agent/report/*", "capture"},
+		"agent/fetchrole":           {"agent/frame", "agent/privsep", "dnsfetch"},
+		"install":                   {"agent/config"},
 	}
 	deps := allDeps(t, append(slices.Sorted(maps.Keys(rooms)), "agent"))
 	for room, allowed := range rooms {
@@ -94,7 +96,7 @@ func TestImports(t *testing.T) {
 		}
 	}
 	for _, d := range deps["agent"] {
-		for _, never := range []string{"pfsim", "dnstest", "capturetest", "reporttest", "agent/demo", "gopacket/layers"} {
+		for _, never := range []string{"pfsim", "dnstest", "capturetest", "reporttest", "privseptest", "agent/demo", "gopacket/layers"} {
 			if strings.HasSuffix(d, "/"+never) {
 				t.Errorf("threatstopd links %s", d)
 			}

@@ -94,6 +94,10 @@ func plan(role string, c Confinement) ([]step, error) {
 	if c.Memory > 0 {
 		steps = append(steps, step{fmt.Sprintf("rlimit data %d", c.Memory), true, func() error { return limitMemory(c.Memory) }})
 	}
+	if r.Promises == "" {
+		// Threads are not counted there.
+		steps = append(steps, step{"rlimit nproc 0", false, func() error { return limit(unix.RLIMIT_NPROC, 0) }})
+	}
 	if r.User == "USER" && c.UID != 0 {
 		steps = append(steps, step{fmt.Sprintf("become %d:%d", c.UID, c.GID), false, func() error {
 			if os.Geteuid() != 0 {

@@ -52,7 +52,7 @@ func TestPlan(t *testing.T) {
 		{"reporting", "report", Confinement{Names: true, UID: 77, GID: 77}, []string{
 			"become 77:77", "unveil /var/spool/t rwc", "unveil /etc/resolv.conf r", "unveil /etc/hosts r", "unveil no more",
 			"pledge stdio inet unix rpath wpath cpath bpf"}},
-		{"no promise fits", "states", Confinement{UID: 77, GID: 77}, []string{"become 77:77", "unveil / nothing", "unveil no more"}},
+		{"no promise fits", "states", Confinement{UID: 77, GID: 77}, []string{"rlimit nproc 0", "become 77:77", "unveil / nothing", "unveil no more"}},
 		{"one-shot", "--read", Confinement{UID: 77, GID: 77}, []string{"unveil / nothing", "unveil no more", "pledge stdio"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
