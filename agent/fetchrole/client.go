@@ -282,11 +282,6 @@ func (c *Client) kill(why string) {
 // Fetch fetches a list as [dnsfetch.Client.Fetch] does, from whichever server gives it. An error
 // of the role itself matches [ErrRole].
 func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List, error) {
-	return c.FetchFrom(ctx, "", r)
-}
-
-// FetchFrom is Fetch from one of the servers of the options, spelled as there, and no other.
-func (c *Client) FetchFrom(ctx context.Context, server string, r dnsfetch.Request) (*dnsfetch.List, error) {
 	failed := func(err error) (*dnsfetch.List, error) {
 		// What main gives up has the error that dnsfetch gives for it.
 		if ctx.Err() != nil {
@@ -312,7 +307,7 @@ func (c *Client) FetchFrom(ctx context.Context, server string, r dnsfetch.Reques
 		return failed(err)
 	}
 	c.send(kindFetch, fetch{
-		Number: l.number, Name: r.Name, Server: server, AllowEmpty: r.AllowEmpty, Siblings: r.Siblings, Progress: r.Progress != nil,
+		Number: l.number, Name: r.Name, AllowEmpty: r.AllowEmpty, Siblings: r.Siblings, Progress: r.Progress != nil,
 	})
 	late := time.NewTimer(c.limit)
 	defer late.Stop()

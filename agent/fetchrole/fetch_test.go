@@ -51,9 +51,10 @@ func TestFetch(t *testing.T) {
 				t.Errorf("failed: %v, want %v", got.Failed, want.Failed)
 			}
 		}
+		one := start(t, Options{Starter: starter, Fetch: dnsfetch.Options{Servers: []string{s.Addr()}}})
 		for _, r := range []dnsfetch.Request{{Name: "none.example.net"}, {Name: "empty.example.net"}, {Name: "..", AllowEmpty: true}, {Name: ""}} {
 			_, want := direct(t, dnsfetch.Options{Servers: []string{s.Addr()}}, r)
-			_, err := c.FetchFrom(t.Context(), s.Addr(), r)
+			_, err := one.Fetch(t.Context(), r)
 			if err == nil || err.Error() != want.Error() {
 				t.Errorf("error %v, want %v", err, want)
 			}
@@ -240,8 +241,10 @@ func TestRoleDies(t *testing.T) {
 // A process of its own is killed when it does not stop, and when it does not end.
 func TestRoleThatDoesNotStop(t *testing.T) {
 	everyway(t, func(t *testing.T, starter privsep.Starter) {
-		c := start(t, Options{Starter: &named{Starter: starter, as: []string{"attack says nothing"}}, Once: true})
+		up := make(chan struct{})
+		c := start(t, Options{Starter: &named{Starter: starter, as: []string{"attack says nothing"}}, Once: true, Up: func() { close(up) }})
 		c.patience = 30 * time.Millisecond
+		<-up // else it would not be asked, and had nothing to give up
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		_, err := c.Fetch(ctx, dnsfetch.Request{Name: listName})

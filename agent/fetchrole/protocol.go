@@ -65,7 +65,6 @@ type setup struct {
 type fetch struct {
 	Number     uint32
 	Name       string
-	Server     string // one of those of the setup; empty for all
 	AllowEmpty bool
 	Siblings   []string
 	Progress   bool // progress is wanted

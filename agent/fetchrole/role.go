@@ -60,20 +60,19 @@ type role struct {
 	number uint32
 	cancel context.CancelFunc
 
-	clients map[string]*dnsfetch.Client // by the server they ask, "" for all; of the fetch under way
+	client *dnsfetch.Client
 }
 
 func work(w *privsep.Worker, confine privsep.Confiner, lookup func(context.Context, string) ([]netip.Addr, error)) error {
-	r := &role{Worker: w, lookups: make(chan struct{}, maxLookups), clients: make(map[string]*dnsfetch.Client)}
+	r := &role{Worker: w, lookups: make(chan struct{}, maxLookups)}
 	if err := w.Setup(kindSetup, &r.setup); err != nil {
 		return err
 	}
 	r.setup.Options.Resolver = resolver(lookup)
-	all, err := dnsfetch.New(r.setup.Options)
-	if err != nil {
+	var err error
+	if r.client, err = dnsfetch.New(r.setup.Options); err != nil {
 		return err
 	}
-	r.clients[""] = all
 	if confine != nil {
 		if err := confine.Confine(Role, r.setup.Confinement); err != nil {
 			return err
@@ -90,9 +89,7 @@ func work(w *privsep.Worker, confine privsep.Confiner, lookup func(context.Conte
 		end()
 		r.tasks.Wait()
 		r.rest.Stop()
-		for _, c := range r.clients {
-			c.Close()
-		}
+		r.client.Close()
 	}()
 	return w.Run(r.ctx, func(kind byte, payload []byte) error { return r.handle(kind, payload, lookup) })
 }
@@ -138,9 +135,6 @@ func (r *role) handle(kind byte, payload []byte, look func(context.Context, stri
 
 // begin begins a fetch.
 func (r *role) begin(f fetch) error {
-	if f.Server != "" && !slices.Contains(r.setup.Options.Servers, f.Server) {
-		return fmt.Errorf("no policy server %q", f.Server)
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cancel != nil {
@@ -169,16 +163,6 @@ func (r *role) begin(f fetch) error {
 }
 
 func (r *role) fetch(ctx context.Context, f fetch) (*dnsfetch.List, error) {
-	c := r.clients[f.Server]
-	if c == nil {
-		o := r.setup.Options
-		o.Servers = []string{f.Server}
-		var err error
-		if c, err = dnsfetch.New(o); err != nil {
-			return nil, err
-		}
-		r.clients[f.Server] = c
-	}
 	request := dnsfetch.Request{Name: f.Name, AllowEmpty: f.AllowEmpty, Siblings: f.Siblings}
 	if f.Progress {
 		var last time.Time
@@ -189,7 +173,7 @@ func (r *role) fetch(ctx context.Context, f fetch) (*dnsfetch.List, error) {
 			}
 		}
 	}
-	return c.Fetch(ctx, request)
+	return r.client.Fetch(ctx, request)
 }
 
 // send gives main a list.
