@@ -89,7 +89,7 @@ func plan(role string, c Confinement) ([]step, error) {
 	steps := []step{
 		{"rlimit core 0", true, func() error { return limit(unix.RLIMIT_CORE, 0) }},
 		// The zone is read from the disk when it is first used.
-		{"load the time zone", true, func() error { time.Now().Local().Zone(); return nil }},
+		{"load the time zone", true, func() error { _, _ = time.Now().Local().Zone(); return nil }},
 	}
 	if c.Memory > 0 {
 		steps = append(steps, step{fmt.Sprintf("rlimit data %d", c.Memory), true, func() error { return limitMemory(c.Memory) }})
