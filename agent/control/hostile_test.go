@@ -252,7 +252,7 @@ func TestTricklingClients(t *testing.T) {
 // What clients of the metrics do who mean no good: each gets an answer or is cut off,
 // nothing else is served than the metrics, and others are served as before.
 func TestMetricsHostileClients(t *testing.T) {
-	r := start(t, deadlines{300 * time.Millisecond, time.Minute, time.Minute})
+	r := start(t, deadlines{time.Second, time.Minute, time.Minute})
 	for _, tt := range []struct {
 		name, send string
 		want       string // what the answer begins with
