@@ -164,6 +164,7 @@ func (r *role) listen(files []*os.File) (l control.Listeners, err error) {
 // the interface is read is in the files, once pflogd has written it.
 func (r *role) open() (err error) {
 	o := r.setup.Reporting
+	r.makeSpool(o.SpoolDir)
 	if r.source, err = r.env.OpenPflog(o.Pflog); err != nil {
 		return err
 	}
@@ -182,6 +183,14 @@ func (r *role) open() (err error) {
 	}
 	r.logs, r.logsErr = report.OpenLogs(o.LogFile)
 	return nil
+}
+
+// makeSpool makes a spool directory that is missing, for the user that this process is to
+// become. What goes wrong with that is told when the spool is opened.
+func (r *role) makeSpool(dir string) {
+	if u := r.setup.Confinement; os.Mkdir(dir, 0o700) == nil && u.UID != 0 && os.Geteuid() == 0 {
+		_ = os.Chown(dir, u.UID, u.GID)
+	}
 }
 
 // newReporter returns nil when there is nothing to report with.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -170,6 +171,27 @@ func TestSpoolRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.troubled(TroubleCapture, "")
+}
+
+// A spool directory that is missing is made for the service user.
+func TestMakesTheSpool(t *testing.T) {
+	g := newRig(t)
+	spool := g.options.Setup.Reporting.SpoolDir
+	if err := os.Remove(spool); err != nil {
+		t.Fatal(err)
+	}
+	const uid, gid = 12345, 54321
+	g.options.Setup.Confinement = privsep.Confinement{UID: uid, GID: gid}
+	g.options.Setup.Reporting.Service = uid
+	g.start(nil)
+	g.until("capturing", func() bool { return g.status().Hits.Capturing })
+	st, err := os.Stat(spool)
+	if err != nil || st.Mode().Perm() != 0o700 {
+		t.Fatalf("%v, %v", st, err)
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && (owner.Uid != uid || owner.Gid != gid) {
+		t.Errorf("it belongs to %d:%d", owner.Uid, owner.Gid)
+	}
 }
 
 // The role opens all that needs root before it gives that up, in the order in which no
