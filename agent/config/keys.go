@@ -256,7 +256,8 @@ var keys = []key{
 			Name:    "KILL_STATES",
 			Default: "no",
 			Doc: "Whether connections that are open already end when an address of theirs becomes blocked. With no they go on until they end by themselves. " +
-				"Only states of addresses that the last update has newly blocked are removed, and none at the first update after a start.",
+				"Only states of addresses that the last update has newly blocked are removed, and none at the first update after a start. " +
+				"This takes a process of its own, which could change all of pf if it were taken over: see PROCESSES in threatstopd(8).",
 		},
 		kind: yesNo(func(c *Config) *bool { return &c.KillStates }),
 	},
@@ -407,7 +408,8 @@ var keys = []key{
 			Section: "The daemon",
 			Name:    "USER",
 			Default: "_threatstop",
-			Doc:     "The service user, to whom the spool belongs. It is used for nothing else.",
+			Doc: "The service user: the processes for the network run as it, and the spool belongs to it. It should be used for nothing else. " +
+				"pf.conf can say what it may connect to: see SECURITY CONSIDERATIONS in threatstopd(8).",
 		},
 		kind: account(func(c *Config) *string { return &c.User }),
 	},
