@@ -284,8 +284,8 @@ func (e *excerpt) write(b []byte) {
 	}
 }
 
-// String returns the first and the last line: of a crash of the Go runtime, what
-// happened, and where.
+// String returns the first line, and of what follows that line which tells most: for a
+// crash of the Go runtime where it happened, else the last.
 func (e *excerpt) String() string {
 	lines := bytes.Split(bytes.TrimSpace(append(bytes.Clone(e.first), e.last...)), []byte("\n"))
 	var kept []string
@@ -300,5 +300,21 @@ func (e *excerpt) String() string {
 	case 1:
 		return clean(kept[0], maxReason/2)
 	}
-	return clean(kept[0], maxReason/2) + " … " + clean(kept[len(kept)-1], maxReason/4)
+	return clean(kept[0], maxReason/2) + " … " + clean(where(kept), maxReason/4)
+}
+
+// where returns the place, out of the lines of a crash, at which the running goroutine left
+// our code for the runtime's; of other lines the last.
+func where(lines []string) string {
+	running := false
+	for _, line := range lines {
+		switch {
+		case strings.HasSuffix(line, "[running]:"):
+			running = true
+		case running && strings.Contains(line, ".go:") && !strings.HasPrefix(line, "runtime/") && !strings.Contains(line, "/src/runtime/"):
+			place, _, _ := strings.Cut(line, " +0x")
+			return place
+		}
+	}
+	return lines[len(lines)-1]
 }

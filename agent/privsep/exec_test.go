@@ -44,6 +44,9 @@ func TestHowItEnded(t *testing.T) {
 		t.Run(tt.role, func(t *testing.T) {
 			k := keep(t, Exec(), Job{Role: tt.role, Once: true})
 			got := k.isDown(t)
+			if tt.role == "panics" && !strings.Contains(got, "privsep/bodies_test.go:") {
+				t.Errorf("%q does not say where", got)
+			}
 			if got != tt.reason && !(strings.HasPrefix(got, tt.reason) && len(tt.reason) > 30) {
 				t.Errorf("%q, want %q", got, tt.reason)
 			}

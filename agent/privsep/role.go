@@ -86,8 +86,9 @@ func Serve(bodies map[string]Body) {
 		tell(conn, fmt.Errorf("no role %q in this program", clean(role, maxKey)))
 		os.Exit(1)
 	}
+	parent := os.Getppid()
 	go func() {
-		for !hungUp(conn) {
+		for os.Getppid() == parent && !hungUp(conn) {
 			time.Sleep(orphanCheck)
 		}
 		time.Sleep(orphanWait)
@@ -99,8 +100,8 @@ func Serve(bodies map[string]Body) {
 	os.Exit(0)
 }
 
-// hungUp tells whether the other end of a socket is closed, without reading from it. Not
-// by the number of the parent: main could be gone before it is asked for.
+// hungUp tells whether the other end of a socket is closed, without reading from it. The
+// number of the parent alone does not tell: main could be gone before it is asked for.
 func hungUp(conn net.Conn) bool {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
@@ -112,7 +113,7 @@ func hungUp(conn net.Conn) bool {
 	}
 	var gone bool
 	err = raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd)}}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, 0)
 		gone = err == nil && n > 0 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 	})
