@@ -203,15 +203,19 @@ type flags struct {
 }
 
 // Run carries out what args ask for and returns the exit code. args come
-// without the program's name. The run ends early when ctx does, or on SIGINT
-// or SIGTERM.
+// without the program's name. A run that changes something ends early when ctx
+// does, or on SIGINT or SIGTERM; one that only prints is ended by these as any
+// program is.
 func Run(ctx context.Context, args []string, env Env) int {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	f, err := parse(args)
 	if err != nil {
 		fmt.Fprintf(env.Stderr, "threatstopd: %v\n%s", err, usage)
 		return exitUsage
+	}
+	if !f.prints() {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
 	}
 	err = f.mode()(ctx, env, f)
 	var wrong usageError
@@ -315,6 +319,12 @@ func parse(args []string) (*flags, error) {
 }
 
 type mode func(context.Context, Env, *flags) error
+
+// prints tells of a mode that does nothing but print, and has nothing to leave
+// in order.
+func (f *flags) prints() bool {
+	return f.help || f.version || f.check || f.dump || f.read != "" || f.status
+}
 
 func (f *flags) mode() mode {
 	switch {
