@@ -125,7 +125,8 @@ func (k *Keeper) SendJSON(kind byte, v any) error {
 }
 
 // Restart ends the role orderly and starts a new process at once. While it is not running
-// it cuts the pause short.
+// it cuts the pause short. However often it is called before the new process is started,
+// and Begin for that, there is one.
 func (k *Keeper) Restart() {
 	select {
 	case k.restart <- struct{}{}:
@@ -215,6 +216,10 @@ var errHungUp = errors.New("closed its connection and stayed, killed")
 // live starts a process and returns when it is gone: why, and whether it was wanted. The
 // reason is empty for an orderly end that was.
 func (l *life) live() (reason string, wanted bool) {
+	select {
+	case <-l.k.restart: // this is what was asked for
+	default:
+	}
 	child, err := l.start()
 	if err != nil {
 		return "cannot be started: " + clean(err.Error(), maxReason), false

@@ -241,6 +241,25 @@ func TestPauses(t *testing.T) {
 	})
 }
 
+// One new process is enough for all who wanted one before it was started.
+func TestRestartsAreOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := 0
+		k := keep(t, InProcess(bodies), Job{Role: "ends slowly", Begin: func(*Conn) error { begun++; return nil }})
+		k.isUp(t)
+		k.Restart()
+		for range 3 {
+			time.Sleep(50 * time.Millisecond) // it takes 300 ms to end
+			k.Restart()
+		}
+		k.isUp(t)
+		time.Sleep(time.Minute)
+		if begun != 2 {
+			t.Errorf("%d processes", begun)
+		}
+	})
+}
+
 func TestOrderlyEnd(t *testing.T) {
 	for name, s := range starters() {
 		t.Run(name, func(t *testing.T) {
