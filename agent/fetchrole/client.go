@@ -153,7 +153,7 @@ func limit(o *dnsfetch.Options) time.Duration {
 	if o.Ports == nil {
 		ports = 2
 	}
-	const addressesOfName = 4
+	const addressesOfName = 8 // that dnsfetch tries
 	total := time.Minute
 	for range len(o.Servers) * ports * addressesOfName {
 		if total += one; total > lastLimit {

@@ -411,8 +411,8 @@ func TestLimit(t *testing.T) {
 		o    dnsfetch.Options
 		want time.Duration
 	}{
-		{dnsfetch.Options{Servers: make([]string, 1), ListTimeout: time.Minute, Ports: []uint16{53}}, 5 * time.Minute},
-		{dnsfetch.Options{Servers: make([]string, 2)}, time.Minute + 2*2*4*dnsfetch.DefaultListTimeout},
+		{dnsfetch.Options{Servers: make([]string, 1), ListTimeout: time.Minute, Ports: []uint16{53}}, 9 * time.Minute},
+		{dnsfetch.Options{Servers: make([]string, 1)}, time.Minute + 2*8*dnsfetch.DefaultListTimeout},
 		{dnsfetch.Options{Servers: make([]string, 1000)}, time.Hour},
 		{dnsfetch.Options{Servers: make([]string, 1000), ListTimeout: 5 * time.Hour}, 10 * time.Hour},
 	} {
