@@ -78,6 +78,7 @@ type Client struct {
 	setup   Setup
 	conn    *privsep.Conn // to the present process; nil before the first
 	asked   *privsep.Conn // that is to have the status
+	log     bool          // a line about reporting is to be logged
 	force   inForce
 	sent    uint64      // generation that conn has
 	has     *policyHead // and what it was; nil: none
@@ -109,8 +110,6 @@ func Start(ctx context.Context, o Options, set *policy.Set, own []netip.Addr) *C
 	if set != nil {
 		c.force = inForce{1, set, own}
 	}
-	c.tasks.Go(c.sendPolicies)
-	c.tasks.Go(c.sendStatus)
 	c.keeper = privsep.Keep(ctx, o.Starter, privsep.Job{
 		Role:   "report",
 		Files:  c.files,
@@ -121,6 +120,8 @@ func Start(ctx context.Context, o Options, set *policy.Set, own []netip.Addr) *C
 		Up:     o.Up,
 		Log:    o.Log,
 	})
+	c.tasks.Go(c.sendPolicies)
+	c.tasks.Go(c.sendStatus)
 	return c
 }
 
@@ -163,8 +164,13 @@ func (c *Client) Policy(set *policy.Set, own []netip.Addr) {
 	signal(c.wakePolicy)
 }
 
-// LogStatus has the role log a line about reporting.
-func (c *Client) LogStatus() { _ = c.keeper.Send(kindLogStatus, nil) }
+// LogStatus has the role log a line about reporting. It does not wait.
+func (c *Client) LogStatus() {
+	c.mu.Lock()
+	c.log = true
+	c.mu.Unlock()
+	signal(c.wakeStatus)
+}
 
 func signal(c chan<- struct{}) {
 	select {
@@ -285,7 +291,8 @@ func (c *Client) sendPolicy(conn *privsep.Conn, p inForce, head policyHead) erro
 	return conn.Send(kindCommit, nil)
 }
 
-// sendStatus answers those who ask for the status, not more often than is good for main.
+// sendStatus answers those who ask for the status, not more often than is good for main,
+// and asks for the line in the log.
 func (c *Client) sendStatus() {
 	for {
 		select {
@@ -294,9 +301,12 @@ func (c *Client) sendStatus() {
 		case <-c.wakeStatus:
 		}
 		c.mu.Lock()
-		conn := c.asked
-		c.asked = nil
+		conn, log := c.asked, c.log
+		c.asked, c.log = nil, false
 		c.mu.Unlock()
+		if log {
+			_ = c.keeper.Send(kindLogStatus, nil)
+		}
 		if conn == nil {
 			continue
 		}
