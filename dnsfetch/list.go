@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -87,6 +88,33 @@ func (l *List) All() iter.Seq[Entry] {
 				}
 			}
 		}
+	}
+}
+
+// SameEntries reports whether l and o have the same entries in the same order. Servers may
+// give the same list in another order, and then it says no.
+func (l *List) SameEntries(o *List) bool {
+	return l == o || l.n == o.n && sameChunks(l.v4, o.v4) && sameChunks(l.v6, o.v6)
+}
+
+// sameChunks compares two arrays in pieces, wherever they were cut.
+func sameChunks[T comparable](a, b [][]T) bool {
+	var x, y []T
+	for {
+		for len(x) == 0 && len(a) > 0 {
+			x, a = a[0], a[1:]
+		}
+		for len(y) == 0 && len(b) > 0 {
+			y, b = b[0], b[1:]
+		}
+		n := min(len(x), len(y))
+		if n == 0 {
+			return len(x) == len(y)
+		}
+		if !slices.Equal(x[:n], y[:n]) {
+			return false
+		}
+		x, y = x[n:], y[n:]
 	}
 }
 

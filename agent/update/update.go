@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -137,6 +139,14 @@ type Updater struct {
 	lists   map[string]*dnsfetch.List
 	fresh   map[string]bool // lists that came since the last Run began
 	reached map[string][]netip.Addr
+	made    made // the last one
+}
+
+// made is a policy and what it was made from.
+type made struct {
+	policy *policy.Policy // nil: none yet
+	lists  []*dnsfetch.List
+	facts  policy.Facts
 }
 
 // Fetcher fetches lists: a [dnsfetch.Client], here or in another process. Its errors are those
@@ -212,7 +222,7 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 		return errInterrupted
 	}
 	out.Facts = facts
-	if out.Policy, err = u.o.Build(out.Lists, facts); err != nil {
+	if out.Policy, err = u.make(out.Lists, facts); err != nil {
 		if errors.Is(err, policy.ErrTooMany) {
 			err = fmt.Errorf("%w: MAX_ENTRIES in threatstop.conf allows more, if the lists are meant to be that large", err)
 		}
@@ -220,6 +230,25 @@ func (u *Updater) run(ctx context.Context, e *enforce.Enforcer, force bool, trac
 	}
 	u.enforce(e, force, trace, out)
 	return nil
+}
+
+// make is Build, but from the same lists and facts comes the same policy again,
+// without the work: that is what most runs of a long-lived process find.
+func (u *Updater) make(lists []List, facts policy.Facts) (*policy.Policy, error) {
+	next := made{facts: facts}
+	for _, l := range lists {
+		next.lists = append(next.lists, l.List)
+	}
+	if u.made.policy != nil && slices.EqualFunc(u.made.lists, next.lists, (*dnsfetch.List).SameEntries) && reflect.DeepEqual(u.made.facts, facts) {
+		next.policy = u.made.policy
+	} else {
+		var err error
+		if next.policy, err = u.o.Build(lists, facts); err != nil {
+			return nil, err
+		}
+	}
+	u.made = next // and not the copies of the lists before
+	return next.policy, nil
 }
 
 // Wanted are the lists to fetch, allow lists first.

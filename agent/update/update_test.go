@@ -409,3 +409,60 @@ func TestNarratesExceptions(t *testing.T) {
 		}
 	}
 }
+
+// What most runs find is what the run before found: the policy is then the same
+// one, not another of the same entries, and pf is still asked whether it holds.
+func TestSamePolicyIsNotMadeAgain(t *testing.T) {
+	r := newRig(t)
+	own := netip.MustParsePrefix("172.16.0.1/24")
+	r.o.Host = func() (policy.Facts, error) {
+		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{own}}}}, nil
+	}
+	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	defer pf.Close()
+	e, u := enforce.New(pf), r.updater()
+	run := func() *policy.Policy {
+		t.Helper()
+		out := u.Run(t.Context(), e, false, Trace{})
+		if !out.OK() {
+			t.Fatal(out.Err)
+		}
+		return out.Policy
+	}
+	block := func(want string) {
+		t.Helper()
+		if got := r.table(r.o.BlockTable); got != want {
+			t.Errorf("the block table has %s", got)
+		}
+	}
+	first := run()
+	block("10.0.0.1 10.0.0.2 192.0.2.0/24 !192.0.2.7")
+	if run() != first {
+		t.Error("the same lists made another policy")
+	}
+	if _, err := pf.Delete(r.o.BlockTable.Table, pfioctl.Addr{Prefix: netip.MustParsePrefix("10.0.0.2/32")}); err != nil {
+		t.Fatal(err)
+	}
+	if run() != first {
+		t.Error("the same lists made another policy")
+	}
+	block("10.0.0.1 10.0.0.2 192.0.2.0/24 !192.0.2.7")
+
+	r.serve(blockList, "10.0.0.1", "10.0.0.3", "192.0.2.0/24")
+	second := run()
+	if second == first {
+		t.Error("another list made the same policy")
+	}
+	block("10.0.0.1 10.0.0.3 192.0.2.0/24 !192.0.2.7")
+	r.serve(allowList, "192.0.2.8")
+	third := run()
+	if third == second {
+		t.Error("another allow list made the same policy")
+	}
+	block("10.0.0.1 10.0.0.3 192.0.2.0/24 !192.0.2.8")
+	own = netip.MustParsePrefix("10.0.0.3/24")
+	if run() == third {
+		t.Error("another own address made the same policy")
+	}
+	block("192.0.2.0/24 !192.0.2.8") // without its own private network
+}
