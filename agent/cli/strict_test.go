@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -55,6 +56,17 @@ func (m marking) Confine(role string, c privsep.Confinement) error {
 // program then, on a simulated kernel, with roles that are processes.
 const strictEnv = "THREATSTOPD_STRICT_SOCKET"
 
+// strictReads has such a process read the file that it names with all that it prints,
+// which it may not.
+const strictReads = "THREATSTOPD_STRICT_READS"
+
+type reads struct{ io.Writer }
+
+func (r reads) Write(p []byte) (int, error) {
+	os.ReadFile(os.Getenv(strictReads))
+	return r.Writer.Write(p)
+}
+
 // simulated opens a kernel of this process's own.
 func simulated() (*pfioctl.PF, error) {
 	kernel := pfsim.New(pfsim.Options{Now: time.Now})
@@ -80,6 +92,9 @@ func strictMain(env Env) {
 	}
 	env.Socket, env.StatusSocket = os.Getenv(strictEnv), ""
 	env.Roles = privsep.Exec()
+	if os.Getenv(strictReads) != "" {
+		env.Stdout = reads{env.Stdout}
+	}
 	os.Exit(Run(context.Background(), os.Args[1:], env))
 }
 
@@ -615,5 +630,25 @@ func TestStrictCommands(t *testing.T) {
 				t.Errorf("%d processes", len(s.all))
 			}
 		})
+	}
+}
+
+// Without a daemon --sync-now does it, with a process that fetches.
+func TestStrictSync(t *testing.T) {
+	h := newDaemonHost(t)
+	x := h.trace("--sync-now", "-f", h.writeConf())
+	x.end(t).tell(t, "--sync-now", "fetch")
+	if !strings.Contains(x.out.String(), "Table ThreatSTOP-Block: ") {
+		t.Errorf("said:\n%s", x.out.String())
+	}
+}
+
+// What must not be is seen.
+func TestStrictFinds(t *testing.T) {
+	h := newDaemonHost(t)
+	t.Setenv(strictReads, "/etc/hosts")
+	s := h.trace("--version").end(t)
+	if len(s.wrong) != 1 || !strings.Contains(s.wrong[0], `"/etc/hosts"`) || !strings.HasSuffix(s.wrong[0], ": not promised: rpath") {
+		t.Errorf("found %q", s.wrong)
 	}
 }

@@ -1,8 +1,9 @@
 // Package daemon is threatstopd's main process in the background: it has the policy
 // fetched again and again, enforces it, watches that pf still does, and has what it blocked
 // reported. Fetching and reporting are processes of their own (packages fetchrole and
-// reportrole), and so is the removal of states (statesrole), where that is wanted; this one deals with pf and the persist files, keeps the others running, and
-// believes them no more than it must.
+// reportrole), and so is the removal of states (statesrole), where that is wanted; this
+// one deals with pf and the persist files, keeps the others running, and believes them no
+// more than it must.
 //
 // Before it starts them it opens what it needs and gives up the rest: from then on it
 // makes only requests of pf that the promise "pf" allows, and opens no files but the
