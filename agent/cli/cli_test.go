@@ -45,7 +45,8 @@ type firewall struct {
 	now    time.Time
 	facts  policy.Facts
 	conf   map[string]string
-	socket string // of the daemon, when there is one
+
+	socket, statusSocket string // of the daemon, when there is one
 
 	attack  string           // what takes the place of the role that fetches
 	confine privsep.Confiner // of the command
@@ -159,6 +160,8 @@ func (fw *firewall) env() Env {
 		Now:     func() time.Time { return fw.now },
 		Local:   time.UTC,
 		Socket:  fw.socket,
+
+		StatusSocket: fw.statusSocket,
 	}
 }
 

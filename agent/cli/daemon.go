@@ -48,7 +48,7 @@ func daemonOnce(ctx context.Context, env Env, f *flags) error {
 		return err
 	}
 	defer pf.Close()
-	listeners, err := listen(cfg, env)
+	listeners, missing, err := listen(cfg, env)
 	if err != nil {
 		return err
 	}
@@ -75,34 +75,31 @@ func daemonOnce(ctx context.Context, env Env, f *flags) error {
 		Version:   shortVersion(),
 		Config:    absolute(f.file),
 		Listeners: listeners,
+		Missing:   missing,
 		Roles:     env.Roles,
 		Confine:   env.Confine,
 	}).Run(ctx)
 }
 
-// listen makes the sockets that the daemon answers at.
-func listen(cfg *config.Config, env Env) (l control.Listeners, err error) {
-	defer func() {
-		if err != nil {
-			l.Close()
-		}
-	}()
+// listen makes the sockets that the daemon answers at. A host without the socket for
+// monitoring is better off than one without the daemon: it is left out, and told.
+func listen(cfg *config.Config, env Env) (l control.Listeners, missing []error, err error) {
 	if env.Socket != "" {
 		if l.Full, err = control.Listen(env.Socket, ""); err != nil {
-			return l, err
+			return l, nil, err
 		}
 	}
 	if env.StatusSocket != "" && cfg.StatusGroup != "" {
 		if l.ReadOnly, err = control.Listen(env.StatusSocket, cfg.StatusGroup); err != nil {
-			return l, err
+			missing = append(missing, fmt.Errorf("STATUS_GROUP: %w", err))
 		}
 	}
 	if cfg.Metrics.IsValid() {
 		if l.Metrics, err = control.ListenMetrics(cfg.Metrics); err != nil {
-			return l, err
+			missing = append(missing, fmt.Errorf("METRICS: %w", err))
 		}
 	}
-	return l, nil
+	return l, missing, nil
 }
 
 // openLog returns where events go: to syslog in the background, readable to

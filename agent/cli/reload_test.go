@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,4 +116,33 @@ func TestDaemonAsksOnlyWhatIsAllowed(t *testing.T) {
 	if strings.Contains(h.log.String(), "not allowed under the promise") {
 		t.Error("it asked for what is not allowed")
 	}
+}
+
+// A socket for monitoring that cannot be had does not keep the daemon from its work,
+// at its start and when a configuration asks for it: the status tells.
+func TestDaemonWithoutSocketForMonitoring(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	h := newDaemonHost(t)
+	h.conf["METRICS"] = taken.Addr().String()
+	h.statusSocket = filepath.Join(filepath.Dir(h.socket), "status")
+	h.start()
+	h.until("enforced", h.says("policy enforced"))
+	code, stdout, stderr := h.run("--status")
+	expect(t, stdout+stderr, "METRICS: metrics at "+taken.Addr().String()+": listen: ")
+	if code != 1 {
+		t.Errorf("--status: exit code %d", code)
+	}
+	h.conf["STATUS_GROUP"] = "no_such_group"
+	h.writeConf()
+	h.signals <- syscall.SIGHUP
+	h.until("begun again", func() bool { return strings.Count(h.log.String(), "INF started") == 2 })
+	h.until("told", h.says("make it with groupadd no_such_group"))
+	h.until("answers", func() bool {
+		_, stdout, _ := h.run("--status")
+		return strings.Contains(stdout, "STATUS_GROUP: unix socket ")
+	})
 }

@@ -67,8 +67,10 @@ type Options struct {
 	Log     zerolog.Logger
 	Version string
 	Config  string // the configuration's path, for whoever asks for the status
-	// Listeners are where the daemon answers; Run closes them.
+	// Listeners are where the daemon answers; Run closes them. Missing are those that
+	// it does without, and why: whoever is to look at them would not see its troubles.
 	Listeners control.Listeners
+	Missing   []error
 
 	// Roles starts the other processes; Confine takes privileges away from this
 	// one before it does, when all that needs them has been opened. Nil: nothing
@@ -125,6 +127,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer d.enforcer.Close()
 	d.o.Log.Info().Str("version", d.o.Version).Msg("started")
 	defer d.o.Log.Info().Msg("stopped")
+	for i, err := range d.o.Missing {
+		d.trouble.is(fmt.Sprintf("socket %d", i), err.Error(), true)
+	}
 	known := d.readInForce(setup)
 	if setup.KillStates {
 		d.boundStates(&setup.States)
