@@ -2,6 +2,10 @@ module example.org/threatstopd
 
 go 1.25.0
 
+// The number of processors does not change while a firewall runs: no sysctl(2) every
+// second to ask for it.
+godebug updatemaxprocs=0
+
 require (
 	github.com/google/go-cmp v0.7.0
 	github.com/google/gopacket v1.1.19

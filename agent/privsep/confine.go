@@ -3,6 +3,7 @@ package privsep
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"runtime/debug"
@@ -115,7 +116,7 @@ func plan(role string, c Confinement) ([]step, error) {
 	}
 	if r.Unveil != nil {
 		for _, p := range seen {
-			steps = append(steps, step{fmt.Sprintf("unveil %s %s", p.Literal, p.Permissions), false, func() error { return unveil(p.Literal, p.Permissions) }})
+			steps = append(steps, step{fmt.Sprintf("unveil %s %s", p.Literal, p.Permissions), false, func() error { return show(unveil, p.Literal, p.Permissions) }})
 		}
 		if len(seen) == 0 {
 			steps = append(steps, step{"unveil / nothing", false, func() error { return unveil("/", "") }})
@@ -126,6 +127,17 @@ func plan(role string, c Confinement) ([]step, error) {
 		steps = append(steps, step{"pledge " + promises, false, func() error { return pledge(promises) }})
 	}
 	return steps, nil
+}
+
+// show makes a path visible. One that the process could not reach anyway, because a
+// directory on the way is missing or closed to its user, is left out; whoever opens it will
+// say so. As that may have been the only one, it is made sure that the rest is out of sight.
+func show(unveil func(path, permissions string) error, path, permissions string) error {
+	err := unveil(path, permissions)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return unveil("/", "")
+	}
+	return err
 }
 
 // promised returns the promises of a role.
