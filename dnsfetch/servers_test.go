@@ -334,8 +334,8 @@ func TestCancel(t *testing.T) {
 	if _, err := client(t, Options{}, next.addr).Fetch(ctx, Request{Name: list}); !errors.Is(err, context.Canceled) {
 		t.Errorf("context ended before: error %v", err)
 	}
-	late, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
+	late, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer stop()
 	mute := serve(t, func(net.Conn, fakeQuery) bool { return true })
 	if _, err := client(t, Options{}, mute.addr).Fetch(late, Request{Name: list}); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrTimeout) {
 		t.Errorf("context's own deadline: error %v", err)
