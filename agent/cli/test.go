@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/owner"
 	"example.org/threatstopd/agent/preflight"
 	"example.org/threatstopd/agent/report"
 )
@@ -108,7 +109,7 @@ func preflightEnv(c *config.Config, env Env) preflight.Env {
 		Lookup:      env.Lookup,
 		Dial:        dialer.DialContext,
 		User:        preflight.UserID,
-		Owner:       preflight.Owner,
+		Owner:       owner.ID,
 		OpenPflog:   env.OpenPflog,
 		FlushPflogd: env.FlushPflogd,
 		Logs:        func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) },

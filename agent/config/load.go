@@ -10,8 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"mvdan.cc/sh/v3/syntax"
+
+	"example.org/threatstopd/agent/owner"
 )
 
 // Load reads and checks the file at path. The error is Errors where the file is
@@ -21,7 +24,7 @@ import (
 // count in either case. A file that is no regular one, such as a pipe, is read as it
 // comes.
 func Load(path string) (*Config, []Warning, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%w: copy threatstop.conf.example there and fill it in", err)
 	}
@@ -56,7 +59,7 @@ func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 	refuse := func(key, format string, args ...any) {
 		errs = append(errs, &Error{File: path, Key: key, Text: fmt.Sprintf(format, args...)})
 	}
-	if uid, is := stranger(fi); is {
+	if uid, is := owner.Stranger(fi); is {
 		refuse("", "owned by uid %d, who could have anything done as root: chown root %s", uid, path)
 	}
 	mode := fi.Mode().Perm()

@@ -46,7 +46,7 @@ type Env struct {
 	Lookup     func(context.Context, string) ([]netip.Addr, error)
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // from SOURCE_ADDRESS
 	User       func(name string) (uid uint32, err error)
-	Owner      func(fs.FileInfo) (uid uint32, ok bool)
+	Owner      func(fs.FileInfo) (uid int, ok bool)
 
 	OpenPflog func(capture.Options) (capture.Source, error)
 	// FlushPflogd has pflogd(8) write out what it has; the error says that it

@@ -107,7 +107,7 @@ func (t *tester) spool(dir, user string, uid uint32, known bool) {
 	switch {
 	case !i.IsDir():
 		t.say(Fail, fmt.Sprintf("spool directory %s: not a directory", dir), "set SPOOL_DIR in "+t.o.File)
-	case known && owned && owner != uid && owner != 0:
+	case known && owned && owner != int(uid) && owner != 0:
 		t.say(Fail, fmt.Sprintf("spool directory %s: belongs to user %d, not to %s (%d)", dir, owner, user, uid), fmt.Sprintf("chown -R %s:%s %s", user, user, dir))
 	case i.Mode().Perm() != 0o700:
 		t.say(Fail, fmt.Sprintf("spool directory %s: mode %#o, not 0700", dir, i.Mode().Perm()), "chmod 700 "+dir)

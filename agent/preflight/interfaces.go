@@ -1,11 +1,9 @@
 package preflight
 
 import (
-	"io/fs"
 	"net"
 	"os/user"
 	"strconv"
-	"syscall"
 )
 
 // Interfaces returns the interfaces of the machine and the groups that they are
@@ -34,13 +32,4 @@ func UserID(name string) (uint32, error) {
 	}
 	n, err := strconv.ParseUint(u.Uid, 10, 32)
 	return uint32(n), err
-}
-
-// Owner returns the number of the user that a file belongs to.
-func Owner(i fs.FileInfo) (uint32, bool) {
-	st, ok := i.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return st.Uid, true
 }

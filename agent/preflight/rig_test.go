@@ -20,6 +20,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/agent/config"
+	"example.org/threatstopd/agent/owner"
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/report/reporttest"
 	"example.org/threatstopd/capture"
@@ -165,7 +166,7 @@ func newRig(t *testing.T) *rig {
 		},
 		Dial:        r.dial,
 		User:        func(string) (uint32, error) { before("users"); return uid, nil },
-		Owner:       Owner,
+		Owner:       owner.ID,
 		OpenPflog:   func(o capture.Options) (capture.Source, error) { before("pflog"); return r.pflog.Open(o) },
 		FlushPflogd: func() error { before("pflogd"); return nil },
 		Logs:        func() ([]*os.File, error) { before("pflogd's files"); return r.logs() },

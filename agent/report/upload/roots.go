@@ -7,6 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
+
+	"example.org/threatstopd/agent/owner"
 )
 
 // maxCAFile is larger than all the authorities that there are.
@@ -40,7 +43,7 @@ func Roots(file string) (*x509.CertPool, error) {
 }
 
 func readTrusted(file string) ([]byte, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|nonblock, 0)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +55,7 @@ func readTrusted(file string) ([]byte, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, errors.New("is not a regular file")
 	}
-	if uid, is := stranger(fi); is {
+	if uid, is := owner.Stranger(fi); is {
 		return nil, fmt.Errorf("owned by uid %d, who could have the uploads sent elsewhere: chown root it", uid)
 	}
 	if mode := fi.Mode().Perm(); mode&0o022 != 0 {

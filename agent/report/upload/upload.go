@@ -79,6 +79,7 @@ const HeaderBatch = "X-Threatstop-Batch"
 const (
 	maxAnswer    = 16 << 10 // bytes of an answer's body that are read
 	maxMessage   = 160      // bytes of it that are shown
+	maxReason    = 600      // bytes that are shown of why there was none
 	maxRedirects = 3
 )
 
@@ -277,7 +278,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "log server %s: ", e.Server)
 	if e.Err != nil {
-		b.WriteString(e.Err.Error())
+		b.WriteString(line(e.Err.Error(), maxReason))
 		var unknown x509.UnknownAuthorityError
 		if errors.As(e.Err, &unknown) {
 			b.WriteString(" (CA_FILE names other authorities to trust)")
@@ -427,16 +428,20 @@ func read(resp *http.Response, timeout time.Duration, cancel context.CancelFunc)
 }
 
 // message returns the first line of an answer, printable and short.
-func message(b []byte) string {
-	s, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+func message(b []byte) string { return line(string(b), maxMessage) }
+
+// line returns the first line of a text that a server may have had a hand in, printable
+// and short.
+func line(s string, most int) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return -1
 		}
 		return r
 	}, s)
-	if len(s) > maxMessage {
-		s = s[:maxMessage] + "..."
+	if len(s) > most {
+		s = s[:most] + "..."
 	}
 	return s
 }
