@@ -59,7 +59,10 @@ func TestSortedRecords(t *testing.T) {
 
 // An index keeps within its memory whatever the addresses look like.
 func TestIndexSize(t *testing.T) {
-	const n = 200000
+	n := 200000
+	if RaceEnabled {
+		n = 100000
+	}
 	r := rand.New(rand.NewPCG(8, 8))
 	for _, c := range []struct {
 		name  string

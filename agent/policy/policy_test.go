@@ -444,6 +444,9 @@ func TestMeaning(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, width := range []int{2, 3, 5, 8, 10} {
 		rounds := map[int]int{2: 200, 3: 200, 5: 80, 8: 8, 10: 2}[width]
+		if policy.RaceEnabled {
+			rounds = (rounds + 9) / 10
+		}
 		for _, u := range universes(width) {
 			for range rounds {
 				check(t, u, randomScene(r, width))
@@ -513,7 +516,11 @@ func TestFewestAddedOfAllTables(t *testing.T) {
 		}
 	}
 	r := rand.New(rand.NewPCG(3, 4))
-	for range 600 {
+	rounds := 600
+	if policy.RaceEnabled {
+		rounds = 200
+	}
+	for range rounds {
 		s := randomScene(r, u.width)
 		p := s.build(t, u, policy.Options{})
 		must := make(map[block]bool)
