@@ -23,7 +23,7 @@ var bodies = map[string]Body{
 	// How a process ends.
 	"fails":     func(net.Conn, []*os.File) error { return errors.New("pflog0: no such\ninterface\x1b[31m") },
 	"exits 0":   atWork(func(*Worker, []*os.File) error { return nil }),
-	"exits 3":   atWork(func(*Worker, []*os.File) error { os.Exit(3); return nil }),
+	"exits 3":   atWork(func(*Worker, []*os.File) error { exit(3); return nil }),
 	"panics":    atWork(func(*Worker, []*os.File) error { panic("slice bounds out of\nrange") }),
 	"kill -9":   atWork(func(*Worker, []*os.File) error { syscall.Kill(os.Getpid(), syscall.SIGKILL); select {} }),
 	"aborts":    atWork(func(*Worker, []*os.File) error { return shell("ulimit -c 0; kill -ABRT $$") }),
@@ -39,7 +39,7 @@ var bodies = map[string]Body{
 	}),
 	"says some and dies": atWork(func(*Worker, []*os.File) error {
 		fmt.Fprint(os.Stderr, "\n\x1b[2Jfirst\nJan  1 00:00:00 host sshd: forged\n", strings.Repeat("between\n", 10000), "last\tone\n\n")
-		os.Exit(4)
+		exit(4)
 		return nil
 	}),
 	"stays": atWork(func(w *Worker, _ []*os.File) error { time.Sleep(time.Hour); return nil }),

@@ -384,7 +384,7 @@ func TestNothingLeaks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := 200
 			if testing.Short() || raceEnabled && name == "process" {
-				n = 10 // the race detector has a process sleep for a second at its end
+				n = 50 // a process under the race detector begins slowly
 			}
 			r, w, err := os.Pipe()
 			if err != nil {
@@ -451,11 +451,7 @@ func TestSendWhileItComesAndGoes(t *testing.T) {
 		for range k.got {
 		}
 	}()
-	n := 20
-	if raceEnabled {
-		n = 3
-	}
-	for range n {
+	for range 20 {
 		time.Sleep(5 * time.Millisecond)
 		k.Restart()
 		k.isUp(t)

@@ -78,13 +78,13 @@ func Serve(bodies map[string]Body) {
 	_, conn, files, ok := Inherited()
 	if !ok {
 		fmt.Fprintf(os.Stderr, "%s: is started by threatstopd alone\n", os.Args[0])
-		os.Exit(2)
+		exit(2)
 	}
 	os.Chdir("/")
 	body := bodies[role]
 	if body == nil {
 		tell(conn, fmt.Errorf("no role %q in this program", clean(role, maxKey)))
-		os.Exit(1)
+		exit(1)
 	}
 	parent := os.Getppid()
 	go func() {
@@ -92,12 +92,12 @@ func Serve(bodies map[string]Body) {
 			time.Sleep(orphanCheck)
 		}
 		time.Sleep(orphanWait)
-		os.Exit(1)
+		exit(1)
 	}()
 	if tell(conn, body(conn, files)) {
-		os.Exit(1)
+		exit(1)
 	}
-	os.Exit(0)
+	exit(0)
 }
 
 // hungUp tells whether the other end of a socket is closed, without reading from it. The
