@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,11 @@ func TestInterruptEndsPrinting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A program that is started where interrupts are ignored (by nohup(1), or in the
+	// background of a script) ignores them too; what is caught here is not inherited.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, os.Interrupt)
+	defer signal.Stop(caught)
 	cmd := exec.Command(program, "--read", "-")
 	cmd.Env = append(os.Environ(), strictEnv+"="+t.TempDir())
 	stdin, err := cmd.StdinPipe()

@@ -95,7 +95,7 @@ func strictMain(env Env) {
 	if os.Getenv(strictReads) != "" {
 		env.Stdout = reads{env.Stdout}
 	}
-	os.Exit(Run(context.Background(), os.Args[1:], env))
+	exit(Run(context.Background(), os.Args[1:], env))
 }
 
 // traced is a command under strace.
