@@ -130,11 +130,14 @@ func plan(role string, c Confinement) ([]step, error) {
 }
 
 // show makes a path visible. One that the process could not reach anyway, because a
-// directory on the way is missing or closed to its user, is left out; whoever opens it will
-// say so. As that may have been the only one, it is made sure that the rest is out of sight.
+// directory on the way is missing, is none or is closed to its user, is left out; whoever
+// opens it will say so. So is one that is missing on a file system that cannot be written
+// to: unveil(2) looks for it as if it were to be made (vfs_syscalls.c: sys_unveil), and
+// /etc/hosts may well be missing there. As that may have been the only one, it is made sure
+// that the rest is out of sight.
 func show(unveil func(path, permissions string) error, path, permissions string) error {
 	err := unveil(path, permissions)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EROFS) {
 		return unveil("/", "")
 	}
 	return err

@@ -17,6 +17,8 @@ func TestPathOutOfReachHidesTheRest(t *testing.T) {
 		{"there", nil, nil, []string{"/spool rwc"}},
 		{"in a directory that is not", map[string]error{"/spool": syscall.ENOENT}, nil, []string{"/spool rwc", "/ "}},
 		{"in a directory closed to the user", map[string]error{"/spool": syscall.EACCES}, nil, []string{"/spool rwc", "/ "}},
+		{"in a file", map[string]error{"/spool": syscall.ENOTDIR}, nil, []string{"/spool rwc", "/ "}},
+		{"missing where nothing can be made", map[string]error{"/spool": syscall.EROFS}, nil, []string{"/spool rwc", "/ "}},
 		{"one too many", map[string]error{"/spool": syscall.E2BIG}, syscall.E2BIG, []string{"/spool rwc"}},
 		{"and nothing can be hidden", map[string]error{"/spool": syscall.ENOENT, "/": syscall.EPERM}, syscall.EPERM, []string{"/spool rwc", "/ "}},
 	} {
