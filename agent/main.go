@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"net"
 	"os"
 
 	"example.org/threatstopd/agent/cli"
@@ -11,6 +12,10 @@ import (
 )
 
 func main() {
+	// Where the program is built with cgo, what stands in resolv.conf could lead to libc's
+	// resolver, whose sockets (SOCK_DNS) are the end of a process that has promised
+	// pledge(2) "inet" and not "dns".
+	net.DefaultResolver.PreferGo = true
 	env := cli.System()
 	privsep.Serve(cli.RoleBodies(env)) // ends here in a process that is a role
 	env.Roles = privsep.Exec()
