@@ -152,7 +152,11 @@ func TestTextOfAnything(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
-	for range 200 {
+	rounds := 200
+	if raceEnabled {
+		rounds = 50
+	}
+	for range rounds {
 		var s Status
 		fill(r, reflect.ValueOf(&s).Elem())
 		for _, verbose := range []bool{false, true} {

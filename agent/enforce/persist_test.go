@@ -329,8 +329,11 @@ func TestWriteFileKilled(t *testing.T) {
 	if err := WriteFile(path, head, older); err != nil {
 		t.Fatal(err)
 	}
-	interrupted, written := 0, 0
-	for range 30 {
+	interrupted, written, kills := 0, 0, 30
+	if raceEnabled {
+		kills = 10
+	}
+	for range kills {
 		cmd := exec.Command(self, "-test.run=^TestWriteFileKilled$")
 		cmd.Env = append(os.Environ(), "ENFORCE_TEST_WRITE="+path)
 		out, err := cmd.StdoutPipe()

@@ -68,7 +68,7 @@ func (deaf) Send(context.Context, upload.Batch) error { return errors.New("conne
 // memory and disk stay within their bounds, and every hit is accounted for.
 func TestFlood(t *testing.T) {
 	packets := 600_000
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		packets = 100_000
 	}
 	const spoolMax, batchBytes = 4 << 20, 256 << 10
