@@ -32,8 +32,8 @@ const socketBuffer = 256 << 10
 
 // Exec returns the Starter that executes this program again for each role. It is called
 // before the process confines itself, for it finds the program's path and opens
-// /dev/null; an error of that is one of Start. From then on no program that this process
-// starts inherits a descriptor unless it is meant to.
+// /dev/null; an error of that is one of Start. From the first Start on no program that this
+// process starts inherits a descriptor unless it is meant to.
 //
 // Start needs, of pledge(2), "stdio unix proc exec", and of unveil(2) the program "x" and
 // the dynamic linker "r".
@@ -48,10 +48,6 @@ func Exec() Starter {
 	}
 	if zone, ok := os.LookupEnv("TZ"); ok {
 		e.env = []string{"TZ=" + zone}
-	}
-	// What the shell or rc.d left open is not for the roles.
-	for fd := fdStderr + 1; fd < maxInherited; fd++ {
-		syscall.CloseOnExec(fd)
 	}
 	return e
 }
@@ -70,6 +66,15 @@ type execute struct {
 	env  []string
 	null *os.File
 	err  error
+
+	once sync.Once // keepBack
+}
+
+// keepBack sees to it that what the shell or rc.d left open is not for the roles.
+func keepBack() {
+	for fd := fdStderr + 1; fd < maxInherited; fd++ {
+		syscall.CloseOnExec(fd)
+	}
 }
 
 func (e *execute) Start(role string, files []*os.File) (Child, error) {
@@ -77,6 +82,7 @@ func (e *execute) Start(role string, files []*os.File) (Child, error) {
 	if e.err != nil {
 		return nil, e.err
 	}
+	e.once.Do(keepBack)
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
