@@ -17,6 +17,7 @@ import (
 	"example.org/threatstopd/agent/policy"
 	"example.org/threatstopd/agent/privsep"
 	"example.org/threatstopd/agent/report"
+	"example.org/threatstopd/agent/report/spool"
 	"example.org/threatstopd/agent/report/upload"
 	"example.org/threatstopd/capture"
 )
@@ -185,11 +186,13 @@ func (r *role) open() (err error) {
 	return nil
 }
 
-// makeSpool makes a spool directory that is missing, for the user that this process is to
-// become. What goes wrong with that is told when the spool is opened.
+// makeSpool makes a spool directory that is missing, and gives one that is root's to the
+// user that this process is to become. What goes wrong with that is told when the spool is
+// opened.
 func (r *role) makeSpool(dir string) {
-	if u := r.setup.Confinement; os.Mkdir(dir, 0o700) == nil && u.UID != 0 && os.Geteuid() == 0 {
-		_ = os.Chown(dir, u.UID, u.GID)
+	_ = os.Mkdir(dir, 0o700)
+	if u := r.setup.Confinement; u.UID != 0 {
+		_ = spool.Give(dir, u.UID, u.GID)
 	}
 }
 

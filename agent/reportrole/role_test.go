@@ -194,6 +194,63 @@ func TestMakesTheSpool(t *testing.T) {
 	}
 }
 
+// A spool from the time when there was no service user, and root did that work, becomes
+// that user's, with the hits that wait in it.
+func TestTakesOverTheSpoolOfRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	const uid, gid = 12345, 54321
+	owner := func(path string) (uint32, uint32) {
+		t.Helper()
+		fi, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		return st.Uid, st.Gid
+	}
+	for _, c := range []struct {
+		name    string
+		mode    os.FileMode
+		of      int
+		becomes uint32
+	}{
+		{"root's alone", 0o700, 0, uid},
+		{"others can look into it", 0o755, 0, 0},
+		{"somebody else's", 0o700, 777, 777},
+	} {
+		dir := filepath.Join(t.TempDir(), "spool")
+		waits, twice, link := filepath.Join(dir, "waits"), filepath.Join(dir, "twice"), filepath.Join(dir, "link")
+		outside := filepath.Join(t.TempDir(), "outside")
+		for _, err := range []error{
+			os.Mkdir(dir, 0o700), os.WriteFile(waits, nil, 0o600), os.WriteFile(twice, nil, 0o600), os.WriteFile(outside, nil, 0o600),
+			os.Link(twice, filepath.Join(filepath.Dir(dir), "second")), os.Symlink(outside, link), os.Chmod(dir, c.mode), os.Chown(dir, c.of, 0),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := &role{setup: Setup{Confinement: privsep.Confinement{UID: uid, GID: gid}}}
+		r.makeSpool(dir)
+		if u, _ := owner(dir); u != c.becomes {
+			t.Errorf("%s: the directory belongs to %d", c.name, u)
+		}
+		want := uint32(0)
+		if c.becomes == uid {
+			want = uid
+		}
+		if u, g := owner(waits); u != want || want != 0 && g != gid {
+			t.Errorf("%s: a file in it belongs to %d:%d", c.name, u, g)
+		}
+		for _, path := range []string{twice, link, outside} {
+			if u, _ := owner(path); u != 0 {
+				t.Errorf("%s: %s belongs to %d", c.name, path, u)
+			}
+		}
+	}
+}
+
 // The role opens all that needs root before it gives that up, in the order in which no
 // packet is missed.
 func TestOpensBeforeItIsConfined(t *testing.T) {
@@ -212,6 +269,7 @@ func TestOpensBeforeItIsConfined(t *testing.T) {
 	g.options.Setup.Reporting.Pflog.Interface = "pflog3"
 	g.options.Setup.Reporting.LogFile = filepath.Join(g.dir, "no", "pflog")
 	g.options.Setup.Confinement = privsep.Confinement{UID: 7, Paths: map[string]string{"SPOOL_DIR": "/spool"}}
+	g.options.Setup.Reporting.Service = 7
 	g.start(set(t, "test", "10.0.0.0/8"))
 	// That pflogd's files cannot be opened keeps nobody from reading.
 	g.hit("10.0.0.1")

@@ -42,6 +42,39 @@ func Adopt(f *os.File, dir string) error {
 	return nil
 }
 
+// Give gives a spool directory that is root's alone to the user that is going to work in
+// it: one that was used while that user did not exist, or that was made by hand. The
+// directory comes last, so that until then nobody else can put a file there. For anybody
+// but root, and for a directory that others can look into or that is somebody else's, it
+// does nothing: whoever opens the spool says what is wrong with it.
+func Give(dir string, uid, gid int) error {
+	fi, err := os.Lstat(dir)
+	if err != nil || os.Geteuid() != 0 || !fi.IsDir() || fi.Mode().Perm()&0o077 != 0 {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 {
+		return nil
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		fi, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		// One with a second name may be in use elsewhere.
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && fi.Mode().IsRegular() && st.Nlink == 1 {
+			if err := os.Lchown(path, uid, gid); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Lchown(dir, uid, gid)
+}
+
 // OpenOwn opens a file that is there, in a directory whose owner may be another user
 // than this process's, and who may be up to no good: no link is followed, nothing is
 // waited for, and what this process would not have put there is refused: anything but a
