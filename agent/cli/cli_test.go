@@ -110,7 +110,7 @@ func (fw *firewall) pf() *pfioctl.PF {
 	return pfioctl.New(fw.kernel.Open(true), fw.kernel.Layout())
 }
 
-func entries(t *testing.T, list ...string) []dnsfetch.Entry {
+func entries(t *testing.T, list ...string) []dnstest.Entry {
 	t.Helper()
 	all, err := dnstest.ReadPrefixes(strings.NewReader(strings.Join(list, "\n")), "test")
 	if err != nil {

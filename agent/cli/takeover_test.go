@@ -311,7 +311,7 @@ func BenchmarkSyncNow(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer server.Close()
-			list := make([]dnsfetch.Entry, n)
+			list := make([]dnstest.Entry, n)
 			for i := range list {
 				list[i].Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
 			}

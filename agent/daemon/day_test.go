@@ -175,12 +175,12 @@ func (s *site) loadRules(more ...pfsim.Rule) {
 
 // serve puts a policy of n entries, a few of them new each time, on the server.
 func (s *site) serve(n, generation int) {
-	block := []dnsfetch.Entry{{Prefix: netip.PrefixFrom(always, 32)}, {Prefix: netip.PrefixFrom(own, 24).Masked()}}
+	block := []dnstest.Entry{{Prefix: netip.PrefixFrom(always, 32)}, {Prefix: netip.PrefixFrom(own, 24).Masked()}}
 	for i := range n {
 		x := i + generation*7
-		block = append(block, dnsfetch.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(x >> 16), byte(x >> 8), byte(x)}), 32)})
+		block = append(block, dnstest.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{20, byte(x >> 16), byte(x >> 8), byte(x)}), 32)})
 	}
-	allow := []dnsfetch.Entry{{Prefix: netip.MustParsePrefix("20.0.0.9/32")}}
+	allow := []dnstest.Entry{{Prefix: netip.MustParsePrefix("20.0.0.9/32")}}
 	if err := s.server.Set(
 		dnstest.List{Name: blockList, Entries: block},
 		dnstest.List{Name: allowList, Entries: allow, Layout: dnsfetch.LayoutAPL},

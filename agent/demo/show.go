@@ -43,8 +43,8 @@ type stage struct {
 	own    netip.Prefix // the firewall's address on em0
 	dir    string
 	conf   string
-	block  []dnsfetch.Entry
-	allow  []dnsfetch.Entry
+	block  []dnstest.Entry
+	allow  []dnstest.Entry
 
 	pflog     *capturetest.Interface
 	collector *reporttest.Collector
@@ -144,7 +144,7 @@ func pfConf() pfsim.Ruleset {
 	}
 }
 
-func (s *stage) serve(block []dnsfetch.Entry) error {
+func (s *stage) serve(block []dnstest.Entry) error {
 	lists := []dnstest.List{{Name: blockList, Entries: block}}
 	if len(s.allow) > 0 {
 		lists = append(lists, dnstest.List{Name: allowList, Entries: s.allow, Layout: dnsfetch.LayoutAPL})
@@ -305,7 +305,7 @@ func (s *stage) change() error {
 	}
 	came := made(3, 0xC633640A) // 198.51.100.10
 	s.tell("The policy changes: %d entries leave it, and up to %d come:", len(gone), len(came))
-	s.block = slices.DeleteFunc(slices.Clone(s.block), func(e dnsfetch.Entry) bool { return slices.Contains(gone, e) })
+	s.block = slices.DeleteFunc(slices.Clone(s.block), func(e dnstest.Entry) bool { return slices.Contains(gone, e) })
 	s.block = append(s.block, came...)
 	if err := s.serve(s.block); err != nil {
 		return err
@@ -315,7 +315,7 @@ func (s *stage) change() error {
 	}
 	var still []string
 	err = s.each(func(a pfioctl.Addr) bool {
-		if slices.Contains(gone, dnsfetch.Entry(a)) {
+		if slices.Contains(gone, dnstest.Entry(a)) {
 			still = append(still, a.String())
 		}
 		return true
@@ -327,14 +327,14 @@ func (s *stage) change() error {
 }
 
 // enforced returns n of the list's entries that the table has.
-func (s *stage) enforced(n int) ([]dnsfetch.Entry, error) {
-	listed := make(map[dnsfetch.Entry]bool, len(s.block))
+func (s *stage) enforced(n int) ([]dnstest.Entry, error) {
+	listed := make(map[dnstest.Entry]bool, len(s.block))
 	for _, e := range s.block {
 		listed[e] = true
 	}
-	var found []dnsfetch.Entry
+	var found []dnstest.Entry
 	err := s.each(func(a pfioctl.Addr) bool {
-		if e := dnsfetch.Entry(a); !e.Not && listed[e] {
+		if e := dnstest.Entry(a); !e.Not && listed[e] {
 			found = append(found, e)
 		}
 		return len(found) < n
@@ -369,7 +369,7 @@ func (s *stage) ownAddress() error {
 	own := netip.PrefixFrom(s.own.Addr(), 32)
 	s.tell("The list now has the firewall's own address, %s, alone and in a network:", s.own.Addr())
 	s.block = append(s.block[:len(s.block):len(s.block)],
-		dnsfetch.Entry{Prefix: own}, dnsfetch.Entry{Prefix: netip.MustParsePrefix("100.64.0.0/10")})
+		dnstest.Entry{Prefix: own}, dnstest.Entry{Prefix: netip.MustParsePrefix("100.64.0.0/10")})
 	if err := s.serve(s.block); err != nil {
 		return err
 	}
@@ -411,7 +411,7 @@ func (s *stage) failure() error {
 }
 
 // lists reads the files, or makes a policy up.
-func lists(blockFile, allowFile string) (block, allow []dnsfetch.Entry, err error) {
+func lists(blockFile, allowFile string) (block, allow []dnstest.Entry, err error) {
 	if block, err = list(blockFile); err != nil {
 		return nil, nil, err
 	}
@@ -431,7 +431,7 @@ func lists(blockFile, allowFile string) (block, allow []dnsfetch.Entry, err erro
 		var a [16]byte
 		binary.BigEndian.PutUint32(a[:], 0x20010db8)
 		binary.BigEndian.PutUint32(a[4:], r.Uint32())
-		block = append(block, dnsfetch.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom16(a), 64).Masked()})
+		block = append(block, dnstest.Entry{Prefix: netip.PrefixFrom(netip.AddrFrom16(a), 64).Masked()})
 	}
 	if allowFile == "" {
 		allow = made(3, 0xCB007101) // 203.0.113.1
@@ -440,8 +440,8 @@ func lists(blockFile, allowFile string) (block, allow []dnsfetch.Entry, err erro
 }
 
 // list reads one file or several, their names separated by spaces.
-func list(names string) ([]dnsfetch.Entry, error) {
-	var all []dnsfetch.Entry
+func list(names string) ([]dnstest.Entry, error) {
+	var all []dnstest.Entry
 	for _, name := range strings.Fields(names) {
 		f, err := os.Open(name)
 		if err != nil {
@@ -458,8 +458,8 @@ func list(names string) ([]dnsfetch.Entry, error) {
 }
 
 // made returns n hosts from an address on.
-func made(n int, from uint32) []dnsfetch.Entry {
-	all := make([]dnsfetch.Entry, n)
+func made(n int, from uint32) []dnstest.Entry {
+	all := make([]dnstest.Entry, n)
 	for i := range all {
 		var a [4]byte
 		binary.BigEndian.PutUint32(a[:], from+uint32(i))
@@ -469,7 +469,7 @@ func made(n int, from uint32) []dnsfetch.Entry {
 }
 
 // widest is the shortest prefix length of a family.
-func widest(entries []dnsfetch.Entry, v6 bool) int {
+func widest(entries []dnstest.Entry, v6 bool) int {
 	bits := 128
 	for _, e := range entries {
 		if e.Prefix.Addr().Is6() == v6 {

@@ -114,16 +114,16 @@ func start(t testing.TB, o Options) *Client {
 	return c
 }
 
-func prefixes(t testing.TB, n int) []dnsfetch.Entry {
+func prefixes(t testing.TB, n int) []dnstest.Entry {
 	t.Helper()
-	all := make([]dnsfetch.Entry, n)
+	all := make([]dnstest.Entry, n)
 	for i := range all {
 		a := netip.AddrFrom4([4]byte{20, byte(i >> 16), byte(i >> 8), byte(i)})
-		all[i] = dnsfetch.Entry{Prefix: netip.PrefixFrom(a, 32), Not: i%100 == 1}
+		all[i] = dnstest.Entry{Prefix: netip.PrefixFrom(a, 32), Not: i%100 == 1}
 	}
 	if n > 10 {
-		all[5] = dnsfetch.Entry{Prefix: netip.MustParsePrefix("2001:db8::/32")}
-		all[7] = dnsfetch.Entry{Prefix: netip.MustParsePrefix("198.51.100.0/24")}
+		all[5] = dnstest.Entry{Prefix: netip.MustParsePrefix("2001:db8::/32")}
+		all[7] = dnstest.Entry{Prefix: netip.MustParsePrefix("198.51.100.0/24")}
 	}
 	return all
 }

@@ -87,8 +87,8 @@ func serve(tb testing.TB, n int) string {
 // entries returns n different entries in no order, from number first on: of
 // each twenty, one is an IPv4 network, one an IPv6 host, and the others are
 // IPv4 hosts.
-func entries(n, first int) []dnsfetch.Entry {
-	out := make([]dnsfetch.Entry, n)
+func entries(n, first int) []dnstest.Entry {
+	out := make([]dnstest.Entry, n)
 	for i := range out {
 		out[i].Prefix = numbered(first + i)
 	}

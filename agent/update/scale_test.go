@@ -130,7 +130,7 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-func published(es []dnsfetch.Entry) []netip.Prefix {
+func published(es []dnstest.Entry) []netip.Prefix {
 	out := make([]netip.Prefix, len(es))
 	for i, e := range es {
 		out[i] = e.Prefix
