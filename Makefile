@@ -11,6 +11,8 @@ BLOCK =
 ALLOW =
 FUZZTIME =	60s
 FUZZTOTAL =
+# What only developers run; ./... leaves out directories that begin with a dot.
+CI =		./.ci/interop ./.ci/nameserver
 # Whose tests test-openbsd builds.
 TESTOS =	openbsd
 ARCH =		amd64
@@ -29,7 +31,7 @@ demo:
 	@build/demo --block '$(BLOCK)' --allow '$(ALLOW)'
 
 test:
-	$(GO) test $(RACE:1=-race) ./...
+	$(GO) test $(RACE:1=-race) ./... $(CI)
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
@@ -51,7 +53,7 @@ vuln:
 # Loads the same lists into BIND, PowerDNS, NSD and Knot on loopback ports and
 # fetches them from each; installs what is missing on Debian when root.
 interop:
-	$(GO) run ./dnsfetch/dnstest/interop
+	$(GO) run ./.ci/interop
 
 # Measures the agent against dig and sed, tcpdump, and curl, on the same data;
 # installs what is missing on Debian when root.

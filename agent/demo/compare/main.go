@@ -27,7 +27,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"example.org/threatstopd/dnsfetch/dnstest/nameserver"
+	"example.org/threatstopd/.ci/nameserver"
 )
 
 func main() {

@@ -12,8 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"example.org/threatstopd/.ci/nameserver"
 	"example.org/threatstopd/dnsfetch/dnstest"
-	"example.org/threatstopd/dnsfetch/dnstest/nameserver"
 )
 
 const (

@@ -17,9 +17,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"example.org/threatstopd/.ci/nameserver"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
-	"example.org/threatstopd/dnsfetch/dnstest/nameserver"
 )
 
 // origin is the zone that all of them serve.

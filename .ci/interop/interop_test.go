@@ -14,9 +14,9 @@ import (
 
 	"github.com/miekg/dns"
 
+	"example.org/threatstopd/.ci/nameserver"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
-	"example.org/threatstopd/dnsfetch/dnstest/nameserver"
 )
 
 // Our own server is held to what the others are, with no name server installed.
