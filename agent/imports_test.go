@@ -57,29 +57,29 @@ func allDeps(t *testing.T, pkgs []string) map[string][]string {
 func TestImports(t *testing.T) {
 	const any = "*"
 	rooms := map[string][]string{ // package: what of this module it links
-		"pfioctl":                   {},
-		"pfioctl/pfsim":             {"pfioctl"},
-		"capture":                   {},
-		"capture/capturetest":       {"capture"},
-		"dnsfetch":                  {},
-		"dnsfetch/dnstest":          {"dnsfetch"},
-		"agent/policy":              {},
-		"agent/config":              {"agent/owner"},
-		"agent/owner":               {},
-		"agent/host":                {"agent/policy"},
-		"agent/enforce":             {"pfioctl"},
-		"agent/update":              {"agent/enforce", "agent/policy", "dnsfetch", "pfioctl"},
-		"agent/report":              {"agent/owner", "agent/policy", "agent/report/*", "capture"},
-		"agent/report/spool":        {},
-		"agent/report/upload":       {"agent/owner"},
-		"agent/report/reporttest":   {},
-		"agent/frame":               {},
-		"agent/privsep":             {"agent/frame"},
-		"agent/privsep/privseptest": {"agent/frame", "agent/privsep"},
-		"agent/statesrole":          {"agent/frame", "agent/policy", "agent/privsep", "pfioctl"},
-		"agent/reportrole":          {"agent/control", "agent/frame", "agent/owner", "agent/policy", "agent/privsep", "agent/report", "agent/report/*", "capture"},
-		"agent/fetchrole":           {"agent/frame", "agent/privsep", "dnsfetch"},
-		"install":                   {"agent/config", "agent/owner"},
+		"pfioctl":                            {},
+		"pfioctl/pfsim":                      {"pfioctl"},
+		"capture":                            {},
+		"capture/capturetest":                {"capture"},
+		"dnsfetch":                           {},
+		"dnsfetch/dnstest":                   {"dnsfetch"},
+		"agent/internal/policy":              {},
+		"agent/internal/config":              {"agent/internal/owner"},
+		"agent/internal/owner":               {},
+		"agent/internal/host":                {"agent/internal/policy"},
+		"agent/internal/apply":               {"pfioctl"},
+		"agent/internal/update":              {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl"},
+		"agent/internal/report":              {"agent/internal/owner", "agent/internal/policy", "agent/internal/report/*", "capture"},
+		"agent/internal/report/spool":        {},
+		"agent/internal/report/upload":       {"agent/internal/owner"},
+		"agent/internal/report/reporttest":   {},
+		"agent/internal/frame":               {},
+		"agent/internal/privsep":             {"agent/internal/frame"},
+		"agent/internal/privsep/privseptest": {"agent/internal/frame", "agent/internal/privsep"},
+		"agent/internal/states":              {"agent/internal/frame", "agent/internal/policy", "agent/internal/privsep", "pfioctl"},
+		"agent/internal/reportrole":          {"agent/internal/status", "agent/internal/frame", "agent/internal/owner", "agent/internal/policy", "agent/internal/privsep", "agent/internal/report", "agent/internal/report/*", "capture"},
+		"agent/internal/fetch":               {"agent/internal/frame", "agent/internal/privsep", "dnsfetch"},
+		"install":                            {},
 	}
 	deps := allDeps(t, append(slices.Sorted(maps.Keys(rooms)), "agent"))
 	for room, allowed := range rooms {
@@ -106,7 +106,7 @@ func TestImports(t *testing.T) {
 			t.Errorf("threatstopd links %s", d)
 		}
 	}
-	if slices.Contains(deps["agent/policy"], "net") {
-		t.Error("agent/policy links net: it knows no network")
+	if slices.Contains(deps["agent/internal/policy"], "net") {
+		t.Error("agent/internal/policy links net: it knows no network")
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"net"
 	"os"
 
-	"example.org/threatstopd/agent/cli"
-	"example.org/threatstopd/agent/privsep"
+	"example.org/threatstopd/agent/internal/cli"
+	"example.org/threatstopd/agent/internal/privsep"
 )
 
 func main() {

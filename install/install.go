@@ -15,8 +15,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"example.org/threatstopd/agent/config"
 )
 
 //go:embed threatstopd.8
@@ -50,6 +48,8 @@ type Options struct {
 	// PF tells of the packet filter; nil where there is none to ask. The tables of
 	// one that cannot be asked are taken to be in use.
 	PF func() (PF, error)
+	// Conf is the configuration that is installed and read.
+	Conf Conf
 	// Preflight looks whether all is as it has to be, and prints what it finds.
 	// It is called at the end, where the configuration is the owner's own; nil
 	// for no look.
@@ -59,11 +59,31 @@ type Options struct {
 	OS        string
 	Superuser bool
 
+	// Chown sets the owner of a file; nil for os.Lchown.
+	Chown func(path string, uid, gid int) error
+
 	// For tests.
-	chown func(path string, uid, gid int) error
 	owner func(path string) (uid, gid int, ok bool)
 	fault func(what string, done bool) error
 	hasty bool
+}
+
+// Conf is what the installer needs of the program's configuration.
+type Conf struct {
+	// Path is where the configuration lies.
+	Path string
+	// Example is the commented example that is installed where there is none.
+	Example string
+	// Parse reads the text of a configuration. Warnings are for the owner to
+	// see, and no reason to stop.
+	Parse func(name, text string) (s Settings, warnings []error, err error)
+}
+
+// Settings are the values of a configuration that the installer uses.
+type Settings struct {
+	BlockTable, BlockFile string
+	AllowTable, AllowFile string
+	SpoolDir, User        string
 }
 
 // PF is what is known of the packet filter.
@@ -102,7 +122,7 @@ func open(o Options) (h *host, unlock func(), err error) {
 		}
 	}
 	h = &host{Options: o, in: bufio.NewReader(o.In)}
-	h.disk = disk{root: o.Root, chown: o.chown, owner: o.owner, fault: o.fault, hasty: o.hasty}
+	h.disk = disk{root: o.Root, chown: o.Chown, owner: o.owner, fault: o.fault, hasty: o.hasty}
 	if h.disk.root == "" {
 		h.disk.root = "/"
 	}
@@ -228,7 +248,7 @@ type installer struct {
 	steps  []step
 	advice []string // for the owner, when all is done
 
-	cfg     *config.Config
+	cfg     Settings
 	kept    bool // the configuration is the owner's, not the example
 	changed bool // the daemon is another one now: restart it
 }
@@ -328,7 +348,7 @@ func (in *installer) plan(ctx context.Context) error {
 		}
 	}
 	if !in.kept {
-		if err := in.file(confPath(), &saved{Mode: 0o600, Data: []byte(config.Example())}, true); err != nil {
+		if err := in.file(in.Conf.Path, &saved{Mode: 0o600, Data: []byte(in.Conf.Example)}, true); err != nil {
 			return err
 		}
 	}
@@ -353,7 +373,7 @@ func (in *installer) plan(ctx context.Context) error {
 // readConf reads the configuration that is there. A broken one ends the installation
 // before it has begun.
 func (in *installer) readConf() error {
-	text, name := config.Example(), confPath()
+	text, name := in.Conf.Example, in.Conf.Path
 	s, err := in.stat(name)
 	if err != nil {
 		return err
@@ -370,7 +390,7 @@ func (in *installer) readConf() error {
 			text, in.kept = string(data), true
 		}
 	}
-	cfg, warnings, err := config.Parse(name, strings.NewReader(text))
+	cfg, warnings, err := in.Conf.Parse(name, text)
 	for _, w := range warnings {
 		in.advise("%v", w)
 	}
@@ -727,7 +747,7 @@ func (in *installer) service(ctx context.Context, on []string) error {
 // nothing by themselves.
 func (in *installer) takeOver() error {
 	if in.scripts() && !in.kept {
-		in.advise("The vendor's scripts go on updating the tables until %s is filled in\nand `threatstopd --install` has been run again.", confPath())
+		in.advise("The vendor's scripts go on updating the tables until %s is filled in\nand `threatstopd --install` has been run again.", in.Conf.Path)
 		return nil
 	}
 	if err := in.takeCrontab(); err != nil {
@@ -868,7 +888,7 @@ func (in *installer) tellScripts() error {
 func (in *installer) next(ctx context.Context) {
 	conf := readPFConf(&in.disk)
 	if !in.kept {
-		in.advise("Fill in %s: device_id, DNS_SERVERS, BLOCK_LISTS, url.\n`threatstopd -n` checks it.", confPath())
+		in.advise("Fill in %s: device_id, DNS_SERVERS, BLOCK_LISTS, url.\n`threatstopd -n` checks it.", in.Conf.Path)
 	}
 	if len(conf.using(in.cfg.BlockTable)) == 0 {
 		in.advise("%s", PFAdvice(in.cfg.BlockTable, in.cfg.BlockFile, in.cfg.AllowTable, in.cfg.AllowFile))

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"example.org/threatstopd/agent/config"
 )
 
 func contains(t *testing.T, text string, parts ...string) {
@@ -50,7 +48,7 @@ func TestInstallOnAFreshSystem(t *testing.T) {
 		"/usr/local/man/man8/threatstopd.8":     {"-r--r--r--", string(manual)},
 		"/usr/local/man/man5/threatstop.conf.5": {"-r--r--r--", string(confManual)},
 		"/etc/rc.d/threatstopd":                 {"-r-xr-xr-x", string(rcScript())},
-		"/usr/local/etc/threatstop.conf":        {"-rw-------", config.Example()},
+		"/usr/local/etc/threatstop.conf":        {"-rw-------", exampleConf},
 		"/var/spool/threatstop":                 {"drwx------", ""},
 		"/var/db/ThreatSTOP-Block.pftable":      {"-rw-------", ""},
 		"/var/db/ThreatSTOP-Allow.pftable":      {"-rw-------", ""},
@@ -143,7 +141,7 @@ func TestStartedBeforeTheScriptsEnd(t *testing.T) {
 		return o
 	}
 	in := &installer{host: &host{Options: o(new(bytes.Buffer))}}
-	in.host.disk = disk{root: b.root, chown: in.host.Options.chown}
+	in.host.disk = disk{root: b.root, chown: in.host.Options.Chown}
 	in.manifest = new(manifest)
 	var err error
 	if in.accounts, err = readAccounts(&in.host.disk); err != nil {

@@ -1,7 +1,5 @@
 package install
 
-import "example.org/threatstopd/agent/config"
-
 // Whoever builds a package sets these with the linker's -X, as install/port does.
 // With a packager [Install] and [Uninstall] refuse: what the package system put there is
 // its own to change.
@@ -32,5 +30,4 @@ const service = "threatstopd"
 func programPath() string   { return prefix + "/sbin/threatstopd" }
 func manualPath() string    { return prefix + "/man/man8/threatstopd.8" }
 func confManPath() string   { return prefix + "/man/man5/threatstop.conf.5" }
-func confPath() string      { return config.DefaultPath }
 func scriptsPrefix() string { return "/usr/local/sbin/" } // the vendor's, wherever ours are

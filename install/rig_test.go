@@ -45,6 +45,26 @@ url="https://logs.threatstop.com/"
 `
 )
 
+// The configuration of the tests: its example, and a reader that knows what the installer uses.
+const (
+	confPath    = "/usr/local/etc/threatstop.conf"
+	exampleConf = "# an example\ndevice_id=\n"
+)
+
+// parseConf refuses one value, POLL_INTERVAL=never.
+func parseConf(name, text string) (Settings, []error, error) {
+	s := Settings{BlockTable: "ThreatSTOP-Block", BlockFile: "/var/db/ThreatSTOP-Block.pftable",
+		AllowTable: "ThreatSTOP-Allow", AllowFile: "/var/db/ThreatSTOP-Allow.pftable",
+		SpoolDir: "/var/spool/threatstop", User: "_threatstop"}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if key == "POLL_INTERVAL" && value == "never" {
+			return s, nil, fmt.Errorf("%s: POLL_INTERVAL: never is no duration", name)
+		}
+	}
+	return s, nil, nil
+}
+
 var newsyslogHourly = strings.Replace(newsyslogStock, "600  3     250   *     ZB", "600  10     *   1     ZB", 1)
 
 // A tree is a host's files, for a name its content; a name that ends in a slash is a
@@ -221,7 +241,8 @@ func (b *box) options(out *bytes.Buffer, answers string) Options {
 		Program:  func() ([]byte, error) { return []byte(b.program), nil },
 		PF:       func() (PF, error) { return b.pf, b.pfErr },
 		OS:       "openbsd",
-		chown: func(path string, uid, gid int) error {
+		Conf:     Conf{Path: confPath, Example: exampleConf, Parse: parseConf},
+		Chown: func(path string, uid, gid int) error {
 			path = strings.TrimSuffix(path, tempSuffix)
 			b.owners[strings.TrimPrefix(path, b.root)] = fmt.Sprintf("%d:%d", uid, gid)
 			return nil

@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"example.org/threatstopd/agent/cli"
-	"example.org/threatstopd/agent/report/reporttest"
+	"example.org/threatstopd/agent/internal/cli"
+	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/pfioctl"

@@ -21,8 +21,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"example.org/threatstopd/agent/cli"
-	"example.org/threatstopd/agent/privsep"
+	"example.org/threatstopd/agent/internal/cli"
+	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/pfioctl"

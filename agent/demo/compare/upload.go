@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"example.org/threatstopd/agent/report/reporttest"
-	"example.org/threatstopd/agent/report/upload"
+	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/internal/report/upload"
 )
 
 // uploadPackets are as many as a busy firewall blocks in a quarter of an hour,

@@ -1,6 +1,0 @@
-//go:build !race
-
-package enforce
-
-// raceEnabled tells that the tests run under the race detector.
-const raceEnabled = false

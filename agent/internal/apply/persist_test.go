@@ -1,0 +1,411 @@
+package apply
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/pfioctl/pfsim"
+)
+
+// list is Entries from text: "!10.1.0.0/16" is negated.
+type list []string
+
+func (l list) Len() int { return len(l) }
+
+func (l list) All() iter.Seq2[netip.Prefix, bool] {
+	return func(yield func(netip.Prefix, bool) bool) {
+		for _, s := range l {
+			s, not := strings.CutPrefix(s, "!")
+			p, err := netip.ParsePrefix(s)
+			if err != nil {
+				a := netip.MustParseAddr(s)
+				p = netip.PrefixFrom(a, a.BitLen())
+			}
+			if !yield(p, not) {
+				return
+			}
+		}
+	}
+}
+
+var (
+	some = list{"10.0.0.0/8", "!10.1.0.0/16", "192.0.2.1", "2001:db8::/32", "!2001:db8::1"}
+	when = time.Date(2026, 3, 1, 4, 5, 6, 0, time.UTC)
+	head = Header{Time: when, Table: "ThreatSTOP-Block", Server: "192.0.2.53:53", Counts: "3 blocked addresses, 2 exceptions"}
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestWriteFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ThreatSTOP-Block.pftable")
+	if err := WriteFile(path, head, some); err != nil {
+		t.Fatal(err)
+	}
+	want := `# pf table ThreatSTOP-Block, written by threatstopd: changes made here are lost
+# 2026-03-01T04:05:06Z
+# from 192.0.2.53:53
+# 3 blocked addresses, 2 exceptions
+10.0.0.0/8
+!10.1.0.0/16
+192.0.2.1
+2001:db8::/32
+!2001:db8::1
+`
+	if got := read(t, path); got != want {
+		t.Errorf("file:\n%s\nwant:\n%s", got, want)
+	}
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v, want 0600", st.Mode(), err)
+	}
+	if _, err := os.Lstat(path + TempSuffix); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("temporary file is still there: %v", err)
+	}
+}
+
+func TestWriteFileRefuses(t *testing.T) {
+	dir := t.TempDir()
+	target := filepath.Join(dir, "target")
+	if err := os.WriteFile(target, []byte("the owner's\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	sub := filepath.Join(dir, "directory")
+	if err := os.Mkdir(sub, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct{ path, want string }{
+		"bad: symbolic link":       {link, "is a symbolic link"},
+		"bad: directory":           {sub, "is not a regular file"},
+		"bad: directory not there": {filepath.Join(dir, "none", "file"), "create"},
+	} {
+		err := WriteFile(tc.path, head, some)
+		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.HasPrefix(err.Error(), "persist file "+tc.path+": ") {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+	if got := read(t, target); got != "the owner's\n" {
+		t.Errorf("the link's target was written: %q", got)
+	}
+}
+
+// A link that somebody left under the temporary name is replaced, not
+// followed.
+func TestWriteFileTemporaryLink(t *testing.T) {
+	dir := t.TempDir()
+	victim := filepath.Join(dir, "victim")
+	if err := os.WriteFile(victim, []byte("precious\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "table")
+	if err := os.Symlink(victim, path+TempSuffix); err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteFile(path, head, some); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, victim); got != "precious\n" {
+		t.Errorf("the temporary name's link was followed: %q", got)
+	}
+}
+
+// What comes from outside cannot become a line of the table.
+func TestHeaderStaysComment(t *testing.T) {
+	h := head
+	h.Server = "evil\n0.0.0.0/0"
+	h.Counts = "1\r\n::/0"
+	for line := range strings.Lines(h.lines()) {
+		if !strings.HasPrefix(line, "# ") {
+			t.Errorf("header line %q is not a comment", line)
+		}
+	}
+}
+
+var errDisk = errors.New("disk failure")
+
+// failingDisk is the real disk, with every call noted and the n-th one
+// failing. A failing write leaves half of what it was given, as a full disk
+// does.
+type failingDisk struct {
+	osDisk
+	calls []string
+	fail  int // fails the call with this index; -1: none
+}
+
+func (d *failingDisk) call(name string) error {
+	d.calls = append(d.calls, name)
+	if len(d.calls)-1 == d.fail {
+		return errDisk
+	}
+	return nil
+}
+
+func (d *failingDisk) Create(name string) (file, error) {
+	if err := d.call("create " + filepath.Base(name)); err != nil {
+		return nil, err
+	}
+	f, err := d.osDisk.Create(name)
+	return &failingFile{f, d}, err
+}
+
+func (d *failingDisk) Rename(from, to string) error {
+	if err := d.call("rename " + filepath.Base(from) + " " + filepath.Base(to)); err != nil {
+		return err
+	}
+	return d.osDisk.Rename(from, to)
+}
+
+func (d *failingDisk) SyncDir(dir string) error {
+	if err := d.call("fsync directory"); err != nil {
+		return err
+	}
+	return d.osDisk.SyncDir(dir)
+}
+
+type failingFile struct {
+	file
+	d *failingDisk
+}
+
+func (f *failingFile) Write(p []byte) (int, error) {
+	if err := f.d.call("write"); err != nil {
+		n, _ := f.file.Write(p[:len(p)/2])
+		return n, err
+	}
+	return f.file.Write(p)
+}
+
+func (f *failingFile) Sync() error {
+	if err := f.d.call("fsync"); err != nil {
+		return err
+	}
+	return f.file.Sync()
+}
+
+func (f *failingFile) Close() error {
+	if err := f.d.call("close"); err != nil {
+		f.file.Close()
+		return err
+	}
+	return f.file.Close()
+}
+
+// many is long enough for several writes.
+func many(n int, first byte) list {
+	l := make(list, n)
+	for i := range l {
+		l[i] = fmt.Sprintf("%d.%d.%d.%d", first, i>>16&255, i>>8&255, i&255)
+	}
+	return l
+}
+
+func TestWriteFileOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "table")
+	d := &failingDisk{fail: -1}
+	if err := writeFile(d, path, head, many(10000, 20)); err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(d.calls, ", ")
+	want := "create table.new, write, write, fsync, close, rename table.new table, fsync directory"
+	if got != want {
+		t.Errorf("calls: %s\nwant:  %s", got, want)
+	}
+}
+
+// At whatever call the disk fails, the file is the old one or, after the
+// rename, the new one; and nothing is left beside it.
+func TestWriteFileEveryFault(t *testing.T) {
+	older, newer := many(12000, 10), many(10000, 20)
+	for n := 0; ; n++ {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "table")
+		if err := WriteFile(path, head, older); err != nil {
+			t.Fatal(err)
+		}
+		before := read(t, path)
+		d := &failingDisk{fail: n}
+		err := writeFile(d, path, head, newer)
+		if len(d.calls) <= n {
+			if n < 7 || err != nil {
+				t.Fatalf("only %d calls, %v", n, err)
+			}
+			return // every call has failed once
+		}
+		failed := d.calls[n]
+		if !errors.Is(err, errDisk) || !strings.HasPrefix(err.Error(), "persist file "+path+": ") {
+			t.Errorf("%s fails: error %v", failed, err)
+		}
+		after := read(t, path)
+		if failed == "fsync directory" {
+			if st, err := checkFile(path, newer); err != nil || !st.Same {
+				t.Errorf("%s fails: the file is not the new one: %v", failed, err)
+			}
+		} else if after != before {
+			t.Errorf("%s fails: the old file is gone", failed)
+		}
+		names, err := os.ReadDir(dir)
+		if err != nil || len(names) != 1 {
+			t.Errorf("%s fails: files left: %v %v", failed, names, err)
+		}
+	}
+}
+
+func TestCheckFile(t *testing.T) {
+	held := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
+	hh := head
+	hh.Held = held
+	for name, tc := range map[string]struct {
+		content string
+		want    fileState
+	}{
+		"same":                        {head.lines() + "10.0.0.0/8\n!10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n!2001:db8::1\n", fileState{Same: true}},
+		"same, held":                  {hh.lines() + "10.0.0.0/8\n!10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n!2001:db8::1\n", fileState{Same: true, Held: held}},
+		"same, no header":             {"10.0.0.0/8\n!10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n!2001:db8::1\n", fileState{Same: true}},
+		"another, held":               {hh.lines() + "10.0.0.0/8\n", fileState{Held: held}},
+		"empty":                       {"", fileState{}},
+		"one more":                    {"10.0.0.0/8\n!10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n!2001:db8::1\n::2\n", fileState{}},
+		"one less":                    {"10.0.0.0/8\n!10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n", fileState{}},
+		"not negated":                 {"10.0.0.0/8\n10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n!2001:db8::1\n", fileState{}},
+		"torn last line":              {"10.0.0.0/8\n!10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n!2001:db8::1", fileState{}},
+		"a comment between":           {"10.0.0.0/8\n# mine\n!10.1.0.0/16\n192.0.2.1\n2001:db8::/32\n!2001:db8::1\n", fileState{}},
+		"a very long line":            {strings.Repeat("1", 200000), fileState{}},
+		"a very long comment":         {"#" + strings.Repeat("1", 200000), fileState{}},
+		"a held line that is no time": {"# held back since yesterday\n", fileState{}},
+	} {
+		path := filepath.Join(t.TempDir(), "table")
+		if err := os.WriteFile(path, []byte(tc.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := checkFile(path, some)
+		if err != nil || got != tc.want {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, tc.want)
+		}
+	}
+	if got, err := checkFile(filepath.Join(t.TempDir(), "none"), some); err != nil || got != (fileState{}) {
+		t.Errorf("no file: %+v, %v", got, err)
+	}
+}
+
+// A process that is killed at random while it writes leaves a whole file.
+func TestWriteFileKilled(t *testing.T) {
+	older, newer := many(30000, 10), many(20000, 20)
+	if path := os.Getenv("ENFORCE_TEST_WRITE"); path != "" {
+		for {
+			for _, l := range []list{newer, older} {
+				if err := WriteFile(path, head, l); err != nil {
+					fmt.Println(err)
+					os.Exit(1)
+				}
+				fmt.Println("written")
+			}
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "table")
+	if err := WriteFile(path, head, older); err != nil {
+		t.Fatal(err)
+	}
+	interrupted, written, kills := 0, 0, 30
+	if raceEnabled {
+		kills = 10
+	}
+	for range kills {
+		cmd := exec.Command(self, "-test.run=^TestWriteFileKilled$")
+		cmd.Env = append(os.Environ(), "ENFORCE_TEST_WRITE="+path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// It is killed somewhere in the time that two files take it, however
+		// long that is on this host.
+		lines := bufio.NewScanner(out)
+		said := []string{}
+		var took time.Duration
+		for begin := time.Now(); len(said) < 2 && lines.Scan(); said = append(said, lines.Text()) {
+			took = time.Since(begin)
+			begin = time.Now()
+		}
+		time.Sleep(rand.N(2*took + 1))
+		_ = cmd.Process.Kill()
+		for lines.Scan() {
+			said = append(said, lines.Text())
+		}
+		_ = cmd.Wait()
+		for _, s := range said {
+			if s != "written" {
+				t.Fatalf("child: %s", s)
+			}
+		}
+		written += len(said)
+		if _, err := os.Lstat(path + TempSuffix); err == nil {
+			interrupted++
+		}
+		a, err := checkFile(path, older)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := checkFile(path, newer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !a.Same && !b.Same {
+			t.Fatalf("the file is neither the old nor the new one (%d bytes)", len(read(t, path)))
+		}
+	}
+	t.Logf("%d files written, %d writes interrupted", written, interrupted)
+}
+
+// The directory is flushed through the descriptor that was opened beforehand: afterwards
+// it need not be possible to open it.
+func TestOpenDirs(t *testing.T) {
+	b := newBench(t, pfsim.Options{})
+	if err := b.OpenDirs(b.target.File, "", b.target.File+".allow"); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	dir := filepath.Dir(b.target.File)
+	if len(b.disk.dirs) != 1 || b.disk.dirs[dir] == nil {
+		t.Fatalf("opened %v", b.disk.dirs)
+	}
+	if err := b.disk.SyncDir(dir); err != nil {
+		t.Error(err)
+	}
+	b.disk.dirs[dir].Close()
+	if err := b.disk.SyncDir(dir); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("flushed in another way: %v", err)
+	}
+	res, err := b.Apply(b.target, some, head)
+	if err == nil || res.Steps != 1 || !strings.Contains(err.Error(), "fsync of its directory failed") {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if err := b.OpenDirs(filepath.Join(dir, "none", "file")); err != nil || len(b.disk.dirs) != 0 {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+}

@@ -1,0 +1,65 @@
+package check
+
+import (
+	"context"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"example.org/threatstopd/agent/internal/config"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/capture"
+	"example.org/threatstopd/dnsfetch"
+	"example.org/threatstopd/pfioctl"
+)
+
+// Options are what is to be looked at.
+type Options struct {
+	Config   *config.Config
+	Warnings []config.Warning
+	File     string // where Config was read from
+
+	Fetch dnsfetch.Options // all policy servers; they are asked one by one
+	// Update is what an update would work with. Its Host and Lookup are those
+	// of the Env.
+	Update update.Options
+
+	PfConf string // the file that pf is loaded from
+
+	// Indicators are names or addresses of hosts that every policy blocks and
+	// that do no harm.
+	Indicators []string
+}
+
+// DefaultIndicator is the test indicator of the service.
+const DefaultIndicator = "bad.threatstop.com"
+
+// Env is the system as it is looked at.
+type Env struct {
+	Root       bool // this process is root's
+	OpenPF     func() (*pfioctl.PF, error)
+	Interfaces func() ([]Interface, error) // all of the machine
+	Host       func() (policy.Facts, error)
+	Lookup     func(context.Context, string) ([]netip.Addr, error)
+	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // from SOURCE_ADDRESS
+	User       func(name string) (uid uint32, err error)
+	Owner      func(fs.FileInfo) (uid int, ok bool)
+
+	OpenPflog func(capture.Options) (capture.Source, error)
+	// FlushPflogd has pflogd(8) write out what it has; the error says that it
+	// does not run, or wraps errors.ErrUnsupported.
+	FlushPflogd func() error
+	Logs        func() ([]*os.File, error) // pflogd's files, oldest first
+
+	// Confine takes from this process, for the rest of its life, all but the network and
+	// what it has open; it calls asUser, if that is not nil, as the user that the daemon's
+	// processes for the network are, and before it takes the file system away. Nil:
+	// nothing is taken, and asUser not called.
+	Confine func(asUser func()) error
+
+	Now   func() time.Time
+	Local *time.Location
+}

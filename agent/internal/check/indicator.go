@@ -1,0 +1,139 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"example.org/threatstopd/capture"
+)
+
+const (
+	// indicatorPort is connected to: it is enough that something is sent.
+	indicatorPort = 80
+	// connectTimeout is long enough for an answer, where one comes.
+	connectTimeout = 3 * time.Second
+	// seenWithin is how soon a blocked packet must be on the pflog interface.
+	seenWithin = 2 * time.Second
+)
+
+// indicator makes connections that have to be blocked, and looks for their
+// records.
+func (t *tester) indicator(ctx context.Context) {
+	if !t.ready.pf {
+		t.say(Skip, "test indicator: pf cannot be asked")
+		return
+	}
+	if !t.o.Config.ReloadPF {
+		t.say(Skip, "test indicator: the tables are not loaded by threatstopd (RELOAD_PF=no)")
+		return
+	}
+	for _, name := range t.o.Indicators {
+		addrs, err := lookup(ctx, &t.env, name)
+		if err != nil {
+			t.say(Warn, fmt.Sprintf("test indicator %s: %v", name, err), "name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS")
+			continue
+		}
+		for _, a := range addrs {
+			label := name
+			if label != a.String() {
+				label += " (" + a.String() + ")"
+			}
+			t.blocked(ctx, label, a)
+		}
+	}
+}
+
+// blocked tries one address.
+func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
+	what := "test indicator " + label
+	switch err := t.ready.blockErr; {
+	case errors.Is(err, syscall.ESRCH):
+		return // that the table is not there was told
+	case err != nil:
+		t.fail(what, err)
+		return
+	}
+	if e, ok := t.ready.decides(a); !ok || e.Not {
+		t.say(Fail, fmt.Sprintf("%s is not in table <%s>", what, t.block.Name), "threatstopd --sync-now", fmt.Sprintf("threatstopd --check %s", a))
+		return
+	}
+	t.say(OK, fmt.Sprintf("%s is in table <%s>", what, t.block.Name))
+
+	log := t.ready.pflog
+	if err := t.ready.pflogErr; err != nil {
+		t.say(Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
+	}
+	if log != nil {
+		drain(log)
+	}
+	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
+	c, err := t.env.Dial(dialCtx, "tcp", netip.AddrPortFrom(a, indicatorPort).String())
+	timedOut := dialCtx.Err() != nil
+	cancel()
+	if err == nil {
+		c.Close()
+		t.say(Fail, what+": a connection to it was made: it is not blocked", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
+		return
+	}
+	line := ""
+	if log != nil {
+		line = t.record(ctx, log, a)
+	}
+	t.connected(what, err, timedOut, line)
+	switch {
+	case log == nil:
+	case line != "":
+		t.say(OK, fmt.Sprintf("%s: its record on %s: %s", what, t.o.Config.PflogIf, line))
+	default:
+		t.say(Fail, fmt.Sprintf("%s: no record of it on %s within %v", what, t.o.Config.PflogIf, seenWithin),
+			"the rules that block have to log, there: see the lines about rules above")
+	}
+}
+
+// connected tells how a connection failed: as it should, if the kernel did not let
+// it out. Behind a bridge that filters, or where rules return something, that can
+// only be told from the record.
+func (t *tester) connected(what string, err error, timedOut bool, line string) {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		t.say(OK, what+": a connection to it is refused: permission denied")
+	case timedOut || errors.As(err, &timeout) && timeout.Timeout():
+		t.say(OK, what+": a connection to it times out, as where a bridge filters")
+	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EHOSTUNREACH):
+		if line != "" {
+			t.say(OK, fmt.Sprintf("%s: a connection to it fails: %v", what, reason(err)))
+			return
+		}
+		t.say(Warn, fmt.Sprintf("%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err)), "look for it with: tcpdump -n -e -i "+t.o.Config.PflogIf)
+	default:
+		t.say(Warn, fmt.Sprintf("%s: cannot tell whether it is blocked: %v", what, reason(err)), "look at the routes of this host")
+	}
+}
+
+// record waits for the record of a blocked packet from or to an address, and
+// returns its line, "" if none came.
+func (t *tester) record(ctx context.Context, log capture.Source, a netip.Addr) string {
+	var (
+		rec     capture.Record
+		p       capture.Packet
+		printer = capture.Printer{Location: t.env.Local}
+	)
+	for end := time.Now().Add(seenWithin); time.Now().Before(end) && ctx.Err() == nil; {
+		batch, err := log.Read()
+		if err != nil {
+			return ""
+		}
+		for batch.Next(&rec) {
+			if p.Decode(rec) == nil && (p.Src.Unmap() == a || p.Dst.Unmap() == a) && p.Header.Action == capture.ActionBlock {
+				return string(printer.AppendLine(nil, &p))
+			}
+		}
+	}
+	return ""
+}

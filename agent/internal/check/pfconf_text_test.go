@@ -1,0 +1,96 @@
+package check
+
+import (
+	"strings"
+	"testing"
+
+	"example.org/threatstopd/pfioctl"
+)
+
+func TestJudgePfConf(t *testing.T) {
+	tables := []definition{{block, "/var/db/block", true}, {allow, "/var/db/allow", false}}
+	good := "table <ThreatSTOP-Block> persist file \"/var/db/block\"\n"
+	for name, tc := range map[string]struct {
+		text string
+		want []string
+	}{
+		"as advised":                      {good + "table <ThreatSTOP-Allow> persist file \"/var/db/allow\"\n", []string{"ok pf.conf:1: table <ThreatSTOP-Block>; loaded from /var/db/block", "ok pf.conf:2: table <ThreatSTOP-Allow>"}},
+		"the block table alone":           {good, []string{"ok pf.conf:1"}},
+		"nothing":                         {"pass\n", []string{"FAIL does not define table <ThreatSTOP-Block>"}},
+		"in a comment":                    {"# " + good, []string{"FAIL does not define"}},
+		"in a comment that goes on":       {"# \\\n" + good, []string{"FAIL does not define"}},
+		"behind another statement's list": {"table <x> {\n 10.0.0.1, # one\n 10.0.0.2\n}\n" + good, []string{"ok pf.conf:5"}},
+		"over several lines":              {"table \\\n <ThreatSTOP-Block> \\\n persist file '/var/db/block'", []string{"ok pf.conf:1"}},
+		"without blanks":                  {"table<ThreatSTOP-Block>persist file\"/var/db/block\"", []string{"ok pf.conf:1"}},
+		"in an inline anchor only":        {"anchor x {\n" + good + "}\n", []string{"FAIL does not define"}},
+		"in an include":                   {"include \"/etc/pf.tables\"\n", []string{"skip line 1 includes"}},
+		"its name by a macro":             {"t = \"ThreatSTOP-Block\"\ntable <$t> persist\n", []string{"skip a macro names a table in line 2"}},
+		"by a macro":                      {"f = \"/var/db/block\"\ntable <ThreatSTOP-Block> persist file $f\n", []string{"skip table <ThreatSTOP-Block>: cannot tell what it is loaded from: a macro"}},
+		"no file":                         {"table <ThreatSTOP-Block> persist\n", []string{"warn pf.conf:1; empty from a boot"}},
+		"another file":                    {"table <ThreatSTOP-Block> persist file \"/etc/block\"\n", []string{"FAIL loaded from /etc/block, the policy is written to /var/db/block"}},
+		"two files":                       {"table <ThreatSTOP-Block> persist file \"/var/db/block\" file \"/etc/mine\"\n", []string{"FAIL loaded from /var/db/block, /etc/mine"}},
+		"const":                           {"table <ThreatSTOP-Block> persist const file \"/var/db/block\"\n", []string{"FAIL const"}},
+		"not persist":                     {"table <ThreatSTOP-Block> file \"/var/db/block\"\n", []string{"warn not persist"}},
+		"persist in the list only":        {"table <ThreatSTOP-Block> file \"/var/db/block\" { persist }\n", []string{"warn not persist"}},
+		"limit above":                     {"set limit table-entries 400000\n" + good, []string{"ok pf.conf:2"}},
+		"limit below":                     {good + "set limit table-entries 400000\n", []string{"ok pf.conf:1", "FAIL pf.conf:2: `set limit table-entries`; below"}},
+		"limit in a list below":           {good + "set limit { states 20000,\n table-entries 400000 }\n", []string{"ok pf.conf:1", "FAIL pf.conf:2"}},
+		"another limit below":             {good + "set limit states 20000\n", []string{"ok pf.conf:1"}},
+		"a quote not closed":              {"x = \"abc\n" + good, []string{"skip not closed"}},
+		"a brace not closed":              {"table <x> {\n" + good, []string{"skip not closed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			compare(t, tc.text, judgePfConf("pf.conf", tc.text, tables), tc.want)
+		})
+	}
+}
+
+func TestScanLimits(t *testing.T) {
+	c := scanPfConf("set limit { states 10, table-entries $n }\nset limit tables 7\nset limit\nset limit frags\n")
+	want := []limitLine{{1, "states", 10}, {1, "table-entries", -1}, {2, "tables", 7}}
+	if len(c.limits) != len(want) {
+		t.Fatalf("%+v", c.limits)
+	}
+	for i := range want {
+		if c.limits[i] != want[i] {
+			t.Errorf("%+v, want %+v", c.limits[i], want[i])
+		}
+	}
+}
+
+// Whatever the text, every line that is reported exists, and a table line put
+// in front is found.
+func FuzzScanPfConf(f *testing.F) {
+	for _, s := range []string{
+		"table <a> persist file \"/x\"\nset limit table-entries 5\n", "anchor \"x\" {\n table <b> { 10/8 }\n}\n",
+		"# c \\\n d\npass in on $ext_if from { 1, 2 } # x\n", "include '/etc/y'", "table <c> \\\n const {\n\n}", "\"", "{", "}}}\ntable <t> x",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		lines := strings.Count(text, "\n") + 1
+		check := func(line int) {
+			if line < 1 || line > lines {
+				t.Fatalf("line %d of %d", line, lines)
+			}
+		}
+		c := scanPfConf(text)
+		for _, x := range c.tables {
+			check(x.line)
+		}
+		for _, x := range c.limits {
+			check(x.line)
+			if x.value < -1 {
+				t.Fatalf("limit %d", x.value)
+			}
+		}
+		if c.includes != 0 {
+			check(c.includes)
+		}
+		d := definition{table: pfioctl.Table{Name: "front"}, file: "/var/db/front"}
+		with := scanPfConf(d.line() + "\n" + text)
+		if len(with.tables) != len(c.tables)+1 || with.tables[0].name != "front" || with.tables[0].line != 1 || with.tables[0].files[0] != d.file {
+			t.Fatalf("%+v without, %+v with a line in front", c.tables, with.tables)
+		}
+	})
+}

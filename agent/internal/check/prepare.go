@@ -1,0 +1,142 @@
+package check
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/capture"
+	"example.org/threatstopd/pfioctl"
+)
+
+// prepared is what only root can have, and what is on the disk, had before the process is
+// confined: each with the error in its place.
+type prepared struct {
+	pf          bool // pf could be asked
+	used, limit int  // entries of tables
+	countErr    error
+	block       *pfioctl.Addrs // the block table
+	blockErr    error
+
+	pflog    capture.Source // nil without an error: it is not to be looked at
+	pflogErr error
+
+	roots    *x509.CertPool // for the log server
+	rootsErr error
+	system   *x509.CertPool // for other servers; nil: none
+}
+
+// prepare gets ready what the checks need that come when the process is confined.
+func (t *tester) prepare(context.Context) {
+	r, cfg := &t.ready, t.o.Config
+	t.o.Update.Host = once(t.o.Update.Host)
+	if r.pf = t.pf != nil; r.pf {
+		if r.used, _, r.countErr = t.pf.Used(); r.countErr == nil {
+			r.limit, r.countErr = t.pf.Limit(pfioctl.LimitTableEntries)
+		}
+		if cfg.ReloadPF {
+			r.block, r.blockErr = t.pf.Get(t.block)
+			if t.report() && !t.noPflog { // opening would create it
+				log, err := t.env.OpenPflog(capture.Options{Interface: cfg.PflogIf, Filter: capture.FilterBlock, ReadTimeout: 100 * time.Millisecond, BatchDelay: 50 * time.Millisecond})
+				if r.pflogErr = err; err == nil {
+					r.pflog = log
+				}
+			}
+		}
+		t.pf.Close()
+		t.pf = nil
+	}
+	// Go loads the system's when they are first used; a nil pool has none.
+	r.system, _ = upload.Roots("")
+	if t.report() {
+		r.roots, r.rootsErr = upload.Roots(cfg.CAFile)
+	}
+	_ = time.Now().In(t.env.Local).String() // reads the zone's file
+}
+
+// once asks what the exceptions are made of now, and gives the same answer later.
+func once(host func() (policy.Facts, error)) func() (policy.Facts, error) {
+	facts, err := host()
+	return func() (policy.Facts, error) { return facts, err }
+}
+
+// close gives back what prepare took.
+func (t *tester) close() {
+	if t.pf != nil {
+		t.pf.Close()
+	}
+	if t.ready.block != nil {
+		t.ready.block.Close()
+	}
+	if t.ready.pflog != nil {
+		t.ready.pflog.Close()
+	}
+}
+
+// confine confines the process. The foreign bytes come after it.
+func (t *tester) confine(context.Context) {
+	if t.env.Confine == nil {
+		return
+	}
+	if err := t.env.Confine(t.tryToWrite); err != nil {
+		t.say(Fail, fmt.Sprintf("not all was looked at: %v", err))
+		t.over = true
+	}
+}
+
+// tryToWrite has the user of the reporting process write to the spool. What the modes of
+// directories say is one thing, those above them and read-only file systems another.
+func (t *tester) tryToWrite() {
+	cfg := t.o.Config
+	if uid, err := t.env.User(cfg.User); err != nil || !t.spoolUser || os.Geteuid() != int(uid) {
+		return
+	}
+	f, err := os.CreateTemp(cfg.SpoolDir, ".threatstopd-test-*")
+	if err == nil {
+		f.Close()
+		err = os.Remove(f.Name())
+	}
+	if err == nil {
+		t.say(OK, fmt.Sprintf("spool directory %s: %s can write there", cfg.SpoolDir, cfg.User))
+		return
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	do := fmt.Sprintf("chown -R %s:%s %s", cfg.User, cfg.User, cfg.SpoolDir)
+	if parent := filepath.Dir(cfg.SpoolDir); errors.Is(err, fs.ErrPermission) {
+		do += "; chmod go+x " + parent
+	}
+	t.say(Fail, fmt.Sprintf("spool directory %s: %s cannot write there: %v", cfg.SpoolDir, cfg.User, err), do)
+}
+
+// decides returns the entry of the block table that decides for an address, as pf would
+// say; ok is false when there is none.
+func (r *prepared) decides(a netip.Addr) (entry pfioctl.Addr, ok bool) {
+	for e := range r.block.All() {
+		if e.Prefix.Contains(a) && (!ok || e.Prefix.Bits() > entry.Prefix.Bits()) {
+			entry, ok = e, true
+		}
+	}
+	return entry, ok
+}
+
+// drain takes from the interface what came before: its buffer may be full.
+func drain(log capture.Source) {
+	const most = 16
+	for range most {
+		batch, err := log.Read()
+		if err != nil || batch.Empty() {
+			return
+		}
+	}
+}

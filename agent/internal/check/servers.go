@@ -1,0 +1,204 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/dnsfetch"
+)
+
+// servers asks each policy server: whether it can be reached, and whether it gives
+// the lists. All of them come from the first that does, the others are asked for one.
+func (t *tester) servers(ctx context.Context) {
+	var lists []update.List
+	for _, server := range t.o.Fetch.Servers {
+		if ctx.Err() != nil {
+			return
+		}
+		reached := t.connect(ctx, server)
+		if !reached {
+			continue
+		}
+		if got := t.ask(ctx, server, lists != nil); lists == nil {
+			lists = got
+		}
+	}
+	if lists == nil {
+		t.say(Fail, "no policy server gives all lists: the policy cannot be updated", t.afterRefusal()...)
+		return
+	}
+	fmt.Fprintln(t.w, "DNS Server is ready.")
+	never, warnings, err := facts(ctx, &t.o)
+	for _, w := range warnings {
+		t.say(Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")
+	}
+	if err != nil {
+		t.fail("policy", err)
+		return
+	}
+	p, err := t.o.Update.Build(lists, never)
+	if err != nil {
+		t.fail("policy", err)
+		return
+	}
+	t.policy = p
+	if p.Block.Len() == 0 {
+		t.say(Fail, "policy: it blocks nothing: an empty table is not enforced", "look at BLOCK_LISTS in "+t.o.File)
+		return
+	}
+	t.say(OK, fmt.Sprintf("policy: %s to block, %d to allow", entries(p.Block.Len()), p.Allow.Len()))
+}
+
+func (t *tester) afterRefusal() []string {
+	if t.refused {
+		return []string{"a new device takes 15 minutes to an hour until the servers know it; they know it by its public address"}
+	}
+	return []string{"see the lines above"}
+}
+
+// dnsPorts are those that a policy server without a port is asked on.
+var dnsPorts = []uint16{53, 5353}
+
+// connect makes a TCP connection to each address and port of a server, and reports
+// whether one could be made.
+func (t *tester) connect(ctx context.Context, server string) bool {
+	host, ports := server, dnsPorts
+	if t.o.Fetch.Ports != nil {
+		ports = t.o.Fetch.Ports
+	}
+	if h, p, err := net.SplitHostPort(server); err == nil {
+		if n, err := strconv.ParseUint(p, 10, 16); err == nil {
+			host, ports = h, []uint16{uint16(n)}
+		}
+	}
+	addrs, err := lookup(ctx, &t.env, host)
+	if err != nil {
+		t.say(t.serverLevel(), fmt.Sprintf("policy server %s: %v", server, err), "give its address in DNS_SERVERS, or look at the resolver (/etc/resolv.conf)")
+		return false
+	}
+	var good, bad []string
+	for _, a := range addrs {
+		for _, port := range ports {
+			to := netip.AddrPortFrom(a, port).String()
+			began := t.env.Now()
+			c, err := t.dial(ctx, to)
+			if err != nil {
+				bad = append(bad, fmt.Sprintf("%s: %v", to, reason(err)))
+				continue
+			}
+			c.Close()
+			good = append(good, fmt.Sprintf("%s in %v", to, t.env.Now().Sub(began).Round(time.Millisecond)))
+		}
+	}
+	switch {
+	case len(good) == 0:
+		t.say(t.serverLevel(), fmt.Sprintf("policy server %s: no TCP connection: %s", server, strings.Join(bad, "; ")),
+			"let TCP to ports 53 and 5353 of it out, here and at any firewall on the way")
+		return false
+	case len(bad) > 0:
+		t.say(OK, fmt.Sprintf("policy server %s: connects to %s (not to %s)", server, strings.Join(good, ", "), strings.Join(bad, "; ")))
+	default:
+		t.say(OK, fmt.Sprintf("policy server %s: connects to %s", server, strings.Join(good, ", ")))
+	}
+	return true
+}
+
+// serverLevel is how bad it is that one server does not work: not much, where
+// there are others.
+func (t *tester) serverLevel() Level {
+	if len(t.o.Fetch.Servers) > 1 {
+		return Warn
+	}
+	return Fail
+}
+
+func (t *tester) dial(ctx context.Context, to string) (net.Conn, error) {
+	timeout := t.o.Fetch.Timeout
+	if timeout == 0 {
+		timeout = dnsfetch.DefaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return t.env.Dial(ctx, "tcp", to)
+}
+
+// reason leaves out of a network error what was said already.
+func reason(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		err = op.Err
+	}
+	return err
+}
+
+func lookup(ctx context.Context, env *Env, host string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	addrs, err := env.Lookup(ctx, host)
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("has no address")
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, err
+}
+
+// ask fetches all lists from a server, or with one just the first, and returns
+// them if all have come.
+func (t *tester) ask(ctx context.Context, server string, one bool) []update.List {
+	o := t.o.Fetch
+	o.Servers = []string{server}
+	client, err := dnsfetch.New(o)
+	if err != nil {
+		t.fail("policy server "+server, err)
+		return nil
+	}
+	defer client.Close()
+	var lists []update.List
+	complete := true
+	for _, want := range t.o.Update.Wanted() {
+		if one && want.Kind != policy.Block {
+			continue
+		}
+		l, err := client.Fetch(ctx, dnsfetch.Request{Name: want.Name, AllowEmpty: want.Kind == policy.Allow})
+		if err != nil {
+			complete = false
+			t.refused = t.refused || errors.Is(err, dnsfetch.ErrRefused)
+			do := "look at the name in " + t.o.File + ": it must be as the service gives it"
+			if errors.Is(err, dnsfetch.ErrRefused) {
+				do = "the servers do not know this host's public address, or not yet"
+			}
+			t.say(t.serverLevel(), err.Error(), do)
+			if errors.Is(err, dnsfetch.ErrRefused) || ctx.Err() != nil {
+				break // the others would be, too
+			}
+			continue
+		}
+		t.say(OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
+			want.Kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
+		lists = append(lists, update.List{Kind: want.Kind, Name: want.Name, List: l})
+		if one {
+			break
+		}
+	}
+	if !complete {
+		return nil
+	}
+	return lists
+}
+
+// facts returns what exceptions follow from, as an update finds it, and what could
+// not be found.
+func facts(ctx context.Context, o *Options) (policy.Facts, []string, error) {
+	return o.Update.Facts(ctx, make(map[string][]netip.Addr))
+}

@@ -1,0 +1,378 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"example.org/threatstopd/agent/internal/config"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/pfioctl"
+)
+
+// Test goes through all checks, writes a line for each finding to w, with what to
+// do below it, and returns the number of failures. What cannot be looked at is
+// skipped, and said.
+//
+// First comes what is this host's: it takes root, and believes only root's files and the
+// kernel. Then the process is confined, and talks to others.
+func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
+	o.Update.Host, o.Update.Lookup = env.Host, env.Lookup
+	t := &tester{o: o, env: env, w: w, block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
+	for _, check := range []func(context.Context){
+		t.configuration, t.root, t.openPF, t.pflog, t.rules, t.pfConf, t.files, t.prepare, t.confine,
+		t.servers, t.authorised, t.headroom, t.logServer, t.indicator,
+	} {
+		if ctx.Err() != nil {
+			t.say(Fail, "not all was looked at: "+ctx.Err().Error())
+			break
+		}
+		if check(ctx); t.over {
+			break
+		}
+	}
+	t.close()
+	t.summary()
+	return t.count[Fail]
+}
+
+// ConfigRefused writes what Test does for a configuration that is refused, and
+// returns the number of failures.
+func ConfigRefused(file string, warnings []config.Warning, err error, w io.Writer) (failures int) {
+	t := &tester{w: w, o: Options{Warnings: warnings}}
+	for _, warning := range warnings {
+		t.say(Warn, "configuration: "+warning.String())
+	}
+	var all config.Errors
+	if errors.As(err, &all) {
+		for _, e := range all {
+			t.say(Fail, "configuration: "+e.Error())
+		}
+	} else {
+		t.say(Fail, fmt.Sprintf("configuration: %v", err), "write it, or name another file with -f; `threatstopd --help` has more")
+	}
+	t.summary()
+	return t.count[Fail]
+}
+
+type tester struct {
+	o            Options
+	env          Env
+	w            io.Writer
+	count        [Fail + 1]int
+	block, allow pfioctl.Table
+	pf           *pfioctl.PF // until prepare
+	tables       []pfioctl.TableStats
+	spoolUser    bool // the spool directory is there, and the user
+	ready        prepared
+	over         bool // no more is to be looked at
+
+	noPflog bool           // the interface that hits are read from is not there
+	refused bool           // some policy server does not know this host
+	policy  *policy.Policy // what the lists make, nil if they could not be fetched
+}
+
+func (t *tester) say(l Level, text string, do ...string) {
+	t.count[l]++
+	fmt.Fprintf(t.w, "%-4s  %s\n", l, text)
+	for _, line := range do {
+		fmt.Fprintf(t.w, "      %s\n", line)
+	}
+}
+
+func (t *tester) find(all []Finding) {
+	for _, f := range all {
+		t.say(f.Level, f.Text, f.Do...)
+	}
+}
+
+// summary is the last line.
+func (t *tester) summary() {
+	if n := t.count[Fail]; n > 0 {
+		fmt.Fprintf(t.w, "The test was not successful: %s.\n", counted(n, "failure"))
+		return
+	}
+	var rest []string
+	if n := t.count[Warn]; n > 0 {
+		rest = append(rest, counted(n, "warning"))
+	}
+	if n := t.count[Skip]; n > 0 {
+		rest = append(rest, counted(n, "check")+" skipped")
+	}
+	if len(rest) > 0 {
+		fmt.Fprintf(t.w, "%s.\n", strings.Join(rest, ", "))
+	}
+	fmt.Fprintln(t.w, "The test was successful. You are now ready to run threatstopd.")
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func entries(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
+}
+
+// report tells whether hits are reported.
+func (t *tester) report() bool { return t.o.Config.Upload != config.UploadNone }
+
+func (t *tester) configuration(context.Context) {
+	for _, w := range t.o.Warnings {
+		t.say(Warn, "configuration: "+w.String())
+	}
+	if len(t.o.Warnings) == 0 {
+		t.say(OK, "configuration: "+t.o.File)
+	}
+}
+
+func (t *tester) root(context.Context) {
+	if t.env.Root {
+		t.say(OK, "running as root")
+	} else {
+		t.say(Skip, "not root: what only root may see is skipped", "doas threatstopd --test")
+	}
+}
+
+// openPF opens pf and looks whether it is enabled.
+func (t *tester) openPF(context.Context) {
+	pf, err := t.env.OpenPF()
+	switch {
+	case err == nil:
+		t.pf = pf
+	case !t.env.Root && errors.Is(err, os.ErrPermission):
+		t.say(Skip, fmt.Sprintf("pf: %v", err))
+		return
+	default:
+		t.say(Fail, fmt.Sprintf("pf: %v", err), "threatstopd needs OpenBSD's pf(4)")
+		return
+	}
+	status, err := pf.Status()
+	switch {
+	case errors.Is(err, pfioctl.ErrUnknownRelease):
+		t.say(Skip, fmt.Sprintf("pf: cannot tell whether it is enabled: openbsd %s is newer than this program", pf.Layout().Release()))
+	case err != nil:
+		t.fail("pf", err)
+	case !status.Running:
+		t.say(Fail, "pf is disabled: nothing is blocked", "pfctl -e", "rcctl enable pf")
+	default:
+		t.say(OK, "pf is enabled")
+	}
+}
+
+// fail says that something went wrong, and what is known to help.
+func (t *tester) fail(what string, err error) {
+	text := err.Error()
+	if what != "" {
+		text = what + ": " + text
+	}
+	var e *pfioctl.Error
+	if errors.As(err, &e) {
+		if advice := e.Advice(); advice != "" {
+			t.say(Fail, text, advice)
+			return
+		}
+	}
+	t.say(Fail, text)
+}
+
+// pflog looks at the interface that hits are read from, and at pflogd.
+func (t *tester) pflog(context.Context) {
+	if !t.report() {
+		t.say(Skip, "pflog: hits are not reported (UPLOAD=no)")
+		return
+	}
+	name := t.o.Config.PflogIf
+	create := []string{"ifconfig " + name + " create up", "echo up > /etc/hostname." + name}
+	if name == pflogdInterface {
+		create = []string{"rcctl enable pflogd", "rcctl start pflogd"}
+	}
+	links, err := t.env.Interfaces()
+	if err != nil {
+		t.fail("pflog", err)
+		return
+	}
+	state := -1
+	for _, i := range links {
+		if i.Name == name {
+			if state = 0; i.Up {
+				state = 1
+			}
+		}
+	}
+	switch state {
+	case -1:
+		t.say(Fail, fmt.Sprintf("pflog: interface %s does not exist: no hit can be seen", name), create...)
+		t.noPflog = true
+	case 0:
+		t.say(Warn, fmt.Sprintf("pflog: interface %s is down", name), "ifconfig "+name+" up")
+	default:
+		t.say(OK, fmt.Sprintf("pflog: interface %s is up", name))
+	}
+	if name != pflogdInterface {
+		t.say(Note, fmt.Sprintf("pflogd: it logs %s, not %s: what is logged while threatstopd is down is lost", pflogdInterface, name))
+		return
+	}
+	switch err := t.env.FlushPflogd(); {
+	case err == nil:
+		t.say(OK, "pflogd is running")
+	case errors.Is(err, errors.ErrUnsupported) || !t.env.Root:
+		t.say(Skip, fmt.Sprintf("pflogd: cannot tell whether it runs: %v", err))
+	default:
+		t.say(Warn, fmt.Sprintf("%v: what is logged while threatstopd is down is lost", err), "rcctl enable pflogd", "rcctl start pflogd")
+	}
+}
+
+// pflogdInterface is what pflogd logs unless its flags say otherwise.
+const pflogdInterface = "pflog0"
+
+// rules looks at the tables and at the loaded rules.
+func (t *tester) rules(context.Context) {
+	if t.pf == nil {
+		t.say(Skip, "tables and rules: pf cannot be asked")
+		return
+	}
+	tables, err := t.pf.Tables(pfioctl.TableFilter{All: true})
+	if err != nil {
+		t.fail("tables", err)
+		return
+	}
+	t.tables = tables
+	t.table(t.block, t.o.Config.BlockFile, true)
+	if len(t.o.Config.AllowLists) > 0 {
+		t.table(t.allow, t.o.Config.AllowFile, false)
+	}
+	rules, err := t.pf.Rules()
+	if errors.Is(err, pfioctl.ErrUnknownRelease) {
+		st, _ := t.stats(t.block)
+		text := fmt.Sprintf("rules: cannot tell whether they block: openbsd %s is newer than this program", t.pf.Layout().Release())
+		if st.Rules+st.Anchors == 0 {
+			t.say(Fail, "rules: none refers to table <"+t.block.Name+">", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
+			return
+		}
+		t.say(Skip, fmt.Sprintf("%s; %d refer to the table", text, st.Rules+st.Anchors), append([]string{"it should have, above the first rule with quick:"}, t.lines()...)...)
+		return
+	}
+	if err != nil {
+		t.fail("rules", err)
+		return
+	}
+	o := RulesOptions{
+		Block: t.block, Allow: t.allow, AllowCarved: len(t.o.Config.AllowLists) > 0,
+		Tables: tables, Report: t.report(), PflogIf: t.pflogNumber(),
+	}
+	if o.Skipped, err = t.pf.SkippedInterfaces(); err != nil {
+		t.say(Skip, fmt.Sprintf("rules: cannot tell which interfaces pf skips: %v", err))
+	}
+	if links, err := t.env.Interfaces(); err == nil {
+		o.Interfaces = filtered(links)
+	}
+	t.find(Rules(rules, o))
+}
+
+func (t *tester) lines() []string { return Lines(t.block.Name, t.pflogNumber()) }
+
+// pflogNumber is N of pflogN.
+func (t *tester) pflogNumber() int {
+	n := 0
+	fmt.Sscanf(strings.TrimPrefix(t.o.Config.PflogIf, "pflog"), "%d", &n)
+	return n
+}
+
+// filtered leaves out interfaces that carry no packet of others: copies for
+// looking at, and what is down.
+func filtered(all []Interface) []Interface {
+	var out []Interface
+	for _, i := range all {
+		switch driver(i.Name) {
+		case "pflog", "pfsync", "pflow":
+			continue
+		case "enc":
+			if !i.Up {
+				continue // there on every machine, used with IPsec
+			}
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+func (t *tester) stats(table pfioctl.Table) (pfioctl.TableStats, bool) {
+	for _, st := range t.tables {
+		if st.Table == table && st.Active() {
+			return st, true
+		}
+	}
+	return pfioctl.TableStats{}, false
+}
+
+// table looks at one table of the kernel.
+func (t *tester) table(table pfioctl.Table, file string, needed bool) {
+	st, ok := t.stats(table)
+	d := definition{table: table, file: file}
+	switch {
+	case !ok && needed:
+		t.say(Fail, fmt.Sprintf("table <%s> is not there", table.Name), "add to pf.conf, above the rules:", d.line(), "pfctl -f "+t.o.PfConf)
+	case !ok:
+		t.say(Note, fmt.Sprintf("table <%s> is not there: it is made at the first update", table.Name), "rules that name it do not see that one: define it in pf.conf:", d.line())
+	case st.Flags&pfioctl.TableConst != 0:
+		t.say(Fail, fmt.Sprintf("table <%s> is const: it cannot be updated", table.Name), "write in pf.conf:", d.line(), "pfctl -f "+t.o.PfConf)
+	case st.Addresses == 0 && needed:
+		t.say(Warn, fmt.Sprintf("table <%s> is empty: nothing is blocked", table.Name), "threatstopd --sync-now")
+	default:
+		t.say(OK, fmt.Sprintf("table <%s> has %s", table.Name, entries(st.Addresses)))
+	}
+}
+
+// pfConf looks at the text of pf.conf.
+func (t *tester) pfConf(context.Context) {
+	text, err := os.ReadFile(t.o.PfConf)
+	if err != nil {
+		t.say(Skip, fmt.Sprintf("pf.conf: cannot tell what it loads: %v", err))
+		return
+	}
+	t.find(judgePfConf(t.o.PfConf, string(text), []definition{
+		{t.block, t.o.Config.BlockFile, true},
+		{t.allow, t.o.Config.AllowFile, false},
+	}))
+}
+
+// headroom looks whether the policy fits into pf, now and when pf.conf is loaded
+// again.
+func (t *tester) headroom(context.Context) {
+	if !t.ready.pf {
+		t.say(Skip, "entry headroom: pf cannot be asked")
+		return
+	}
+	used, limit := t.ready.used, t.ready.limit
+	if err := t.ready.countErr; err != nil {
+		t.fail("entry headroom", err)
+		return
+	}
+	block, _ := t.stats(t.block)
+	allow, _ := t.stats(t.allow)
+	old := block.Addresses + allow.Addresses
+	size, what := old, "the tables hold"
+	if t.policy != nil {
+		size, what = t.policy.Block.Len()+t.policy.Allow.Len(), "the policy has"
+	}
+	others := used - old
+	numbers := fmt.Sprintf("limit %d, in use by other tables %d, %s %d", limit, others, what, size)
+	advice := []string{pfioctl.AdviseEntries(others + size), "pfctl -f " + t.o.PfConf}
+	switch {
+	case others+size > limit:
+		t.say(Fail, "entry headroom: the policy does not fit: "+numbers, advice...)
+	case others+2*size > limit:
+		t.say(Fail, "entry headroom: pf.conf could not be loaded again, as the new tables are built beside the old: "+numbers, advice...)
+	default:
+		t.say(OK, fmt.Sprintf("entry headroom: %s, twice while pf.conf is loaded", numbers))
+	}
+}

@@ -1,0 +1,165 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/fetch"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/status"
+	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/pfioctl"
+)
+
+// syncNow is one policy run: the daemon's where one is running, and else our
+// own.
+func syncNow(ctx context.Context, env Env, f *flags) error {
+	if env.Socket != "" {
+		client, err := status.Dial(ctx, env.Socket)
+		if err == nil {
+			return askDaemon(ctx, env, f, client)
+		}
+		if !errors.Is(err, status.ErrNotRunning) {
+			return err
+		}
+	}
+	cfg, err := load(env, f)
+	if err != nil {
+		return err
+	}
+	unlock, err := apply.Lock(filepath.Dir(cfg.BlockFile))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// The fetching process gets ready beside us. It is not heard before we are confined.
+	confined := make(chan struct{})
+	fetcher, err := fetch.New(ctx, fetch.Options{
+		Starter:     env.Roles,
+		Fetch:       fetchOptions(cfg),
+		Confinement: fetchConfinement(cfg, lookupUser(cfg.User)),
+		Hold:        confined,
+		Once:        true,
+	})
+	if err != nil {
+		return usageError{err}
+	}
+	defer fetcher.Close()
+	pf, err := env.OpenPF()
+	if err != nil {
+		return err
+	}
+	defer pf.Close()
+	e := apply.New(pf)
+	if err := e.OpenDirs(cfg.BlockFile, cfg.AllowFile); err != nil {
+		return err
+	}
+	defer e.Close()
+	o := updateOptions(cfg, env)
+	o.Lookup = fetcher.Lookup
+	facts, hostErr := o.Host()
+	o.Host = func() (policy.Facts, error) { return facts, hostErr }
+	// From here on pf is asked for nothing else than its promise allows.
+	if _, err := pf.Limit(pfioctl.LimitTableEntries); err != nil {
+		return err
+	}
+	pf.Pledged()
+	fetcher.Started()
+	if env.Confine != nil {
+		keeps := privsep.Confinement{Paths: map[string]string{"BLOCK_FILE": cfg.BlockFile, "ALLOW_FILE": cfg.AllowFile}}
+		if err := env.Confine.Confine("--sync-now", keeps); err != nil {
+			return err
+		}
+	}
+	close(confined)
+
+	screen := &screen{env: env}
+	n := &update.Narrator{
+		Say:     screen.say,
+		Warn:    screen.warn,
+		Draw:    screen.draw,
+		Verbose: f.verbose > 0,
+		Local:   env.Local,
+		Version: shortVersion(),
+	}
+	trace := n.Begin(env.Now())
+	setting, ended := trace.Setting, sync.OnceFunc(func() { go fetcher.Close() })
+	trace.Setting = func(k policy.Kind, s *policy.Set) {
+		ended() // the lists have come: it goes while pf and the disk are at work
+		setting(k, s)
+	}
+	out := update.New(o, fetcher).Run(ctx, e, f.force, trace)
+	n.End(out)
+	if !out.OK() {
+		return errSaid
+	}
+	return nil
+}
+
+// askDaemon lets the daemon do it, and shows what it says. The daemon goes on
+// when the caller does not wait.
+func askDaemon(ctx context.Context, env Env, f *flags, client *status.Client) error {
+	screen := &screen{env: env}
+	exit, err := client.Sync(ctx, f.force, func(line string, warn bool) {
+		if warn {
+			screen.warn(line)
+		} else {
+			screen.say(line)
+		}
+	})
+	if err == nil && exit != exitOK {
+		return errSaid
+	}
+	return err
+}
+
+// screen writes what is done to Stdout, what is wrong to Stderr, and on a
+// terminal a line that shows how far the work has come.
+type screen struct {
+	env   Env
+	drawn int       // width of the line that is to be replaced
+	last  time.Time // when one was drawn
+}
+
+// A line that is drawn fits into the narrowest terminal, since one that was
+// wrapped could not be taken back; and a serial console of 9600 baud must not
+// hold the work up.
+const (
+	drawWidth = 79
+	drawEvery = 200 * time.Millisecond
+)
+
+func (s *screen) say(line string) {
+	s.erase()
+	fmt.Fprintln(s.env.Stdout, line)
+}
+
+func (s *screen) warn(line string) {
+	s.erase()
+	fmt.Fprintf(s.env.Stderr, "threatstopd: %s\n", line)
+}
+
+func (s *screen) draw(line string) {
+	if !s.env.Terminal || s.drawn > 0 && time.Since(s.last) < drawEvery {
+		return
+	}
+	s.last = time.Now()
+	line = line[:min(len(line), drawWidth)]
+	io.WriteString(s.env.Stderr, "\r"+line+strings.Repeat(" ", max(0, s.drawn-len(line))))
+	s.drawn = len(line)
+}
+
+func (s *screen) erase() {
+	if s.drawn > 0 {
+		io.WriteString(s.env.Stderr, "\r"+strings.Repeat(" ", s.drawn)+"\r")
+		s.drawn = 0
+	}
+}

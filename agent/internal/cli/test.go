@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"example.org/threatstopd/agent/internal/check"
+	"example.org/threatstopd/agent/internal/config"
+	"example.org/threatstopd/agent/internal/owner"
+	"example.org/threatstopd/agent/internal/report"
+)
+
+// pfConf is what pf is loaded from, unless rc.conf.local says otherwise.
+const pfConf = "/etc/pf.conf"
+
+// testAll looks whether everything is as it has to be. A configuration that is
+// refused is the first finding, not the end of a mode that would have told it on
+// standard error.
+func testAll(ctx context.Context, env Env, f *flags) error {
+	cfg, warnings, err := config.Load(f.file)
+	failures := 0
+	if err != nil {
+		failures = check.ConfigRefused(f.file, warnings, err, env.Stdout)
+	} else {
+		o := preflightOptions(cfg, env, f)
+		o.Warnings = warnings
+		if len(f.args) > 0 {
+			o.Indicators = f.args
+		}
+		e := preflightEnv(cfg, env)
+		e.Confine = confineTest("--test", cfg, env, o.Indicators)
+		failures = check.Test(ctx, o, e, env.Stdout)
+	}
+	if failures > 0 {
+		return errSaid
+	}
+	return nil
+}
+
+// checkAddress tells of one address whether and why it is blocked.
+func checkAddress(ctx context.Context, env Env, f *flags) error {
+	a, err := netip.ParseAddr(f.address)
+	if err != nil {
+		return usageError{fmt.Errorf("--check %s: not an address", f.address)}
+	}
+	cfg, err := load(env, f)
+	if err != nil {
+		return err
+	}
+	e := preflightEnv(cfg, env)
+	e.Confine = confineTest("--check", cfg, env, nil)
+	answer, err := check.Check(ctx, a, preflightOptions(cfg, env, f), e, env.Stdout)
+	switch {
+	case err != nil:
+		return usageError{err}
+	case answer == check.CannotTell:
+		return usageError{fmt.Errorf("cannot tell whether %s is blocked", a)}
+	case answer == check.NotBlocked:
+		return errSaid
+	}
+	return nil
+}
+
+// confineTest returns what confines one of the two, which go on to connect to the servers
+// of the configuration, and to others. They become the user that the daemon's processes
+// for the network are, as is what they read.
+func confineTest(command string, c *config.Config, env Env, others []string) func(asUser func()) error {
+	if env.Confine == nil {
+		return nil
+	}
+	u := lookupUser(c.User)
+	x := fetchConfinement(c, u)
+	x.Memory = 0 // the test ends; its tables may be large
+	for _, host := range others {
+		x.Names = x.Names || isName(host)
+	}
+	x.Names = x.Names || c.AuthURL != nil && isName(c.AuthURL.Hostname())
+	return func(asUser func()) error {
+		x.AsUser = asUser
+		return env.Confine.Confine(command, x)
+	}
+}
+
+func preflightOptions(c *config.Config, env Env, f *flags) check.Options {
+	o := check.Options{
+		Config:     c,
+		File:       f.file,
+		Fetch:      fetchOptions(c),
+		Update:     updateOptions(c, env),
+		PfConf:     pfConf,
+		Indicators: []string{check.DefaultIndicator},
+	}
+	return o
+}
+
+func preflightEnv(c *config.Config, env Env) check.Env {
+	dialer := &net.Dialer{}
+	if c.SourceAddress.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.SourceAddress, 0))
+	}
+	return check.Env{
+		Root:        os.Geteuid() == 0,
+		OpenPF:      env.OpenPF,
+		Interfaces:  check.Interfaces,
+		Host:        env.Host,
+		Lookup:      env.Lookup,
+		Dial:        dialer.DialContext,
+		User:        check.UserID,
+		Owner:       owner.ID,
+		OpenPflog:   env.OpenPflog,
+		FlushPflogd: env.FlushPflogd,
+		Logs:        func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) },
+		Now:         env.Now,
+		Local:       env.Local,
+	}
+}

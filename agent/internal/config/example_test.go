@@ -1,0 +1,152 @@
+package config
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write threatstop.conf.example from the table of keys")
+
+const examplePath = "../../../threatstop.conf.example"
+
+func TestExampleFile(t *testing.T) {
+	if *update {
+		if err := os.WriteFile(examplePath, []byte(Example()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.ReadFile(examplePath)
+	if os.IsNotExist(err) {
+		t.Skip("the source is not on this host")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Example(), string(file)); diff != "" {
+		t.Fatalf("threatstop.conf.example is not what the keys say: go test ./agent/config -update (-want +got):\n%s", diff)
+	}
+	for line := range strings.Lines(string(file)) {
+		if len(line) > 82 && !strings.Contains(line, "=") || strings.Trim(line, "\n") != strings.TrimRight(line, " \t\n") {
+			t.Errorf("too wide, or with blanks at its end: %q", line)
+		}
+	}
+	for _, r := range string(file) {
+		if r > '~' || r < ' ' && r != '\n' {
+			t.Errorf("%U is not for every editor", r)
+		}
+	}
+
+	// As it comes: no warnings, and every default.
+	c, warnings, err := Parse(examplePath, bytes.NewReader(file))
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("%v, %v", warnings, err)
+	}
+	want := base()
+	want.DNSServers = []string{"ts-dns.threatstop.com", "dns.threatstop.com"}
+	want.BlockLists = []string{"basic.threatstop.local"}
+	want.URL = mustURL("https://logs.threatstop.com/")
+	if diff := cmp.Diff(want, c, exact); diff != "" {
+		t.Errorf("as it comes (-want +got):\n%s", diff)
+	}
+
+	// With every line in force: the same, since what is behind a # is the default.
+	every := regexp.MustCompile(`(?m)^#([A-Za-z_0-9]+=)`).ReplaceAll(file, []byte("$1"))
+	all, warnings, err := Parse("every line", bytes.NewReader(every))
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("every line in force: %v, %v", warnings, err)
+	}
+	if diff := cmp.Diff(c, all, exact); diff != "" {
+		t.Errorf("every line in force (-want +got):\n%s", diff)
+	}
+
+	// Every key once, with its default.
+	found := make(map[string][]string)
+	for _, m := range regexp.MustCompile(`(?m)^#?([A-Za-z_0-9]+)=(.*)$`).FindAllStringSubmatch(string(file), -1) {
+		found[m[1]] = append(found[m[1]], strings.Trim(m[2], `"`))
+	}
+	for _, k := range Keys() {
+		value := k.Default + k.Example
+		if got := found[k.Name]; len(got) != 1 || got[0] != value {
+			t.Errorf("%s stands there with %q, want once, with %q", k.Name, got, value)
+		}
+		delete(found, k.Name)
+	}
+	if len(found) > 0 {
+		t.Errorf("no keys: %v", found)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	seen := make(map[string]bool)
+	for i, k := range Keys() {
+		if k.Name == "" || k.Doc == "" || k.Allowed == "" || seen[k.Name] {
+			t.Errorf("incomplete, or twice: %+v", k)
+		}
+		seen[k.Name] = true
+		if i == 0 && k.Section == "" {
+			t.Error("the first key has no section")
+		}
+		if (k.Need != "") != (k.Example != "") || k.Need != "" && k.Default != "" {
+			t.Errorf("%s: a required key has an example and no default: %+v", k.Name, k)
+		}
+		if find(k.Name) != &keys[i] {
+			t.Errorf("%s is not found", k.Name)
+		}
+		// Close names must be told apart, or one would be a slip of the other.
+		for _, other := range keys[:i] {
+			if strings.EqualFold(k.Name, other.Name) {
+				t.Errorf("%s and %s differ in nothing but capitals", k.Name, other.Name)
+			}
+		}
+	}
+	keys := Keys()
+	keys[0].Name = "x"
+	if Keys()[0].Name == "x" {
+		t.Error("Keys gives away the table itself")
+	}
+}
+
+func TestNearest(t *testing.T) {
+	for _, tt := range []struct{ name, want string }{
+		{"DNS_SERVER", "DNS_SERVERS"},
+		{"dns_servers", "DNS_SERVERS"},
+		{"DNSSERVERS", "DNS_SERVERS"},
+		{"BLCOK_FILE", "BLOCK_FILE"},
+		{"ALOW_TABLE", "ALLOW_TABLE"},
+		{"pf_log", "pflog"},
+		{"URLS", "url"},
+		{"ur", "url"},
+		{"ul", "url"},
+		{"u", ""},
+		{"version", ""},
+		{"PATH", ""},
+		{"LANG", ""},
+		{"HOME", ""},
+		{"MY_OWN", ""},
+		{strings.Repeat("X", 1000), ""},
+	} {
+		if got := nearest(tt.name); got != tt.want {
+			t.Errorf("nearest(%q) = %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"abc", "abc", 0}, {"abc", "axc", 1}, {"abc", "ac", 1},
+		{"kitten", "mitten", 1}, {"sitting", "kitten", 3}, {"abcdef", "badcfe", 4}, {"ab", "ba", 2},
+	} {
+		if got := distance(tt.a, tt.b); got != tt.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+		if got := distance(tt.b, tt.a); got != tt.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", tt.b, tt.a, got, tt.want)
+		}
+	}
+}

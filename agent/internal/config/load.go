@@ -1,0 +1,287 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"mvdan.cc/sh/v3/syntax"
+
+	"example.org/threatstopd/agent/internal/owner"
+)
+
+// Load reads and checks the file at path. The error is Errors where the file is
+// refused: for its contents; because it, or the directory that it is in, belongs to
+// another user than root and the one that asks, or can be written by others, who could
+// have anything done as root; or because others can read a secret in it. The warnings
+// count in either case. A file that is no regular one, such as a pipe, is read as it
+// comes.
+func Load(path string) (*Config, []Warning, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%w: copy threatstop.conf.example there and fill it in", err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if fi.IsDir() {
+		return nil, nil, fmt.Errorf("%s: is a directory, not a configuration", path)
+	}
+	c, warnings, err := Parse(path, f)
+	var refused Errors
+	if err != nil && !errors.As(err, &refused) {
+		return nil, warnings, err
+	}
+	if fi.Mode().IsRegular() {
+		refused = append(unsafeFile(path, fi, c), refused...)
+	}
+	if len(refused) > 0 {
+		return nil, warnings, refused
+	}
+	return c, warnings, nil
+}
+
+// unsafeFile says what speaks against a file, apart from its contents; c is nil where
+// these are refused.
+func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
+	refuse := func(key, format string, args ...any) {
+		errs = append(errs, &Error{File: path, Key: key, Text: fmt.Sprintf(format, args...)})
+	}
+	if uid, is := owner.Stranger(fi); is {
+		refuse("", "owned by uid %d, who could have anything done as root: chown root %s", uid, path)
+	}
+	mode := fi.Mode().Perm()
+	if mode&0o022 != 0 {
+		refuse("", "mode %04o: others than its owner can write what is acted on as root: chmod go-w %s", mode, path)
+	}
+	// Who can write to the directory can put another file there, unless it is a
+	// sticky one such as /tmp.
+	dir := filepath.Dir(path)
+	if di, err := os.Stat(dir); err == nil && di.IsDir() && di.Mode()&fs.ModeSticky == 0 && di.Mode()&0o002 != 0 {
+		refuse("", "everybody can write to the directory that it is in (mode %04o): chmod o-w %s", di.Mode().Perm(), dir)
+	}
+	if c == nil || mode&0o044 == 0 {
+		return errs
+	}
+	for i := range keys {
+		if k := &keys[i]; k.shown != nil && k.shown(c) != k.text(c) {
+			refuse(k.Name, "holds a secret, and others can read the file (mode %04o): chmod 600 %s", mode, path)
+		}
+	}
+	return errs
+}
+
+// Parse reads and checks a configuration. name stands for it in errors and
+// warnings. The error is Errors where the contents are refused, and otherwise that
+// of r; the Config is nil then.
+func Parse(name string, r io.Reader) (*Config, []Warning, error) {
+	src, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	p := &problems{file: name}
+	c := p.config(readShell(src, p))
+	warnings, err := p.result()
+	if err != nil {
+		return nil, warnings, err
+	}
+	return c, warnings, nil
+}
+
+// config fills a Config from what the file assigns. It returns something in every
+// case; whether it is worth anything, the problems say.
+func (p *problems) config(sh *shell) *Config {
+	last := make(map[string]assignment)
+	for _, a := range sh.out {
+		if find(a.key) == nil {
+			p.unknown(a, sh.used[a.key])
+			continue
+		}
+		if before, ok := last[a.key]; ok && !a.extends {
+			p.warnf(a.line, a.key, "set again: this replaces the value of line %d", before.line)
+		}
+		last[a.key] = a
+	}
+
+	c := new(Config)
+	bad := make(map[string]bool)
+	for i := range keys {
+		k := &keys[i]
+		a, given := last[k.Name]
+		value := strings.TrimSpace(a.value)
+		if sh.failed[k.Name] {
+			bad[k.Name] = true
+			continue
+		}
+		if value == "" {
+			if given && k.Default != "" {
+				p.warnf(a.line, k.Name, "empty: the default is used, %s", k.Default)
+			}
+			value = strings.ReplaceAll(k.Default, "$OUT_DIR", c.OutDir)
+			if value == "" {
+				continue
+			}
+		}
+		err := unprintable(value, k.list)
+		if err == nil {
+			err = k.set(c, value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
+		}
+		if err != nil {
+			bad[k.Name] = true
+			var we *wordError
+			if errors.As(err, &we) {
+				value = we.word
+			}
+			p.errorf(a.line, k.Name, "%s %v; allowed: %s", k.show(value), err, k.allowed)
+		}
+	}
+	p.together(c, bad, func(key string) int { return last[key].line })
+
+	for i := range keys {
+		k := &keys[i]
+		if p.unread || k.Need == "" || k.text(c) != "" || bad[k.Name] || k.hits && (c.Upload == UploadNone || bad["UPLOAD"]) {
+			continue
+		}
+		or := ""
+		if k.hits {
+			or = ", or UPLOAD=no to report nothing"
+		}
+		p.errorf(last[k.Name].line, k.Name, "missing: %s; add for example %s=%s%s", k.Need, k.Name, quote(k.Example), or)
+	}
+	return c
+}
+
+// unknown warns of a key that means nothing here. One that another key's value
+// refers to has its use, unless it looks like a slip.
+func (p *problems) unknown(a assignment, used bool) {
+	if near := nearest(a.key); near != "" {
+		p.warnf(a.line, a.key, "unknown key: is %s meant?", near)
+	} else if !used {
+		p.warnf(a.line, a.key, "unknown key: it has no effect")
+	}
+}
+
+// together checks what no key can know alone. bad has the keys that are wrong in
+// themselves, line where a key was set, 0 for a default.
+func (p *problems) together(c *Config, bad map[string]bool, line func(string) int) {
+	// A clash is said of the key that stands later in the file. text is given
+	// the name of the other one.
+	clash := func(a, b string, text func(other string) string) {
+		if bad[a] || bad[b] {
+			return
+		}
+		if line(a) > line(b) {
+			a, b = b, a
+		}
+		p.errorf(line(b), b, "%s", text(a))
+	}
+	twice := func(a, b, value string) {
+		clash(a, b, func(other string) string {
+			return fmt.Sprintf("%q is what %s has, too: they must differ", brief(value), other)
+		})
+	}
+	if c.BlockTable == c.AllowTable {
+		twice("BLOCK_TABLE", "ALLOW_TABLE", c.BlockTable)
+	}
+	if c.BlockFile == c.AllowFile {
+		twice("BLOCK_FILE", "ALLOW_FILE", c.BlockFile)
+	}
+	if c.UploadField == c.UploadIDField {
+		twice("UPLOAD_FIELD", "UPLOAD_ID_FIELD", c.UploadField)
+	}
+	for _, b := range c.BlockLists {
+		for _, a := range c.AllowLists {
+			if strings.EqualFold(a, b) {
+				twice("BLOCK_LISTS", "ALLOW_LISTS", a)
+			}
+		}
+	}
+	if c.SpoolMax < 2*c.UploadBatchBytes {
+		clash("SPOOL_MAX", "UPLOAD_BATCH_BYTES", func(string) string {
+			return fmt.Sprintf("the spool must hold two uploads: SPOOL_MAX is %s, UPLOAD_BATCH_BYTES is %s",
+				formatSize(c.SpoolMax), formatSize(c.UploadBatchBytes))
+		})
+	}
+	if c.StaleAfter > 0 && c.StaleAfter < c.PollInterval {
+		clash("STALE_AFTER", "POLL_INTERVAL", func(string) string {
+			return fmt.Sprintf("lists would be stale before they are fetched again: STALE_AFTER is %s, POLL_INTERVAL is %s",
+				formatDuration(c.StaleAfter), formatDuration(c.PollInterval))
+		})
+	}
+	if c.Metrics.IsValid() && !c.Metrics.Addr().IsLoopback() && !c.MetricsAny && !bad["METRICS"] && !bad["METRICS_ANY"] {
+		p.errorf(line("METRICS"), "METRICS", "\"%s\" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d, or set METRICS_ANY=yes",
+			c.Metrics, c.Metrics.Port())
+	}
+	if c.URL != nil && c.URL.Scheme == "http" && !c.AllowHTTP && !bad["url"] && !bad["ALLOW_HTTP"] {
+		p.errorf(line("url"), "url", "%q begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes",
+			brief(redacted(c.URL)))
+	}
+	if c.SourceAddress.IsValid() && len(c.DNSServers) > 0 && !bad["SOURCE_ADDRESS"] && !bad["DNS_SERVERS"] {
+		reachable := false
+		for _, s := range c.DNSServers {
+			a, isAddr := serverOf(s)
+			reachable = reachable || !isAddr || a.Is4() == c.SourceAddress.Is4()
+		}
+		if !reachable {
+			p.errorf(line("SOURCE_ADDRESS"), "SOURCE_ADDRESS", "\"%s\" is of another address family than every server in DNS_SERVERS", c.SourceAddress)
+		}
+	}
+}
+
+// serverOf returns the address of a checked server, if it has one.
+func serverOf(s string) (netip.Addr, bool) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a, true
+	}
+	ap, err := netip.ParseAddrPort(s)
+	return ap.Addr(), err == nil
+}
+
+// show returns a value as an error may.
+func (k *key) show(value string) string {
+	if k.shown != nil {
+		value = hidden(value)
+	}
+	return fmt.Sprintf("%q", brief(value))
+}
+
+// quote writes a value so that a shell takes it for one word.
+func quote(s string) string {
+	if s == "" {
+		return ""
+	}
+	q, err := syntax.Quote(s, syntax.LangPOSIX)
+	if err != nil {
+		// Values of control characters are not accepted to begin with.
+		return "''"
+	}
+	return q
+}
+
+// WriteTo writes the whole configuration, defaults included, as a file that Parse
+// reads to an equal Config, but for secrets: passwords, and what looks like one in
+// the parameters of a URL, come out as xxxxx.
+func (c *Config) WriteTo(w io.Writer) (int64, error) {
+	var b bytes.Buffer
+	for i := range keys {
+		k := &keys[i]
+		value := k.text(c)
+		if k.shown != nil {
+			value = k.shown(c)
+		}
+		fmt.Fprintf(&b, "%s=%s\n", k.Name, quote(value))
+	}
+	return b.WriteTo(w)
+}

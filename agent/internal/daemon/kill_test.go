@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/reportrole"
+	"example.org/threatstopd/agent/internal/update"
+)
+
+// Which policy a new one is compared with, poll by poll.
+func TestWhatWasInForceBefore(t *testing.T) {
+	set := func(s string) *policy.Set {
+		b := policy.NewBuilder(policy.Options{})
+		b.Add(b.List("test", policy.Block), netip.MustParsePrefix(s), false)
+		p, err := b.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Block
+	}
+	l := &life{Daemon: &Daemon{o: Options{Log: zerolog.Nop()}, trouble: newTroubles(zerolog.Nop()), report: new(reportrole.Client)}, setup: new(Setup)}
+	// What the kernel had at the start is matched against, and is no policy.
+	l.inForce.set = set("10.9.0.0/16")
+	for _, poll := range []struct {
+		name  string
+		set   string
+		steps int
+		load  bool
+		err   error
+		want  string // an address of the policy before; none: nothing is to be killed
+	}{
+		{"first", "10.1.0.0/16", 1, true, nil, ""},
+		{"unchanged", "10.1.0.0/16", 0, true, nil, ""},
+		{"changed", "10.2.0.0/16", 1, true, nil, "10.1.0.1"},
+		{"pf refuses", "10.3.0.0/16", 0, true, errors.New("refused"), ""},
+		{"set in two steps", "10.3.0.0/16", 2, true, nil, "10.2.0.1"},
+		{"set, and the file is not", "10.4.0.0/16", 1, true, errors.New("disk full"), ""},
+		{"the file too", "10.4.0.0/16", 0, true, nil, "10.3.0.1"},
+		{"unchanged", "10.4.0.0/16", 0, true, nil, ""},
+		{"only the file is written", "10.5.0.0/16", 0, false, nil, ""},
+	} {
+		before := l.takeTables(&update.Outcome{Tables: []update.Table{{
+			Kind: policy.Block, Set: set(poll.set), Load: poll.load, Result: apply.Result{Steps: poll.steps}, Err: poll.err,
+		}}})
+		if before == nil {
+			if poll.want != "" {
+				t.Errorf("%s: nothing was in force before", poll.name)
+			}
+			continue
+		}
+		if poll.want == "" {
+			t.Errorf("%s: something was in force before", poll.name)
+		} else if _, _, ok := policy.NewIndex(before).Lookup(netip.MustParseAddr(poll.want)); !ok {
+			t.Errorf("%s: %s was not in force before", poll.name, poll.want)
+		}
+	}
+}

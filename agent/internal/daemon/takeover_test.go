@@ -1,0 +1,187 @@
+package daemon_test
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.org/threatstopd/agent/internal/frame"
+)
+
+// What the role that reports says to main, by the kinds of its frames; those below 16 are
+// privsep's.
+const (
+	sayLog     = 1
+	sayReady   = 4
+	sayCapture = 32
+	askStatus  = 33
+	askSync    = 34
+)
+
+// attack is what runs in the role instead of its own code. It holds the connection to
+// main until it ends.
+type attack func(conn net.Conn)
+
+// reads takes what main sends, without answering, until the end.
+func reads(conn net.Conn) {
+	b := make([]byte, 64<<10)
+	for {
+		if _, err := conn.Read(b); err != nil {
+			return
+		}
+	}
+}
+
+// forever says the same again and again.
+func forever(kind byte, payload string) attack {
+	return func(conn net.Conn) {
+		go reads(conn)
+		for frame.Write(conn, kind, []byte(payload)) == nil {
+		}
+	}
+}
+
+// once says something, and answers main as it should.
+func once(kind byte, payload string) attack {
+	return func(conn net.Conn) {
+		frame.Write(conn, kind, []byte(payload))
+		pong(conn)
+	}
+}
+
+// pong answers pings, and tells all else to f.
+func pong(conn net.Conn, f ...func(kind byte)) {
+	limits := make(frame.Limits)
+	for kind := range 256 {
+		limits[byte(kind)] = 8 << 20
+	}
+	for r := frame.NewReader(conn, limits); ; {
+		kind, payload, err := r.Next()
+		switch {
+		case err != nil:
+			return
+		case kind == 2:
+			if frame.Write(conn, 3, payload) != nil {
+				return
+			}
+		default:
+			for _, f := range f {
+				f(kind)
+			}
+		}
+	}
+}
+
+// A role that was taken over may say what it likes: main goes on fetching and enforcing,
+// and the owner is told.
+func TestTakenOverReport(t *testing.T) {
+	for name, a := range map[string]struct {
+		attack attack
+		told   string
+	}{
+		"garbage": {func(conn net.Conn) {
+			conn.Write(bytes.Repeat([]byte("give me the table\n"), 100))
+			pong(conn)
+		}, "report process: misbehaved, killed: not a frame"},
+		"another version": {func(conn net.Conn) {
+			conn.Write([]byte{'T', 'S', frame.Version + 1, askStatus, 0, 0, 0, 0})
+			pong(conn)
+		}, "report process: misbehaved, killed: frame of another version"},
+		"too long": {once(sayCapture, strings.Repeat("x", 1<<20)), "report process: misbehaved, killed: frame too long"},
+		"gigabytes ahead": {func(conn net.Conn) {
+			conn.Write([]byte{'T', 'S', frame.Version, sayCapture, 0xff, 0xff, 0xff, 0xff})
+			pong(conn)
+		}, "report process: misbehaved, killed: frame too long"},
+		"a list":           {once(17, "entries"), "report process: misbehaved, killed: frame of an unknown kind"},
+		"an unknown kind":  {once(200, ""), "report process: misbehaved, killed: frame of an unknown kind"},
+		"another field":    {once(sayCapture, `{"Reading":true,"Force":true}`), "report process: misbehaved, killed: capture state: json: unknown field"},
+		"two values":       {once(sayCapture, `{"Reading":true}{}`), "report process: misbehaved, killed: capture state: "},
+		"a nest":           {once(sayCapture, strings.Repeat(`[`, 3000)), "report process: misbehaved, killed: capture state: "},
+		"sync with more":   {once(askSync, "\x01\x01"), "report process: misbehaved, killed: frame too long"},
+		"sync with a flag": {once(askSync, "\x80"), "report process: misbehaved, killed: sync asked for with 80"},
+		"two syncs":        {forever(askSync, "\x01"), "report process: misbehaved, killed: asks for a sync while it has one"},
+		"syncs without end": {func(conn net.Conn) {
+			frame.Write(conn, askSync, []byte{1})
+			pong(conn, func(kind byte) {
+				if kind == 22 { // the end of one
+					frame.Write(conn, askSync, []byte{1})
+				}
+			})
+		}, "report process: misbehaved, killed: asks for syncs without end"},
+		"status without end": {forever(askStatus, ""), "report process: misbehaved, killed: "},
+		"capture flaps":      {forever(sayCapture, `{"Reading":false,"Why":"guess"}`), "report process: misbehaved, killed: tells of the capture again and again"},
+		"no event":           {once(sayLog, "policy enforced"), "report process: misbehaved, killed: "},
+		"events without end": {forever(sayLog, `{"level":"error","message":"policy not updated"}`), "report process: misbehaved, killed: "},
+		"ready twice":        {once(sayReady, ""), "report process: misbehaved, killed: "},
+		"never reads":        {func(conn net.Conn) { time.Sleep(time.Hour) }, "report process: misbehaved, killed: "},
+		"never answers":      {reads, "report process: misbehaved, killed: silent"},
+		"hangs up":           {func(conn net.Conn) { conn.Close(); time.Sleep(time.Hour) }, "report process: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.poll = time.Minute
+			entries := 200
+			if strings.HasPrefix(name, "never") {
+				entries = 50_000 // more than fits the buffer of a connection
+			}
+			s.serve(entries, 0)
+			synctest.Test(t, func(t *testing.T) {
+				s.t = t
+				s.boot()
+				s.body = func(conn net.Conn, _ []*os.File) error {
+					if frame.Write(conn, sayReady, nil) == nil {
+						a.attack(conn)
+					}
+					return errors.New("done")
+				}
+				stop := s.run()
+				time.Sleep(10 * time.Second)
+				for second := range 6 * 60 {
+					time.Sleep(time.Second)
+					s.probe()
+					// Nothing that the role does keeps main from its signals. (Of one that
+					// never reads that cannot be tried here: who waits for a lock, as the
+					// line about reporting then does, holds up the bubble's time.)
+					if second%20 == 0 && name != "never reads" {
+						select {
+						case s.signals <- syscall.SIGUSR1:
+						case <-time.After(100 * time.Millisecond):
+							t.Error("main does not take a signal")
+						}
+					}
+				}
+				// Main goes on: what is new comes into force.
+				polls := s.said(`"took"`)
+				s.serve(entries-10, 3)
+				time.Sleep(3 * time.Minute)
+				s.probe()
+				if s.said(`"added":`) == 0 || s.said(`"message":"policy enforced"`) < 2 {
+					t.Error("the new policy has not come into force")
+				}
+				if n := s.said(`"took"`); n < polls+2 || polls < 5 {
+					t.Errorf("%d polls in six minutes, %d in three more", polls, n-polls)
+				}
+				if s.said(a.told) == 0 {
+					t.Errorf("nothing is told of it, wanted %q", a.told)
+				}
+				s.logMu.Lock()
+				if n := s.log.Len(); n > 2<<20 {
+					t.Errorf("%d bytes of log in eight minutes", n)
+				}
+				s.logMu.Unlock()
+				stop()
+				time.Sleep(2 * time.Hour) // until those that sleep have ended
+				if t.Failed() {
+					log := s.log.String()
+					t.Logf("the daemon said:\n%s", log[:min(len(log), 6000)])
+				}
+			})
+		})
+	}
+}

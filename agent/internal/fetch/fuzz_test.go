@@ -1,0 +1,133 @@
+package fetch
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"net/netip"
+	"testing"
+
+	"example.org/threatstopd/dnsfetch"
+)
+
+// asking is a client that has asked for a list, number 1, and for a name, number 2.
+func asking(t testing.TB, most int) (*Client, *listing, *looking) {
+	t.Helper()
+	checked, err := dnsfetch.New(dnsfetch.Options{Servers: []string{"127.0.0.1:9"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := &listing{
+		number: 1, request: &dnsfetch.Request{Name: listName, Progress: func(dnsfetch.Progress) {}},
+		progress: make(chan dnsfetch.Progress, 1), done: make(chan struct{}),
+	}
+	look := &looking{name: "two.example.net", done: make(chan struct{})}
+	return &Client{checked: checked, most: most, list: list, lookups: map[uint32]*looking{2: look}}, list, look
+}
+
+// FuzzHandle: whatever the role sends, what main takes of it is a list that was asked for, within
+// the limit and of networks; addresses that hosts can have; and text that is printable.
+func FuzzHandle(f *testing.F) {
+	const most = 64
+	message := func(kind byte, payload []byte) []byte {
+		return append(binary.BigEndian.AppendUint16([]byte{kind}, uint16(len(payload))), payload...)
+	}
+	text := func(v any) []byte {
+		b, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return b
+	}
+	a := &taken{}
+	a.setup.Options.Servers = []string{"127.0.0.1:9"}
+	a.fetch.Name = listName
+	l, err := a.made(3)
+	if err != nil {
+		f.Fatal(err)
+	}
+	var whole []byte
+	for _, size := range []int{0, 20} {
+		whole = nil
+		if err := l.Send(size, func(p dnsfetch.Part, b []byte) error {
+			switch p {
+			case dnsfetch.PartHeader:
+				whole = append(whole, message(kindHeader, append(number(1), b...))...)
+			case dnsfetch.PartChunk:
+				whole = append(whole, message(kindChunk, b)...)
+			default:
+				whole = append(whole, message(kindCommit, append(number(1), b...))...)
+			}
+			return nil
+		}); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(whole)
+	}
+	failure, _ := (&dnsfetch.Error{List: listName, Err: dnsfetch.ErrCut}).AppendBinary(number(1))
+	found := text(addresses{Number: 2, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}})
+	none := text(addresses{Number: 2, Error: "no such host"})
+	step := text(progress{Number: 1, Server: "127.0.0.1:9", Done: 1, Parts: 2, Entries: 3, Bytes: 4})
+	f.Add(message(kindFailure, failure))
+	f.Add(append(message(kindAddresses, found), whole...))
+	f.Add(append(message(kindProgress, step), message(kindAddresses, none)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, list, look := asking(t, most)
+		for len(b) >= 3 {
+			kind, n := b[0], min(int(binary.BigEndian.Uint16(b[1:])), len(b)-3)
+			payload := b[3 : 3+n]
+			b = b[3+n:]
+			if longest, ok := toMain[kind]; !ok || n > longest {
+				break
+			}
+			if c.handle(nil, kind, payload) != nil {
+				break // it is killed
+			}
+		}
+		select {
+		case <-list.done:
+			switch {
+			case list.got == nil && list.err == nil, list.got != nil && list.err != nil:
+				t.Fatalf("list %v, error %v", list.got, list.err)
+			case list.err != nil:
+				if e, ok := list.err.(*dnsfetch.Error); !ok || e.List != listName {
+					t.Fatalf("%#v", list.err)
+				}
+			default:
+				if got := list.got; got.Len() == 0 || got.Len() > most || got.Name != listName || got.Server != "127.0.0.1:9" {
+					t.Fatalf("%+v", got)
+				}
+				for e := range list.got.All() {
+					if !e.Prefix.IsValid() || e.Prefix != e.Prefix.Masked() {
+						t.Fatal(e)
+					}
+				}
+			}
+			if c.list != nil {
+				t.Fatal("it is still waited for")
+			}
+		default:
+			if list.got != nil || list.err != nil {
+				t.Fatal("there is an end that nobody hears of")
+			}
+		}
+		select {
+		case <-look.done:
+			if len(look.addrs) > maxAddrs || (len(look.addrs) == 0) == (look.err == nil) {
+				t.Fatalf("%v, %v", look.addrs, look.err)
+			}
+			for _, a := range look.addrs {
+				if !usable(a) {
+					t.Fatal(a)
+				}
+			}
+		default:
+		}
+		select {
+		case p := <-list.progress:
+			if !plain(p.Server, maxName) || p.Entries > most || p.Done > p.Parts {
+				t.Fatalf("%+v", p)
+			}
+		default:
+		}
+	})
+}

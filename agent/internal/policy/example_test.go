@@ -1,0 +1,50 @@
+package policy_test
+
+import (
+	"fmt"
+	"net/netip"
+
+	"example.org/threatstopd/agent/internal/policy"
+)
+
+func Example() {
+	b := policy.NewBuilder(policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
+	bad := b.List("bad.example", policy.Block)
+	worse := b.List("worse.example", policy.Block)
+	good := b.List("good.example", policy.Allow)
+	b.Add(bad, netip.MustParsePrefix("198.51.100.0/24"), false)
+	b.Add(bad, netip.MustParsePrefix("198.51.100.64/26"), true)
+	b.Add(worse, netip.MustParsePrefix("198.51.100.66/32"), false)
+	b.Add(worse, netip.MustParsePrefix("192.0.2.0/24"), false)
+	b.Add(good, netip.MustParsePrefix("192.0.2.53/32"), false)
+	for _, x := range policy.Exceptions(policy.Facts{
+		Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.9/24")}}},
+	}) {
+		b.Except(x.Prefix, x.Why)
+	}
+	p, err := b.Build()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for prefix, not := range p.Block.All() {
+		if not {
+			fmt.Print("!")
+		}
+		fmt.Println(prefix)
+	}
+	for _, x := range p.Report.Excepted {
+		fmt.Printf("%v is excepted: %s; %v lists %v\n", x.Prefix, x.Why, p.Block.Lists()[x.Entries[0].List], x.Entries[0].Prefix)
+	}
+	list, entry, ok := policy.NewIndex(p.Block).Lookup(netip.MustParseAddr("198.51.100.66"))
+	fmt.Println(p.Block.Lists()[list], entry, ok)
+	// Output:
+	// 192.0.2.0/24
+	// !192.0.2.53/32
+	// 198.51.100.0/24
+	// !198.51.100.9/32
+	// !198.51.100.64/26
+	// 198.51.100.66/32
+	// 198.51.100.9/32 is excepted: own address of em0; bad.example lists 198.51.100.0/24
+	// worse.example 198.51.100.66/32 true
+}

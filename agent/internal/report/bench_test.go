@@ -1,0 +1,166 @@
+package report
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/capture"
+)
+
+// BenchmarkLine is what a packet costs from the record to its line, matched against
+// a policy of as many entries as the vendor's largest have, and more: when nothing is
+// listed, and when every packet is a hit of its own.
+func BenchmarkLine(b *testing.B) {
+	f, err := capture.OpenFile("../../../capture/testdata/common-1.pcap.gz")
+	if errors.Is(err, fs.ErrNotExist) {
+		b.Skip("the test data of package capture is not on this host")
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	var records []capture.Record
+	var far []netip.Prefix // the sender of each packet
+	for {
+		var r capture.Record
+		if err := f.Next(&r); err == io.EOF {
+			break
+		} else if err != nil {
+			b.Fatal(err)
+		}
+		r.Data = bytes.Clone(r.Data)
+		records = append(records, r)
+		var p capture.Packet
+		if err := p.Decode(r); err != nil {
+			b.Fatal(err)
+		}
+		far = append(far, netip.PrefixFrom(p.Src, p.Src.BitLen()))
+	}
+	for _, size := range []struct {
+		name string
+		n    int
+	}{{"120k", 120_430}, {"1M", 1_000_000}} {
+		for _, hit := range []bool{false, true} {
+			name := "miss/" + size.name
+			if hit {
+				name = "hit/" + size.name
+			}
+			b.Run(name, func(b *testing.B) {
+				entries := randomEntries(size.n)
+				if hit {
+					entries = append(entries[:size.n-len(far)], far...)
+				}
+				m := matcherOf(b, entries)
+				b.ReportAllocs()
+				var p capture.Packet
+				pr := capture.Printer{Location: time.UTC}
+				buf := make([]byte, 0, 2*maxLine)
+				hits, rounds := 0, 0
+				for b.Loop() {
+					rounds++
+					for i := range records {
+						if p.Decode(records[i]) != nil {
+							b.Fatal("a packet that does not decode")
+						}
+						if m.match(&p) {
+							hits++
+						}
+						buf = append(pr.AppendLine(buf[:0], &p), '\n')
+					}
+				}
+				if total := rounds * len(records); hit && hits != total || !hit && hits > total/10 {
+					b.Errorf("%d hits of %d", hits, total)
+				}
+				b.ReportMetric(float64(rounds)*float64(len(records))/b.Elapsed().Seconds(), "packets/s")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+// randomEntries returns n IPv4 entries, one in twenty a network.
+func randomEntries(n int) []netip.Prefix {
+	r := rand.New(rand.NewPCG(1, uint64(n)))
+	ps := make([]netip.Prefix, n)
+	for i := range ps {
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], 0x01000000+r.Uint32N(0xdf000000))
+		bits := 32
+		if i%20 == 0 {
+			bits = 24
+		}
+		ps[i] = netip.PrefixFrom(netip.AddrFrom4(a), bits).Masked()
+	}
+	return ps
+}
+
+func matcherOf(b *testing.B, entries []netip.Prefix) *matcher {
+	bl := policy.NewBuilder(policy.Options{})
+	id := bl.List("basic", policy.Block)
+	for _, e := range entries {
+		bl.Add(id, e, false)
+	}
+	p, err := bl.Build()
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := &Reporter{havePolicy: make(chan struct{})}
+	r.o.Now = time.Now
+	r.SetPolicy(policy.NewIndex(p.Block), []netip.Addr{netip.MustParseAddr("203.0.113.7")})
+	return r.matcher.Load()
+}
+
+// BenchmarkBatch is the path of a packet from the record to its line in a batch, when all of
+// them are hits, one in ten, and one in a thousand.
+func BenchmarkBatch(b *testing.B) {
+	for _, bm := range []struct {
+		name   string
+		misses int
+	}{{"hits", 0}, {"tenth", 9}, {"thousandth", 999}} {
+		b.Run(bm.name, func(b *testing.B) {
+			src := newTorrent(1000, 0, bm.misses)
+			r, err := New(Options{Source: src, Sender: deaf{}, SpoolDir: spoolDir(b)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			r.SetPolicy(index(b), []netip.Addr{own})
+			var rec capture.Record
+			looked := 0
+			look := func() {
+				src.left = src.read
+				reads, _ := src.Read()
+				r.liveLane.live(reads, &rec)
+				for len(r.full) > 0 {
+					(<-r.full).release()
+				}
+				looked += src.read
+			}
+			for range 200 {
+				look() // batches get their memory
+			}
+			looked = 0
+			if n := testing.AllocsPerRun(10, look); n > 0 {
+				b.Fatalf("%v allocations in %d packets", n, src.read)
+			}
+			looked = 0
+			b.ReportAllocs()
+			b.ResetTimer()
+			for looked < b.N {
+				look()
+			}
+			b.ReportMetric(float64(looked)/b.Elapsed().Seconds(), "packets/s")
+			if n := r.liveCount.Lost.Load(); n > 0 {
+				b.Fatal(fmt.Sprint("lost ", n))
+			}
+		})
+	}
+}

@@ -1,0 +1,170 @@
+package report
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/capture"
+	"example.org/threatstopd/capture/capturetest"
+)
+
+// A torrent is a source that has the next full read ready whenever it is asked, until
+// so many packets have been handed out; then it ends. Every packet is another one.
+type torrent struct {
+	buf   []byte
+	read  int // packets in buf
+	left  int
+	next  uint32
+	batch capture.Batch
+	once  sync.Once
+	ended chan struct{}
+}
+
+// newTorrent's reads have so many packets, of which one in misses+1 is a hit.
+func newTorrent(read, packets, misses int) *torrent {
+	s := &torrent{read: read, left: packets, ended: make(chan struct{})}
+	for n := range read {
+		p := hit(n)
+		if n%(misses+1) != 0 {
+			p.Src = other
+		}
+		s.buf = capturetest.AppendBPF(s.buf, capturetest.BPFHeaderLen, p.Time, p.AppendRecord(nil), 140)
+	}
+	return s
+}
+
+func (s *torrent) Read() (*capture.Batch, error) {
+	if s.left < s.read {
+		s.once.Do(func() { close(s.ended) })
+		return nil, capture.ErrInterfaceGone
+	}
+	s.left -= s.read
+	// The sequence number, behind pflog and IP headers: no two lines are equal.
+	size := len(s.buf) / s.read
+	for off := capturetest.BPFHeaderLen + capture.HeaderLen + 24; off < len(s.buf); off += size {
+		s.next++
+		binary.BigEndian.PutUint32(s.buf[off:], s.next)
+	}
+	s.batch.Reset(s.buf)
+	return &s.batch, nil
+}
+
+func (s *torrent) Stats() (capture.Stats, error) { return capture.Stats{Received: uint64(s.next)}, nil }
+func (s *torrent) Close() error                  { return nil }
+
+// deaf is a server that cannot be reached.
+type deaf struct{}
+
+func (deaf) Send(context.Context, upload.Batch) error { return errors.New("connection refused") }
+
+// Hundreds of thousands of hits come at once and nothing can be delivered: all are read,
+// memory and disk stay within their bounds, and every hit is accounted for.
+func TestFlood(t *testing.T) {
+	packets := 600_000
+	if testing.Short() || raceEnabled {
+		packets = 100_000
+	}
+	const spoolMax, batchBytes = 4 << 20, 256 << 10
+	src := newTorrent(1000, packets, 0)
+	r, err := New(Options{
+		Source: src, Sender: deaf{}, SpoolDir: spoolDir(t), SpoolMax: spoolMax, BatchBytes: batchBytes, BatchLines: 1 << 30,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.SetPolicy(index(t), []netip.Addr{own})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	began := time.Now()
+	if err := r.Run(t.Context()); !errors.Is(err, capture.ErrInterfaceGone) {
+		t.Fatal(err)
+	}
+	elapsed := time.Since(began)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	s := r.Stats()
+	balanced(t, s)
+	equal(t, "seen", s.Live.Seen, packets)
+	equal(t, "hits", s.Live.Hits, packets)
+	equal(t, "in memory", s.InMemory, 0)
+	if s.Spool.DiskBytes+s.Aside.DiskBytes > spoolMax {
+		t.Errorf("spool of %d bytes, limit %d", s.Spool.DiskBytes, spoolMax)
+	}
+	if s.Lost.SpoolFull == 0 && s.Lost.Memory == 0 {
+		t.Errorf("nothing was lost: no flood: %+v", s)
+	}
+	// The batches in memory, the sender's copy, and what goes with them.
+	const bound = (liveBatches+gapBatches+2)*batchBytes + 4<<20
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > bound {
+		t.Errorf("heap grew by %d, bound %d", grown, bound)
+	}
+	if total := int64(after.TotalAlloc - before.TotalAlloc); total > 10*bound {
+		t.Errorf("allocated %d bytes in all", total)
+	}
+	t.Logf("%.0f packets/s; lost in memory %d, in the spool %d; kept %d", float64(packets)/elapsed.Seconds(),
+		s.Lost.Memory, s.Lost.SpoolFull, s.Spool.Pending.Lines)
+}
+
+// A slow start with a flood behind it: what is delivered, kept and lost adds up while
+// the collector is up as well.
+func TestFloodWithCollector(t *testing.T) {
+	const packets = 100_000
+	col := collector(t)
+	o := options(t, col, spoolDir(t))
+	o.Source, o.BatchBytes, o.StopTimeout = newTorrent(500, packets, 4), 64<<10, patience
+	r, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.SetPolicy(index(t), []netip.Addr{own})
+	if err := r.Run(t.Context()); !errors.Is(err, capture.ErrInterfaceGone) {
+		t.Fatal(err)
+	}
+	s := r.Stats()
+	balanced(t, s)
+	equal(t, "seen", s.Live.Seen, packets)
+	equal(t, "hits", s.Live.Hits, packets/5)
+	lines := map[string]bool{}
+	for _, r := range col.Receipts() {
+		for _, l := range r.Lines() {
+			if lines[l] {
+				t.Fatalf("twice: %s", l)
+			}
+			lines[l] = true
+		}
+	}
+	equal(t, "arrived", len(lines), s.Delivered.Lines)
+	equal(t, "left", s.Spool.Pending.Lines, 0)
+}
+
+func TestPathDoesNotAllocate(t *testing.T) {
+	src := newTorrent(100, 0, 1)
+	r, err := New(Options{Source: src, Sender: deaf{}, SpoolDir: spoolDir(t), BatchLines: 150})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.SetPolicy(index(t), []netip.Addr{own})
+	var rec capture.Record
+	look := func() {
+		src.left = src.read
+		reads, _ := src.Read()
+		r.liveLane.live(reads, &rec)
+		for len(r.full) > 0 {
+			(<-r.full).release()
+		}
+	}
+	for range 50 {
+		look()
+	}
+	if n := testing.AllocsPerRun(100, look); n > 0 {
+		t.Errorf("%v allocations for %d packets", n, src.read)
+	}
+}

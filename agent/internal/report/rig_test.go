@@ -1,0 +1,408 @@
+package report
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/internal/report/spool"
+	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/capture"
+	"example.org/threatstopd/capture/capturetest"
+)
+
+var (
+	own     = netip.MustParseAddr("192.0.2.1")
+	blocked = netip.MustParseAddr("198.51.100.7") // by list one
+	other   = netip.MustParseAddr("203.0.113.9")  // by nobody
+	epoch   = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+)
+
+// index has two lists, and an own address on one of them.
+func index(t testing.TB) *policy.Index {
+	t.Helper()
+	x, err := newIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func newIndex() (*policy.Index, error) {
+	b := policy.NewBuilder(policy.Options{})
+	one, two := b.List("one", policy.Block), b.List("two", policy.Block)
+	for p, id := range map[string]policy.ListID{
+		"198.51.100.0/24": one, "192.0.2.0/24": one, "203.0.113.64/26": two, "2001:db8:b::/48": two,
+	} {
+		b.Add(id, netip.MustParsePrefix(p), false)
+	}
+	p, err := b.Build()
+	if err != nil {
+		return nil, err
+	}
+	return policy.NewIndex(p.Block), nil
+}
+
+// hit is the n-th of a run of packets that are hits, a millisecond apart, each with a
+// line of its own.
+func hit(n int) *capturetest.Packet {
+	return &capturetest.Packet{
+		Time: epoch.Add(time.Duration(n) * time.Millisecond), Action: capture.ActionBlock, Iface: "em0", Rule: 1,
+		Src: blocked, Dst: own, Proto: capturetest.TCP, SrcPort: uint16(1024 + n%50000), DstPort: 22, Seq: uint32(n),
+	}
+}
+
+// miss is between hit(n) and hit(n+1), and is none.
+func miss(n int) *capturetest.Packet {
+	p := hit(n)
+	p.Src, p.Time = other, p.Time.Add(500*time.Microsecond)
+	return p
+}
+
+func line(p *capturetest.Packet) string {
+	var cp capture.Packet
+	_ = cp.Decode(capture.Record{Time: p.Time, Data: p.AppendRecord(nil)})
+	pr := capture.Printer{Location: time.UTC}
+	return string(pr.AppendLine(nil, &cp))
+}
+
+func hitLines(from, to int) []string {
+	var l []string
+	for n := from; n < to; n++ {
+		l = append(l, line(hit(n)))
+	}
+	return l
+}
+
+// events is a log that a test can look into.
+type events struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (e *events) Write(b []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.b.Write(b)
+}
+
+func (e *events) count(message string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return strings.Count(e.b.String(), message)
+}
+
+func (e *events) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.b.String()
+}
+
+// A rig is a reporter between a pflog interface in memory and a log collector.
+type rig struct {
+	*Reporter
+	t      testing.TB
+	iface  *capturetest.Interface
+	col    *reporttest.Collector
+	events *events
+	logged atomic.Int64 // hits
+	// quiet says that no live packet will come, so that nobody need wait for it;
+	// noPolicy that the test sets the policy itself.
+	quiet, noPolicy bool
+	cancel          context.CancelFunc
+	done            chan error
+}
+
+// sender waits so long for an answer.
+func sender(t testing.TB, col *reporttest.Collector, response time.Duration) Sender {
+	t.Helper()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := col.WriteCA(ca); err != nil {
+		t.Fatal(err)
+	}
+	up, err := upload.New(upload.Options{
+		URL: col.URL(), DeviceID: "tdid_abcd1234", CAFile: ca,
+		Timeouts: upload.Timeouts{Response: response},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(up.Close)
+	return up
+}
+
+// options are for tests over sockets: quick where waiting is not what is tested.
+func options(t testing.TB, col *reporttest.Collector, dir string) Options {
+	t.Helper()
+	return Options{
+		DeviceID: "tdid_abcd1234", Sender: sender(t, col, patience), SpoolDir: dir, Location: time.UTC,
+		Interval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,
+		StopTimeout: 30 * time.Second, LogSettle: time.Millisecond, NoLogs: "test",
+	}
+}
+
+func collector(t testing.TB) *reporttest.Collector {
+	t.Helper()
+	col, err := reporttest.Start(reporttest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(col.Close)
+	return col
+}
+
+// run starts a reporter. change may alter the options.
+func run(t testing.TB, col *reporttest.Collector, iface *capturetest.Interface, dir string, change func(*Options)) *rig {
+	t.Helper()
+	g := &rig{iface: iface}
+	g.run(t, col, dir, change)
+	return g
+}
+
+func (g *rig) run(t testing.TB, col *reporttest.Collector, dir string, change func(*Options)) {
+	t.Helper()
+	o := options(t, col, dir)
+	src, err := g.iface.Open(capture.Options{ReadTimeout: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Source = src
+	g.t, g.col, g.events, g.done = t, col, new(events), make(chan error, 1)
+	o.Log = zerolog.New(g.events)
+	if change != nil {
+		change(&o)
+	}
+	if g.Reporter, err = New(o); err != nil {
+		t.Fatal(err)
+	}
+	if g.quiet {
+		g.firstWait = time.Millisecond
+	}
+	if !g.noPolicy {
+		g.SetPolicy(index(t), []netip.Addr{own})
+	}
+	var ctx context.Context
+	ctx, g.cancel = context.WithCancel(context.Background())
+	go func() { g.done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		g.cancel()
+		if g.done != nil {
+			<-g.done
+		}
+	})
+}
+
+// stop ends the reporter cleanly.
+func (g *rig) stop() {
+	g.t.Helper()
+	g.cancel()
+	err := <-g.done
+	g.done = nil
+	if err != nil {
+		g.t.Fatalf("Run: %v", err)
+	}
+}
+
+// log logs hits, each with a miss, as fast as the disk takes them.
+func (g *rig) log(from, to int) {
+	for n := from; n < to; n++ {
+		g.burst(n, n+1)
+		if n%20 == 19 {
+			g.until("hits go to disk", func(s Stats) bool {
+				return s.Live.Hits+s.NoPolicy > g.logged.Load()-20 && s.InMemory < 2*int64(g.batchLines)
+			})
+		}
+	}
+}
+
+// burst logs hits, each with a miss, faster than that.
+func (g *rig) burst(from, to int) {
+	for n := from; n < to; n++ {
+		g.iface.Log(hit(n))
+		g.iface.Log(miss(n))
+		g.logged.Add(1)
+	}
+}
+
+// patience is how long something that must happen may take.
+const patience = 60 * time.Second
+
+// until waits for the statistics to say something.
+func (g *rig) until(what string, ok func(Stats) bool) {
+	g.t.Helper()
+	for end := time.Now().Add(patience); !ok(g.Stats()); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			g.t.Fatalf("%s: not in %v: %+v\n%s", what, patience, g.Stats(), g.events)
+		}
+	}
+}
+
+func (g *rig) flush() {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := g.Flush(ctx); err != nil {
+		g.t.Fatalf("Flush: %v", err)
+	}
+}
+
+// balanced checks that what came in is what is accounted for.
+func balanced(t testing.TB, s Stats) {
+	t.Helper()
+	in := s.Live.Reported + s.Files.Reported + s.Inherited.Lines
+	out := s.Delivered.Lines + s.Refused.Lines + s.Spool.Pending.Lines + s.InMemory + s.Lost.Total()
+	if in != out {
+		t.Fatalf("%d lines in, %d accounted for: %+v", in, out, s)
+	}
+}
+
+// delivered checks that exactly these lines arrived, in any order of batches, once each
+// when batches that came again with the same id are left out. It returns the number of
+// those.
+func delivered(t testing.TB, receipts []reporttest.Receipt, want []string) (repeated int) {
+	t.Helper()
+	texts := map[string]string{}
+	count := map[string]int{}
+	for _, r := range receipts {
+		if r.Batch == "" || r.Device != "tdid_abcd1234" {
+			t.Fatalf("batch %q of device %q", r.Batch, r.Device)
+		}
+		if text, ok := texts[r.Batch]; ok {
+			if text != r.Text {
+				t.Fatalf("batch %s came with different lines", r.Batch)
+			}
+			repeated++
+			continue
+		}
+		texts[r.Batch] = r.Text
+		for _, l := range r.Lines() {
+			count[l]++
+		}
+	}
+	missing, twice, foreign := 0, 0, 0
+	for _, l := range want {
+		switch count[l] {
+		case 0:
+			missing++
+		case 1:
+		default:
+			twice++
+		}
+		delete(count, l)
+	}
+	for l := range count {
+		if foreign++; foreign == 1 {
+			t.Errorf("not a line of the test: %q", l)
+		}
+	}
+	if missing+twice+foreign > 0 {
+		t.Fatalf("of %d lines %d did not arrive, %d came in two batches; %d foreign ones", len(want), missing, twice, foreign)
+	}
+	return repeated
+}
+
+func spoolDir(t testing.TB) string { return filepath.Join(t.TempDir(), "spool") }
+
+// pflogd writes what an interface logs to files, as pflogd(8) does: it keeps the last of
+// it in memory until it is asked, or has a block full.
+type pflogd struct {
+	t    testing.TB
+	path string
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	w    *capturetest.PcapWriter
+	snap int
+}
+
+func newPflogd(t testing.TB, snap int) *pflogd {
+	d := &pflogd{t: t, path: filepath.Join(t.TempDir(), "pflog"), snap: snap}
+	d.open()
+	return d
+}
+
+func (d *pflogd) open() {
+	w, err := capturetest.NewPcapWriter(&d.buf, d.snap, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.w = w
+	d.write(true)
+}
+
+func (d *pflogd) log(ps ...*capturetest.Packet) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range ps {
+		if err := d.w.Write(p); err != nil {
+			d.t.Error(err)
+		}
+		d.write(false)
+	}
+}
+
+// write writes whole blocks of stdio's size, or all.
+func (d *pflogd) write(all bool) {
+	const block = 16 << 10
+	n := d.buf.Len()
+	if !all {
+		n -= n % block
+	}
+	if n == 0 {
+		return
+	}
+	f, err := os.OpenFile(d.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err == nil {
+		_, err = f.Write(d.buf.Next(n))
+		f.Close()
+	}
+	if err != nil {
+		d.t.Error(err)
+	}
+}
+
+// flush is what SIGALRM does.
+func (d *pflogd) flush() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.write(true)
+	return nil
+}
+
+// catching has the reporter catch up from pflogd's files.
+func (d *pflogd) catching(o *Options) {
+	o.Logs = func() ([]*os.File, error) { return OpenLogs(d.path) }
+	o.FlushLogs = d.flush
+}
+
+func asideLines(t testing.TB, dir string) (lines []string) {
+	t.Helper()
+	err := spool.Each(dir, RefusedSpool, func(b spool.Batch) error {
+		lines = append(lines, strings.Split(strings.TrimSuffix(string(b.Text), "\n"), "\n")...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func equal(t testing.TB, what string, got, want any) {
+	t.Helper()
+	if g, w := fmt.Sprint(got), fmt.Sprint(want); g != w {
+		t.Fatalf("%s: got %s, want %s", what, g, w)
+	}
+}

@@ -1,0 +1,572 @@
+package upload
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/agent/internal/report/reporttest"
+)
+
+// quick are timeouts for tests in which something hangs on purpose.
+var quick = Timeouts{Dial: 20 * time.Second, TLS: 20 * time.Second, Write: 20 * time.Second, Response: 500 * time.Millisecond, Total: 60 * time.Second}
+
+func start(t testing.TB, o reporttest.Options) *reporttest.Collector {
+	t.Helper()
+	c, err := reporttest.Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func options(t testing.TB, col *reporttest.Collector) Options {
+	t.Helper()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := col.WriteCA(ca); err != nil {
+		t.Fatal(err)
+	}
+	return Options{URL: col.URL(), DeviceID: "tdid_abcd1234", Version: "1.2", CAFile: ca}
+}
+
+func client(t testing.TB, o Options) *Client {
+	t.Helper()
+	c, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+var lines = Batch{ID: "0123456789abcdef", Text: []byte("one line\nanother\n")}
+
+func TestDelivered(t *testing.T) {
+	for _, gz := range []bool{false, true} {
+		t.Run(fmt.Sprint("gzip=", gz), func(t *testing.T) {
+			col := start(t, reporttest.Options{FileField: "logs", DeviceField: "tdid"})
+			o := options(t, col)
+			o.FileField, o.DeviceField, o.Gzip = "logs", "tdid", gz
+			c := client(t, o)
+			for range 2 {
+				if err := c.Send(t.Context(), lines); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := col.Receipts()
+			if len(r) != 2 || r[0].Batch != r[1].Batch {
+				t.Fatalf("receipts: %+v", r)
+			}
+			got := r[0]
+			got.From, got.Time = "", time.Time{}
+			want := reporttest.Receipt{
+				Batch: lines.ID, Device: "tdid_abcd1234", Text: string(lines.Text), UserAgent: "threatstopd/1.2",
+				FileName: "pflog-0123456789abcdef.txt", ContentType: "text/plain",
+			}
+			if gz {
+				want.FileName, want.ContentType = want.FileName+".gz", "application/gzip"
+			}
+			if got != want {
+				t.Fatalf("got  %+v\nwant %+v", got, want)
+			}
+			// The connection is kept for a run of batches.
+			if r[0].From != r[1].From {
+				t.Errorf("two connections: %s, %s", r[0].From, r[1].From)
+			}
+		})
+	}
+}
+
+func TestNotDelivered(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		f       reporttest.Failure
+		refused bool
+		status  int
+		retry   time.Duration
+		want    string
+		taken   int
+	}{
+		{"refusing connections", reporttest.Failure{Fault: reporttest.Refuse}, false, 0, 0, "connect", 0},
+		{"hanging", reporttest.Failure{Fault: reporttest.Hang}, false, 0, 0, "timeout awaiting response headers", 0},
+		{"reset mid-body", reporttest.Failure{Fault: reporttest.Reset}, false, 0, 0, "", 0},
+		{"200 too late", reporttest.Failure{Fault: reporttest.Late, Delay: time.Minute}, false, 0, 0, "timeout awaiting response headers", 1},
+		{"500", reporttest.Failure{Fault: reporttest.Status, Status: 500}, false, 500, 0, `answered 500 Internal Server Error: "not today"`, 0},
+		{"503 with Retry-After", reporttest.Failure{Fault: reporttest.Status, Status: 503, RetryAfter: "7"}, false, 503, 7 * time.Second, `, asks to wait 7s`, 0},
+		{"429 with Retry-After", reporttest.Failure{Fault: reporttest.Status, Status: 429, RetryAfter: "120"}, false, 429, 2 * time.Minute, `answered 429 Too Many Requests: "not today", asks to wait 2m0s`, 0},
+		{"429 for a year", reporttest.Failure{Fault: reporttest.Status, Status: 429, RetryAfter: "31536000"}, false, 429, time.Hour, "", 0},
+		{"408", reporttest.Failure{Fault: reporttest.Status, Status: 408}, false, 408, 0, "408", 0},
+		{"407", reporttest.Failure{Fault: reporttest.Status, Status: 407}, false, 407, 0, "407", 0},
+		{"400", reporttest.Failure{Fault: reporttest.Status, Status: 400}, true, 400, 0, "answered 400 Bad Request", 0},
+		{"403", reporttest.Failure{Fault: reporttest.Status, Status: 403}, true, 403, 0, "403", 0},
+		{"413", reporttest.Failure{Fault: reporttest.Status, Status: 413}, true, 413, 0, "413", 0},
+		{"304", reporttest.Failure{Fault: reporttest.Status, Status: 304}, false, 304, 0, "without a location", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			col := start(t, reporttest.Options{})
+			o := options(t, col)
+			if tt.f.Fault == reporttest.Hang || tt.f.Fault == reporttest.Late {
+				o.Timeouts = quick
+			}
+			c := client(t, o)
+			if err := col.Fail(tt.f); err != nil {
+				t.Fatal(err)
+			}
+			big := Batch{ID: lines.ID, Text: []byte(strings.Repeat("a line of a log that is not short\n", 100_000))}
+			first := big
+			if tt.f.Fault == reporttest.Hang {
+				// The socket's buffers take it all, however small they are:
+				// else it is the write that ends.
+				first = lines
+			}
+			err := c.Send(t.Context(), first)
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Fatalf("got %v", err)
+			}
+			if e.Refused() != tt.refused || e.Status != tt.status || e.RetryAfter != tt.retry {
+				t.Errorf("got refused %v, status %d, retry after %v", e.Refused(), e.Status, e.RetryAfter)
+			}
+			if !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "log server https://127.0.0.1:") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %q, want %q in it", err, tt.want)
+			}
+			if tt.taken > 0 {
+				// The collector may be behind with what is in the buffers.
+				if err := col.Wait(t.Context(), func(r []reporttest.Receipt) bool { return len(r) > 0 }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := len(col.Receipts()); got != tt.taken {
+				t.Errorf("%d receipts", got)
+			}
+			if err := col.Fail(reporttest.Failure{}); err != nil {
+				t.Fatal(err)
+			}
+			o.Timeouts = Timeouts{}
+			if err := client(t, o).Send(t.Context(), big); err != nil {
+				t.Fatalf("well again: %v", err)
+			}
+			r := col.Receipts()
+			if got := r[len(r)-1].Text; got != string(big.Text) {
+				t.Errorf("%d bytes arrived", len(got))
+			}
+		})
+	}
+}
+
+// A 2xx is a delivery even when what follows never ends.
+func TestDrippingAnswer(t *testing.T) {
+	col := start(t, reporttest.Options{})
+	o := options(t, col)
+	o.Timeouts = Timeouts{Response: 2 * time.Second} // and as long for what follows the answer
+	col.Fail(reporttest.Failure{Fault: reporttest.Drip})
+	if err := client(t, o).Send(t.Context(), lines); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	col := start(t, reporttest.Options{})
+	col.Fail(reporttest.Failure{Fault: reporttest.Hang})
+	c := client(t, options(t, col))
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if err := c.Send(ctx, lines); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+}
+
+// A peer that takes no more bytes ends the attempt, long before its total time.
+func TestStalledWrite(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			defer c.Close()
+			io.CopyN(io.Discard, c, 1000)
+			l.Accept() // until the listener is closed
+		}
+	}()
+	c := client(t, Options{URL: "http://" + l.Addr().String(), AllowHTTP: true,
+		Timeouts: Timeouts{Write: 200 * time.Millisecond, Response: time.Hour, Total: time.Hour}})
+	err = c.Send(t.Context(), Batch{ID: "x", Text: make([]byte, 64<<20)})
+	var ne net.Error
+	if !errors.As(err, &ne) || !ne.Timeout() {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	other := start(t, reporttest.Options{})
+	for _, tt := range []struct {
+		name, location string
+		status         int
+		want           string // "" for delivered
+	}{
+		{"OK same host, 307", "/elsewhere", 307, ""},
+		{"OK same host, 308, absolute", "SELF/elsewhere", 308, ""},
+		{"OK same host, 302", "?x=1", 302, ""},
+		{"303 asks for a GET", "/elsewhere", 303, "it does not ask for a POST"},
+		{"bad: another port", other.URL(), 307, "it is another host"},
+		{"bad: another host", "https://user:secret@logs.example.net/upload", 307, "redirect (307) to https://user:xxxxx@logs.example.net/upload refused: it is another host"},
+		{"bad: plain http", "http://127.0.0.1/upload", 307, "it is not https"},
+		{"bad: no URL", "http://%zz", 307, "failed to parse Location"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			col := start(t, reporttest.Options{})
+			c := client(t, options(t, col))
+			loc := strings.Replace(tt.location, "SELF", strings.TrimSuffix(col.URL(), "/upload"), 1)
+			col.Fail(reporttest.Failure{Fault: reporttest.Redirect, Status: tt.status, Location: loc, Times: 1})
+			err := c.Send(t.Context(), lines)
+			if tt.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r := col.Receipts(); len(r) != 1 || r[0].Text != string(lines.Text) {
+					t.Fatalf("%+v", r)
+				}
+				return
+			}
+			var e *Error
+			if !errors.As(err, &e) || e.Refused() || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got %v", err)
+			}
+			if len(col.Receipts())+len(other.Receipts()) != 0 {
+				t.Fatal("delivered")
+			}
+		})
+	}
+	t.Run("bad: in a circle", func(t *testing.T) {
+		col := start(t, reporttest.Options{})
+		c := client(t, options(t, col))
+		col.Fail(reporttest.Failure{Fault: reporttest.Redirect, Status: 307, Location: "/round"})
+		if err := c.Send(t.Context(), lines); err == nil || !strings.Contains(err.Error(), "more than 3 redirects") {
+			t.Fatal(err)
+		}
+		if n := col.Requests(); n != 4 {
+			t.Fatalf("%d requests", n)
+		}
+	})
+}
+
+func TestTrust(t *testing.T) {
+	col, stranger := start(t, reporttest.Options{}), start(t, reporttest.Options{})
+	o := options(t, stranger)
+	o.URL = col.URL()
+	err := client(t, o).Send(t.Context(), lines)
+	if err == nil || !strings.Contains(err.Error(), "CA_FILE") {
+		t.Fatalf("got %v", err)
+	}
+	o.CAFile = ""
+	if err := client(t, o).Send(t.Context(), lines); err == nil {
+		t.Fatal("the system trusts the collector")
+	}
+	old := start(t, reporttest.Options{MaxTLS: tls.VersionTLS11})
+	if err := client(t, options(t, old)).Send(t.Context(), lines); err == nil {
+		t.Fatal("TLS 1.1 was good enough")
+	}
+}
+
+func TestOptionsAreRefused(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	os.WriteFile(empty, []byte("nothing"), 0o600)
+	for _, tt := range []struct {
+		name string
+		o    Options
+		want string
+	}{
+		{"no url", Options{}, "none given"},
+		{"http", Options{URL: "http://logs.example.net/"}, "ALLOW_HTTP=yes"},
+		{"ftp", Options{URL: "ftp://logs.example.net/", AllowHTTP: true}, `scheme "ftp"`},
+		{"no host", Options{URL: "https:///upload"}, "has no host"},
+		{"not a URL", Options{URL: "https://user:secret@logs.example.net:port"}, "not a URL"},
+		{"proxy of an unknown kind", Options{URL: "https://a.example", Proxy: "ftp://u:secret@p.example"}, `proxy ftp://u:xxxxx@p.example: scheme "ftp"`},
+		{"proxy without a host", Options{URL: "https://a.example", Proxy: "http:///"}, "has no host"},
+		{"proxy not a URL", Options{URL: "https://a.example", Proxy: "http://u:secret@p.example:x y"}, "proxy: not a URL"},
+		{"CA file missing", Options{URL: "https://a.example", CAFile: empty + "x"}, "no such file"},
+		{"CA file empty", Options{URL: "https://a.example", CAFile: empty}, "no PEM certificate"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := New(tt.o)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "secret") {
+				t.Fatalf("got %v, want %q", err, tt.want)
+			}
+			if tt.o.CAFile == "" {
+				if c := Check(tt.o.URL, tt.o.AllowHTTP, tt.o.Proxy); c == nil || c.Error() != err.Error() {
+					t.Errorf("Check: %v", c)
+				}
+			}
+		})
+	}
+	if err := Check("http://a.example", true, "socks5://u:p@p.example:1080"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A proxy that speaks HTTP CONNECT, plain HTTP, and SOCKS5 (RFC 1928, 1929), and wants
+// a name and a password.
+type proxy struct {
+	l          net.Listener
+	user, pass string
+	mu         sync.Mutex
+	asked      []string
+}
+
+func startProxy(t *testing.T, user, pass string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	p := &proxy{l: l, user: user, pass: pass}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go p.serve(c)
+		}
+	}()
+	return p
+}
+
+func (p *proxy) note(target string) {
+	p.mu.Lock()
+	p.asked = append(p.asked, target)
+	p.mu.Unlock()
+}
+
+func (p *proxy) serve(c net.Conn) {
+	defer c.Close()
+	br := bufio.NewReader(c)
+	first, err := br.Peek(1)
+	if err != nil {
+		return
+	}
+	if first[0] == 5 {
+		p.socks(c, br)
+		return
+	}
+	req, err := http.ReadRequest(br)
+	if err != nil {
+		return
+	}
+	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(p.user+":"+p.pass))
+	if req.Header.Get("Proxy-Authorization") != want {
+		io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+		return
+	}
+	p.note(req.Method + " " + req.Host)
+	if req.Method != http.MethodConnect {
+		req.RequestURI = ""
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err == nil {
+			resp.Write(c)
+		}
+		return
+	}
+	io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+	p.relay(c, br, req.Host)
+}
+
+func (p *proxy) socks(c net.Conn, br *bufio.Reader) {
+	b := make([]byte, 256)
+	read := func(n int) []byte {
+		if _, err := io.ReadFull(br, b[:n]); err != nil {
+			return make([]byte, n)
+		}
+		return b[:n]
+	}
+	read(int(read(2)[1]))
+	c.Write([]byte{5, 2})
+	user := string(read(int(read(2)[1])))
+	pass := string(read(int(read(1)[0])))
+	if user != p.user || pass != p.pass {
+		c.Write([]byte{1, 1})
+		return
+	}
+	c.Write([]byte{1, 0})
+	var host string
+	switch read(4)[3] {
+	case 1:
+		host = net.IP(read(4)).String()
+	case 3:
+		host = string(read(int(read(1)[0])))
+	}
+	port := read(2)
+	target := net.JoinHostPort(host, fmt.Sprint(int(port[0])<<8|int(port[1])))
+	p.note("socks " + target)
+	c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+	p.relay(c, br, target)
+}
+
+func (p *proxy) relay(c net.Conn, br *bufio.Reader, target string) {
+	up, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	go func() {
+		io.Copy(up, br)
+		up.(*net.TCPConn).CloseWrite()
+	}()
+	io.Copy(c, up)
+}
+
+func TestProxy(t *testing.T) {
+	// The environment would send everything somewhere else.
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+	col := start(t, reporttest.Options{})
+	plain := start(t, reporttest.Options{Plain: true})
+	host := func(c *reporttest.Collector) string { u, _ := url.Parse(c.URL()); return u.Host }
+	for _, tt := range []struct {
+		name, scheme string
+		to           *reporttest.Collector
+		want         string
+	}{
+		{"https through http", "http", col, "CONNECT " + host(col)},
+		{"https through socks5", "socks5", col, "socks " + host(col)},
+		{"https through socks5h", "socks5h", col, "socks " + host(col)},
+		{"http through http", "http", plain, "POST " + host(plain)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := startProxy(t, "owner", "s3cr:t")
+			o := options(t, col)
+			o.URL, o.AllowHTTP = tt.to.URL(), true
+			before := len(tt.to.Receipts())
+			o.Proxy = (&url.URL{Scheme: tt.scheme, Host: p.l.Addr().String(), User: url.UserPassword("owner", "s3cr:t")}).String()
+			if err := client(t, o).Send(t.Context(), lines); err != nil {
+				t.Fatal(err)
+			}
+			if len(p.asked) != 1 || p.asked[0] != tt.want {
+				t.Errorf("the proxy was asked for %q", p.asked)
+			}
+			if got := len(tt.to.Receipts()) - before; got != 1 {
+				t.Errorf("%d receipts", got)
+			}
+			o.Proxy = (&url.URL{Scheme: tt.scheme, Host: p.l.Addr().String(), User: url.UserPassword("owner", "wr0ngs3cret")}).String()
+			var e *Error
+			err := client(t, o).Send(t.Context(), lines)
+			if !errors.As(err, &e) || e.Refused() || strings.Contains(err.Error(), "wr0ngs3cret") {
+				t.Errorf("with the wrong password: %v", err)
+			}
+		})
+	}
+	t.Run("direct in spite of the environment", func(t *testing.T) {
+		if err := client(t, options(t, col)).Send(t.Context(), lines); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("proxy down", func(t *testing.T) {
+		p := startProxy(t, "", "")
+		p.l.Close()
+		o := options(t, col)
+		o.Proxy = "http://u:hidden@" + p.l.Addr().String()
+		if err := client(t, o).Send(t.Context(), lines); err == nil || strings.Contains(err.Error(), "hidden") || !strings.Contains(err.Error(), "proxyconnect") {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestSource(t *testing.T) {
+	col := start(t, reporttest.Options{})
+	o := options(t, col)
+	o.Source = netip.MustParseAddr("127.0.0.1")
+	if err := client(t, o).Send(t.Context(), lines); err != nil {
+		t.Fatal(err)
+	}
+	o.Source = netip.MustParseAddr("192.0.2.1") // nobody's
+	if err := client(t, o).Send(t.Context(), lines); err == nil {
+		t.Fatal("sent from an address that this host does not have")
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tt := range []struct {
+		name, value, date string
+		want              time.Duration
+	}{
+		{"none", "", "", 0},
+		{"seconds", "120", "", 2 * time.Minute},
+		{"seconds with blanks", " 5 ", "", 5 * time.Second},
+		{"zero", "0", "", 0},
+		{"negative", "-5", "", 0},
+		{"fraction", "1.5", "", 0},
+		{"too many", "99999999999999999999999", "", maxWait},
+		{"nonsense", "soon", "", 0},
+		{"date", "Fri, 02 Jan 2026 03:05:05 GMT", "", time.Minute},
+		{"date passed", "Fri, 02 Jan 2026 03:03:05 GMT", "", 0},
+		{"date by the server's clock", "Fri, 02 Jan 2026 05:00:30 GMT", "Fri, 02 Jan 2026 05:00:00 GMT", 30 * time.Second},
+		{"date, server's clock unknown", "Fri, 02 Jan 2026 03:05:05 GMT", "yesterday", time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := http.Header{}
+			h.Set("Retry-After", tt.value)
+			h.Set("Date", tt.date)
+			if got := retryAfter(h, now); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func FuzzRetryAfter(f *testing.F) {
+	f.Add("120", "")
+	f.Add("Fri, 02 Jan 2026 03:05:05 GMT", "Fri, 02 Jan 2026 03:05:05 GMT")
+	f.Add("99999999999999999999999", "x")
+	f.Fuzz(func(t *testing.T, value, date string) {
+		h := http.Header{"Retry-After": {value}, "Date": {date}}
+		if d := retryAfter(h, time.Unix(1e9, 0)); d < 0 || d > maxWait {
+			t.Fatalf("%q, %q: %v", value, date, d)
+		}
+	})
+}
+
+func TestMessage(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                 "",
+		"\r\n one line\r\nanother":         "one line",
+		"esc \x1b[31m and \x00 and \u202e": "esc [31m and  and ",
+		strings.Repeat("x", 1000):          strings.Repeat("x", maxMessage) + "...",
+	} {
+		if got := message([]byte(in)); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	col := start(b, reporttest.Options{})
+	c := client(b, options(b, col))
+	batch := Batch{ID: "x", Text: []byte(strings.Repeat(strings.Repeat("x", 99)+"\n", 1000))}
+	b.SetBytes(int64(len(batch.Text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := c.Send(b.Context(), batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

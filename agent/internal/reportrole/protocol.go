@@ -1,0 +1,152 @@
+package reportrole
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"example.org/threatstopd/agent/internal/frame"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/status"
+	"example.org/threatstopd/capture"
+)
+
+// Kinds of frames from main to the role.
+const (
+	kindSetup     = 16 + iota // a Setup, the first frame
+	kindBegin                 // a policyHead: what follows replaces the policy in force, and one that has begun
+	kindChunk                 // of the policy's columns (policy.Set.Chunks)
+	kindCommit                // the policy is complete
+	kindStatus                // main's part of a status (status.Encode)
+	kindLine                  // of a sync that was asked for: lineWarn or 0, and text
+	kindDone                  // of the sync: its exit code
+	kindLogStatus             // asks for a line about reporting in the log
+)
+
+// Kinds of frames from the role to main.
+const (
+	kindCapture   = 32 + iota // a captureState: once when the role is ready, and when it changes
+	kindAskStatus             // asks for kindStatus
+	kindAskSync               // asks for a policy run now: askForce or 0
+)
+
+const (
+	lineWarn = 1
+	askForce = 1
+)
+
+// Bounds on what is sent.
+const (
+	maxSetup   = 64 << 10
+	maxHead    = 1 << 20
+	chunkSize  = 256 << 10
+	maxLine    = 2000 // bytes of a line
+	maxWhy     = 500  // bytes of a captureState's reason
+	maxCapture = 8 * maxWhy
+)
+
+var (
+	fromMain = frame.Limits{
+		kindSetup: maxSetup, kindBegin: maxHead, kindChunk: chunkSize, kindCommit: 0,
+		kindStatus: status.MaxEncoded, kindLine: 1 + maxLine, kindDone: 1, kindLogStatus: 0,
+	}
+	fromRole = frame.Limits{kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1}
+)
+
+// Setup is all that the role knows of the configuration. It is plain data.
+type Setup struct {
+	// Reporting is nil with UPLOAD=no: the role then only serves the sockets.
+	Reporting *Reporting
+
+	// What --status says of reporting: UPLOAD, PFLOG_IF, and the log server's
+	// host.
+	Mode, Interface, LogServer string
+
+	// LogLevel is the zerolog.Level from which on events are logged.
+	LogLevel int
+
+	// Confinement is how the role gives up root.
+	Confinement privsep.Confinement
+
+	// Listeners names the descriptors that the role inherits, in their order; and
+	// Policy says that a policy is in force and follows. The Client fills them in.
+	Listeners []string
+	Policy    bool
+}
+
+// Reporting is what report.New and upload.New need; see their options.
+type Reporting struct {
+	Pflog capture.Options
+	// LogFile is what pflogd writes, empty for no catching up, NoLogs why not.
+	LogFile, NoLogs string
+
+	DeviceID               string
+	All                    bool
+	Interval               time.Duration
+	BatchLines, BatchBytes int
+	SpoolDir               string
+	Service                int
+	SpoolMax               int64
+	SpoolAge, Backfill     time.Duration
+	RetryMin, RetryMax     time.Duration
+	StopTimeout            time.Duration
+
+	Upload upload.Options
+}
+
+// Names of listeners.
+const (
+	listenFull     = "full"
+	listenReadOnly = "status"
+	listenMetrics  = "metrics"
+)
+
+// policyHead announces a policy.
+type policyHead struct {
+	Generation uint64
+	V4, V6     int
+	Lists      []string
+	Own        []netip.Addr
+	Sum        string // policy.Set.Sum in hexadecimal
+}
+
+func newHead(generation uint64, set *policy.Set, own []netip.Addr) policyHead {
+	n, sum := set.Counts(), set.Sum()
+	return policyHead{Generation: generation, V4: n.V4, V6: n.V6, Lists: set.Lists(), Own: own, Sum: hex.EncodeToString(sum[:])}
+}
+
+// captureState says whether hits are read.
+type captureState struct {
+	Reading bool
+	Why     string // when they are not
+}
+
+// clip bounds a text, between characters.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	s = s[:most]
+	for len(s) > 0 {
+		if r, n := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || n != 1 {
+			break
+		}
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// printable makes a text from a role one line that does nothing to a terminal or a log.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) && r != utf8.RuneError {
+			return r
+		}
+		return '?'
+	}, s)
+}

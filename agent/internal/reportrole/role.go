@@ -1,0 +1,424 @@
+package reportrole
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/report"
+	"example.org/threatstopd/agent/internal/report/spool"
+	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/status"
+	"example.org/threatstopd/capture"
+)
+
+// Env is the system as the role sees it.
+type Env struct {
+	// OpenPflog opens a pflog interface, and FlushPflogd asks pflogd(8) to write
+	// out what it has; both while the role is root.
+	OpenPflog   func(capture.Options) (capture.Source, error)
+	FlushPflogd func() error
+	// NewSender makes what batches are delivered through, nil for upload.New.
+	NewSender func(upload.Options) (report.Sender, error)
+	// Confine takes the role's privileges away.
+	Confine privsep.Confiner
+	// Location is the zone of the times in lines, nil for time.Local; Now the
+	// wall clock, nil for time.Now.
+	Location *time.Location
+	Now      func() time.Time
+}
+
+const (
+	// flushTime is how long pflogd may take to write out what it holds.
+	flushTime = time.Second
+	// policyTime is how long packets are left in the kernel's buffer for a
+	// policy that was announced.
+	policyTime = 10 * time.Second
+	// lookEvery is how often the counts of what is lost are looked at.
+	lookEvery = time.Minute
+)
+
+// Body returns the life of the role.
+func Body(env Env) privsep.Body {
+	if env.NewSender == nil {
+		env.NewSender = func(o upload.Options) (report.Sender, error) { return upload.New(o) }
+	}
+	return func(conn net.Conn, files []*os.File) error {
+		return run(env, privsep.NewWorker(conn, fromMain), files)
+	}
+}
+
+// A role is one life of the process.
+type role struct {
+	env     Env
+	w       *privsep.Worker
+	log     zerolog.Logger
+	setup   Setup
+	history *status.History
+	drops   drops
+
+	// Opened as root.
+	source  capture.Source
+	sender  report.Sender
+	logs    []*os.File // of pflogd
+	logsErr error      // why they could not be opened
+
+	loading *loading      // the policy that is coming
+	policy  chan struct{} // closed when the first one has come
+	first   sync.Once
+
+	mu       sync.Mutex
+	reporter *report.Reporter // nil: nothing is read
+	why      string           // and why not
+	asking   *asking
+	main     *status.Status // main's part as last told; nil: not yet
+	sync     *session       // the sync that is under way
+}
+
+// loading is a policy of which not all has come.
+type loading struct {
+	head   policyHead
+	sum    [32]byte
+	loader *policy.Loader
+}
+
+func run(env Env, w *privsep.Worker, files []*os.File) error {
+	r := &role{env: env, w: w, log: w.Log(), history: status.NewHistory(env.Now), policy: make(chan struct{})}
+	fail := func(err error) error {
+		w.Fail(err)
+		r.closeAll()
+		return err
+	}
+	if err := w.Setup(kindSetup, &r.setup); err != nil {
+		return fail(err)
+	}
+	r.log = r.log.Level(zerolog.Level(r.setup.LogLevel))
+	listeners, err := r.listen(files)
+	if err != nil {
+		return fail(err)
+	}
+	defer listeners.Close()
+	// Read now, since the file will be out of sight.
+	_, _ = time.Now().In(r.location()).Zone()
+	if r.setup.Reporting != nil {
+		if err := r.open(); err != nil {
+			r.why = err.Error()
+			r.closeAll()
+		}
+	}
+	if env.Confine != nil {
+		if err := env.Confine.Confine("report", r.setup.Confinement); err != nil {
+			return fail(err)
+		}
+	}
+	reporter := r.newReporter()
+	if err := w.Ready(); err != nil {
+		r.closeAll()
+		return err
+	}
+	return r.work(listeners, reporter)
+}
+
+func (r *role) location() *time.Location {
+	if r.env.Location != nil {
+		return r.env.Location
+	}
+	return time.Local
+}
+
+// listen makes listeners of the descriptors that the role inherits.
+func (r *role) listen(files []*os.File) (l status.Listeners, err error) {
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if len(files) != len(r.setup.Listeners) {
+		return l, fmt.Errorf("%d listeners announced, %d inherited", len(r.setup.Listeners), len(files))
+	}
+	for i, name := range r.setup.Listeners {
+		to := map[string]*net.Listener{listenFull: &l.Full, listenReadOnly: &l.ReadOnly, listenMetrics: &l.Metrics}[name]
+		if to == nil || *to != nil {
+			return l, fmt.Errorf("listener %q", name)
+		}
+		if *to, err = net.FileListener(files[i]); err != nil {
+			return l, fmt.Errorf("listener %q: %w", name, err)
+		}
+	}
+	return l, nil
+}
+
+// open opens what the reporter needs, as root. The order matters: what is logged before
+// the interface is read is in the files, once pflogd has written it.
+func (r *role) open() (err error) {
+	o := r.setup.Reporting
+	r.makeSpool(o.SpoolDir)
+	if r.source, err = r.env.OpenPflog(o.Pflog); err != nil {
+		return err
+	}
+	if r.sender, err = r.env.NewSender(o.Upload); err != nil {
+		return err
+	}
+	if o.LogFile == "" {
+		return nil
+	}
+	if r.env.FlushPflogd != nil {
+		if err := r.env.FlushPflogd(); err != nil {
+			r.log.Warn().Err(err).Msg("pflogd not asked to write out: what it still holds is reported at the next start")
+		} else {
+			time.Sleep(flushTime)
+		}
+	}
+	r.logs, r.logsErr = report.OpenLogs(o.LogFile)
+	return nil
+}
+
+// makeSpool makes a spool directory that is missing, and gives one that is root's to the
+// user that this process is to become. What goes wrong with that is told when the spool is
+// opened.
+func (r *role) makeSpool(dir string) {
+	_ = os.Mkdir(dir, 0o700)
+	if u := r.setup.Confinement; u.UID != 0 {
+		_ = spool.Give(dir, u.UID, u.GID)
+	}
+}
+
+// newReporter returns nil when there is nothing to report with.
+func (r *role) newReporter() *report.Reporter {
+	if r.setup.Reporting == nil || r.why != "" {
+		return nil
+	}
+	o := r.setup.Reporting
+	options := report.Options{
+		DeviceID: o.DeviceID,
+		Source:   r.source,
+		Filter:   o.Pflog.Filter,
+		Sender:   r.sender,
+		All:      o.All,
+		Location: r.location(),
+		Interval: o.Interval, BatchLines: o.BatchLines, BatchBytes: o.BatchBytes,
+		SpoolDir: o.SpoolDir, Service: o.Service, SpoolMax: o.SpoolMax, SpoolAge: o.SpoolAge,
+		RetryMin: o.RetryMin, RetryMax: o.RetryMax, StopTimeout: o.StopTimeout,
+		NoLogs:   o.NoLogs,
+		Backfill: o.Backfill,
+		Hit:      func(h report.Hit) { r.history.Hit(h.Far, h.Proto, h.Port, h.List, h.Time) },
+		Log:      r.log,
+		Now:      r.env.Now,
+	}
+	if o.LogFile != "" {
+		// They were written out and opened while there was the right to.
+		options.Logs = func() ([]*os.File, error) { return r.logs, r.logsErr }
+		options.LogsDone = r.closeLogs // a descriptor keeps what newsyslog(8) removes on the disk
+		options.LogSettle = time.Millisecond
+	}
+	reporter, err := report.New(options)
+	if err != nil {
+		r.why = err.Error()
+		r.closeAll()
+		return nil
+	}
+	r.reporter = reporter
+	return reporter
+}
+
+// closeAll closes what open has opened and no reporter has taken over.
+func (r *role) closeAll() {
+	if r.source != nil {
+		r.source.Close()
+		r.source = nil
+	}
+	r.closeLogs()
+	r.closeSender()
+}
+
+func (r *role) closeLogs() {
+	for _, f := range r.logs {
+		f.Close()
+	}
+	r.logs = nil
+}
+
+// closeSender closes the connection that the sender keeps.
+func (r *role) closeSender() {
+	if c, ok := r.sender.(interface{ Close() }); ok {
+		c.Close()
+	}
+	r.sender = nil
+}
+
+// work serves and reports until main says that it is the end, or is gone.
+func (r *role) work(listeners status.Listeners, reporter *report.Reporter) error {
+	ctx, end := context.WithCancel(context.Background())
+	var tasks sync.WaitGroup
+	tasks.Go(func() { status.Serve(ctx, listeners, backend{r}) })
+	if reporter != nil {
+		tasks.Go(func() { r.read(ctx, reporter) })
+	} else if r.setup.Reporting != nil {
+		r.tell(captureState{Why: r.why})
+	}
+	err := r.w.Run(ctx, r.handle)
+	end()
+	tasks.Wait()
+	return err
+}
+
+// read reports until ctx ends. When its interface goes away the role is of no more use
+// than for its sockets; main starts another one, which may open the interface.
+func (r *role) read(ctx context.Context, reporter *report.Reporter) {
+	defer r.closeSender()
+	if r.setup.Policy {
+		// Packets that came before it would not be matched.
+		timer := time.NewTimer(policyTime)
+		select {
+		case <-r.policy:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+	r.tell(captureState{Reading: true})
+	ended := make(chan struct{})
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		tick := time.NewTicker(lookEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				r.drops.look(time.Now(), reporter.Stats())
+			case <-ended:
+				return
+			}
+		}
+	})
+	err := reporter.Run(ctx)
+	close(ended)
+	looking.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		err = errors.New("capture ended")
+	}
+	r.mu.Lock()
+	r.reporter, r.why = nil, err.Error()
+	r.mu.Unlock()
+	r.tell(captureState{Why: err.Error()})
+}
+
+// reading returns the reporter, or why there is none.
+func (r *role) reading() (*report.Reporter, string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reporter, r.why
+}
+
+// tell tells main whether hits are read. When that fails main is gone, which Run will
+// see.
+func (r *role) tell(s captureState) {
+	s.Why = clip(printable(s.Why), maxWhy)
+	_ = r.w.SendJSON(kindCapture, s)
+}
+
+// handle takes a frame from main. An error ends the role: main does not make mistakes.
+func (r *role) handle(kind byte, payload []byte) error {
+	switch kind {
+	case kindBegin:
+		return r.begin(payload)
+	case kindChunk:
+		if r.loading == nil {
+			return errors.New("policy: a chunk of none")
+		}
+		return r.loading.loader.Add(payload)
+	case kindCommit:
+		return r.commit()
+	case kindStatus:
+		s, err := status.Decode(payload)
+		if err != nil {
+			return err
+		}
+		r.told(s)
+	case kindLine:
+		if len(payload) == 0 {
+			return errors.New("sync: an empty line")
+		}
+		r.line(string(payload[1:]), payload[0]&lineWarn != 0)
+	case kindDone:
+		if len(payload) != 1 {
+			return errors.New("sync: no exit code")
+		}
+		r.done(int(payload[0]))
+	case kindLogStatus:
+		r.logStatus()
+	default:
+		return fmt.Errorf("frame of kind %d", kind)
+	}
+	return nil
+}
+
+// begin begins to take a policy. One that was coming is given up: main has a newer one.
+func (r *role) begin(payload []byte) error {
+	r.loading = nil
+	x := &loading{}
+	if err := privsep.Unmarshal(payload, &x.head); err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	sum, err := hex.DecodeString(x.head.Sum)
+	if err != nil || len(sum) != len(x.sum) {
+		return fmt.Errorf("policy: checksum %q", x.head.Sum)
+	}
+	x.sum = [32]byte(sum)
+	x.loader, err = policy.NewLoader(x.head.Lists, policy.Counts{V4: x.head.V4, V6: x.head.V6}, 2*policy.MaxRecords)
+	if err != nil {
+		return err
+	}
+	r.loading = x
+	return nil
+}
+
+// commit puts the policy that has come in force.
+func (r *role) commit() error {
+	x := r.loading
+	r.loading = nil
+	if x == nil {
+		return errors.New("policy: commit of none")
+	}
+	set, err := x.loader.Set(x.sum)
+	if err != nil {
+		return err
+	}
+	reporter, _ := r.reading()
+	if reporter != nil {
+		reporter.SetPolicy(policy.NewIndex(set), x.head.Own)
+	}
+	r.first.Do(func() { close(r.policy) })
+	r.log.Debug().Uint64("generation", x.head.Generation).Int("entries", set.Len()).Msg("policy taken")
+	// The columns, and the index before, are garbage now.
+	x, set = nil, nil
+	debug.FreeOSMemory()
+	return nil
+}
+
+// logStatus logs how reporting is.
+func (r *role) logStatus() {
+	reporter, _ := r.reading()
+	if reporter == nil {
+		return
+	}
+	s := reporter.Stats()
+	r.log.Info().Int64("seen", s.Live.Seen).Int64("hits", s.Live.Hits).Int64("delivered", s.Delivered.Lines).
+		Int64("waiting", s.InMemory+s.Spool.Pending.Lines).Int64("lost", s.Lost.Total()).Msg("status of reporting")
+}

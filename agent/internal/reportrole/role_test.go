@@ -1,0 +1,494 @@
+package reportrole
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/agent/internal/frame"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/status"
+	"example.org/threatstopd/capture"
+)
+
+// A status is main's part and the role's.
+func TestStatus(t *testing.T) {
+	g := newRig(t)
+	g.start(set(t, "in force", "10.0.0.0/8"))
+	g.troubled(TroubleCapture, "")
+	s := g.status()
+	if s.Version != "main's" || !s.Enforced || s.Poll.Interval.Duration() != time.Hour {
+		t.Errorf("main's part: %+v", s)
+	}
+	if s.Hits.Mode != "hits" || s.Hits.Interface != "pflog0" || s.Uploads.Server != "logs.test" || s.Uploads.SpoolDir != filepath.Join(g.dir, "spool") {
+		t.Errorf("the role's part: %+v %+v", s.Hits, s.Uploads)
+	}
+	g.until("capturing", func() bool { return g.status().Hits.Capturing })
+	g.packet("10.1.2.3")
+	g.packet("11.1.2.3")
+	g.until("seen", func() bool { return g.status().Hits.Seen == 2 })
+	s = g.status()
+	if s.Hits.Matched != 1 || len(s.Hits.Lists) == 0 || s.Hits.Lists[0] != (status.ListHits{List: "in force", Hits: 1}) {
+		t.Errorf("hits: %+v", s.Hits)
+	}
+	if a := s.Hits.Hour.Addresses; len(a) != 1 || a[0].Key != "10.1.2.3" {
+		t.Errorf("history: %+v", s.Hits.Hour)
+	}
+	g.client.LogStatus()
+	g.until("told", func() bool { return g.said("status of reporting") == 1 })
+	g.stop()
+	if g.logs.count() != 1 {
+		t.Errorf("delivered: %q", g.logs.lines)
+	}
+}
+
+// When main does not answer that is what the status says first, and what is known is
+// told.
+func TestMainDoesNotAnswer(t *testing.T) {
+	defer func(d time.Duration) { mainTime = d }(mainTime)
+	mainTime = 100 * time.Millisecond
+	g := newRig(t)
+	answer := make(chan struct{}, 1)
+	answer <- struct{}{}
+	answerAll := sync.OnceFunc(func() { close(answer) })
+	defer answerAll()
+	g.options.Status = func() status.Status {
+		<-answer
+		return status.Status{Version: "main's", Enforced: true}
+	}
+	g.start(nil)
+	if s := g.status(); !s.Enforced {
+		t.Fatalf("%+v", s)
+	}
+	for range 2 {
+		if s := g.status(); s.Enforced || s.NotEnforced != noAnswer || s.Version != "main's" || s.Hits.Mode != "hits" {
+			t.Errorf("%+v", s)
+		}
+	}
+	answerAll()
+	g.until("answered", func() bool { return g.status().Enforced })
+}
+
+// A sync is asked of main; what it says and its exit code come back, and the hits that
+// wait are delivered.
+func TestSync(t *testing.T) {
+	g := newRig(t)
+	g.start(set(t, "test", "10.0.0.0/8"))
+	g.until("capturing", func() bool { return g.status().Hits.Capturing })
+	g.packet("10.0.0.1")
+	g.until("seen", func() bool { return g.status().Hits.Seen == 1 })
+	for _, force := range []bool{false, true} {
+		c, err := status.Dial(context.Background(), g.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said []string
+		exit, err := c.Sync(context.Background(), force, func(line string, warn bool) { said = append(said, fmt.Sprint(line, warn)) })
+		if err != nil || exit != 1 || !slices.Equal(said, []string{"fetchedfalse", "held backtrue"}) {
+			t.Errorf("exit code %d, %q, %v", exit, said, err)
+		}
+		if g.logs.count() != 1 {
+			t.Errorf("%d lines delivered", g.logs.count())
+		}
+	}
+	if !slices.Equal(g.syncs, []bool{false, true}) {
+		t.Errorf("asked for %v", g.syncs)
+	}
+}
+
+// Without an interface the sockets are served, and the role is started anew until there
+// is one. When it goes away what was seen is delivered.
+func TestInterfaceComesAndGoes(t *testing.T) {
+	g := newRig(t)
+	g.pflog.Destroy()
+	g.start(set(t, "test", "10.0.0.0/8"))
+	g.troubled(TroubleCapture, "hits are not read: pflog interface gone")
+	if s := g.status(); s.Hits.Capturing || !strings.Contains(s.Hits.Error, "pflog interface gone") || !s.Enforced {
+		t.Errorf("%+v", s.Hits)
+	}
+	g.pflog.Create()
+	g.troubled(TroubleCapture, "")
+	g.hit("10.0.0.1")
+	g.pflog.Destroy()
+	g.troubled(TroubleCapture, "hits are not read: capture: pflog interface gone")
+	g.until("delivered", func() bool { return g.logs.count() > 0 })
+	g.pflog.Create()
+	g.troubled(TroubleCapture, "")
+	g.hit("10.0.0.1")
+	if len(g.down) > 0 {
+		t.Errorf("died: %q", g.down)
+	}
+}
+
+// With UPLOAD=no the role serves the sockets.
+func TestNoReporting(t *testing.T) {
+	g := newRig(t)
+	g.env.OpenPflog = func(capture.Options) (capture.Source, error) {
+		t.Error("pflog was opened")
+		return nil, errGone
+	}
+	g.options.Setup = Setup{Mode: "no", Interface: "pflog0"}
+	g.start(set(t, "test", "10.0.0.0/8"))
+	if s := g.status(); s.Hits.Mode != "no" || s.Hits.Capturing || s.Hits.Error != "" || !s.Enforced {
+		t.Errorf("%+v", s.Hits)
+	}
+	c, err := status.Dial(context.Background(), g.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(context.Background()); err != nil {
+		t.Error(err)
+	}
+	g.client.LogStatus()
+	g.stop()
+	if len(g.trouble) > 0 || len(g.down) > 0 || g.said("status of reporting") > 0 {
+		t.Errorf("%q %q", g.trouble, g.down)
+	}
+}
+
+// What is wrong with the spool directory is told, until it is put right.
+func TestSpoolRefused(t *testing.T) {
+	g := newRig(t)
+	spool := filepath.Join(g.dir, "spool")
+	if err := os.Chmod(spool, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	g.start(nil)
+	g.troubled(TroubleCapture, "hits are not read: spool directory "+spool+": mode 0755 lets others in")
+	if err := os.Chmod(spool, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g.troubled(TroubleCapture, "")
+}
+
+// A spool directory that is missing is made for the service user.
+func TestMakesTheSpool(t *testing.T) {
+	g := newRig(t)
+	spool := g.options.Setup.Reporting.SpoolDir
+	if err := os.Remove(spool); err != nil {
+		t.Fatal(err)
+	}
+	const uid, gid = 12345, 54321
+	g.options.Setup.Confinement = privsep.Confinement{UID: uid, GID: gid}
+	g.options.Setup.Reporting.Service = uid
+	g.start(nil)
+	g.until("capturing", func() bool { return g.status().Hits.Capturing })
+	st, err := os.Stat(spool)
+	if err != nil || st.Mode().Perm() != 0o700 {
+		t.Fatalf("%v, %v", st, err)
+	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && (owner.Uid != uid || owner.Gid != gid) {
+		t.Errorf("it belongs to %d:%d", owner.Uid, owner.Gid)
+	}
+}
+
+// A spool from the time when there was no service user, and root did that work, becomes
+// that user's, with the hits that wait in it.
+func TestTakesOverTheSpoolOfRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	const uid, gid = 12345, 54321
+	owner := func(path string) (uint32, uint32) {
+		t.Helper()
+		fi, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		return st.Uid, st.Gid
+	}
+	for _, c := range []struct {
+		name    string
+		mode    os.FileMode
+		of      int
+		becomes uint32
+	}{
+		{"root's alone", 0o700, 0, uid},
+		{"others can look into it", 0o755, 0, 0},
+		{"somebody else's", 0o700, 777, 777},
+	} {
+		dir := filepath.Join(t.TempDir(), "spool")
+		waits, twice, link := filepath.Join(dir, "waits"), filepath.Join(dir, "twice"), filepath.Join(dir, "link")
+		outside := filepath.Join(t.TempDir(), "outside")
+		for _, err := range []error{
+			os.Mkdir(dir, 0o700), os.WriteFile(waits, nil, 0o600), os.WriteFile(twice, nil, 0o600), os.WriteFile(outside, nil, 0o600),
+			os.Link(twice, filepath.Join(filepath.Dir(dir), "second")), os.Symlink(outside, link), os.Chmod(dir, c.mode), os.Chown(dir, c.of, 0),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := &role{setup: Setup{Confinement: privsep.Confinement{UID: uid, GID: gid}}}
+		r.makeSpool(dir)
+		if u, _ := owner(dir); u != c.becomes {
+			t.Errorf("%s: the directory belongs to %d", c.name, u)
+		}
+		want := uint32(0)
+		if c.becomes == uid {
+			want = uid
+		}
+		if u, g := owner(waits); u != want || want != 0 && g != gid {
+			t.Errorf("%s: a file in it belongs to %d:%d", c.name, u, g)
+		}
+		for _, path := range []string{twice, link, outside} {
+			if u, _ := owner(path); u != 0 {
+				t.Errorf("%s: %s belongs to %d", c.name, path, u)
+			}
+		}
+	}
+}
+
+// The role opens all that needs root before it gives that up, in the order in which no
+// packet is missed.
+func TestOpensBeforeItIsConfined(t *testing.T) {
+	g := newRig(t)
+	r := new(recording)
+	open := g.env.OpenPflog
+	g.env.OpenPflog = func(o capture.Options) (capture.Source, error) {
+		r.note("pflog " + o.Interface)
+		return open(o)
+	}
+	g.env.FlushPflogd = func() error {
+		r.note("flush")
+		return errGone
+	}
+	g.env.Confine = r
+	g.options.Setup.Reporting.Pflog.Interface = "pflog3"
+	g.options.Setup.Reporting.LogFile = filepath.Join(g.dir, "no", "pflog")
+	g.options.Setup.Confinement = privsep.Confinement{UID: 7, Paths: map[string]string{"SPOOL_DIR": "/spool"}}
+	g.options.Setup.Reporting.Service = 7
+	g.start(set(t, "test", "10.0.0.0/8"))
+	// That pflogd's files cannot be opened keeps nobody from reading.
+	g.hit("10.0.0.1")
+	if want := []string{"pflog pflog3", "flush", "confine report 7 /spool"}; !slices.Equal(r.steps, want) {
+		t.Errorf("did %q, want %q", r.steps, want)
+	}
+	if g.said("pflogd not asked to write out") != 1 {
+		t.Error("it is not told that pflogd was not asked")
+	}
+}
+
+// A role that cannot be confined does not work.
+func TestNotConfined(t *testing.T) {
+	g := newRig(t)
+	g.env.Confine = &recording{err: errors.New("unveil: not permitted")}
+	g.start(nil)
+	g.until("down", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.down) > 0 && g.down[0] == "unveil: not permitted"
+	})
+	if g.up > 0 {
+		t.Error("it was ready")
+	}
+}
+
+// A setup that is the same starts nothing anew; another does, and one with certificates
+// always, since they may be others now.
+func TestSetUp(t *testing.T) {
+	g := newRig(t)
+	g.start(nil)
+	g.isUp(1)
+	same := g.options.Setup
+	reporting := *same.Reporting
+	same.Reporting = &reporting
+	g.client.SetUp(same)
+	other := same
+	other.Interface = "pflog9"
+	g.client.SetUp(other)
+	g.isUp(2)
+	if s := g.status(); s.Hits.Interface != "pflog9" {
+		t.Errorf("%+v", s.Hits)
+	}
+	reporting.Upload.CAFile = "/ca.pem"
+	g.client.SetUp(other)
+	g.isUp(3)
+	g.client.SetUp(other)
+	g.isUp(4)
+	if len(g.down) > 0 {
+		t.Errorf("died: %q", g.down)
+	}
+}
+
+// Of policies that come faster than they are taken the newest counts, and one that is
+// the same is not sent again.
+func TestNewestPolicyWins(t *testing.T) {
+	g := newRig(t)
+	g.start(nil)
+	g.until("capturing", func() bool { return g.status().Hits.Capturing })
+	for i := range 50 {
+		g.client.Policy(set(t, "test", fmt.Sprintf("10.0.%d.0/24", i), "10.9.9.9/32"), nil)
+	}
+	g.hit("10.0.49.1")
+	g.packet("10.0.48.1")
+	g.hit("10.9.9.9")
+	if n := g.status().Hits.Lists[0].Hits; int64(n) != g.status().Hits.Matched {
+		t.Errorf("%d hits of %d", n, g.status().Hits.Matched)
+	}
+	g.client.conn.Close() // it dies, and has the policy again when it is back
+	g.isUp(2)
+	g.hit("10.0.49.1")
+	same := set(t, "test", "10.0.49.0/24", "10.9.9.9/32")
+	before := g.client.sentGeneration()
+	g.client.Policy(same, nil)
+	g.until("passed over", func() bool { return g.client.sentGeneration() > before })
+	g.client.Policy(set(t, "another", "10.0.49.0/24", "10.9.9.9/32"), nil)
+	g.until("in force", func() bool {
+		g.packet("10.9.9.9")
+		return slices.ContainsFunc(g.status().Hits.Lists, func(l status.ListHits) bool { return l.List == "another" && l.Hits > 0 })
+	})
+}
+
+func (c *Client) sentGeneration() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
+}
+
+// What main would never say ends the role.
+func TestRoleRefuses(t *testing.T) {
+	s := set(t, "test", "10.0.0.0/8")
+	head := newHead(1, s, nil)
+	wrong := head
+	wrong.Sum = strings.Repeat("00", 32)
+	more := head
+	more.V4 = 2
+	huge := head
+	huge.V4 = 1 << 30
+	var chunk []byte
+	for c := range s.Chunks(chunkSize) {
+		chunk = slices.Clone(c)
+	}
+	type message struct {
+		kind byte
+		v    any // bytes as they are, else as JSON
+	}
+	for name, tc := range map[string]struct {
+		messages []message
+		want     string
+	}{
+		"chunk of nothing":  {[]message{{kindChunk, chunk}}, "a chunk of none"},
+		"commit of nothing": {[]message{{kindCommit, []byte{}}}, "commit of none"},
+		"another sum":       {[]message{{kindBegin, wrong}, {kindChunk, chunk}, {kindCommit, []byte{}}}, "checksum of the set"},
+		"no sum":            {[]message{{kindBegin, policyHead{}}}, "checksum"},
+		"too little":        {[]message{{kindBegin, more}, {kindChunk, chunk}, {kindCommit, []byte{}}}, "announced were 2"},
+		"too much":          {[]message{{kindBegin, head}, {kindChunk, chunk}, {kindChunk, chunk}}, "more than the 1"},
+		"too many":          {[]message{{kindBegin, huge}}, "too many"},
+		"committed twice":   {[]message{{kindBegin, head}, {kindChunk, chunk}, {kindCommit, []byte{}}, {kindCommit, []byte{}}}, "commit of none"},
+		"no status":         {[]message{{kindStatus, []byte("{}")}}, "status of format 0"},
+		"an empty line":     {[]message{{kindLine, []byte{}}}, "an empty line"},
+		"no exit code":      {[]message{{kindDone, []byte{}}}, "no exit code"},
+		"unknown":           {[]message{{99, []byte{}}}, "unknown kind"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t)
+			ours, theirs := net.Pipe()
+			ended := make(chan error, 1)
+			go func() { ended <- Body(g.env)(theirs, nil); theirs.Close() }()
+			c := privsep.NewConn(ours, frame.Limits{1: 4096, 4: 0, 5: 1024, kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1})
+			go func() {
+				for {
+					if _, _, err := c.Next(); err != nil {
+						return
+					}
+				}
+			}()
+			if err := c.SendJSON(kindSetup, g.options.Setup); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range tc.messages {
+				if b, ok := m.v.([]byte); ok {
+					c.Send(m.kind, b)
+				} else {
+					c.SendJSON(m.kind, m.v)
+				}
+			}
+			select {
+			case err := <-ended:
+				if err == nil || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("ended with %v, want %q", err, tc.want)
+				}
+			case <-time.After(patience):
+				t.Error("it goes on")
+			}
+		})
+	}
+}
+
+// A role takes its setup whole, or not at all.
+func TestSetupRefused(t *testing.T) {
+	for name, tc := range map[string]struct{ setup, want string }{
+		"unknown field":      {`{"Mode":"hits","Root":true}`, "unknown field"},
+		"listener announced": {`{"Listeners":["full"]}`, "1 listeners announced, 0 inherited"},
+		"no object":          {`"hits"`, "setup"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t)
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			ended := make(chan error, 1)
+			go func() { ended <- Body(g.env)(theirs, nil); theirs.Close() }()
+			go func() {
+				b := make([]byte, 1024)
+				for {
+					if _, err := ours.Read(b); err != nil {
+						return
+					}
+				}
+			}()
+			if err := frame.Write(ours, kindSetup, []byte(tc.setup)); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("ended with %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// BenchmarkPolicy is a policy of a million entries on its way from main to being in force
+// in a role that is a process of its own.
+func BenchmarkPolicy(b *testing.B) {
+	const entries = 1_000_000
+	sets := make([]*policy.Set, 2)
+	for n := range sets {
+		builder := policy.NewBuilder(policy.Options{})
+		id := builder.List("test", policy.Block)
+		for i := range uint32(entries) {
+			var a [4]byte
+			binary.BigEndian.PutUint32(a[:], 1<<28+i*2654435761>>3+uint32(n))
+			builder.Add(id, netip.PrefixFrom(netip.AddrFrom4(a), 32), false)
+		}
+		p, err := builder.Build()
+		if err != nil {
+			b.Fatal(err)
+		}
+		sets[n] = p.Block
+	}
+	g := newRig(b)
+	g.options.Starter = privsep.Exec()
+	g.options.Setup.Confinement.Paths = map[string]string{"SPOOL_DIR": g.options.Setup.Reporting.SpoolDir, "CA_FILE": ""}
+	g.start(nil)
+	g.isUp(1)
+	taken := func(n int) { g.until("taken", func() bool { return g.said("policy taken") >= n }) }
+	n := 0
+	for b.Loop() {
+		g.client.Policy(sets[n%2], nil)
+		n++
+		taken(n)
+	}
+	b.ReportMetric(float64(sets[0].Len()), "entries")
+}

@@ -1,0 +1,151 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// maxPath is what fits into the smallest sockaddr_un with its NUL (OpenBSD's
+// sys/un.h: sun_path has 104 bytes).
+const maxPath = 103
+
+// socketMode lets the owner and the group in: to connect one must be able to write.
+const socketMode = 0o660
+
+var umaskMu sync.Mutex
+
+// Listen makes the socket at path and listens on it. The socket is of mode 0660 from its
+// first moment; it has the group of the directory (on OpenBSD a file gets that, and /var/run
+// is wheel's), or the one that is named, where group is not "".
+//
+// A socket that is left from before is replaced when nobody answers there; anything else
+// at path is an error, as is a daemon that answers. The process's umask changes for the
+// moment of the call, for all threads: call it before others make files. Making a socket
+// with a group needs chown, and looking up the group reads /etc/group: call it before
+// pledge(2).
+func Listen(path, group string) (net.Listener, error) {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("unix socket %s: "+format, append([]any{path}, args...)...)
+	}
+	if len(path) > maxPath {
+		return nil, fail("its path has %d bytes, at most %d are possible", len(path), maxPath)
+	}
+	gid := -1
+	if group != "" {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			return nil, fail("%w: make it with groupadd %s, or leave STATUS_GROUP out", err, group)
+		}
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return nil, fail("group %s has the id %q", group, g.Gid)
+		}
+	}
+	if err := removeStale(path); err != nil {
+		return nil, fail("%w", err)
+	}
+	l, err := bind(path)
+	if err != nil {
+		return nil, fail("listen: %w", cause(err))
+	}
+	if gid >= 0 {
+		// Until here it had a group that may do no less.
+		if err := os.Lchown(path, -1, gid); err != nil {
+			l.Close()
+			return nil, fail("give it to group %s: %w", group, cause(err))
+		}
+	}
+	return l, nil
+}
+
+// bind makes the socket with its mode: a chmod afterwards would leave a moment in which
+// others can connect, and is not allowed to a pledged process.
+func bind(path string) (net.Listener, error) {
+	umaskMu.Lock()
+	defer umaskMu.Unlock()
+	// Both OpenBSD (uipc_usrreq.c: unp_bind) and Linux make it 0777 less the umask.
+	old := syscall.Umask(0o777 &^ socketMode)
+	defer syscall.Umask(old)
+	return net.Listen("unix", path)
+}
+
+// removeStale removes a socket at path on which nobody listens.
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return cause(err)
+	}
+	if fi.Mode().Type() != fs.ModeSocket {
+		return errors.New("there is something that is no socket: remove it")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	c, err := connect(ctx, path)
+	if err == nil {
+		c.Close()
+		return errors.New("another threatstopd answers there: `rcctl stop threatstopd` stops it")
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("cannot tell whether another threatstopd answers there: %w", cause(err))
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("left from before, cannot be removed: %w", cause(err))
+	}
+	return nil
+}
+
+// connect connects to a socket. OpenBSD refuses a connection, too, when too many wait to be
+// accepted, so that it is tried again; a daemon accepts at once.
+func connect(ctx context.Context, path string) (net.Conn, error) {
+	const attempts, pause = 4, 50 * time.Millisecond
+	var d net.Dialer
+	for n := 1; ; n++ {
+		c, err := d.DialContext(ctx, "unix", path)
+		if n == attempts || !errors.Is(err, syscall.ECONNREFUSED) {
+			return c, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return c, err
+		}
+	}
+}
+
+// ListenMetrics listens where metrics are served, over TCP.
+func ListenMetrics(at netip.AddrPort) (net.Listener, error) {
+	l, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return nil, fmt.Errorf("metrics at %s: listen: %w", at, cause(err))
+	}
+	return l, nil
+}
+
+// cause takes off an error what the message around it says already.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		return call.Err
+	}
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}

@@ -1,0 +1,308 @@
+package update
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/dnsfetch"
+	"example.org/threatstopd/pfioctl"
+)
+
+// Explain is an error's text with what to do about it, where that is known.
+func Explain(err error) string {
+	var pf *pfioctl.Error
+	if errors.As(err, &pf) {
+		if advice := pf.Advice(); advice != "" {
+			return err.Error() + ": " + advice
+		}
+	}
+	if errors.Is(err, errUnreached) {
+		return err.Error() + ": check DNS_SERVERS in threatstop.conf, and that pf.conf lets this host connect to them (TCP, port 53 or 5353)"
+	}
+	return err.Error()
+}
+
+// Narrator tells a run line by line in the words of the scripts that
+// threatstopd replaces, so that what owners look for is still there.
+type Narrator struct {
+	Say  func(line string) // what is done
+	Warn func(line string) // what is wrong
+	// Draw shows how far a long list has come; each line takes the place of
+	// the one before. It may be nil.
+	Draw func(line string)
+
+	Verbose bool
+	Local   *time.Location // the zone of times
+	Version string
+
+	server  string // the last one named
+	pending string // what is being fetched, until its server is known
+}
+
+func (n *Narrator) say(format string, args ...any)  { n.Say(fmt.Sprintf(format, args...)) }
+func (n *Narrator) warn(format string, args ...any) { n.Warn(fmt.Sprintf(format, args...)) }
+
+func (n *Narrator) draw(format string, args ...any) {
+	if n.Draw != nil {
+		n.Draw(fmt.Sprintf(format, args...))
+	}
+}
+
+// Begin tells that a run begins, and returns the Trace that tells of it.
+func (n *Narrator) Begin(now time.Time) Trace {
+	n.say("Starting ThreatSTOP threatstopd %s update on %s", n.Version, n.date(now))
+	return n.trace()
+}
+
+// date is as date(1) prints it.
+func (n *Narrator) date(t time.Time) string {
+	return t.In(n.Local).Format("Mon Jan _2 15:04:05 MST 2006")
+}
+
+func (n *Narrator) trace() Trace {
+	return Trace{
+		List: func(kind policy.Kind, name string) {
+			n.pending = fmt.Sprintf("Processing %s list %s", kind, name)
+			n.draw("%s", n.pending)
+		},
+		Progress: func(_ policy.Kind, p dnsfetch.Progress) {
+			n.processing(p.Server)
+			if p.Parts > 1 {
+				n.draw("  part %d of %d, %s", p.Done, p.Parts, entries(p.Entries))
+			}
+		},
+		Fetched: func(_ policy.Kind, l *dnsfetch.List) {
+			n.processing(l.Server)
+			for _, err := range l.Failed {
+				n.warn("%v", err)
+			}
+			if n.Verbose {
+				n.say("  %s in %s (%s), %d bytes from %s in %v", entries(l.Len()), count(l.Parts, "part", "parts"),
+					l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond))
+			}
+		},
+		Failed: func(_ policy.Kind, _ string, err error) {
+			n.processing("")
+			n.warn("%v", err)
+		},
+		Complete: func() { n.say("Completed getting all the lists") },
+		Setting: func(kind policy.Kind, s *policy.Set) {
+			n.say("Adding %s", Counts(kind, s))
+		},
+	}
+}
+
+// processing says which list is being fetched, once it is known from where.
+func (n *Narrator) processing(server string) {
+	if server != "" && server != n.server {
+		n.server = server
+		n.say("Using DNS Server %s", server)
+	}
+	if n.pending != "" {
+		n.say("%s", n.pending)
+		n.pending = ""
+	}
+}
+
+// End tells how the run ended.
+func (n *Narrator) End(out *Outcome) {
+	for _, l := range out.Lists {
+		if l.Err != nil && l.List != nil {
+			n.warn("%s list %s: the earlier copy stays in use, %s", l.Kind, l.Name, entries(l.Len()))
+		}
+	}
+	if out.Policy != nil {
+		n.exceptions(out.Policy.Report)
+	}
+	for _, t := range out.Tables {
+		if t.Steps > 0 {
+			n.say("Reloading pf...done")
+			break
+		}
+	}
+	for _, t := range out.Tables {
+		n.table(t)
+	}
+	if out.Err != nil {
+		n.warn("%s", Explain(out.Err))
+	}
+	for _, w := range out.Warnings {
+		n.warn("warning: %s", w)
+	}
+	if out.NotEnforced != "" {
+		n.warn("NOT ENFORCED: %s", out.NotEnforced)
+	}
+	n.say("Finished ThreatSTOP update at %s", n.date(out.Began.Add(out.Elapsed)))
+	s := int(out.Elapsed.Seconds() + 0.5)
+	n.say("Run Length: %d hour(s) %d minute(s) %d second(s)", s/3600, s/60%60, s%60)
+	if n.Verbose {
+		n.say("  %v", out.Elapsed.Round(time.Millisecond/10))
+	}
+}
+
+// exceptions names what was kept out of the block table and why.
+func (n *Narrator) exceptions(report policy.Report) {
+	for _, x := range report.Excepted {
+		n.say("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists))
+	}
+	allowed := 0
+	for _, l := range report.Lists {
+		allowed += l.Allowed
+	}
+	if allowed > 0 {
+		n.say("Allowed: %s of block lists, all of which allow lists have", entries(allowed))
+	}
+	if n.Verbose {
+		for _, l := range report.Lists {
+			n.say("  %s", became(l))
+		}
+	}
+	for i, d := range report.Dropped {
+		if i == shownDropped && !n.Verbose {
+			break
+		}
+		l := report.Lists[d.List]
+		n.warn("warning: %s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why)
+	}
+	if report.DroppedCount > shownDropped {
+		n.warn("warning: %s dropped in all", entries(report.DroppedCount))
+	}
+}
+
+// How many entries of each kind are named; all are counted.
+const (
+	shownExcepted = 3
+	shownDropped  = 3
+)
+
+// listedAs names the entries that an exception met:
+// "10.0.0.1, 10.0.0.0/8 and 7 more in basic.example.net".
+func listedAs(x policy.Excepted, lists []policy.ListReport) string {
+	shown := x.Entries[:min(len(x.Entries), shownExcepted)]
+	all := x.Inside + x.Around
+	one := all <= len(x.Entries) || blockLists(lists) == 1 // list has them
+	for _, e := range x.Entries {
+		one = one && e.List == x.Entries[0].List
+	}
+	var names []string
+	for _, e := range shown {
+		name := entry(e.Prefix)
+		if !one { // each is named with its own
+			name += " in " + lists[e.List].Name
+		}
+		names = append(names, name)
+	}
+	text := strings.Join(names, ", ")
+	if more := all - len(shown); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	if one && len(shown) > 0 {
+		text += " in " + lists[shown[0].List].Name
+	}
+	return text
+}
+
+func blockLists(lists []policy.ListReport) (n int) {
+	for _, l := range lists {
+		if l.Kind == policy.Block {
+			n++
+		}
+	}
+	return n
+}
+
+// became tells what became of a list's entries:
+// "block list basic.example.net: 900 entries: 890 enforced, 10 excepted".
+func became(l policy.ListReport) string {
+	text := fmt.Sprintf("%s list %s: %s", l.Kind, l.Name, entries(l.Entries))
+	sep := ": "
+	for _, part := range []struct {
+		n    int
+		what string
+	}{
+		{l.Enforced, "enforced"}, {l.Shared, "in a list before it"}, {l.Duplicates, "there twice"},
+		{l.Conflicts, "listed and negated"}, {l.Negated, "negated"}, {l.Excepted, "excepted"},
+		{l.Allowed, "allowed"}, {l.Covered, "with nothing left to block"}, {l.Dropped, "dropped"},
+	} {
+		if part.n > 0 {
+			text += fmt.Sprintf("%s%d %s", sep, part.n, part.what)
+			sep = ", "
+		}
+	}
+	return text
+}
+
+// entry shows a host without its length.
+func entry(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// count is a number of things: "1 part", "2 parts".
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func entries(n int) string { return count(n, "entry", "entries") }
+
+func (n *Narrator) table(t Table) {
+	name := t.Table.String()
+	switch {
+	case t.Err != nil:
+		if t.Steps > 0 {
+			n.say("Table %s: %s", name, changed(t))
+		}
+		n.warn("%s", Explain(t.Err))
+	case t.Decision.Verdict == policy.RefuseEmpty:
+		n.warn("pf table %s: held back: %s", name, t.Decision.Why)
+	case !t.Decision.Allowed():
+		n.warn("pf table %s: held back: %s; `threatstopd --sync-now --force` enforces it now", name, t.Decision.Why)
+	case !t.Load:
+		file := "the file has it already"
+		if t.FileWritten {
+			file = "the file has it now"
+		}
+		n.say("Table %s: pf would take it (%s); not loaded (RELOAD_PF=no), %s", name, delta(t), file)
+	case t.Steps == 0:
+		n.say("Table %s: unchanged, %s", name, entries(t.InForce))
+	default:
+		n.say("Table %s: %s", name, changed(t))
+	}
+	if t.Decision.Verdict == policy.Waited || t.Decision.Verdict == policy.Forced {
+		n.say("Table %s: %s", name, t.Decision.Why)
+	}
+	if t.Created {
+		n.warn("warning: pf table %s was not defined, and was made: pf.conf must define it, or its rules do not see it", name)
+	}
+	if t.FileWritten && t.Load && n.Verbose {
+		n.say("  persist file written")
+	}
+}
+
+// changed tells what a table was changed by, and what it holds now.
+func changed(t Table) string {
+	steps := ""
+	if t.Steps == 2 {
+		steps = ", in two steps for want of room"
+	}
+	return fmt.Sprintf("%s: %s%s", delta(t), entries(t.InForce), steps)
+}
+
+// delta tells what a table was changed by. Changed are entries that were there
+// with the other sign, which is rare.
+func delta(t Table) string {
+	signs := ""
+	if t.Delta.Changed > 0 {
+		signs = fmt.Sprintf(", %d changed", t.Delta.Changed)
+	}
+	return fmt.Sprintf("%d added, %d deleted%s, %d unchanged", t.Delta.Added, t.Delta.Deleted, signs, t.Unchanged())
+}

@@ -1,0 +1,468 @@
+package update
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/dnsfetch"
+	"example.org/threatstopd/dnsfetch/dnstest"
+	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/pfsim"
+)
+
+const (
+	blockList = "basic.test.threatstop.local"
+	moreList  = "more.test.threatstop.local"
+	allowList = "allow.test.threatstop.local"
+)
+
+// rig is an Updater between a policy server and a simulated kernel.
+type rig struct {
+	t      *testing.T
+	server *dnstest.Server
+	kernel *pfsim.Kernel
+	o      Options
+	now    time.Time
+	fetch  dnsfetch.Options
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	server, err := dnstest.Start(dnstest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	dir := t.TempDir()
+	r := &rig{t: t, server: server, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	r.kernel = pfsim.New(pfsim.Options{MaxEntries: 5000, Now: func() time.Time { return r.now }})
+	r.fetch = dnsfetch.Options{Servers: []string{server.Addr()}, Timeout: 20 * time.Second}
+	r.o = Options{
+		Block:      []string{blockList},
+		Allow:      []string{allowList},
+		Guard:      policy.Guard{MaxShrink: 0.5, Hold: 24 * time.Hour},
+		BlockTable: apply.Target{Table: pfioctl.Table{Name: "block"}, File: filepath.Join(dir, "block"), Load: true},
+		AllowTable: apply.Target{Table: pfioctl.Table{Name: "allow"}, File: filepath.Join(dir, "allow"), Load: true},
+		Host:       func() (policy.Facts, error) { return policy.Facts{}, nil },
+		Lookup: func(context.Context, string) ([]netip.Addr, error) {
+			return nil, &net.DNSError{Err: "no such host", Name: "x", Server: "192.0.2.53:53"}
+		},
+		Now: func() time.Time { return r.now },
+	}
+	r.serve(blockList, "10.0.0.1", "10.0.0.2", "192.0.2.0/24")
+	r.serve(allowList, "192.0.2.7")
+	return r
+}
+
+func (r *rig) serve(name string, list ...string) {
+	r.t.Helper()
+	entries, err := dnstest.ReadPrefixes(strings.NewReader(strings.Join(list, "\n")), "test")
+	if err == nil {
+		err = r.server.Set(dnstest.List{Name: name, Entries: entries, Layout: dnsfetch.LayoutAPL})
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) updater() *Updater {
+	r.t.Helper()
+	c, err := dnsfetch.New(r.fetch)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	return New(r.o, c)
+}
+
+// run is one run as --sync-now does it, and all that is said of it.
+func (r *rig) run(ctx context.Context, force bool) (*Outcome, string) {
+	r.t.Helper()
+	var text strings.Builder
+	line := func(s string) { fmt.Fprintln(&text, s) }
+	n := &Narrator{Say: line, Warn: line, Local: time.UTC, Version: "test"}
+	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	defer pf.Close()
+	out := r.updater().Run(ctx, apply.New(pf), force, n.Begin(r.now))
+	n.End(out)
+	return out, text.String()
+}
+
+// table is what the kernel has, "" when there is no such table.
+func (r *rig) table(t apply.Target) string {
+	r.t.Helper()
+	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	defer pf.Close()
+	addrs, err := pf.Get(t.Table)
+	if err != nil {
+		return ""
+	}
+	defer addrs.Close()
+	var all []string
+	for a := range addrs.All() {
+		all = append(all, a.String())
+	}
+	return strings.Join(all, " ")
+}
+
+func hosts(n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("10.9.%d.%d", i/250, i%250)
+	}
+	return all
+}
+
+func expect(t *testing.T, text string, phrases ...string) {
+	t.Helper()
+	for _, p := range phrases {
+		if !strings.Contains(text, p) {
+			t.Errorf("does not say %q:\n%s", p, text)
+		}
+	}
+}
+
+// A signal that cuts look-ups short must not let a policy in force from which
+// their addresses were not kept out.
+func TestInterruptedLookup(t *testing.T) {
+	r := newRig(t)
+	r.o.Reach = []Reach{{"log server", "logs.example.net"}}
+	ctx, interrupt := context.WithCancel(t.Context())
+	r.o.Lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) {
+		interrupt()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	out, text := r.run(ctx, false)
+	if out.OK() || out.Policy != nil || len(out.Tables) != 0 {
+		t.Errorf("the run went on: %+v", out)
+	}
+	expect(t, text, "interrupted: the policy in force stays")
+	if got := r.table(r.o.BlockTable); got != "" {
+		t.Errorf("the block table was set to %s", got)
+	}
+}
+
+func TestInterruptedFetch(t *testing.T) {
+	r := newRig(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	out, text := r.run(ctx, false)
+	if out.OK() || len(out.Tables) != 0 {
+		t.Errorf("the run went on: %+v", out)
+	}
+	expect(t, text, "interrupted: the policy in force stays")
+	if strings.Contains(text, "list "+allowList+": ") {
+		t.Errorf("an interrupted fetch is told as one that failed:\n%s", text)
+	}
+}
+
+// Names are looked up at once: one that takes its time holds up none.
+func TestLookupsAtOnce(t *testing.T) {
+	r := newRig(t)
+	asked, seen := make(chan string), make(chan bool)
+	for i := range 5 {
+		r.o.Reach = append(r.o.Reach, Reach{"policy server", fmt.Sprintf("ns%d.example.net", i)})
+	}
+	r.o.Reach = append(r.o.Reach, Reach{"proxy", "10.0.0.1"}, Reach{"log server", "nosuch.example.net"})
+	r.o.Lookup = func(ctx context.Context, name string) ([]netip.Addr, error) {
+		if strings.HasPrefix(name, "nosuch") {
+			return nil, &net.DNSError{Err: "no such host", Name: name, Server: "192.0.2.53:53"}
+		}
+		asked <- name
+		<-seen // until all of them have asked
+		return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, nil
+	}
+	go func() {
+		for range 5 {
+			<-asked
+		}
+		close(seen)
+	}()
+	_, text := r.run(t.Context(), false)
+	expect(t, text,
+		"Excepted 10.0.0.1 (proxy): listed as 10.0.0.1 in "+blockList,
+		"Excepted 10.0.0.2 (policy server ns0.example.net, policy server ns1.example.net, ",
+		"warning: log server nosuch.example.net: no such host: its address is not kept out of the block table in this run\n")
+	if got := r.table(r.o.BlockTable); got != "192.0.2.0/24 !192.0.2.7" {
+		t.Errorf("block table %s", got)
+	}
+}
+
+// When no server can be connected to, each further list would wait for each of
+// them in vain.
+func TestUnreachable(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := closed.Addr().String()
+	closed.Close()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // connects, and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for name, tc := range map[string]struct {
+		servers []string
+		asked   int
+	}{
+		"one server":              {[]string{nobody}, 1},
+		"two servers":             {[]string{nobody, "192.0.2.1.invalid:53"}, 1},
+		"one that does not speak": {[]string{nobody, silent.Addr().String()}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.o.Block = append(r.o.Block, moreList)
+			r.fetch.Servers = tc.servers
+			if tc.asked > 1 { // one is waited for, each time
+				r.fetch.Timeout = 500 * time.Millisecond
+			}
+			r.fetch.Resolver = noResolver{}
+			asked := 0
+			pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+			defer pf.Close()
+			out := r.updater().Run(t.Context(), apply.New(pf), false, Trace{List: func(policy.Kind, string) { asked++ }})
+			if asked != tc.asked {
+				t.Errorf("%d lists were asked for, want %d", asked, tc.asked)
+			}
+			if out.OK() || len(out.Lists) != 3 || !strings.Contains(Explain(out.Err), "3 of 3 lists could not be fetched: the policy in force stays") {
+				t.Errorf("%+v, %v", out.Lists, out.Err)
+			}
+			if advised := strings.Contains(Explain(out.Err), "check DNS_SERVERS in threatstop.conf"); advised != (tc.asked == 1) {
+				t.Errorf("said: %s", Explain(out.Err))
+			}
+			for _, l := range out.Lists {
+				if l.Err == nil {
+					t.Errorf("list %s: no error", l.Name)
+				}
+			}
+		})
+	}
+}
+
+type noResolver struct{}
+
+func (noResolver) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return nil, errors.New("no such host")
+}
+
+// With RELOAD_PF=no the files are what the guard compares with. When the one
+// of allowed addresses cannot be read, nobody knows whether those shrank, and
+// the block table keeps its holes.
+func TestAllowTableCannotBeChecked(t *testing.T) {
+	r := newRig(t)
+	r.o.AllowTable.Load, r.o.BlockTable.Load = false, false
+	r.serve(blockList, "10.9.0.0/16")
+	r.serve(allowList, hosts(200)...)
+	if out, text := r.run(t.Context(), false); !out.OK() {
+		t.Fatal(text)
+	}
+	before, err := os.ReadFile(r.o.BlockTable.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.serve(allowList, "10.9.0.1")
+	if err := os.Remove(r.o.AllowTable.File); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(r.o.AllowTable.File, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out, text := r.run(t.Context(), false)
+	if out.OK() {
+		t.Errorf("all is well:\n%s", text)
+	}
+	expect(t, text, "is not a regular file", "pf table block: not set: it was made with the allow lists")
+	if after, err := os.ReadFile(r.o.BlockTable.File); err != nil || string(after) != string(before) {
+		t.Errorf("the block table's file changed: %v", err)
+	}
+}
+
+// A persist file that cannot be written is no reason not to enforce; the next
+// run that can write it does.
+func TestFileFailsTableIsSet(t *testing.T) {
+	r := newRig(t)
+	for _, target := range []apply.Target{r.o.BlockTable, r.o.AllowTable} {
+		if err := os.Mkdir(target.File, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, text := r.run(t.Context(), false)
+	if out.OK() {
+		t.Error("all is well")
+	}
+	expect(t, text, "Table allow: 1 added, 0 deleted, 0 unchanged: 1 entry\n", "Table block: 4 added, ", "persist file "+r.o.BlockTable.File+": is not a regular file", "pf has the policy, but at a reboot")
+	if got := r.table(r.o.BlockTable); got != "10.0.0.1 10.0.0.2 192.0.2.0/24 !192.0.2.7" {
+		t.Errorf("block table %s", got)
+	}
+	for _, target := range []apply.Target{r.o.BlockTable, r.o.AllowTable} {
+		if err := os.Remove(target.File); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, text = r.run(t.Context(), false); !out.OK() {
+		t.Fatal(text)
+	}
+	expect(t, text, "Table block: unchanged, 4 entries")
+	if n, err := apply.FileEntries(r.o.BlockTable.File); n != 4 || err != nil {
+		t.Errorf("%d entries in the file, %v", n, err)
+	}
+}
+
+// The wait of a policy that is held back ends, also when the file that notes
+// its beginning was not there.
+func TestHeldWithoutFile(t *testing.T) {
+	r := newRig(t)
+	r.serve(blockList, hosts(1000)...)
+	if out, text := r.run(t.Context(), false); !out.OK() {
+		t.Fatal(text)
+	}
+	if err := os.Remove(r.o.BlockTable.File); err != nil {
+		t.Fatal(err)
+	}
+	r.serve(blockList, hosts(400)...)
+	_, text := r.run(t.Context(), false)
+	expect(t, text, "held back", "until 2026-03-02 12:00 or --force")
+	if n, err := apply.FileEntries(r.o.BlockTable.File); n != 1000 || err != nil {
+		t.Errorf("%d entries in the file, %v: want what is in force", n, err)
+	}
+	// Times are told in the zone of the clock, whatever the file has.
+	r.now = r.now.Add(20 * time.Hour).In(time.FixedZone("EST", -5*3600))
+	_, text = r.run(t.Context(), false)
+	expect(t, text, "until 2026-03-02 07:00 or --force")
+	r.now = r.now.Add(5 * time.Hour)
+	out, text := r.run(t.Context(), false)
+	if !out.OK() {
+		t.Error(text)
+	}
+	expect(t, text, "Table block: 400 entries instead of 1000 in force", "enforced, as it has been like this since 2026-03-01 07:00")
+}
+
+// What RELOAD_PF=no leaves to the owner's pfctl is counted as well.
+func TestReloadAdviceCountsFiles(t *testing.T) {
+	r := newRig(t)
+	r.o.AllowTable.Load, r.o.BlockTable.Load = false, false
+	r.serve(blockList, hosts(1000)...)
+	r.kernel = pfsim.New(pfsim.Options{MaxEntries: 1200})
+	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	defer pf.Close()
+	other := pfioctl.Table{Name: "other"}
+	if _, err := pf.AddTables(pfioctl.TablePersist, other); err != nil {
+		t.Fatal(err)
+	}
+	var own []pfioctl.Addr
+	for i := range 199 {
+		own = append(own, pfioctl.Addr{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(i)}), 32)})
+	}
+	if _, err := pf.Add(other, own...); err != nil {
+		t.Fatal(err)
+	}
+	_, text := r.run(t.Context(), false)
+	expect(t, text, "not loaded (RELOAD_PF=no), the file has it now")
+	if strings.Contains(text, "cannot be loaded again") {
+		t.Errorf("199 + 1001 do fit into 1200:\n%s", text)
+	}
+	if _, err := pf.Add(other, pfioctl.Addr{Prefix: netip.MustParsePrefix("10.8.1.0/24")}); err != nil {
+		t.Fatal(err)
+	}
+	out, text := r.run(t.Context(), false)
+	if len(out.Warnings) == 0 {
+		t.Errorf("200 + 1001 do not fit into 1200, and nobody says so:\n%s", text)
+	}
+}
+
+func TestTooManyEntriesNamesTheKey(t *testing.T) {
+	r := newRig(t)
+	r.o.Policy.MaxEntries = 3
+	_, text := r.run(t.Context(), false)
+	expect(t, text, "too many entries: 4, the limit is 3: MAX_ENTRIES in threatstop.conf allows more", "the policy in force stays")
+}
+
+func TestNarratesExceptions(t *testing.T) {
+	lists := []policy.ListReport{{Name: "a"}, {Name: "b"}}
+	listed := func(ids ...policy.ListID) (all []policy.Listed) {
+		for i, id := range ids {
+			all = append(all, policy.Listed{List: id, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 32)})
+		}
+		return all
+	}
+	for want, x := range map[string]policy.Excepted{
+		"10.0.0.1 in a":                                          {Inside: 1, Entries: listed(0)},
+		"10.0.0.1, 10.0.0.2 in a":                                {Inside: 1, Around: 1, Entries: listed(0, 0)},
+		"10.0.0.1 in a, 10.0.0.2 in b":                           {Inside: 2, Entries: listed(0, 1)},
+		"10.0.0.1, 10.0.0.2, 10.0.0.3 and 1 more in b":           {Inside: 4, Entries: listed(1, 1, 1, 1)},
+		"10.0.0.1 in a, 10.0.0.2 in a, 10.0.0.3 in a and 1 more": {Inside: 4, Entries: listed(0, 0, 0, 1)},
+	} {
+		if got := listedAs(x, lists); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// What most runs find is what the run before found: the policy is then the same
+// one, not another of the same entries, and pf is still asked whether it holds.
+func TestSamePolicyIsNotMadeAgain(t *testing.T) {
+	r := newRig(t)
+	own := netip.MustParsePrefix("172.16.0.1/24")
+	r.o.Host = func() (policy.Facts, error) {
+		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{own}}}}, nil
+	}
+	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	defer pf.Close()
+	e, u := apply.New(pf), r.updater()
+	run := func() *policy.Policy {
+		t.Helper()
+		out := u.Run(t.Context(), e, false, Trace{})
+		if !out.OK() {
+			t.Fatal(out.Err)
+		}
+		return out.Policy
+	}
+	block := func(want string) {
+		t.Helper()
+		if got := r.table(r.o.BlockTable); got != want {
+			t.Errorf("the block table has %s", got)
+		}
+	}
+	first := run()
+	block("10.0.0.1 10.0.0.2 192.0.2.0/24 !192.0.2.7")
+	if run() != first {
+		t.Error("the same lists made another policy")
+	}
+	if _, err := pf.Delete(r.o.BlockTable.Table, pfioctl.Addr{Prefix: netip.MustParsePrefix("10.0.0.2/32")}); err != nil {
+		t.Fatal(err)
+	}
+	if run() != first {
+		t.Error("the same lists made another policy")
+	}
+	block("10.0.0.1 10.0.0.2 192.0.2.0/24 !192.0.2.7")
+
+	r.serve(blockList, "10.0.0.1", "10.0.0.3", "192.0.2.0/24")
+	second := run()
+	if second == first {
+		t.Error("another list made the same policy")
+	}
+	block("10.0.0.1 10.0.0.3 192.0.2.0/24 !192.0.2.7")
+	r.serve(allowList, "192.0.2.8")
+	third := run()
+	if third == second {
+		t.Error("another allow list made the same policy")
+	}
+	block("10.0.0.1 10.0.0.3 192.0.2.0/24 !192.0.2.8")
+	own = netip.MustParsePrefix("10.0.0.3/24")
+	if run() == third {
+		t.Error("another own address made the same policy")
+	}
+	block("192.0.2.0/24 !192.0.2.8") // without its own private network
+}

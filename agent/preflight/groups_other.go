@@ -1,6 +1,0 @@
-//go:build !openbsd
-
-package preflight
-
-// groups returns the groups that an interface is in, which only OpenBSD has.
-func groups(string) ([]string, error) { return nil, nil }
