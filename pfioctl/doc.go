@@ -12,7 +12,7 @@
 //	pf := pfioctl.New(dev, layout)
 //	delta, err := pf.Set(pfioctl.Table{Name: "bad"}, len(prefixes), entries)
 //
-// The releases 6.9 to 7.8 are known, on amd64, arm64, 386, arm, ppc64 and
+// The releases 6.9 to 8.0 are known, on amd64, arm64, 386, arm, ppc64 and
 // riscv64; with a later one tables work, status, rules and states say that they
 // cannot tell. Everything but opening the device is the same on every system, and
 // package pfsim has a [Device] that answers as the kernel does, for tests.

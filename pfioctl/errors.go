@@ -130,6 +130,7 @@ var advice = []struct {
 	{syscall.EACCES, always("the descriptor of /dev/pf is open for reading only: open it for writing")},
 	{syscall.ENODEV, always("the kernel's table ABI differs from this build: rebuild it for this release and architecture")},
 	{syscall.EINVAL, always(`the kernel refused an argument: the name has to have 1 to 31 bytes, the anchor may not be "_pf", and host bits have to be clear`)},
+	{syscall.ENAMETOOLONG, always("the name has to have 1 to 31 bytes, the anchor's path at most 1023")},
 	{syscall.EFAULT, always("the kernel could not read or write the request's memory: this is an error in the program")},
 	{syscall.EBUSY, always("the rules were replaced meanwhile, or too many transactions are open: try again")},
 	{syscall.ENOENT, always("there is no such anchor: load the ruleset that uses it")},

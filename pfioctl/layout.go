@@ -145,11 +145,11 @@ type StateKillLayout struct {
 	Killed  int // uint32, the answer
 }
 
-// The releases this package was measured against. Of older ones the structs
+// The releases whose structs are known. Of older ones the structs
 // are different, and of newer ones it is not known which are.
 const (
 	oldestMinor = 69 // 6.9
-	newestMinor = 78 // 7.8
+	newestMinor = 80 // 8.0
 )
 
 // HostLayout returns the layout of the kernel that runs, from kern.osrelease
@@ -166,9 +166,10 @@ func HostLayout() (Layout, error) {
 // LayoutFor returns the layout of a release, "6.9" and later, on one of the
 // architectures that Go names amd64, arm64, 386, arm, ppc64 and riscv64.
 //
-// 6.9 to 7.1 are taken as 7.2: the table structs are known to be equal. A
-// release later than 7.8 has the table requests of 7.8, which have not changed
-// in the ten releases that are known; its status and its rules cannot be told,
+// 6.9 to 7.1 are taken as 7.2: the table structs are known to be equal. The
+// release decides, never whether a number works: on 64-bit architectures 7.9 has
+// the numbers that 7.2 had for another struct pf_rule. A release later than 8.0
+// has the table requests of 8.0, which have not changed since 6.9; its status and its rules cannot be told,
 // and the calls that would read them say so.
 func LayoutFor(release, goarch string) (Layout, error) {
 	num, err := parseRelease(release)

@@ -31,7 +31,7 @@ type abiStruct struct {
 }
 
 type abiRule struct {
-	Rule, Ioc       map[string][2]int
+	Rule, Ioc, More map[string][2]int // More: from 7.9 on
 	RuleSize, IocSz int
 	Ioctls          map[string]string
 }
@@ -91,7 +91,7 @@ func num(t *testing.T, s string) uint {
 	return uint(n)
 }
 
-var allReleases = []string{"6.9", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8"}
+var allReleases = []string{"6.9", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "8.0"}
 
 // measured is the release whose headers stand for another's.
 func measured(release string) string {
@@ -181,6 +181,10 @@ func TestStructsByOffset(t *testing.T) {
 		check("pfr_astats", "pfras_bytes", as.Bytes)
 		check("pfr_astats", "pfras_tzero", as.Tzero)
 		size("pfi_kif", l.Iface().Size)
+		if len(st["pfi_kif"].Fields) > 0 { // from 7.9 on
+			check("pfi_kif", "pfik_name", l.Iface().Name)
+			check("pfi_kif", "pfik_flags", l.Iface().Flags)
+		}
 		k := l.StateKill()
 		size("pfioc_state_kill", k.Size)
 		check("pfioc_state_kill", "psk_pfcmp.id", k.ID)
@@ -205,9 +209,23 @@ func TestStateLayout(t *testing.T) {
 		Size: 264, Ifname: 8, Key: 24, Creator: 236, AF: 250, Proto: 251, Direction: 252, Timeout: 255,
 		KeySize: 40, KeyPort: 32, KeyAF: 38,
 	}
-	eachLayout(t, func(t *testing.T, l Layout, _, _ string) {
-		if l.State() != want {
-			t.Errorf("%+v, want %+v", l.State(), want)
+	vec := readABI(t)
+	eachLayout(t, func(t *testing.T, l Layout, release, arch string) {
+		s := l.State()
+		if s != want {
+			t.Errorf("%+v, want %+v", s, want)
+		}
+		m, ok := vec.of(release, arch).Structs["pfsync_state"] // from 7.9 on
+		if ok && m.Size != s.Size {
+			t.Errorf("size %d, want %d", s.Size, m.Size)
+		}
+		for name, at := range map[string]int{
+			"id": s.ID, "ifname": s.Ifname, "key": s.Key, "creatorid": s.Creator,
+			"af": s.AF, "proto": s.Proto, "direction": s.Direction, "timeout": s.Timeout,
+		} {
+			if f, measured := m.Fields[name]; ok && (!measured || f[0] != at) {
+				t.Errorf("%s at %d, want %v", name, at, f)
+			}
 		}
 	})
 }
@@ -244,6 +262,21 @@ func TestRuleLayout(t *testing.T) {
 			}
 		}
 		for name, at := range map[string]int{
+			"match_tagname": r.matchTagname, "pktrate": r.pktrate, "os_fingerprint": r.osfp, "prob": r.prob,
+			"uid": r.uid, "gid": r.gid, "match_tag_not": r.matchTagNot, "keep_state": r.keepState,
+			"type": r.typ, "code": r.code, "flags": r.tcpFlags, "flagset": r.tcpFlagset,
+			"allow_opts": r.allowOpts, "tos": r.tos, "prio": r.prio, "naf": r.naf, "rcvifnot": r.rcvIfnot,
+			"statelim": r.statelim, "statelim.id": r.statelim, "statelim.limiter_action": r.statelim + 4,
+			"sourcelim": r.sourcelim, "sourcelim.id": r.sourcelim, "sourcelim.limiter_action": r.sourcelim + 4,
+		} {
+			if want, ok := m.More[name]; ok && at != want[0] {
+				t.Errorf("pf_rule.%s at %d, want %d", name, at, want[0])
+			}
+		}
+		if (r.statelim != 0) != (m.More != nil) {
+			t.Errorf("limiters at %d", r.statelim)
+		}
+		for name, at := range map[string]int{
 			"action": int(unsafe.Offsetof(PfiocRuleHead{}.Action)),
 			"ticket": int(unsafe.Offsetof(PfiocRuleHead{}.Ticket)),
 			"nr":     int(unsafe.Offsetof(PfiocRuleHead{}.Nr)),
@@ -265,8 +298,9 @@ func TestLayoutFor(t *testing.T) {
 	}{
 		{"7.8", "amd64", true, ""},
 		{"6.9", "386", true, ""},
-		{"7.9", "arm64", false, ""},
-		{"8.0", "riscv64", false, ""},
+		{"7.9", "arm64", true, ""},
+		{"8.0", "riscv64", true, ""},
+		{"8.1", "amd64", false, ""},
 		{"10.2", "arm", false, ""},
 		{"6.8", "amd64", false, "openbsd release 6.8: too old, pf's structs are known from 6.9 on"},
 		{"5.0", "amd64", false, "openbsd release 5.0: too old, pf's structs are known from 6.9 on"},
@@ -306,7 +340,7 @@ func TestLayoutFor(t *testing.T) {
 // them must not be among what is taken over.
 func TestNewerReleaseIsLikeTheNewestForTables(t *testing.T) {
 	for _, a := range arches {
-		old, err := LayoutFor("7.8", a.name)
+		old, err := LayoutFor("8.0", a.name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -315,7 +349,7 @@ func TestNewerReleaseIsLikeTheNewestForTables(t *testing.T) {
 			t.Fatal(err)
 		}
 		if l.TStats() != old.TStats() || l.AStats() != old.AStats() {
-			t.Error("table structs differ from 7.8")
+			t.Error("table structs differ from 8.0")
 		}
 		want := old.Requests()
 		want.GetStatus, want.GetRules, want.GetRule, want.GetIfaces = 0, 0, 0, 0

@@ -1077,8 +1077,8 @@ func TestStatus(t *testing.T) {
 		})
 	}
 	t.Run("unknown release", func(t *testing.T) {
-		_, err := New(statusDevice{}, hostLayout("7.9")).Status()
-		if !errors.Is(err, ErrUnknownRelease) || err.Error() != "pf: read status: openbsd 7.9: cannot tell: the structs of this release are not known" {
+		_, err := New(statusDevice{}, hostLayout("8.1")).Status()
+		if !errors.Is(err, ErrUnknownRelease) || err.Error() != "pf: read status: openbsd 8.1: cannot tell: the structs of this release are not known" {
 			t.Errorf("error %v", err)
 		}
 	})

@@ -105,6 +105,10 @@ func (l *Layout) decodeRule(b []byte) Rule {
 		r.Packets[i] = u64(o.packets + 8*i)
 		r.Bytes[i] = u64(o.bytes + 8*i)
 	}
+	if o.statelim != 0 {
+		limiter := func(at int) Limiter { return Limiter{ID: b[at], Block: u32(at+4) != 0} }
+		r.StateLimiter, r.SourceLimiter = limiter(o.statelim), limiter(o.sourcelim)
+	}
 	// Kept plus one, as 0 is any.
 	if o.icmpSize == 1 {
 		r.ICMPType, r.ICMPCode = int(b[o.typ])-1, int(b[o.code])-1
@@ -201,6 +205,14 @@ func (l *Layout) encodeRule(b []byte, r *Rule) {
 	} else {
 		order.PutUint16(b[o.typ:], uint16(r.ICMPType+1))
 		order.PutUint16(b[o.code:], uint16(r.ICMPCode+1))
+	}
+	if o.statelim != 0 {
+		for at, v := range map[int]Limiter{o.statelim: r.StateLimiter, o.sourcelim: r.SourceLimiter} {
+			b[at] = v.ID
+			if v.Block {
+				order.PutUint32(b[at+4:], 1) // PF_LIMITER_BLOCK
+			}
+		}
 	}
 	switch {
 	case r.Prio == 0:

@@ -3,7 +3,8 @@ package pfioctl
 // ruleLayout tells where struct pf_rule keeps what decides which packets a
 // rule matches and what becomes of them, and where struct pfioc_rule keeps the
 // rule. The struct changed in 7.3, where the ICMP type and code became 16 bits
-// wide and the members that only the kernel uses left it.
+// wide and the members that only the kernel uses left it, and in 7.9, which added the
+// limiters.
 type ruleLayout struct {
 	ioc  int // size of struct pfioc_rule
 	rule int // offset of the rule in it
@@ -20,6 +21,7 @@ type ruleLayout struct {
 	tcpFlags, tcpFlagset, allowOpts, rt, tos int
 	anchorRelative, anchorWildcard           int
 	prio, naf, rcvIfnot                      int
+	statelim, sourcelim                      int // each an id, and at 4 an int32; 0 before 7.9
 }
 
 // ruleAddrLayout is the same of struct pf_rule_addr, from the rule's start.
@@ -103,8 +105,12 @@ func ruleLayoutOf(num int, a arch) (l ruleLayout) {
 	l.naf = l.rt + 10 // behind set_prio[2]
 	l.rcvIfnot = l.rt + 11
 
-	// divert, aligned as an address is: address, port, type.
-	end := up(l.rcvIfnot+1, 4) + 20
+	end := up(l.rcvIfnot+1, 4)
+	if num >= 79 {
+		l.statelim, l.sourcelim = end, end+8
+		end += 16
+	}
+	end += 20 // divert, aligned as an address is: address, port, type
 	if num < 73 {
 		// Three pointers of the kernel's own came behind it.
 		end = up(end, ptr) + 3*ptr

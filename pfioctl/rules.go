@@ -174,6 +174,15 @@ func (a RuleAddr) Prefix() (netip.Prefix, bool) {
 	return netip.PrefixFrom(a.Addr, n), true
 }
 
+// Limiter is a limit on the states that a rule makes, in all or for each
+// source address (pf.conf(5): state limiter, source limiter).
+type Limiter struct {
+	ID uint8 // its number, 0 for none
+	// Block says what a full limiter does: block the packet or, if false, let the
+	// rule not match. A rule whose limiter does not exist does not match either way.
+	Block bool
+}
+
 // Rule is a loaded rule: all that decides which packets it matches, and what
 // then becomes of them as far as blocking and logging go. What it does to states
 // and addresses is left out.
@@ -214,10 +223,13 @@ type Rule struct {
 	Probability uint32
 	// RateLimit packets may match in RateSeconds; 0 is without limit.
 	RateLimit, RateSeconds uint32
-	AllowOpts              bool  // passes packets with IP options
-	KeepState              bool  // makes a state, whose packets see no rules
-	RouteTo                uint8 // PF_ROUTETO and so on, 0 for none
-	Label                  string
+	// StateLimiter and SourceLimiter bound how many states the rule makes (7.9
+	// and later). The kernel looks at them when all else matches.
+	StateLimiter, SourceLimiter Limiter
+	AllowOpts                   bool  // passes packets with IP options
+	KeepState                   bool  // makes a state, whose packets see no rules
+	RouteTo                     uint8 // PF_ROUTETO and so on, 0 for none
+	Label                       string
 
 	// Call is the anchor that the rule calls, as it was loaded: relative to
 	// Anchor or, from "/" on, to the main ruleset; "" for a rule that is none.

@@ -717,7 +717,7 @@ func TestSkippedInterfaces(t *testing.T) {
 			}
 		})
 	}
-	_, err := New(&ifaceDevice{}, hostLayout("8.0")).SkippedInterfaces()
+	_, err := New(&ifaceDevice{}, hostLayout("8.1")).SkippedInterfaces()
 	if !errors.Is(err, ErrUnknownRelease) {
 		t.Errorf("unknown release: %v", err)
 	}

@@ -83,6 +83,19 @@ func (r *Rule) String() string {
 	if r.RateLimit != 0 {
 		fmt.Fprintf(&b, " max-pkt-rate %d/%d", r.RateLimit, r.RateSeconds)
 	}
+	for _, l := range []struct {
+		kind string
+		Limiter
+	}{{"state", r.StateLimiter}, {"source", r.SourceLimiter}} {
+		if l.ID == 0 {
+			continue
+		}
+		// pf.conf and pfctl have a name in the place of the number.
+		fmt.Fprintf(&b, " %s limiter %d", l.kind, l.ID)
+		if !l.Block {
+			b.WriteString(" (no-match)")
+		}
+	}
 	if r.Flags&RuleOnce != 0 {
 		b.WriteString(" once")
 	}

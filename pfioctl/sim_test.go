@@ -18,7 +18,7 @@ import (
 	"example.org/threatstopd/pfioctl/pfsim"
 )
 
-var releases = []string{"6.9", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8"}
+var releases = []string{"6.9", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "8.0"}
 
 var bad = pfioctl.Table{Name: "bad"}
 

@@ -190,7 +190,7 @@ func TestStatesOfAnotherStruct(t *testing.T) {
 			}
 		})
 	}
-	d := &stateDevice{l: hostLayout("7.9"), size: 264, states: [][]byte{anyState()}}
+	d := &stateDevice{l: hostLayout("8.1"), size: 264, states: [][]byte{anyState()}}
 	p := New(d, d.l)
 	if _, err := p.States(); !errors.Is(err, ErrUnknownRelease) {
 		t.Errorf("of an unknown release: %v", err)

@@ -267,8 +267,8 @@ func (t *ktable) insert(d *draft, now int64) {
 
 // writable is how every request that writes addresses begins.
 func (k *Kernel) writable(io *pfioctl.PfiocTable) (*ktable, error) {
-	if !validTable(&io.Table, 0, true) {
-		return nil, syscall.EINVAL
+	if err := k.validTable(&io.Table, 0, true); err != nil {
+		return nil, err
 	}
 	return k.unlocked(io)
 }
@@ -287,8 +287,8 @@ func (k *Kernel) unlocked(io *pfioctl.PfiocTable) (*ktable, error) {
 
 // readable is how every request that reads addresses begins.
 func (k *Kernel) readable(io *pfioctl.PfiocTable) (*ktable, error) {
-	if !validTable(&io.Table, 0, false) {
-		return nil, syscall.EINVAL
+	if err := k.validTable(&io.Table, 0, false); err != nil {
+		return nil, err
 	}
 	t := k.lookupTable(&io.Table)
 	if t == nil || t.flags&flagActive == 0 {
@@ -462,8 +462,11 @@ type queued struct {
 // processed from its head, which is where they were put: the last comes first.
 func (k *Kernel) addAddrs(io *pfioctl.PfiocTable) error {
 	dummy, feedback := io.Flags&pfioctl.FlagDummy != 0, io.Flags&pfioctl.FlagFeedback != 0
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagFeedback) || !validTable(&io.Table, 0, true) {
+	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagFeedback) {
 		return syscall.EINVAL
+	}
+	if err := k.validTable(&io.Table, 0, true); err != nil {
+		return err
 	}
 	if k.num < 71 {
 		return k.addAddrsInOrder(io)

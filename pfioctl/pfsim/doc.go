@@ -43,9 +43,9 @@
 // which is ENODEV, or EACCES through a read-only descriptor, or EPERM at
 // securelevel 2.
 //
-// [Options].Release chooses the release from 6.9 to 7.8: the structs, and what
-// the releases do differently in DIOCRADDADDRS, DIOCRADDTABLES, DIOCSETLIMIT and
-// DIOCGETRULE.
+// [Options].Release chooses the release from 6.9 to 8.0: the structs, and what
+// the releases do differently in DIOCRADDADDRS, DIOCRADDTABLES, DIOCSETLIMIT,
+// DIOCGETRULE and DIOCIGETIFACES, and with names that do not end.
 //
 // The table requests are held against recorded answers of OpenBSD 7.8's own
 // pf_table.c. More recordings can be given to the tests in the environment

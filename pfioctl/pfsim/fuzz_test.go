@@ -165,7 +165,7 @@ func TestRandomRequests(t *testing.T) {
 func runProgram(t *testing.T, in []byte, guard *Buffer) {
 	now := time.Unix(1_700_000_000, 0)
 	p := &program{in}
-	release := []string{"7.8", "7.0", "7.2", "7.3", "7.7"}[p.byte()%5]
+	release := []string{"7.8", "7.0", "7.2", "7.3", "7.7", "8.0"}[p.byte()%6]
 	k := New(Options{Release: release, MaxEntries: 40, MaxTables: 24, Now: func() time.Time { now = now.Add(time.Second); return now }})
 	for len(p.b) > 0 && !k.hung {
 		fuzzStep(t, k, p, guard)

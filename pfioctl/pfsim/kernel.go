@@ -20,7 +20,7 @@ var ErrHang = errors.New("pfsim: the kernel never answers this request")
 // Options of a [Kernel]. The zero value is a 7.8 kernel just booted.
 type Options struct {
 	// Release is the OpenBSD release whose behaviour and structs are
-	// simulated, "6.9" to "7.8"; empty means "7.8". The structs are those of
+	// simulated, "6.9" to "8.0"; empty means "7.8". The structs are those of
 	// the architecture this program was built for.
 	Release string
 

@@ -50,11 +50,14 @@ func TestReleases(t *testing.T) {
 		{"7.6", false, referred{true, true, 0}},
 		{"7.7", false, referred{true, true, 0}},
 		{"7.8", false, referred{true, true, 0}},
+		{"7.9", false, referred{true, true, 0}},
+		{"8.0", false, referred{true, true, 0}},
 	} {
 		t.Run(c.release, func(t *testing.T) {
 			t.Run("ADDADDRS", func(t *testing.T) { addAddrsOf(t, c.release, c.orderly) })
 			t.Run("ADDTABLES", func(t *testing.T) { addTablesOf(t, c.release, c.referred) })
 			t.Run("GETSTATUS", func(t *testing.T) { statusOf(t, c.release) })
+			t.Run("names without an end", func(t *testing.T) { endlessNames(t, c.release) })
 			t.Run("SETLIMIT", func(t *testing.T) { setLimitOf(t, c.release) })
 		})
 	}
@@ -180,13 +183,46 @@ func statusOf(t *testing.T, release string) {
 	}
 }
 
+// endlessNames sends names that fill their field: EINVAL, and from 8.0 on
+// ENAMETOOLONG. Before 8.0 the path in a request for rules was cut.
+func endlessNames(t *testing.T, release string) {
+	k := New(Options{Release: release})
+	d := k.Open(true)
+	table, rules := error(syscall.EINVAL), error(syscall.EINVAL)
+	if release >= "8.0" {
+		table, rules = syscall.ENAMETOOLONG, syscall.ENAMETOOLONG
+	}
+	fill := func(b []byte) {
+		for i := range b {
+			b[i] = 'x'
+		}
+	}
+	var name, path pfioctl.PfiocTable
+	fill(name.Table.Name[:])
+	fill(path.Table.Anchor[:])
+	for _, io := range []*pfioctl.PfiocTable{&name, &path} {
+		io.Table.Name[0] = 'x'
+		if err := d.Ioctl(k.req.ClrAddrs, unsafe.Pointer(io)); err != table {
+			t.Errorf("table request: %v, want %v", err, table)
+		}
+	}
+	if err := d.Ioctl(k.req.ClrTables, unsafe.Pointer(&path)); err != table {
+		t.Errorf("request about an anchor: %v, want %v", err, table)
+	}
+	b := make([]byte, k.layout.RuleRequestSize())
+	fill(structOf[pfioctl.PfiocRuleHead](b).Anchor[:])
+	if err := d.Ioctl(k.req.GetRules, unsafe.Pointer(&b[0])); err != rules {
+		t.Errorf("DIOCGETRULES: %v, want %v", err, rules)
+	}
+}
+
 func setLimitOf(t *testing.T, release string) {
 	k := New(Options{Release: release})
 	d := k.Open(true)
 	io := pfioctl.PfiocLimit{Index: pfioctl.LimitTableEntries, Limit: 5}
 	must(t, d.Ioctl(k.req.SetLimit, unsafe.Pointer(&io)))
 	now := io.Limit == 5
-	if now != (release == "7.8") || !now && io.Limit != 200000 {
+	if now != (release >= "7.8") || !now && io.Limit != 200000 {
 		t.Errorf("SETLIMIT came back with %d", io.Limit)
 	}
 	if got := k.hard[pfioctl.LimitTableEntries] == 5; got != now {
@@ -351,7 +387,7 @@ func TestStartStop(t *testing.T) {
 }
 
 func TestNewRefusesWhatItDoesNotKnow(t *testing.T) {
-	for _, o := range []Options{{Release: "6.8"}, {Release: "8.0"}, {Release: "x"}} {
+	for _, o := range []Options{{Release: "6.8"}, {Release: "8.1"}, {Release: "x"}} {
 		func() {
 			defer func() {
 				if recover() == nil {

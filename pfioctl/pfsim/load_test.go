@@ -119,7 +119,7 @@ func TestLimitsAtBoot(t *testing.T) {
 	for _, c := range []struct {
 		release  string
 		enforced bool
-	}{{"7.7", false}, {"7.8", true}} {
+	}{{"7.7", false}, {"7.8", true}, {"8.0", true}} {
 		t.Run(c.release, func(t *testing.T) {
 			k := New(Options{Release: c.release})
 			pf := pfioctl.New(k.Open(true), k.Layout())

@@ -30,6 +30,10 @@ type Rule struct {
 	LogIf int // to pflogN
 	Label string
 
+	// Limiters of states, from 7.9 on. They are loaded with the rule, and are
+	// taken to have room in a verdict.
+	StateLimiter, SourceLimiter pfioctl.Limiter
+
 	// Anchor makes the rule a call of an anchor, as in `anchor "path"`: of
 	// one below the ruleset that the rule stands in, or with a leading slash
 	// below the main one; "path/*" calls all anchors in path. Quick, Dir,
@@ -271,18 +275,25 @@ func clearsRule(io []byte) bool {
 	return structOf[pfioctl.PfiocRuleHead](io).Action == getClearCounters
 }
 
-// rulesetOf finds the ruleset that a struct pfioc_rule names.
-func (k *Kernel) rulesetOf(head *pfioctl.PfiocRuleHead) *ruleset {
-	head.Anchor[len(head.Anchor)-1] = 0
-	return k.findRuleset(cString(head.Anchor[:]))
+// rulesetOf finds the ruleset that a struct pfioc_rule or pfioc_ruleset names.
+func (k *Kernel) rulesetOf(path *[pfioctl.AnchorPathSize]byte) (*ruleset, error) {
+	if k.num >= 80 && bytes.IndexByte(path[:], 0) < 0 {
+		return nil, syscall.ENAMETOOLONG
+	}
+	path[len(path)-1] = 0
+	rs := k.findRuleset(cString(path[:]))
+	if rs == nil {
+		return nil, syscall.EINVAL
+	}
+	return rs, nil
 }
 
 // getRules is DIOCGETRULES.
 func (k *Kernel) getRules(d *Device, io []byte) error {
 	head := structOf[pfioctl.PfiocRuleHead](io)
-	rs := k.rulesetOf(head)
-	if rs == nil {
-		return syscall.EINVAL
+	rs, err := k.rulesetOf(&head.Anchor)
+	if err != nil {
+		return err
 	}
 	head.Nr = uint32(len(rs.active))
 	if k.num < 74 {
@@ -314,9 +325,9 @@ func (k *Kernel) getRule(d *Device, io []byte) error {
 	var rs *ruleset
 	var l *loadedRule
 	if k.num < 74 {
-		rs = k.rulesetOf(head)
-		if rs == nil {
-			return syscall.EINVAL
+		var err error
+		if rs, err = k.rulesetOf(&head.Anchor); err != nil {
+			return err
 		}
 		if head.Ticket != rs.activeVersion || uint64(head.Nr) >= uint64(len(rs.active)) {
 			return syscall.EBUSY
@@ -362,7 +373,7 @@ func (l *loadedRule) encode(rs *ruleset) pfioctl.Rule {
 		Nr: l.nr, Action: l.Action, Dir: l.Dir, Quick: l.Quick, LogIf: l.LogIf,
 		Iface: l.Iface, IfaceNot: l.IfaceNot, RDomain: -1, AF: l.AF, Proto: l.Proto,
 		Src: l.From.encode(l.src), Dst: l.To.encode(l.dst),
-		ICMPType: -1, ICMPCode: -1, Prio: -1, Label: l.Label, Call: l.call(rs),
+		ICMPType: -1, ICMPCode: -1, Prio: -1, Label: l.Label, StateLimiter: l.StateLimiter, SourceLimiter: l.SourceLimiter, Call: l.call(rs),
 		Evaluations: l.evaluations, Packets: l.packets, Bytes: l.bytes,
 	}
 	if rs.anchor != nil {
@@ -414,10 +425,9 @@ func (k *Kernel) childrenOf(rs *ruleset) []*anchor {
 
 // getRulesets is DIOCGETRULESETS: how many anchors are below a path.
 func (k *Kernel) getRulesets(io *pfioctl.PfiocRuleset) error {
-	io.Path[len(io.Path)-1] = 0
-	rs := k.findRuleset(cString(io.Path[:]))
-	if rs == nil {
-		return syscall.EINVAL
+	rs, err := k.rulesetOf(&io.Path)
+	if err != nil {
+		return err
 	}
 	io.Nr = uint32(len(k.childrenOf(rs)))
 	return nil
@@ -425,10 +435,9 @@ func (k *Kernel) getRulesets(io *pfioctl.PfiocRuleset) error {
 
 // getRuleset is DIOCGETRULESET: the name of one of them.
 func (k *Kernel) getRuleset(io *pfioctl.PfiocRuleset) error {
-	io.Path[len(io.Path)-1] = 0
-	rs := k.findRuleset(cString(io.Path[:]))
-	if rs == nil {
-		return syscall.EINVAL
+	rs, err := k.rulesetOf(&io.Path)
+	if err != nil {
+		return err
 	}
 	list := k.childrenOf(rs)
 	if uint64(io.Nr) >= uint64(len(list)) {

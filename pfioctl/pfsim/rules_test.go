@@ -330,8 +330,9 @@ func TestRulesAreRead(t *testing.T) {
 		{Proto: protoTCP, From: Peer{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Not: true}, To: Peer{Port: pfioctl.Range{Op: pfioctl.OpRange, A: 1, B: 1023}}, AF: pfioctl.AFInet},
 		{Anchor: "ts"},
 		{Action: match, Dir: in},
+		{Action: block, StateLimiter: pfioctl.Limiter{ID: 1}, SourceLimiter: pfioctl.Limiter{ID: 255, Block: true}},
 	}
-	for _, release := range []string{"6.9", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8"} {
+	for _, release := range []string{"6.9", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "8.0"} {
 		t.Run(release, func(t *testing.T) {
 			k := New(Options{Release: release})
 			load(t, k, Ruleset{
@@ -358,6 +359,10 @@ func TestRulesAreRead(t *testing.T) {
 			}
 			if p, ok := r[2].Src.Prefix(); !ok || p != rules[2].From.Prefix || !r[2].Src.Not || r[2].Dst.Port != rules[2].To.Port || !r[2].KeepState {
 				t.Errorf("rule 2: %+v", r[2])
+			}
+			var none pfioctl.Limiter
+			if limited := r[5].StateLimiter == rules[5].StateLimiter && r[5].SourceLimiter == rules[5].SourceLimiter; limited != (release >= "7.9") || r[0].StateLimiter != none {
+				t.Errorf("rule 5: %+v", r[5])
 			}
 			if r[3].Call != "ts" || len(r[3].Called) != 1 || r[3].Called[0].Rules[0].Call != "in/*" {
 				t.Fatalf("rule 3: %+v", r[3])

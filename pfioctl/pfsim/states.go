@@ -223,9 +223,9 @@ func (k *Kernel) killStates(io []byte) error {
 }
 
 // getIfaces is DIOCIGETIFACES: all interfaces and groups that pf has heard of,
-// which here is from rules and from "set skip on". One that has no room is
-// counted and not written, and neither are those behind it (pf_if.c:
-// pfi_get_ifaces).
+// which here is from rules and from "set skip on". Up to 7.9 one that has no room
+// is counted and not written, and neither are those behind it (pf_if.c:
+// pfi_get_ifaces); 8.0 fills all the room there is.
 func (k *Kernel) getIfaces(io *pfioctl.PfiocIface) error {
 	o, order := k.layout.Iface(), k.layout.ByteOrder()
 	if io.Esize != int32(o.Size) {
@@ -241,8 +241,11 @@ func (k *Kernel) getIfaces(io *pfioctl.PfiocIface) error {
 		if filter != "" && name != filter && group(name) != filter {
 			continue
 		}
+		if k.num >= 80 && len(b)/o.Size >= int(io.Size) {
+			break
+		}
 		b = append(b, make([]byte, o.Size)...)
-		if len(b)/o.Size >= int(io.Size) {
+		if k.num < 80 && len(b)/o.Size >= int(io.Size) {
 			break
 		}
 		e := b[len(b)-o.Size:]

@@ -27,7 +27,7 @@ func someStates() []State {
 
 // What pfioctl reads is what was put in, on each release.
 func TestStatesAreRead(t *testing.T) {
-	for _, release := range []string{"6.9", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8"} {
+	for _, release := range []string{"6.9", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "8.0"} {
 		t.Run(release, func(t *testing.T) {
 			k := New(Options{Release: release})
 			pf := pfioctl.New(k.Open(false), k.Layout())
@@ -185,6 +185,25 @@ func TestStatePermission(t *testing.T) {
 		}
 		if _, err := pfioctl.New(d, k.Layout()).SkippedInterfaces(); err != nil {
 			t.Errorf("write %v, securelevel %d: interfaces: %v", tt.write, tt.level, err)
+		}
+	}
+}
+
+// 8.0 fills all the room that it is given; before, the last struct stayed empty.
+func TestInterfacesFillTheirRoom(t *testing.T) {
+	for release, want := range map[string]byte{"7.9": 0, "8.0": 'e'} {
+		k := New(Options{Release: release})
+		load(t, k, Ruleset{Skip: []string{"em0"}}) // all, em, em0
+		o := k.layout.Iface()
+		b := make([]byte, 3*o.Size)
+		io := &pfioctl.PfiocIface{Buffer: unsafe.Pointer(&b[0]), Esize: int32(o.Size), Size: 3}
+		must(t, k.Open(true).Ioctl(k.req.GetIfaces, unsafe.Pointer(io)))
+		if last := b[2*o.Size+o.Name]; io.Size != 3 || last != want {
+			t.Errorf("%s: %d interfaces, the last begins with %q, want %q", release, io.Size, last, want)
+		}
+		got, err := pfioctl.New(k.Open(true), k.Layout()).SkippedInterfaces()
+		if err != nil || !slices.Equal(got, []string{"em0"}) {
+			t.Errorf("%s: skipped %q, %v", release, got, err)
 		}
 	}
 }

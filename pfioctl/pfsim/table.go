@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
@@ -332,17 +333,38 @@ func zeroBehind(b []byte) bool {
 	return true
 }
 
-// validTable is pfr_validate_table: it reports whether the kernel takes the
+// validTable is pfr_validate_table: it returns nil if the kernel takes the
 // struct, whose anchor it fixes in place. The reserved anchor is compared with
 // what the caller wrote, so that "/_pf" slips through, as in the kernel.
-func validTable(t *pfioctl.PfrTable, allowed pfioctl.TableFlags, noReserved bool) bool {
-	if t.Name[0] == 0 {
-		return false
+func (k *Kernel) validTable(t *pfioctl.PfrTable, allowed pfioctl.TableFlags, noReserved bool) error {
+	switch {
+	case t.Name[0] == 0, noReserved && cString(t.Anchor[:]) == pfioctl.ReservedAnchor:
+		return syscall.EINVAL
+	case k.num >= 80 && bytes.IndexByte(t.Name[:], 0) < 0:
+		return syscall.ENAMETOOLONG
+	case !zeroBehind(t.Name[:]):
+		return syscall.EINVAL
 	}
-	if noReserved && cString(t.Anchor[:]) == pfioctl.ReservedAnchor {
-		return false
+	if err := k.validAnchor(&t.Anchor); err != nil {
+		return err
 	}
-	return zeroBehind(t.Name[:]) && fixAnchor(&t.Anchor) && t.Flags&^allowed == 0
+	if t.Flags&^allowed != 0 {
+		return syscall.EINVAL
+	}
+	return nil
+}
+
+// validAnchor returns nil if the kernel takes the path of an anchor, which it
+// fixes in place.
+func (k *Kernel) validAnchor(a *[pfioctl.AnchorPathSize]byte) error {
+	long := bytes.IndexByte(a[:], 0) < 0
+	switch {
+	case long && k.num >= 80:
+		return syscall.ENAMETOOLONG
+	case !fixAnchor(a):
+		return syscall.EINVAL
+	}
+	return nil
 }
 
 // searchTable finds where a table is, or would be, among the sorted tables.

@@ -68,8 +68,11 @@ func (k *Kernel) tablesOf(anchor string) []*ktable {
 
 // clrTables is DIOCRCLRTABLES.
 func (k *Kernel) clrTables(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagAllRsets) || !fixAnchor(&io.Table.Anchor) {
+	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagAllRsets) {
 		return syscall.EINVAL
+	}
+	if err := k.validAnchor(&io.Table.Anchor); err != nil {
+		return err
 	}
 	if k.countTables(io) < 0 {
 		return syscall.ENOENT
@@ -106,8 +109,8 @@ func (k *Kernel) addTables(io *pfioctl.PfiocTable) error {
 
 	var aux []pfioctl.PfrTable
 	err := eachTable(io, func(t *pfioctl.PfrTable) error {
-		if !validTable(t, userFlags, true) {
-			return syscall.EINVAL
+		if err := k.validTable(t, userFlags, true); err != nil {
+			return err
 		}
 		for range 2 {
 			if !k.takeTable() {
@@ -197,8 +200,8 @@ func (k *Kernel) addTablesInOrder(io *pfioctl.PfiocTable) error {
 	var add, change []*ktable
 	n := int32(0)
 	err := eachTable(io, func(t *pfioctl.PfrTable) error {
-		if !validTable(t, userFlags, true) {
-			return syscall.EINVAL
+		if err := k.validTable(t, userFlags, true); err != nil {
+			return err
 		}
 		t.Flags |= flagActive
 		p := k.lookupTable(t)
@@ -267,8 +270,8 @@ func (k *Kernel) delTables(io *pfioctl.PfiocTable) error {
 	}
 	var queue []*ktable
 	err := eachTable(io, func(t *pfioctl.PfrTable) error {
-		if !validTable(t, 0, true) {
-			return syscall.EINVAL
+		if err := k.validTable(t, 0, true); err != nil {
+			return err
 		}
 		p := k.lookupTable(t)
 		if p == nil || p.flags&flagActive == 0 || slices.Contains(queue, p) {
@@ -292,8 +295,11 @@ func (k *Kernel) delTables(io *pfioctl.PfiocTable) error {
 // that the anchor keeps is not that of the tables that bear its name the kernel
 // takes its own lists for corrupt.
 func (k *Kernel) listTables(io *pfioctl.PfiocTable, esize int, put func(t *ktable, b []byte)) error {
-	if refused(io.Flags, pfioctl.FlagAllRsets) || !fixAnchor(&io.Table.Anchor) {
+	if refused(io.Flags, pfioctl.FlagAllRsets) {
 		return syscall.EINVAL
+	}
+	if err := k.validAnchor(&io.Table.Anchor); err != nil {
+		return err
 	}
 	n := k.countTables(io)
 	if n < 0 {
@@ -354,8 +360,8 @@ func (k *Kernel) clrTStats(io *pfioctl.PfiocTable) error {
 	var queue []*ktable
 	loop := false
 	err := eachTable(io, func(t *pfioctl.PfrTable) error {
-		if !validTable(t, 0, false) {
-			return syscall.EINVAL
+		if err := k.validTable(t, 0, false); err != nil {
+			return err
 		}
 		if p := k.lookupTable(t); p != nil {
 			loop = loop || slices.Contains(queue, p)
@@ -389,8 +395,8 @@ func (k *Kernel) setTFlags(io *pfioctl.PfiocTable) error {
 	var queue []*ktable
 	var nchange, ndel int32
 	err := eachTable(io, func(t *pfioctl.PfrTable) error {
-		if !validTable(t, 0, true) {
-			return syscall.EINVAL
+		if err := k.validTable(t, 0, true); err != nil {
+			return err
 		}
 		p := k.lookupTable(t)
 		if p == nil || p.flags&flagActive == 0 {

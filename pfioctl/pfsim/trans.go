@@ -235,8 +235,8 @@ func (k *Kernel) inaDefine(io *pfioctl.PfiocTable) error {
 	if io.Size != 0 && !addrsToo {
 		return syscall.EINVAL
 	}
-	if !validTable(&io.Table, userFlags, true) {
-		return syscall.EINVAL
+	if err := k.validTable(&io.Table, userFlags, true); err != nil {
+		return err
 	}
 	rs := k.findRuleset(cString(io.Table.Anchor[:]))
 	if rs == nil || !rs.topen || io.Ticket != rs.tticket {

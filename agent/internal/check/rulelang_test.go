@@ -231,6 +231,10 @@ func parseRule(t testing.TB, line string) pfioctl.Rule {
 			r.Probability = uint32(float64(number()) / 100 * (1<<32 - 1))
 		case "max-pkt-rate":
 			r.RateLimit, r.RateSeconds = uint32(number()), 10
+		case "state-limiter":
+			r.StateLimiter = pfioctl.Limiter{ID: uint8(number())}
+		case "source-limiter":
+			r.SourceLimiter = pfioctl.Limiter{ID: uint8(number()), Block: true}
 		case "once":
 			r.Flags |= pfioctl.RuleOnce
 		case "expired":

@@ -923,6 +923,12 @@ func (s *space) chances(c *condition, r *pfioctl.Rule) {
 	if r.RateLimit != 0 {
 		s.chance(c, "rate "+key, "up to a rate", "beyond a rate")
 	}
+	if r.StateLimiter.ID != 0 || r.SourceLimiter.ID != 0 {
+		// A rule whose limiter does not exist, or is full and says no-match, is
+		// skipped. That it has room is the usual case.
+		s.chance(c, "limiter "+key, "within a limiter", "beyond a limiter, or if it does not exist")
+		s.axes[s.yes["limiter "+key]].usual = one(2, 1)
+	}
 	if r.Flags&pfioctl.RuleOnce != 0 {
 		s.chance(c, "once "+key, "the first time", "after the first time")
 	}
