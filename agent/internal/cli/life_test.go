@@ -58,7 +58,7 @@ func vendorHost(t *testing.T) (root string) {
 			"block drop in log quick from <ThreatSTOP-Block>\n",
 		"/etc/rc.d/pflogd":                 "#!/bin/ksh\n",
 		"/root/crontab.pre-threatstop":     crontab,
-		"/usr/local/etc/threatstop.conf":   "device_id=tdid_abcd1234\nDNS_SERVERS=192.0.2.53\nBLOCK_LISTS=basic.threatstop.local\n",
+		"/usr/local/etc/threatstop.conf":   "device_id=tdid_abcd1234\nDNS_SERVERS=192.0.2.53\nBLOCK_LISTS=basic.threatstop.local\nurl=https://logs.threatstop.com/\n",
 		"/usr/local/man/man8/login_fbtab":  "",
 		"/usr/local/sbin/threatstop-pf.sh": "#!/bin/sh\n",
 		"/usr/local/sbin/sendlog.sh":       "#!/bin/sh\n",
