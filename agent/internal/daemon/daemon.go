@@ -130,7 +130,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	for i, err := range d.o.Missing {
 		d.trouble.is(fmt.Sprintf("socket %d", i), err.Error(), true)
 	}
-	known := d.readInForce(setup)
+	known := &state{inForce: *d.readInForce(setup)}
 	if setup.KillStates {
 		d.boundStates(&setup.States)
 	}
@@ -154,7 +154,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		Up:        func() { d.up(reportProcess) },
 		Trouble:   func(key, text string) { d.trouble.check(key, text, false) },
 		Log:       d.o.Log,
-	}, known.set, known.own)
+	}, known.inForce.set, known.inForce.own)
 	defer d.report.Wait()
 	if setup.KillStates {
 		d.states = states.Start(ctx, states.Options{
@@ -188,7 +188,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			}
 		}
 		d.report.SetUp(next.Report)
-		known = l.carryOver()
+		known = &l.state // its tasks have ended
 		setup = next
 	}
 }
@@ -315,22 +315,14 @@ type inForce struct {
 	own     []netip.Addr
 }
 
-func newLife(d *Daemon, setup *Setup, fetcher *fetch.Client, known *inForce) *life {
+func newLife(d *Daemon, setup *Setup, fetcher *fetch.Client, known *state) *life {
 	o := setup.Update
 	o.Lookup = fetcher.Lookup
 	l := &life{Daemon: d, setup: setup, updater: update.New(o, fetcher), wake: make(chan request), over: make(chan struct{}), again: make(chan struct{})}
 	l.schedule.interval = setup.PollInterval
 	l.schedule.next = time.Now()
-	l.inForce = *known
+	l.inForce, l.lists, l.tables, l.last, l.lastGood, l.seen = known.inForce, known.lists, known.tables, known.last, known.lastGood, known.seen
 	return l
-}
-
-// carryOver is what the next life takes from this one.
-func (l *life) carryOver() *inForce {
-	l.state.mu.Lock()
-	defer l.state.mu.Unlock()
-	known := l.inForce
-	return &known
 }
 
 // readInForce reads what pf has in the block table before the first policy has
