@@ -173,8 +173,8 @@ func TestWhatIsWrong(t *testing.T) {
 			r.env.User = func(string) (uint32, error) { return 4711, nil }
 			r.env.Owner = func(fs.FileInfo) (int, bool) { return 1234, true }
 		}, []string{"FAIL spool directory; not to _threatstop (4711) > chown -R _threatstop:_threatstop"}},
-		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA file; no such file > PEM", "FAIL log server; no such file > PEM"}},
-		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA file; no PEM certificate in it", "FAIL log server; no PEM certificate in it"}},
+		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA_FILE; no such file > PEM", "FAIL log server; no such file > PEM"}},
+		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA_FILE; no PEM certificate in it", "FAIL log server; no PEM certificate in it"}},
 
 		"no policy server": {func(r *rig) { r.dns.Close() }, []string{"FAIL policy server; no TCP connection; refused > ports 53 and 5353", "FAIL no policy server gives all lists > above"}},
 		"a policy server by a name that is none": {func(r *rig) { r.conf["DNS_SERVERS"] = "nowhere.example" },

@@ -45,6 +45,7 @@ type Options struct {
 // Keys of Options.Trouble.
 const (
 	TroubleCapture = "pflog"        // hits are not read
+	TroubleUploads = "uploads"      // the log server cannot be reached with this configuration
 	TroubleSyncs   = "report syncs" // it asks for more syncs than it may
 )
 
@@ -359,6 +360,11 @@ func (c *Client) capture(conn *privsep.Conn, s captureState) error {
 	if c.states > 2 {
 		return errors.New("tells of the capture again and again")
 	}
+	noUploads := ""
+	if s.NoUploads != "" {
+		noUploads = "no uploads, hits stay in the spool: " + clip(printable(s.NoUploads), maxWhy)
+	}
+	c.o.Trouble(TroubleUploads, noUploads)
 	if s.Reading {
 		c.o.Trouble(TroubleCapture, "")
 		return nil

@@ -47,7 +47,7 @@ const (
 	chunkSize  = 256 << 10
 	maxLine    = 2000 // bytes of a line
 	maxWhy     = 500  // bytes of a captureState's reason
-	maxCapture = 8 * maxWhy
+	maxCapture = 16 * maxWhy
 )
 
 var (
@@ -124,6 +124,8 @@ func newHead(generation uint64, set *policy.Set, own []netip.Addr) policyHead {
 type captureState struct {
 	Reading bool
 	Why     string // when they are not
+	// NoUploads is why the hits cannot be uploaded until the configuration is changed.
+	NoUploads string
 }
 
 // clip bounds a text, between characters.

@@ -51,7 +51,13 @@ const (
 // Body returns the life of the role.
 func Body(env Env) privsep.Body {
 	if env.NewSender == nil {
-		env.NewSender = func(o upload.Options) (report.Sender, error) { return upload.New(o) }
+		env.NewSender = func(o upload.Options) (report.Sender, error) {
+			c, err := upload.New(o)
+			if err != nil {
+				return nil, err // not c: a nil *upload.Client in a report.Sender is not nil
+			}
+			return c, nil
+		}
 	}
 	return func(conn net.Conn, files []*os.File) error {
 		return run(env, privsep.NewWorker(conn, fromMain), files)
@@ -72,6 +78,8 @@ type role struct {
 	sender  report.Sender
 	logs    []*os.File // of pflogd
 	logsErr error      // why they could not be opened
+	// noUploads says why nothing can be uploaded in this life; "" when uploads are possible.
+	noUploads string
 
 	loading *loading      // the policy that is coming
 	policy  chan struct{} // closed when the first one has come
@@ -170,7 +178,9 @@ func (r *role) open() (err error) {
 		return err
 	}
 	if r.sender, err = r.env.NewSender(o.Upload); err != nil {
-		return err
+		// Hits are still read and spooled. The owner repairs the key and reloads.
+		r.noUploads = err.Error() + ": correct it, then rcctl reload threatstopd"
+		r.sender = noSender{err}
 	}
 	if o.LogFile == "" {
 		return nil
@@ -251,6 +261,11 @@ func (r *role) closeLogs() {
 	r.logs = nil
 }
 
+// noSender stands in for a sender that could not be made: each attempt fails with the reason.
+type noSender struct{ err error }
+
+func (s noSender) Send(context.Context, upload.Batch) error { return s.err }
+
 // closeSender closes the connection that the sender keeps.
 func (r *role) closeSender() {
 	if c, ok := r.sender.(interface{ Close() }); ok {
@@ -289,7 +304,7 @@ func (r *role) read(ctx context.Context, reporter *report.Reporter) {
 		}
 		timer.Stop()
 	}
-	r.tell(captureState{Reading: true})
+	r.tell(captureState{Reading: true, NoUploads: r.noUploads})
 	ended := make(chan struct{})
 	var looking sync.WaitGroup
 	looking.Go(func() {
@@ -329,7 +344,7 @@ func (r *role) reading() (*report.Reporter, string) {
 // tell tells main whether hits are read. When that fails main is gone, which Run will
 // see.
 func (r *role) tell(s captureState) {
-	s.Why = clip(printable(s.Why), maxWhy)
+	s.Why, s.NoUploads = clip(printable(s.Why), maxWhy), clip(printable(s.NoUploads), maxWhy)
 	_ = r.w.SendJSON(kindCapture, s)
 }
 

@@ -19,6 +19,7 @@ import (
 	"example.org/threatstopd/agent/internal/frame"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
@@ -491,4 +492,55 @@ func BenchmarkPolicy(b *testing.B) {
 		taken(n)
 	}
 	b.ReportMetric(float64(sets[0].Len()), "entries")
+}
+
+// A configuration that uploads cannot work with does not keep hits from being read and spooled.
+func TestUploadsUnusable(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, content string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, tt := range []struct {
+		name    string
+		options upload.Options
+		want    string
+	}{
+		{"CA_FILE missing", upload.Options{CAFile: filepath.Join(dir, "none")}, "no such file"},
+		{"CA_FILE empty", upload.Options{CAFile: file("empty", "", 0o600)}, "no PEM certificate"},
+		{"CA_FILE without a certificate", upload.Options{CAFile: file("garbage", "garbage", 0o600)}, "no PEM certificate"},
+		{"CA_FILE that others can write", upload.Options{CAFile: file("open", "", 0o666)}, "mode 0666"},
+		{"PROXY of another scheme", upload.Options{Proxy: "ftp://proxy.test"}, "must be http"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newRig(t)
+			g.env.NewSender = nil
+			tt.options.URL = "https://logs.test/"
+			g.options.Setup.Reporting.Upload = tt.options
+			g.start(set(t, "test", "10.0.0.0/8"))
+			g.troubled(TroubleUploads, tt.want)
+			g.troubled(TroubleUploads, "rcctl reload threatstopd")
+			g.until("capturing", func() bool { return g.status().Hits.Capturing })
+			g.hit("10.0.0.1")
+			c, err := status.Dial(context.Background(), g.socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Sync(context.Background(), false, func(string, bool) {}); err != nil {
+				t.Error(err)
+			}
+			if s := g.status(); s.Uploads.Spool.Lines == 0 || !strings.Contains(s.Uploads.Error, tt.want) {
+				t.Errorf("uploads: %+v", s.Uploads)
+			}
+			if len(g.down) > 0 {
+				t.Errorf("the role died: %q", g.down)
+			}
+		})
+	}
 }

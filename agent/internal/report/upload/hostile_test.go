@@ -566,7 +566,7 @@ func TestCAFileIsRefused(t *testing.T) {
 				c.Close()
 				return
 			}
-			if want := "CA file " + path + tt.want; err == nil || err.Error() != want {
+			if want := "CA_FILE " + path + tt.want; err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
 		})

@@ -33,11 +33,11 @@ func Roots(file string) (*x509.CertPool, error) {
 		if errors.As(err, &pe) {
 			err = pe.Err
 		}
-		return nil, fmt.Errorf("CA file %s: %w", file, err)
+		return nil, fmt.Errorf("CA_FILE %s: %w", file, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA file %s: no PEM certificate in it", file)
+		return nil, fmt.Errorf("CA_FILE %s: no PEM certificate in it", file)
 	}
 	return pool, nil
 }
