@@ -67,7 +67,7 @@ func TestImports(t *testing.T) {
 		"agent/internal/config":              {"agent/internal/owner"},
 		"agent/internal/owner":               {},
 		"agent/internal/host":                {"agent/internal/policy"},
-		"agent/internal/apply":               {"pfioctl"},
+		"agent/internal/apply":               {"agent/internal/policy", "pfioctl"},
 		"agent/internal/update":              {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl"},
 		"agent/internal/report":              {"agent/internal/owner", "agent/internal/policy", "agent/internal/report/*", "capture"},
 		"agent/internal/report/spool":        {},

@@ -40,6 +40,7 @@ func (r Result) Unchanged() int { return r.Entries - r.Delta.Added - r.Delta.Cha
 type Enforcer struct {
 	pf   *pfioctl.PF
 	disk osDisk
+	made made // the policy of the last run
 }
 
 // New returns an Enforcer that works through pf.

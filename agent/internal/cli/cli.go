@@ -22,13 +22,13 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
-	"example.org/threatstopd/agent/internal/update"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/pfioctl"
 )
@@ -252,7 +252,7 @@ func explain(err error) string {
 	if errors.Is(err, errors.ErrUnsupported) {
 		return err.Error() + "; `make demo` shows this program on a simulated kernel"
 	}
-	return update.Explain(err)
+	return apply.Explain(err)
 }
 
 // usageError is an error for which nothing was tried.

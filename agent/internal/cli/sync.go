@@ -82,7 +82,7 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	close(confined)
 
 	screen := &screen{env: env}
-	n := &update.Narrator{
+	n := &apply.Narrator{
 		Say:     screen.say,
 		Warn:    screen.warn,
 		Draw:    screen.draw,
@@ -90,14 +90,15 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		Local:   env.Local,
 		Version: shortVersion(),
 	}
-	trace := n.Begin(env.Now())
+	n.Begin(env.Now())
+	trace := update.Narrate(n)
 	setting, ended := trace.Setting, sync.OnceFunc(func() { go fetcher.Close() })
 	trace.Setting = func(k policy.Kind, s *policy.Set) {
 		ended() // the lists have come: it goes while pf and the disk are at work
 		setting(k, s)
 	}
 	out := update.New(o, fetcher).Run(ctx, e, f.force, trace)
-	n.End(out)
+	n.End(out.Outcome)
 	if !out.OK() {
 		return errSaid
 	}

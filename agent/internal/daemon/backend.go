@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/agent/internal/update"
@@ -30,19 +31,20 @@ func (b backend) Sync(ctx context.Context, force bool, say func(line string, war
 		say(errStarting.Error(), true)
 		return 1
 	}
-	n := &update.Narrator{
+	n := &apply.Narrator{
 		Say:     func(line string) { say(line, false) },
 		Warn:    func(line string) { say(line, true) },
 		Verbose: true,
 		Local:   time.Local,
 		Version: b.o.Version,
 	}
-	out, err := l.sync(ctx, force, n.Begin(time.Now()))
+	n.Begin(time.Now())
+	out, err := l.sync(ctx, force, update.Narrate(n))
 	if err != nil {
 		say(err.Error(), true)
 		return 1
 	}
-	n.End(out)
+	n.End(out.Outcome)
 	if !out.OK() {
 		return 1
 	}

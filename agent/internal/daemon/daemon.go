@@ -308,10 +308,10 @@ type request struct {
 
 // inForce is the policy that pf enforces as far as the daemon knows.
 type inForce struct {
-	tables  []update.Table // as the last good poll set them, in that order; nil before
-	set     *policy.Set    // what packets are matched against; nil for nothing
-	polled  bool           // set is a policy, not what the kernel's table had
-	changed bool           // the block table was, since set was put here
+	tables  []apply.Table // as the last good poll set them, in that order; nil before
+	set     *policy.Set   // what packets are matched against; nil for nothing
+	polled  bool          // set is a policy, not what the kernel's table had
+	changed bool          // the block table was, since set was put here
 	own     []netip.Addr
 }
 

@@ -45,9 +45,9 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		{"unchanged", "10.4.0.0/16", 0, true, nil, ""},
 		{"only the file is written", "10.5.0.0/16", 0, false, nil, ""},
 	} {
-		before := l.takeTables(&update.Outcome{Tables: []update.Table{{
+		before := l.takeTables(&update.Outcome{Outcome: &apply.Outcome{Tables: []apply.Table{{
 			Kind: policy.Block, Set: set(poll.set), Load: poll.load, Result: apply.Result{Steps: poll.steps}, Err: poll.err,
-		}}})
+		}}}})
 		if before == nil {
 			if poll.want != "" {
 				t.Errorf("%s: nothing was in force before", poll.name)

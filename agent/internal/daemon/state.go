@@ -36,15 +36,15 @@ type listState struct {
 
 // tableState is a table over several polls.
 type tableState struct {
-	update.Table               // of the last poll
-	set          *policy.Set   // last enforced; nil before
-	change       pfioctl.Delta // what that changed, when it last changed something
-	updated      time.Time     // and when
-	written      time.Time     // when the persist file was last replaced
-	checked      time.Time     // when it was last compared entry for entry
-	mended       int
-	drift        apply.Result // of the last mending
-	driftAt      time.Time
+	apply.Table               // of the last poll
+	set         *policy.Set   // last enforced; nil before
+	change      pfioctl.Delta // what that changed, when it last changed something
+	updated     time.Time     // and when
+	written     time.Time     // when the persist file was last replaced
+	checked     time.Time     // when it was last compared entry for entry
+	mended      int
+	drift       apply.Result // of the last mending
+	driftAt     time.Time
 }
 
 func (s *state) untilPoll() time.Duration {
@@ -154,12 +154,12 @@ func (l *life) takeLists(out *update.Outcome) (failed bool) {
 // for matching. It returns what was in force before, nil when the block table
 // was not changed, or is set for the first time.
 func (l *life) takeTables(out *update.Outcome) (before *policy.Set) {
-	var tables []update.Table
+	var tables []apply.Table
 	for _, t := range out.Tables {
 		key := "table " + t.Table.String()
 		switch {
 		case t.Err != nil:
-			l.trouble.is(key, update.Explain(t.Err), true)
+			l.trouble.is(key, apply.Explain(t.Err), true)
 			// When only the persist file failed the new policy is in force,
 			// and must not be mended back to the old one.
 			if t.InPF() {
@@ -222,21 +222,21 @@ func (l *life) takeTables(out *update.Outcome) (before *policy.Set) {
 }
 
 // put makes t the table of its kind, in the order in which tables are set.
-func (f *inForce) put(t update.Table) {
-	var tables []update.Table
+func (f *inForce) put(t apply.Table) {
+	var tables []apply.Table
 	for _, x := range f.tables {
 		if x.Kind != t.Kind {
 			tables = append(tables, x)
 		}
 	}
 	if t.Kind == policy.Allow {
-		f.tables = append([]update.Table{t}, tables...)
+		f.tables = append([]apply.Table{t}, tables...)
 	} else {
 		f.tables = append(tables, t)
 	}
 }
 
-func (f *inForce) table(k policy.Kind) *update.Table {
+func (f *inForce) table(k policy.Kind) *apply.Table {
 	for i := range f.tables {
 		if f.tables[i].Kind == k {
 			return &f.tables[i]
@@ -249,7 +249,7 @@ func errText(err error) string {
 	if err == nil {
 		return ""
 	}
-	return update.Explain(err)
+	return apply.Explain(err)
 }
 
 // logOutcome is the one event of a poll.

@@ -9,7 +9,6 @@ import (
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/update"
 )
 
 // glanceEvery is how often pf is asked, cheaply, whether anything has changed.
@@ -119,7 +118,7 @@ func (l *life) mend() {
 		res, err := l.enforcer.Apply(target, t.Set, t.Header)
 		key := "drift " + t.Kind.String()
 		if err != nil {
-			l.trouble.is(key, update.Explain(err), true)
+			l.trouble.is(key, apply.Explain(err), true)
 			continue
 		}
 		l.trouble.over(key)

@@ -8,11 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
-	"reflect"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -66,42 +64,10 @@ type Trace struct {
 	Setting  func(policy.Kind, *policy.Set)                 // a table is about to be brought to its set
 }
 
-// Outcome is what a run did. It is complete as far as the run came, also when
-// Err is set.
+// Outcome is what a run did.
 type Outcome struct {
-	Began   time.Time
-	Elapsed time.Duration
-	Lists   []List         // in the order in which they were fetched
-	Policy  *policy.Policy // nil when the lists did not make one
-	Facts   policy.Facts   // what the policy's exceptions were made from
-	Tables  []Table        // in the order in which they were set
-	// Warnings are for the owner, one line each: an exception that could not
-	// be looked up, a pf.conf that would not load again.
-	Warnings []string
-	// NotEnforced says why nothing of the policy has any effect although the
-	// tables hold it: pf is disabled, no rule uses the block table. Empty when
-	// it has.
-	NotEnforced string
-	// Err is why the run ended before the tables; nil when it came to them.
-	Err error
-}
-
-// OK reports whether the tables now hold the policy that the servers have.
-func (o *Outcome) OK() bool {
-	if o.Err != nil {
-		return false
-	}
-	for _, l := range o.Lists {
-		if l.Err != nil {
-			return false
-		}
-	}
-	for _, t := range o.Tables {
-		if t.Err != nil || !t.Decision.Allowed() {
-			return false
-		}
-	}
-	return true
+	*apply.Outcome
+	Lists []List // in the order in which they were fetched
 }
 
 // List is what became of one list.
@@ -112,23 +78,17 @@ type List struct {
 	Err            error // why it could not be fetched; the List, if any, is then an earlier one
 }
 
-// Table is what became of one table.
-type Table struct {
-	Kind   policy.Kind
-	Set    *policy.Set
-	Load   bool         // the table is set, not only checked; see apply.Target
-	Header apply.Header // of the persist file
-	apply.Result
-	Decision policy.Decision // when it does not allow the table, nothing was tried
-	Err      error
+// entries is a fetched list as a policy is made from it.
+type entries struct{ *dnsfetch.List }
 
-	unchecked bool // the guard could not be asked: Decision says nothing
-}
-
-// InPF reports whether pf holds the table's set now, or would take it where the
-// table is only checked. It may although there is an error: the persist file's.
-func (t *Table) InPF() bool {
-	return t.Decision.Allowed() && (t.Err == nil || t.Load && t.InForce == t.Set.Len())
+func (e *entries) All() iter.Seq2[netip.Prefix, bool] {
+	return func(yield func(netip.Prefix, bool) bool) {
+		for x := range e.List.All() {
+			if !yield(x.Prefix, x.Not) {
+				return
+			}
+		}
+	}
 }
 
 // Updater runs updates. It remembers the last good copy of each list, so that
@@ -136,17 +96,9 @@ func (t *Table) InPF() bool {
 type Updater struct {
 	o       Options
 	fetch   Fetcher
-	lists   map[string]*dnsfetch.List
+	lists   map[string]*entries
 	fresh   map[string]bool // lists that came since the last Run began
 	reached map[string][]netip.Addr
-	made    made // the last one
-}
-
-// made is a policy and what it was made from.
-type made struct {
-	policy *policy.Policy // nil: none yet
-	lists  []*dnsfetch.List
-	facts  policy.Facts
 }
 
 // Fetcher fetches lists: a [dnsfetch.Client], here or in another process. Its errors are those
@@ -160,7 +112,7 @@ func New(o Options, f Fetcher) *Updater {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Updater{o: o, fetch: f, lists: make(map[string]*dnsfetch.List), fresh: make(map[string]bool), reached: make(map[string][]netip.Addr)}
+	return &Updater{o: o, fetch: f, lists: make(map[string]*entries), fresh: make(map[string]bool), reached: make(map[string][]netip.Addr)}
 }
 
 // Run fetches the policy and enforces it through e. force is the owner's word
@@ -173,27 +125,28 @@ func (u *Updater) Run(ctx context.Context, e *apply.Enforcer, force bool, trace 
 // Retry is Run, but the lists that came in the last Run or Retry are not
 // fetched again.
 func (u *Updater) Retry(ctx context.Context, e *apply.Enforcer, force bool, trace Trace) *Outcome {
-	out := &Outcome{Began: u.o.Now()}
-	out.Err = u.run(ctx, e, force, trace, out)
-	out.Elapsed = u.o.Now().Sub(out.Began)
+	began := u.o.Now()
+	out := &Outcome{}
+	if err := u.run(ctx, e, force, trace, out); err != nil {
+		out.Outcome = &apply.Outcome{Lists: u.inputs(out.Lists), Err: err}
+	}
+	out.Began, out.Elapsed = began, u.o.Now().Sub(began)
 	return out
 }
 
 func (u *Updater) run(ctx context.Context, e *apply.Enforcer, force bool, trace Trace, out *Outcome) error {
 	// Allow lists first: what they carve out of the block table must be known
 	// before anything is blocked.
-	missing, kept, unreached := 0, 0, false
+	kept, unreached := 0, false
 	for _, l := range u.o.Wanted() {
 		if unreached {
 			// Each list would wait for each server in vain once more.
-			l.List, l.Err = u.known(l), errUnreached
+			l.List, l.Err = u.known(l), apply.ErrUnreached
 		} else {
 			l.List, l.Err = u.fetchList(ctx, l.Kind, l.Name, trace)
 			unreached = unreachable(l.Err)
 		}
-		if l.List == nil {
-			missing++
-		} else if l.Err != nil {
+		if l.Err != nil {
 			kept++
 		}
 		out.Lists = append(out.Lists, l)
@@ -201,18 +154,14 @@ func (u *Updater) run(ctx context.Context, e *apply.Enforcer, force bool, trace 
 			return errInterrupted
 		}
 	}
-	if missing > 0 {
-		err := fmt.Errorf("%d of %d lists could not be fetched: the policy in force stays", missing, len(out.Lists))
-		if unreached {
-			return fmt.Errorf("%w: %w", errUnreached, err)
-		}
+	lists := u.inputs(out.Lists)
+	if err := apply.Missing(lists); err != nil {
 		return err
 	}
 	if trace.Complete != nil && kept == 0 {
 		trace.Complete()
 	}
 	facts, warnings, err := u.o.Facts(ctx, u.reached)
-	out.Warnings = append(out.Warnings, warnings...)
 	if err != nil {
 		return fmt.Errorf("%w: the policy in force stays, since own addresses could not be kept out of a new one", err)
 	}
@@ -221,34 +170,23 @@ func (u *Updater) run(ctx context.Context, e *apply.Enforcer, force bool, trace 
 		// for, and their addresses would not be kept out.
 		return errInterrupted
 	}
-	out.Facts = facts
-	if out.Policy, err = u.make(out.Lists, facts); err != nil {
-		if errors.Is(err, policy.ErrTooMany) {
-			err = fmt.Errorf("%w: MAX_ENTRIES in threatstop.conf allows more, if the lists are meant to be that large", err)
-		}
-		return fmt.Errorf("%w: the policy in force stays", err)
-	}
-	u.enforce(e, force, trace, out)
+	out.Outcome = e.Run(&apply.Options{Policy: u.o.Policy, Guard: u.o.Guard, Block: u.o.BlockTable, Allow: u.o.AllowTable, Now: u.o.Now},
+		lists, facts, force, trace.Setting)
+	out.Warnings = append(warnings, out.Warnings...)
 	return nil
 }
 
-// make is Build, but from the same lists and facts comes the same policy again,
-// without the work: that is what most runs of a long-lived process find.
-func (u *Updater) make(lists []List, facts policy.Facts) (*policy.Policy, error) {
-	next := made{facts: facts}
+// inputs returns the lists as a policy is made from them.
+func (u *Updater) inputs(lists []List) []apply.List {
+	var all []apply.List
 	for _, l := range lists {
-		next.lists = append(next.lists, l.List)
-	}
-	if u.made.policy != nil && slices.EqualFunc(u.made.lists, next.lists, (*dnsfetch.List).SameEntries) && reflect.DeepEqual(u.made.facts, facts) {
-		next.policy = u.made.policy
-	} else {
-		var err error
-		if next.policy, err = u.o.Build(lists, facts); err != nil {
-			return nil, err
+		x := apply.List{List: policy.List{Name: l.Name, Kind: l.Kind}, Err: l.Err, Unreached: errors.Is(l.Err, apply.ErrUnreached) || unreachable(l.Err)}
+		if l.List != nil {
+			x.Entries, x.Server = u.lists[l.key()], l.Server
 		}
+		all = append(all, x)
 	}
-	u.made = next // and not the copies of the lists before
-	return next.policy, nil
+	return all
 }
 
 // Wanted are the lists to fetch, allow lists first.
@@ -262,9 +200,6 @@ func (o *Options) Wanted() []List {
 	}
 	return all
 }
-
-// errUnreached is why a list was not asked for.
-var errUnreached = errors.New("no policy server can be reached")
 
 // unreachable reports whether a list was not had because no server could be
 // connected to, so that none of them gives another list.
@@ -298,12 +233,18 @@ var errInterrupted = errors.New("interrupted: the policy in force stays")
 func (l *List) key() string { return l.Kind.String() + " " + l.Name }
 
 // known is the last copy of a list, nil when there is none.
-func (u *Updater) known(l List) *dnsfetch.List { return u.lists[l.key()] }
+func (u *Updater) known(l List) *dnsfetch.List {
+	if e := u.lists[l.key()]; e != nil {
+		return e.List
+	}
+	return nil
+}
 
 func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, trace Trace) (*dnsfetch.List, error) {
-	key := (&List{Kind: kind, Name: name}).key()
+	want := List{Kind: kind, Name: name}
+	key := want.key()
 	if u.fresh[key] {
-		return u.lists[key], nil
+		return u.known(want), nil
 	}
 	if trace.List != nil {
 		trace.List(kind, name)
@@ -317,12 +258,17 @@ func (u *Updater) fetchList(ctx context.Context, kind policy.Kind, name string, 
 		if trace.Failed != nil && ctx.Err() == nil {
 			trace.Failed(kind, name, err)
 		}
-		return u.lists[key], err
+		return u.known(want), err
 	}
 	if trace.Fetched != nil {
 		trace.Fetched(kind, l)
 	}
-	u.lists[key], u.fresh[key] = l, true
+	if old := u.lists[key]; old == nil || !old.SameEntries(l) {
+		u.lists[key] = &entries{l}
+	} else {
+		old.List = l // the same entries make the same policy
+	}
+	u.fresh[key] = true
 	return l, nil
 }
 
@@ -394,151 +340,35 @@ func (o *Options) lookUp(ctx context.Context) []found {
 // Build makes the policy of lists, each of which has come, and of the
 // exceptions that follow from the facts.
 func (o *Options) Build(lists []List, facts policy.Facts) (*policy.Policy, error) {
-	b := policy.NewBuilder(o.Policy)
+	var all []policy.List
 	for _, l := range lists {
-		id := b.List(l.Name, l.Kind)
-		for e := range l.List.All() {
-			b.Add(id, e.Prefix, e.Not)
-		}
+		all = append(all, policy.List{Name: l.Name, Kind: l.Kind, Entries: &entries{l.List}})
 	}
-	for _, x := range policy.Exceptions(facts) {
-		b.Except(x.Prefix, x.Why)
-	}
-	return b.Build()
+	return policy.Build(all, policy.Exceptions(facts), o.Policy)
 }
 
-// enforce brings both tables to the policy: first what is allowed, then what
-// is blocked.
-func (u *Updater) enforce(e *apply.Enforcer, force bool, trace Trace, out *Outcome) {
-	source := servers(out.Lists)
-	allow := Table{Kind: policy.Allow, Set: out.Policy.Allow}
-	if len(u.o.Allow) == 0 {
-		// Without allow lists the table is the owner's, unless it was filled
-		// from lists before, as its file then says: those entries must not
-		// outlive their lists.
-		n, err := e.InForce(u.o.AllowTable.Table)
-		ours := false
-		if err == nil {
-			ours, err = apply.Ours(u.o.AllowTable.File, u.o.AllowTable.Table.String())
-		}
-		if err != nil {
-			out.Warnings = append(out.Warnings, err.Error())
-		}
-		if n > 0 && ours {
-			u.table(e, &allow, u.o.AllowTable, force, source, trace)
-			out.Tables = append(out.Tables, allow)
-		}
-	} else {
-		u.table(e, &allow, u.o.AllowTable, force, source, trace)
-		out.Tables = append(out.Tables, allow)
+// Narrate returns the Trace that describes a run through n.
+func Narrate(n *apply.Narrator) Trace {
+	return Trace{
+		List:     n.Fetching,
+		Progress: func(_ policy.Kind, p dnsfetch.Progress) { n.Progress(p.Server, p.Done, p.Parts, p.Entries) },
+		Fetched: func(_ policy.Kind, l *dnsfetch.List) {
+			var failed []error
+			for _, err := range l.Failed {
+				failed = append(failed, err)
+			}
+			n.Fetched(l.Server, failed, fmt.Sprintf("%s in %s (%s), %d bytes from %s in %v", count(l.Len(), "entry", "entries"),
+				count(l.Parts, "part", "parts"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
+		},
+		Failed:   func(_ policy.Kind, _ string, err error) { n.Failed(err) },
+		Complete: n.Complete,
+		Setting:  n.Setting,
 	}
-	block := Table{Kind: policy.Block, Set: out.Policy.Block}
-	// The block table of this policy has holes only for these allow lists, so
-	// it must not be set when they are not to be believed.
-	switch {
-	case !allow.Decision.Allowed():
-		block.Table = u.o.BlockTable.Table
-		block.Decision = policy.Decision{Verdict: policy.Hold, Until: allow.Decision.Until, Why: "it was made with the allow lists that are held back"}
-	case allow.unchecked:
-		block.Table = u.o.BlockTable.Table
-		block.Err = fmt.Errorf("pf table %s: not set: it was made with the allow lists, and whether those shrank could not be told", block.Table)
-	default:
-		u.table(e, &block, u.o.BlockTable, force, source, trace)
-	}
-	out.Tables = append(out.Tables, block)
-	u.judge(e, out)
 }
 
-func (u *Updater) table(e *apply.Enforcer, t *Table, target apply.Target, force bool, source string, trace Trace) {
-	t.Table, t.Load = target.Table, target.Load
-	inForce, err := u.inForce(e, target)
-	if err != nil {
-		t.Err, t.unchecked = err, true
-		return
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
 	}
-	now := u.o.Now()
-	// A file that cannot be read is no reason not to enforce: the wait, if
-	// there is to be one, then begins now. Apply will tell of the file.
-	since, _ := apply.Held(target.File)
-	if !since.IsZero() {
-		since = since.In(now.Location()) // in which the owner is told of it
-	}
-	guard := u.o.Guard
-	guard.MayBeEmpty = t.Kind == policy.Allow
-	t.Decision = guard.Check(inForce, t.Set.Len(), since, now, force)
-	t.InForce = inForce
-	t.Header = apply.Header{
-		Time:   now,
-		Table:  target.Table.String(),
-		Server: source,
-		Counts: Counts(t.Kind, t.Set),
-	}
-	if !t.Decision.Allowed() {
-		if !t.Decision.Since.Truncate(time.Second).Equal(since) {
-			t.Header.Held = t.Decision.Since
-			t.Err = e.Hold(target, t.Header)
-		}
-		return
-	}
-	if trace.Setting != nil {
-		trace.Setting(t.Kind, t.Set)
-	}
-	t.Result, t.Err = e.Apply(target, t.Set, t.Header)
-}
-
-// inForce is how many entries the table has now. Where the owner loads the
-// tables, that is what the file holds.
-func (u *Updater) inForce(e *apply.Enforcer, t apply.Target) (int, error) {
-	if !t.Load {
-		return apply.FileEntries(t.File)
-	}
-	n, err := e.InForce(t.Table)
-	return max(n, 0), err
-}
-
-// judge tells what the owner must know although every call succeeded.
-func (u *Updater) judge(e *apply.Enforcer, out *Outcome) {
-	inFiles := 0
-	for _, t := range out.Tables {
-		switch {
-		case !t.Load && t.Err == nil && t.Decision.Allowed():
-			inFiles += t.Entries
-		case t.InForce > 0:
-			inFiles += t.InForce
-		}
-	}
-	if advice, err := e.ReloadAdvice(inFiles); err != nil {
-		out.Warnings = append(out.Warnings, err.Error())
-	} else if advice != "" {
-		out.Warnings = append(out.Warnings, advice)
-	}
-	g, err := e.Glance(u.o.BlockTable.Table, u.o.AllowTable.Table)
-	if err != nil {
-		out.Warnings = append(out.Warnings, err.Error())
-		return
-	}
-	out.NotEnforced = g.NotEnforced()
-}
-
-// Counts is what a set holds, in words: "26424 blocked addresses, 3 exceptions".
-func Counts(kind policy.Kind, s *policy.Set) string {
-	c := s.Counts()
-	text := count(c.V4+c.V6-c.Not, kind.String()+"ed address", kind.String()+"ed addresses")
-	if c.Not > 0 {
-		text += ", " + count(c.Not, "exception", "exceptions")
-	}
-	return text
-}
-
-// servers names each server that a list came from once.
-func servers(lists []List) string {
-	var names []string
-	seen := make(map[string]bool)
-	for _, l := range lists {
-		if l.List != nil && !seen[l.Server] {
-			seen[l.Server] = true
-			names = append(names, l.Server)
-		}
-	}
-	return strings.Join(names, ", ")
+	return fmt.Sprintf("%d %s", n, many)
 }

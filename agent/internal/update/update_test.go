@@ -90,11 +90,12 @@ func (r *rig) run(ctx context.Context, force bool) (*Outcome, string) {
 	r.t.Helper()
 	var text strings.Builder
 	line := func(s string) { fmt.Fprintln(&text, s) }
-	n := &Narrator{Say: line, Warn: line, Local: time.UTC, Version: "test"}
+	n := &apply.Narrator{Say: line, Warn: line, Local: time.UTC, Version: "test"}
 	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
 	defer pf.Close()
-	out := r.updater().Run(ctx, apply.New(pf), force, n.Begin(r.now))
-	n.End(out)
+	n.Begin(r.now)
+	out := r.updater().Run(ctx, apply.New(pf), force, Narrate(n))
+	n.End(out.Outcome)
 	return out, text.String()
 }
 
@@ -236,11 +237,11 @@ func TestUnreachable(t *testing.T) {
 			if asked != tc.asked {
 				t.Errorf("%d lists were asked for, want %d", asked, tc.asked)
 			}
-			if out.OK() || len(out.Lists) != 3 || !strings.Contains(Explain(out.Err), "3 of 3 lists could not be fetched: the policy in force stays") {
+			if out.OK() || len(out.Lists) != 3 || !strings.Contains(apply.Explain(out.Err), "3 of 3 lists could not be fetched: the policy in force stays") {
 				t.Errorf("%+v, %v", out.Lists, out.Err)
 			}
-			if advised := strings.Contains(Explain(out.Err), "check DNS_SERVERS in threatstop.conf"); advised != (tc.asked == 1) {
-				t.Errorf("said: %s", Explain(out.Err))
+			if advised := strings.Contains(apply.Explain(out.Err), "check DNS_SERVERS in threatstop.conf"); advised != (tc.asked == 1) {
+				t.Errorf("said: %s", apply.Explain(out.Err))
 			}
 			for _, l := range out.Lists {
 				if l.Err == nil {
@@ -387,27 +388,6 @@ func TestTooManyEntriesNamesTheKey(t *testing.T) {
 	r.o.Policy.MaxEntries = 3
 	_, text := r.run(t.Context(), false)
 	expect(t, text, "too many entries: 4, the limit is 3: MAX_ENTRIES in threatstop.conf allows more", "the policy in force stays")
-}
-
-func TestNarratesExceptions(t *testing.T) {
-	lists := []policy.ListReport{{Name: "a"}, {Name: "b"}}
-	listed := func(ids ...policy.ListID) (all []policy.Listed) {
-		for i, id := range ids {
-			all = append(all, policy.Listed{List: id, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 32)})
-		}
-		return all
-	}
-	for want, x := range map[string]policy.Excepted{
-		"10.0.0.1 in a":                                          {Inside: 1, Entries: listed(0)},
-		"10.0.0.1, 10.0.0.2 in a":                                {Inside: 1, Around: 1, Entries: listed(0, 0)},
-		"10.0.0.1 in a, 10.0.0.2 in b":                           {Inside: 2, Entries: listed(0, 1)},
-		"10.0.0.1, 10.0.0.2, 10.0.0.3 and 1 more in b":           {Inside: 4, Entries: listed(1, 1, 1, 1)},
-		"10.0.0.1 in a, 10.0.0.2 in a, 10.0.0.3 in a and 1 more": {Inside: 4, Entries: listed(0, 0, 0, 1)},
-	} {
-		if got := listedAs(x, lists); got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
-	}
 }
 
 // What most runs find is what the run before found: the policy is then the same

@@ -1,4 +1,4 @@
-package update
+package apply
 
 import (
 	"errors"
@@ -8,11 +8,10 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
 )
 
-// Explain is an error's text with what to do about it, where that is known.
+// Explain returns an error's text with what to do about it, where that is known.
 func Explain(err error) string {
 	var pf *pfioctl.Error
 	if errors.As(err, &pf) {
@@ -20,14 +19,14 @@ func Explain(err error) string {
 			return err.Error() + ": " + advice
 		}
 	}
-	if errors.Is(err, errUnreached) {
+	if errors.Is(err, ErrUnreached) {
 		return err.Error() + ": check DNS_SERVERS in threatstop.conf, and that pf.conf lets this host connect to them (TCP, port 53 or 5353)"
 	}
 	return err.Error()
 }
 
-// Narrator tells a run line by line in the words of the scripts that
-// threatstopd replaces, so that what owners look for is still there.
+// Narrator describes a run line by line in the words of the scripts that threatstopd replaces, so that
+// owners find what they look for.
 type Narrator struct {
 	Say  func(line string) // what is done
 	Warn func(line string) // what is wrong
@@ -52,10 +51,9 @@ func (n *Narrator) draw(format string, args ...any) {
 	}
 }
 
-// Begin tells that a run begins, and returns the Trace that tells of it.
-func (n *Narrator) Begin(now time.Time) Trace {
+// Begin says that a run begins.
+func (n *Narrator) Begin(now time.Time) {
 	n.say("Starting ThreatSTOP threatstopd %s update on %s", n.Version, n.date(now))
-	return n.trace()
 }
 
 // date is as date(1) prints it.
@@ -63,38 +61,42 @@ func (n *Narrator) date(t time.Time) string {
 	return t.In(n.Local).Format("Mon Jan _2 15:04:05 MST 2006")
 }
 
-func (n *Narrator) trace() Trace {
-	return Trace{
-		List: func(kind policy.Kind, name string) {
-			n.pending = fmt.Sprintf("Processing %s list %s", kind, name)
-			n.draw("%s", n.pending)
-		},
-		Progress: func(_ policy.Kind, p dnsfetch.Progress) {
-			n.processing(p.Server)
-			if p.Parts > 1 {
-				n.draw("  part %d of %d, %s", p.Done, p.Parts, entries(p.Entries))
-			}
-		},
-		Fetched: func(_ policy.Kind, l *dnsfetch.List) {
-			n.processing(l.Server)
-			for _, err := range l.Failed {
-				n.warn("%v", err)
-			}
-			if n.Verbose {
-				n.say("  %s in %s (%s), %d bytes from %s in %v", entries(l.Len()), count(l.Parts, "part", "parts"),
-					l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond))
-			}
-		},
-		Failed: func(_ policy.Kind, _ string, err error) {
-			n.processing("")
-			n.warn("%v", err)
-		},
-		Complete: func() { n.say("Completed getting all the lists") },
-		Setting: func(kind policy.Kind, s *policy.Set) {
-			n.say("Adding %s", Counts(kind, s))
-		},
+// Fetching says that a list is about to be fetched.
+func (n *Narrator) Fetching(kind policy.Kind, name string) {
+	n.pending = fmt.Sprintf("Processing %s list %s", kind, name)
+	n.draw("%s", n.pending)
+}
+
+// Progress shows how much of the list has come.
+func (n *Narrator) Progress(server string, done, parts, got int) {
+	n.processing(server)
+	if parts > 1 {
+		n.draw("  part %d of %d, %s", done, parts, entries(got))
 	}
 }
+
+// Fetched says that all of the list has come: from where, which servers failed before, and the details.
+func (n *Narrator) Fetched(server string, failed []error, details string) {
+	n.processing(server)
+	for _, err := range failed {
+		n.warn("%v", err)
+	}
+	if n.Verbose {
+		n.say("  %s", details)
+	}
+}
+
+// Failed says why the list could not be fetched.
+func (n *Narrator) Failed(err error) {
+	n.processing("")
+	n.warn("%v", err)
+}
+
+// Complete says that all lists have come.
+func (n *Narrator) Complete() { n.say("Completed getting all the lists") }
+
+// Setting says that a table is about to be set.
+func (n *Narrator) Setting(kind policy.Kind, s *policy.Set) { n.say("Adding %s", Counts(kind, s)) }
 
 // processing says which list is being fetched, once it is known from where.
 func (n *Narrator) processing(server string) {
@@ -108,11 +110,11 @@ func (n *Narrator) processing(server string) {
 	}
 }
 
-// End tells how the run ended.
+// End says what the run did.
 func (n *Narrator) End(out *Outcome) {
 	for _, l := range out.Lists {
-		if l.Err != nil && l.List != nil {
-			n.warn("%s list %s: the earlier copy stays in use, %s", l.Kind, l.Name, entries(l.Len()))
+		if l.Err != nil && l.Entries != nil && l.Entries.Len() > 0 {
+			n.warn("%s list %s: the earlier copy stays in use, %s", l.Kind, l.Name, entries(l.Entries.Len()))
 		}
 	}
 	if out.Policy != nil {
@@ -280,7 +282,8 @@ func (n *Narrator) table(t Table) {
 	if t.Decision.Verdict == policy.Waited || t.Decision.Verdict == policy.Forced {
 		n.say("Table %s: %s", name, t.Decision.Why)
 	}
-	if t.Created {
+	// Without a rule that refers to it nobody needs the allow table: the block table has the holes.
+	if t.Created && t.Kind == policy.Block {
 		n.warn("warning: pf table %s was not defined, and was made: pf.conf must define it, or its rules do not see it", name)
 	}
 	if t.FileWritten && t.Load && n.Verbose {
