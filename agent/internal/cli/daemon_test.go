@@ -239,7 +239,7 @@ func TestDaemonReload(t *testing.T) {
 	h.conf["POLL_INTERVAL"] = "1s"
 	h.writeConf()
 	h.signals <- syscall.SIGHUP
-	h.until("refused", h.says("configuration refused, the one before stays"))
+	h.until("refused", h.says("invalid configuration, keeping the current one"))
 	h.conf["POLL_INTERVAL"] = "1h"
 	h.conf["NEVER_BLOCK"] = "10.0.0.1"
 	h.writeConf()

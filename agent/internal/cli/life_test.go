@@ -425,7 +425,7 @@ func TestWholeLife(t *testing.T) {
 	// A bad configuration is refused, a good one taken.
 	configure("POLL_INTERVAL=never\n")
 	f.signals <- syscall.SIGHUP
-	f.until("refuses the configuration", f.says("configuration refused, the one before stays"))
+	f.until("refuses the configuration", f.says("invalid configuration, keeping the current one"))
 	f.holds("192.0.2.1", "192.0.2.3")
 	configure("NEVER_BLOCK=192.0.2.3\n")
 	f.signals <- syscall.SIGHUP

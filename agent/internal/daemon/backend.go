@@ -24,6 +24,11 @@ func (b backend) current() *life {
 // errStarting is told to clients that come before the first life.
 var errStarting = errors.New("threatstopd is starting")
 
+// Sync carries out a poll now: see [reportrole.Options].
+func (d *Daemon) Sync(ctx context.Context, force bool, say func(line string, warn bool)) int {
+	return backend{d}.Sync(ctx, force, say)
+}
+
 // Sync runs a poll now.
 func (b backend) Sync(ctx context.Context, force bool, say func(line string, warn bool)) int {
 	l := b.current()

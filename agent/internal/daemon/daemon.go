@@ -180,7 +180,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		if !sameFetch(next, setup) {
 			other, err := d.startFetcher(ctx, next)
 			if err != nil {
-				d.o.Log.Error().Err(err).Msg("configuration refused, the one before stays")
+				d.o.Log.Error().Err(err).Msg("invalid configuration, keeping the current one")
 				next = setup
 			} else {
 				fetcher.Close()
@@ -272,7 +272,7 @@ func (d *Daemon) live(ctx context.Context, l *life) (*Setup, error) {
 			}
 			next, err := d.o.Load()
 			if err != nil {
-				d.o.Log.Error().Err(err).Msg("configuration refused, the one before stays")
+				d.o.Log.Error().Err(err).Msg("invalid configuration, keeping the current one")
 				continue
 			}
 			d.o.Log.Info().Msg("configuration read again")

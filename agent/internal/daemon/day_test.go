@@ -244,9 +244,16 @@ type mortal struct {
 	privsep.Starter
 	mu       sync.Mutex
 	children map[string]privsep.Child
+	refused  error // why no process can be started now
 }
 
 func (m *mortal) Start(role string, files []*os.File) (privsep.Child, error) {
+	m.mu.Lock()
+	refused := m.refused
+	m.mu.Unlock()
+	if refused != nil {
+		return nil, refused
+	}
 	c, err := m.Starter.Start(role, files)
 	if err == nil {
 		m.mu.Lock()
@@ -257,6 +264,13 @@ func (m *mortal) Start(role string, files []*os.File) (privsep.Child, error) {
 		m.children[role] = c
 	}
 	return c, err
+}
+
+// refuse keeps processes from being started, until it is called with nil.
+func (m *mortal) refuse(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refused = err
 }
 
 func (m *mortal) kill(role string) {
@@ -434,8 +448,8 @@ func TestDay(t *testing.T) {
 		if s.said("drift mended") < touched-3 {
 			t.Errorf("other hands were in the table %d times, mended %d times", touched, s.said("drift mended"))
 		}
-		if s.said("configuration refused") != 1 {
-			t.Errorf("bad configurations refused: %d", s.said("configuration refused"))
+		if s.said("invalid configuration") != 1 {
+			t.Errorf("bad configurations refused: %d", s.said("invalid configuration"))
 		}
 	})
 }
