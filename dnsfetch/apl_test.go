@@ -4,29 +4,20 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/miekg/dns"
 )
 
-// appendAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4.1 and
-// §4.2 leave to senders: bits beyond the prefix cleared, trailing zero octets left out. It
-// fails, and returns rdata unchanged, when the prefix is not valid. An IPv4-mapped address is
-// written as IPv6.
-func appendAPL(rdata []byte, e Entry) ([]byte, error) {
-	p := e.Prefix.Masked()
-	if !p.IsValid() {
-		return rdata, fmt.Errorf("APL item %v: not a valid prefix", e.Prefix)
+// encodeAPL appends e to the rdata of an APL record in the one form that RFC 3123 §4.1 and §4.2 leave to
+// senders: bits beyond the prefix cleared, trailing zero octets left out.
+func encodeAPL(rdata []byte, e Entry) []byte {
+	family, size := aplIPv4, 4
+	if e.V6 {
+		family, size = aplIPv6, 16
 	}
-	family := uint16(aplIPv6)
-	if p.Addr().Is4() {
-		family = aplIPv4
-	}
-	afd := p.Addr().AsSlice()
+	afd := e.Addr[:size]
 	for len(afd) > 0 && afd[len(afd)-1] == 0 {
 		afd = afd[:len(afd)-1]
 	}
@@ -34,19 +25,9 @@ func appendAPL(rdata []byte, e Entry) ([]byte, error) {
 	if e.Not {
 		length |= 0x80
 	}
-	rdata = binary.BigEndian.AppendUint16(rdata, family)
-	rdata = append(rdata, byte(p.Bits()), length)
-	return append(rdata, afd...), nil
-}
-
-func decodeAPL(rdata []byte) ([]Entry, error) {
-	var c columns
-	if err := c.addAPL(rdata); err != nil {
-		return nil, err
-	}
-	var l List
-	l.take(&c)
-	return slices.Collect(l.All()), nil
+	rdata = binary.BigEndian.AppendUint16(rdata, uint16(family))
+	rdata = append(rdata, e.Bits, length)
+	return append(rdata, afd...)
 }
 
 func unhex(t testing.TB, s string) []byte {
@@ -80,20 +61,23 @@ func TestAPLDecode(t *testing.T) {
 		{"IPv6 in /127", "0002 7f 10 20010db8000000000000000000000003", "2001:db8::2/127"},
 		{"IPv6 everything", "0002 00 10 ffffffffffffffffffffffffffffffff", "::/0"},
 		{"IPv6 trailing zeros left", "0002 20 06 20010db80000", "2001:db8::/32"},
-		{"IPv4-mapped stays IPv6", "0002 78 0f 00000000000000000000ffff0a0102", "::ffff:10.1.2.0/120"},
-		{"mixed", "0001 18 03 c00002 0002 20 84 20010db8 0001 20 84 c0000201", "192.0.2.0/24 !192.0.2.1/32 !2001:db8::/32"},
+		{"IPv4-mapped is IPv4", "0002 78 0f 00000000000000000000ffff0a0102", "10.1.2.0/24"},
+		{"IPv4-mapped host, negated", "0002 80 90 00000000000000000000ffffc000024d", "!192.0.2.77/32"},
+		{"all of IPv4-mapped is all of IPv4", "0002 60 0c 00000000000000000000ffff", "0.0.0.0/0"},
+		{"wider than IPv4-mapped is IPv6", "0002 5f 0c 00000000000000000000ffff", "::fffe:0:0/95"},
+		{"mixed", "0001 18 03 c00002 0002 20 84 20010db8 0001 20 84 c0000201", "192.0.2.0/24 !2001:db8::/32 !192.0.2.1/32"},
 		{"the same twice", "0001 08 01 0a 0001 08 01 0a", "10.0.0.0/8 10.0.0.0/8"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := decodeAPL(unhex(t, tt.rdata))
+			got, err := appendAPL(nil, unhex(t, tt.rdata))
 			if err != nil {
 				t.Fatal(err)
 			}
 			var s []string
 			for _, e := range got {
 				s = append(s, e.String())
-				if e.Prefix != e.Prefix.Masked() || !e.Prefix.IsValid() {
-					t.Errorf("%v is not masked", e)
+				if p := e.Prefix(); p != p.Masked() || !p.IsValid() || !e.Valid() || e != MakeEntry(p, e.Not) {
+					t.Errorf("%v is not in its one form", e)
 				}
 			}
 			if s := strings.Join(s, " "); s != tt.want {
@@ -117,7 +101,7 @@ func TestAPLDecodeRefuses(t *testing.T) {
 		{"family 257", "0101 08 01 0a", "address family 257"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := decodeAPL(unhex(t, tt.rdata))
+			got, err := appendAPL(nil, unhex(t, tt.rdata))
 			if !errors.Is(err, ErrAPL) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, error %v; want ErrAPL with %q", got, err, tt.want)
 			}
@@ -125,43 +109,18 @@ func TestAPLDecodeRefuses(t *testing.T) {
 	}
 }
 
-func TestAppendAPL(t *testing.T) {
-	for _, tt := range []struct {
-		prefix string
-		not    bool
-		want   string
-	}{
-		{"192.0.2.0/24", false, "0001 18 03 c00002"},
-		{"192.0.2.1/32", true, "0001 20 84 c0000201"},
-		{"10.0.0.0/32", false, "0001 20 01 0a"},
-		{"10.1.255.255/16", false, "0001 10 02 0a01"},
-		{"0.0.0.0/0", false, "0001 00 00"},
-		{"2001:db8::/32", false, "0002 20 04 20010db8"},
-		{"::/0", true, "0002 00 80"},
-		{"::ffff:10.0.0.0/104", false, "0002 68 0d 00000000000000000000ffff0a"},
+// Entries that no list has are not valid.
+func TestValid(t *testing.T) {
+	for name, e := range map[string]Entry{
+		"host bits":       {Addr: [16]byte{10, 0, 0, 1}, Bits: 8},
+		"host bits in /0": {Addr: [16]byte{15: 1}, V6: true},
+		"behind IPv4":     {Addr: [16]byte{10, 15: 1}, Bits: 32},
+		"IPv4 /33":        {Addr: [16]byte{10}, Bits: 33},
+		"IPv6 /129":       {Addr: [16]byte{0x20}, Bits: 129, V6: true},
+		"IPv4-mapped":     {Addr: [16]byte{10: 0xff, 11: 0xff, 12: 10}, Bits: 104, V6: true},
 	} {
-		e := Entry{netip.MustParsePrefix(tt.prefix), tt.not}
-		got, err := appendAPL([]byte("x"), e)
-		if want := "x" + string(unhex(t, tt.want)); err != nil || string(got) != want {
-			t.Errorf("%v: got %x, error %v; want %x", e, got, err, want)
-		}
-		// miekg/dns writes the same, as long as it is given no host bits.
-		a := dns.APL{
-			Hdr:      dns.RR_Header{Name: ".", Rrtype: dns.TypeAPL, Class: dns.ClassINET},
-			Prefixes: []dns.APLPrefix{{Negation: tt.not, Network: ipNet(e.Prefix.Masked())}},
-		}
-		buf := make([]byte, 64)
-		n, err := dns.PackRR(&a, buf, 0, nil, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if theirs := "x" + string(buf[11:n]); !e.Prefix.Addr().Is4In6() && theirs != string(got) {
-			t.Errorf("%v: got %x, miekg/dns writes %x", e, got, theirs)
-		}
-	}
-	for _, p := range []netip.Prefix{{}, netip.PrefixFrom(netip.MustParseAddr("10.0.0.0"), 33)} {
-		if got, err := appendAPL([]byte("x"), Entry{Prefix: p}); err == nil || string(got) != "x" {
-			t.Errorf("%v: got %x, error %v; want it refused", p, got, err)
+		if e.Valid() {
+			t.Errorf("%s: %v is valid", name, e)
 		}
 	}
 }
@@ -176,7 +135,7 @@ func FuzzAPL(f *testing.F) {
 		f.Add(unhex(f, s))
 	}
 	f.Fuzz(func(t *testing.T, rdata []byte) {
-		got, err := decodeAPL(rdata)
+		got, err := appendAPL(nil, rdata)
 		if err != nil {
 			if !errors.Is(err, ErrAPL) {
 				t.Fatalf("unnamed error %v", err)
@@ -186,38 +145,38 @@ func FuzzAPL(f *testing.F) {
 		checkItems(t, rdata, got)
 		var again []byte
 		for _, e := range got {
-			if again, err = appendAPL(again, e); err != nil {
-				t.Fatal(err)
-			}
+			again = encodeAPL(again, e)
 		}
 		if len(again) > len(rdata) {
 			t.Errorf("strict form %x is longer than %x", again, rdata)
 		}
-		back, err := decodeAPL(again)
+		back, err := appendAPL(nil, again)
 		if err != nil || !slices.Equal(back, got) {
 			t.Errorf("%x decodes to %v, that encodes to %x, which decodes to %v, error %v", rdata, got, again, back, err)
 		}
 	})
 }
 
-// checkItems decodes rdata another way, item by item, and compares. IPv4 entries come first, as
-// List has them.
+// checkItems decodes rdata another way, item by item, and compares.
 func checkItems(t *testing.T, rdata []byte, got []Entry) {
 	t.Helper()
-	var v4, v6 []Entry
+	var want []Entry
 	for len(rdata) > 0 {
 		n := int(rdata[3] & 0x7f)
-		size, to := 4, &v4
+		size := 4
 		if rdata[1] == aplIPv6 {
-			size, to = 16, &v6
+			size = 16
 		}
 		addr, _ := netip.AddrFromSlice(append(slices.Clone(rdata[4:4+n]), make([]byte, size-n)...))
-		*to = append(*to, Entry{netip.PrefixFrom(addr, int(rdata[2])), rdata[3] > 0x7f})
+		p, _ := addr.Prefix(int(rdata[2]))
+		if addr.Is4In6() && rdata[2] >= 96 {
+			p, _ = addr.Unmap().Prefix(int(rdata[2]) - 96)
+		}
+		want = append(want, MakeEntry(p, rdata[3] > 0x7f))
+		if e := want[len(want)-1]; e.Prefix() != p {
+			t.Errorf("%v as an entry is %v", p, e)
+		}
 		rdata = rdata[4+n:]
-	}
-	want := append(v4, v6...)
-	for i := range want {
-		want[i].Prefix = want[i].Prefix.Masked()
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -230,9 +189,9 @@ func BenchmarkAPL(b *testing.B) {
 	var v4, v6 []byte
 	for i := range items {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(i * 7)})
-		v4, _ = appendAPL(v4, Entry{Prefix: netip.PrefixFrom(a, 24+i%9)})
+		v4 = encodeAPL(v4, MakeEntry(netip.PrefixFrom(a, 24+i%9), false))
 		a = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: byte(i * 7), 14: byte(i)})
-		v6, _ = appendAPL(v6, Entry{Prefix: netip.PrefixFrom(a, 120+i%9)})
+		v6 = encodeAPL(v6, MakeEntry(netip.PrefixFrom(a, 120+i%9), false))
 	}
 	for _, c := range []struct {
 		name  string
@@ -241,12 +200,10 @@ func BenchmarkAPL(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			b.SetBytes(int64(len(c.rdata)))
 			b.ReportAllocs()
-			var got columns
+			var got []Entry
 			for b.Loop() {
-				if got.n >= 1e6 {
-					got = columns{}
-				}
-				if err := got.addAPL(c.rdata); err != nil {
+				var err error
+				if got, err = appendAPL(got[:0], c.rdata); err != nil {
 					b.Fatal(err)
 				}
 			}

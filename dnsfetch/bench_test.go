@@ -140,7 +140,7 @@ func BenchmarkList(b *testing.B) {
 		for b.Loop() {
 			got := 0
 			for e := range l.All() {
-				if e.Prefix.Bits() > 8 && !e.Not {
+				if e.Bits > 8 && !e.Not {
 					got++
 				}
 			}

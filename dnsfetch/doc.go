@@ -1,38 +1,48 @@
 // Package dnsfetch fetches the address lists of a policy over DNS/TCP.
 //
-// A list is a DNS name. What it holds is found in one of three layouts, tried in this order:
+// A list is a DNS name. Its entries are found in one of three layouts, tried in this order:
 //
 //   - PTR records at the name, each naming a part of the list, and APL records (RFC 3123) at each part;
 //   - APL records at the name itself;
 //   - A and AAAA records at the name, continued at sibling names beside it (see [Options.Siblings]).
 //
-// A list comes whole or not at all. Every message is walked by this package's own code and is accepted
-// only when it answers exactly the question asked and holds exactly the records that its header counts,
-// with nothing left over. A truncated answer, an answer without records and a part that is missing are
-// errors, never a short or an empty list. Since a list may change while its parts are being fetched, the
-// PTR records are asked for again at the end, and the fetch starts over when they differ.
+// A list is fetched as a whole or not at all. A message is accepted only if it answers exactly the
+// question asked and holds exactly the records that its header counts, with nothing left over. A
+// truncated answer, and a part that is missing, are errors, never a short or an empty list. Since a
+// list may change while its parts are being fetched, the PTR records are asked for again at the end,
+// and the fetch starts over when they differ, three times at most.
 //
-// All of a list comes from one server. When a server fails in any way, the next one takes over the whole
-// list; when all have failed on the first port, they are tried on the next port.
+// All of a list comes from one server. When a server fails in any way, the whole list is fetched from
+// the next one; when all have failed on the first port, they are tried on the next port.
 //
 // # Parts
 //
-// The names in the PTR records are followed as they are, never made up. Each must lie below the list's own
-// name: 001-netb.<list>, not 001-netb.<another list>. The list itself, a name given twice, and a part that
-// has PTR records in its turn in place of APL records are errors. Parts are asked for in parallel, a few
-// connections with a few queries under way on each, and answers may come in any order. Servers that answer
-// one query at a time, or one on each connection, or allow one connection only, are found out and asked so.
+// The names in the PTR records are followed literally, never made up. Each must lie below the list's own
+// name: 001-netb.<list>, not 001-netb.<another list>. The list itself, a name given twice, and a part
+// that has PTR records instead of APL records are errors.
 //
-// # What counts as absent
+// # Progress
+//
+// A server is asked over one connection, with a few queries under way; answers may come in any order.
+// If it closes the connection, or answers one query at a time, the client reconnects, and asks for what
+// has not come. Each whole answer is progress. A server has failed when no answer came for
+// [Options.Timeout], or when several connections in a row broke without an answer (three at the start,
+// eight once it has answered); a server that cannot be connected to at all has failed at once. So a
+// slow list is fetched as long as answers keep coming, but no longer than [Options.ListTimeout], an
+// hour by default.
+//
+// # Lists that do not exist
 //
 // NXDOMAIN, and NOERROR without records, mean "not in this layout" where another layout is still to be
-// tried, and "not in use" at a sibling name. Everywhere else they are the errors [ErrNXDomain] and
-// [ErrNoRecords]. An APL record with no items in it is the only way to say that a list is empty, and is
-// accepted where [Request.AllowEmpty] allows it. A part of a list may be empty in that way.
+// tried, and "not in use" at a sibling name. A list for which a server has no records in any layout is
+// an error, and [Error.Kind] says whether that can be relied on: only if every server that was reached
+// gave an authoritative answer (AA) to that effect, it is [KindNXDomain] or [KindNoData]. A list that
+// says that it is empty, by an APL record without items, is accepted where [Request.AllowEmpty] allows
+// it, and else [KindEmpty]. A part of a list may be empty in that way.
 //
 // # Leniency
 //
-// APL items are read more leniently than senders may write them (RFC 3123 §4.1, §4.2): trailing zero octets
-// are accepted, and bits beyond the prefix are cleared. An address family other than IPv4 and IPv6 is an
-// error ([ErrAPL]): a list that cannot be understood in full is not used in part.
+// APL items are read more leniently than senders may write them (RFC 3123 §4.1, §4.2): trailing zero
+// octets are accepted, and bits beyond the prefix are cleared. An address family other than IPv4 and
+// IPv6 is an error ([ErrAPL]): a list that cannot be understood in full is not used in part.
 package dnsfetch

@@ -49,10 +49,9 @@ var (
 	ErrChanged        = errors.New("the list changed again each time it was fetched")
 	ErrTooManyParts   = errors.New("too many parts")
 	ErrTooManyEntries = errors.New("too many entries")
-	ErrTooManyBytes   = errors.New("too many bytes")
 )
 
-// advice says what to do about an error, for those where that is not plain.
+// advice is what to do about an error, for those where that is not obvious.
 var advice = []struct {
 	is   error
 	text string
@@ -62,39 +61,71 @@ var advice = []struct {
 	{ErrEmpty, "an empty list is accepted for allow lists only"},
 	{ErrTooManyParts, "raise the limit if the list is meant to be that large"},
 	{ErrTooManyEntries, "raise the limit if the list is meant to be that large"},
-	{ErrTooManyBytes, "raise the limit if the list is meant to be that large"},
 	{ErrSource, "give a source address of the server's family, or none"},
 	{syscall.EADDRNOTAVAIL, "the source address is not an address of this host"},
-	// On OpenBSD that is what a sender sees of a packet that pf blocks on its way out.
+	// What a sender gets on OpenBSD when pf blocks its packet on the way out.
 	{syscall.EACCES, "the packet filter blocks the way out"},
 }
 
-// Error says which list could not be fetched, from where, and why.
+// Kind is what a failed fetch means for the list.
+type Kind uint8
+
+// The kinds. A server that was not reached is no evidence: the kind is that of the servers that were.
+// If these differ, it is KindFailed, or, if all of them say that there is no such list, KindNXDomain.
+const (
+	KindFailed    Kind = iota // a server failed, or its answer is not to be relied on
+	KindUnreached             // no server could be reached: no other list can be fetched either
+	KindEmpty                 // each server reached says by an APL record that the list is empty
+	KindNoData                // each server reached has, authoritatively, no records at the name
+	KindNXDomain              // each server reached says, authoritatively, that the name does not exist
+)
+
+// Error is why a list could not be fetched.
 type Error struct {
 	List   string // the name requested
 	Part   string // the part or sibling at fault, "" when it is the list as a whole
 	Server string // the server at fault; "" when no server was asked, or when several failed
-	// Err is the reason. It wraps one of this package's Err variables, with an errno beside it
-	// where there is one, or the error of the context, or an *Error for each server tried.
+	Kind   Kind
+	// Err is the reason. It wraps one of this package's Err variables, with an errno beside it where
+	// there is one, or the error of the context, or an *Error for each server tried.
 	Err error
 }
 
-// Error gives one line: list, server, part, reason, and what to do about it.
-func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString("list " + e.List + ": ")
+// Error returns one line: list, server, part, reason, and what to do about it.
+func (e *Error) Error() string { return "list " + e.List + ": " + e.Reason() }
+
+// Reason returns the line without the list.
+func (e *Error) Reason() string {
+	s := e.reason()
 	if e.Server != "" {
-		b.WriteString("server " + e.Server + ": ")
+		s = "server " + e.Server + ": " + s
 	}
-	b.WriteString(e.reason())
-	for _, a := range e.advice() {
-		b.WriteString("; " + a)
-	}
-	return b.String()
+	return strings.Join(append([]string{s}, e.advice()...), "; ")
 }
 
 // Unwrap returns the reason.
 func (e *Error) Unwrap() error { return e.Err }
+
+// combine returns the error of a list that none of the servers gave.
+func combine(list string, failed []*Error) *Error {
+	if len(failed) == 1 {
+		return failed[0]
+	}
+	all := &Error{List: list, Kind: KindUnreached, Err: allFailed(failed)}
+	for _, e := range failed {
+		switch {
+		case e.Kind == KindUnreached || e.Kind == all.Kind:
+		case all.Kind == KindUnreached:
+			all.Kind = e.Kind
+		case e.Kind >= KindNoData && all.Kind >= KindNoData:
+			all.Kind = KindNXDomain
+		default:
+			all.Kind = KindFailed
+			return all
+		}
+	}
+	return all
+}
 
 func (e *Error) reason() string {
 	if e.Part != "" {
@@ -122,7 +153,7 @@ func (e *Error) advice() []string {
 		}
 	}
 	switch {
-	case !absent(e.Err):
+	case !errors.Is(e.Err, ErrNXDomain) && !errors.Is(e.Err, ErrNoRecords):
 		return nil
 	case e.Part == "":
 		return []string{"check the list's name"}
@@ -151,9 +182,4 @@ func (a allFailed) Unwrap() []error {
 		errs[i] = e
 	}
 	return errs
-}
-
-// absent reports whether err says that a name, or the type at it, does not exist.
-func absent(err error) bool {
-	return errors.Is(err, ErrNXDomain) || errors.Is(err, ErrNoRecords)
 }

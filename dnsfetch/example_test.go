@@ -18,7 +18,7 @@ func ExampleClient_Fetch() {
 		log.Fatal(err)
 	}
 	defer srv.Close()
-	err = srv.Set(dnstest.List{Name: "block.example", Entries: []dnsfetch.Entry{
+	err = srv.Set(dnstest.List{Name: "block.example", Entries: []dnstest.Entry{
 		{Prefix: netip.MustParsePrefix("192.0.2.0/24")},
 		{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Not: true},
 		{Prefix: netip.MustParsePrefix("2001:db8::/32")},

@@ -18,8 +18,8 @@ import (
 const name = "block.org.threatstop.local"
 
 // prefixes returns n different IPv4 networks of the lengths that lists have.
-func prefixes(n int) []dnsfetch.Entry {
-	out := make([]dnsfetch.Entry, n)
+func prefixes(n int) []dnstest.Entry {
+	out := make([]dnstest.Entry, n)
 	for i := range out {
 		v := uint32(i)*256 + 16<<24
 		bits := 24
@@ -60,7 +60,7 @@ func newClient(t testing.TB, o dnsfetch.Options) *dnsfetch.Client {
 }
 
 // sorted returns entries in an order of their own, repetitions included.
-func sorted(entries []dnsfetch.Entry) []string {
+func sorted[E fmt.Stringer](entries []E) []string {
 	var out []string
 	for _, e := range entries {
 		out = append(out, e.String())
@@ -90,7 +90,7 @@ func TestRandomLists(t *testing.T) {
 			if hosts {
 				bits = a.BitLen()
 			}
-			l.Entries = append(l.Entries, dnsfetch.Entry{Prefix: netip.PrefixFrom(a, bits).Masked(), Not: !hosts && rnd.IntN(10) == 0})
+			l.Entries = append(l.Entries, dnstest.Entry{Prefix: netip.PrefixFrom(a, bits).Masked(), Not: !hosts && rnd.IntN(10) == 0})
 		}
 		l.PartSize = 1 + n/(1+rnd.IntN(40))
 		if hosts {

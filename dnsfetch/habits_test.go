@@ -2,6 +2,7 @@ package dnsfetch
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -79,7 +80,7 @@ func TestHabits(t *testing.T) {
 				}
 			}
 		}},
-		{name: "one connection at a time", talk: oneAtATime, opt: Options{Connections: 3}},
+		{name: "one connection at a time", talk: oneAtATime},
 		{name: "one connection, others are closed", talk: func(s *fakeServer, c net.Conn, n int) {
 			if n == 0 {
 				for {
@@ -89,7 +90,7 @@ func TestHabits(t *testing.T) {
 					}
 				}
 			}
-		}, opt: Options{Connections: 4}},
+		}},
 		{name: "answers in another order", talk: func(s *fakeServer, c net.Conn, _ int) {
 			r := bufio.NewReader(c)
 			for {
@@ -162,6 +163,74 @@ func TestHabits(t *testing.T) {
 	}
 }
 
+// TestSlowButSteady fetches a list that takes many times Timeout, an answer at a time.
+func TestSlowButSteady(t *testing.T) {
+	t.Parallel()
+	z, want := manyParts(40)
+	s := serve(t, func(w net.Conn, q fakeQuery) bool {
+		time.Sleep(50 * time.Millisecond)
+		return z.serves(w, q)
+	})
+	l, err := client(t, Options{Timeout: 500 * time.Millisecond}, s.addr).Fetch(t.Context(), Request{Name: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := entries(l); !slices.Equal(got, want) || l.Elapsed < 2*time.Second {
+		t.Errorf("in %v got %v", l.Elapsed, got)
+	}
+}
+
+// shy is a server that answers one query on a connection, and whose port is closed for a while after
+// each, or, after so many connections, for ever.
+func shy(t *testing.T, z zone, pause time.Duration, conns int) (addr string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = l.Addr().String()
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	wg.Go(func() {
+		for range conns {
+			c, err := l.Accept()
+			l.Close()
+			if err != nil {
+				return
+			}
+			if q, err := readQuery(c); err == nil {
+				z.serves(c, q)
+			}
+			c.Close()
+			time.Sleep(pause)
+			if l, err = net.Listen("tcp", addr); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		l.Close()
+	})
+	return addr
+}
+
+// TestRefusedAfterProgress: connections that are refused do not end a list as long as some of it comes
+// in between.
+func TestRefusedAfterProgress(t *testing.T) {
+	t.Parallel()
+	z, want := manyParts(12)
+	l, err := client(t, Options{}, shy(t, z, 120*time.Millisecond, 1+12+1)).Fetch(t.Context(), Request{Name: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := entries(l); !slices.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
+	_, err = client(t, Options{}, shy(t, z, 0, 5)).Fetch(t.Context(), Request{Name: list})
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != KindFailed || !errors.Is(err, ErrConnect) {
+		t.Errorf("a server that has gone: error %v", err)
+	}
+}
+
 // drain closes c in such a way that its client sees an orderly end, whatever it still sends.
 func drain(c net.Conn, r *bufio.Reader) {
 	c.(*net.TCPConn).CloseWrite()
@@ -172,22 +241,19 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
-// TestUnderWay checks that no more is under way than Connections and Pipeline say.
+// TestUnderWay checks that no more queries are under way than Pipeline allows, on one connection.
 func TestUnderWay(t *testing.T) {
 	z, want := manyParts(100)
 	var mu sync.Mutex
-	now, most, conns, mostConns := map[int]int{}, 0, 0, 0
-	s := serveConns(t, "127.0.0.1:0", func(s *fakeServer, c net.Conn, n int) {
-		mu.Lock()
-		conns++
-		mostConns = max(mostConns, conns)
-		mu.Unlock()
+	now, most := 0, 0
+	s := serveConns(t, "127.0.0.1:0", func(s *fakeServer, c net.Conn, _ int) {
 		answers := make(chan fakeQuery, 1000)
+		defer close(answers)
 		go func() {
 			for q := range answers {
 				time.Sleep(2 * time.Millisecond) // for the client to send all that it will
 				mu.Lock()
-				now[n]--
+				now--
 				mu.Unlock()
 				z.serves(c, q)
 			}
@@ -196,28 +262,24 @@ func TestUnderWay(t *testing.T) {
 		for {
 			q, err := s.read(r)
 			if err != nil {
-				break
+				return
 			}
 			mu.Lock()
-			now[n]++
-			most = max(most, now[n])
+			now++
+			most = max(most, now)
 			mu.Unlock()
 			answers <- q
 		}
-		close(answers)
-		mu.Lock()
-		conns--
-		mu.Unlock()
 	})
-	l, err := client(t, Options{Connections: 3, Pipeline: 5}, s.addr).Fetch(t.Context(), Request{Name: list})
+	l, err := client(t, Options{Pipeline: 5}, s.addr).Fetch(t.Context(), Request{Name: list})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := entries(l); !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
 	}
-	if most > 5 || most < 2 || mostConns > 3 || mostConns < 2 {
-		t.Errorf("%d queries under way on a connection, %d connections", most, mostConns)
+	if conns, _ := s.seen(); most > 5 || most < 2 || conns != 1 {
+		t.Errorf("%d queries under way, %d connections", most, conns)
 	}
 }
 
@@ -250,12 +312,10 @@ func TestConnectionsAreKept(t *testing.T) {
 		}
 	}
 	fetch()
-	c.mu.Lock()
-	kept := len(c.idle)
-	c.mu.Unlock()
-	if kept != 1 {
-		t.Errorf("%d connections kept", kept)
+	if c.idle == nil {
+		t.Error("the connection was not kept")
 	}
+	fetch()
 	close(hangUp)
 	<-closed
 	fetch()

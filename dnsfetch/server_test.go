@@ -159,10 +159,10 @@ func write(w net.Conn, msg []byte) bool {
 	return err == nil
 }
 
-// reply begins the answer to q: the header and the question, with QR set.
+// reply begins the answer to q: the header and the question, with QR and AA set.
 func reply(q fakeQuery, rcode byte) []byte {
 	m := slices.Clone(q.msg)
-	m[2] |= flagQR
+	m[2] |= flagQR | flagAA
 	m[3] = rcode
 	return m
 }
@@ -206,11 +206,18 @@ func add(m []byte, q fakeQuery, at int, rrs ...rr) []byte {
 	return m
 }
 
-func mustPack(s string) wireName {
-	if s == "." {
-		return wireName{0}
+// mustPack returns the wire form of a name.
+func mustPack(s string) []byte {
+	wire := make([]byte, maxNameLen)
+	n, err := dns.PackDomainName(dns.Fqdn(s), wire, 0, nil, false)
+	if err != nil {
+		panic(s + ": " + err.Error())
 	}
-	n, err := packName(s)
+	return wire[:n]
+}
+
+func mustName(s string) domain {
+	n, err := parseName(s)
 	if err != nil {
 		panic(s + ": " + err.Error())
 	}
@@ -222,10 +229,7 @@ func mustAPL(items string) []byte {
 	rdata := []byte{}
 	for _, s := range strings.Fields(items) {
 		s, not := strings.CutPrefix(s, "!")
-		var err error
-		if rdata, err = appendAPL(rdata, Entry{netip.MustParsePrefix(s), not}); err != nil {
-			panic(err)
-		}
+		rdata = encodeAPL(rdata, MakeEntry(netip.MustParsePrefix(s), not))
 	}
 	return rdata
 }

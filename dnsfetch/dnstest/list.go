@@ -11,8 +11,20 @@ import (
 	"example.org/threatstopd/dnsfetch"
 )
 
-// Entry is a prefix of a list, or, with Not, one that the list excepts.
-type Entry = dnsfetch.Entry
+// Entry is a prefix of a list, or, with Not, one that the list negates. It is
+// served as it is given, which need not be the form that dnsfetch gives it.
+type Entry struct {
+	Prefix netip.Prefix
+	Not    bool
+}
+
+// String returns e as [dnsfetch.Entry] writes it.
+func (e Entry) String() string {
+	if e.Not {
+		return "!" + e.Prefix.String()
+	}
+	return e.Prefix.String()
+}
 
 // Defaults of a List's fields, and the limits that the 65,535 bytes of a
 // message set: an A record takes 16 of them, an AAAA record 28.

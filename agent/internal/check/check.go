@@ -229,18 +229,19 @@ func (c *checker) policy(ctx context.Context) Answer {
 
 // list tells what one list says of the address: its longest entry decides.
 func (c *checker) list(l update.List) {
-	var best dnsfetch.Entry
+	var best netip.Prefix
+	not := false
 	for e := range l.All() {
-		if e.Prefix.Contains(c.addr) && (!best.Prefix.IsValid() || e.Prefix.Bits() > best.Prefix.Bits() || e.Prefix == best.Prefix && e.Not) {
-			best = e
+		if p := e.Prefix(); p.Contains(c.addr) && (!best.IsValid() || p.Bits() > best.Bits() || p == best && e.Not) {
+			best, not = p, e.Not
 		}
 	}
 	text := "not on it"
 	switch {
-	case best.Prefix.IsValid() && best.Not:
-		text = "not on it, by " + pfioctl.Addr{Prefix: best.Prefix, Not: true}.String()
-	case best.Prefix.IsValid():
-		text = "on it, by " + pfioctl.Addr{Prefix: best.Prefix}.String()
+	case best.IsValid() && not:
+		text = "not on it, by " + pfioctl.Addr{Prefix: best, Not: true}.String()
+	case best.IsValid():
+		text = "on it, by " + pfioctl.Addr{Prefix: best}.String()
 	}
 	c.say("list", "%s list %s: %s", l.Kind, l.Name, text)
 }

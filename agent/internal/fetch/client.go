@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,8 +50,6 @@ const (
 	startWait = 5 * time.Second
 	// cancelWait is how long a role may take to give up a list.
 	cancelWait = 2 * time.Second
-	// lastLimit is the longest that any list may take.
-	lastLimit = time.Hour
 )
 
 // Client has lists fetched and names looked up by a role. It implements update.Fetcher. It may
@@ -83,7 +82,8 @@ type Client struct {
 type listing struct {
 	number   uint32
 	request  *dnsfetch.Request
-	loader   *dnsfetch.Loader
+	list     *dnsfetch.List         // begun
+	left     int                    // entries of it that are to come
 	progress chan dnsfetch.Progress // the latest
 	done     chan struct{}          // closed when there is
 	got      *dnsfetch.List         // this, or
@@ -142,25 +142,10 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// limit is the longest that a list may take when all goes as it has to: each server, under each
-// of its names' addresses, may use up the time that it has.
+// limit is how long main waits for a list before it takes the role for hung: longer than a server that
+// gives it slowly may take, and the next one after it.
 func limit(o *dnsfetch.Options) time.Duration {
-	one := o.ListTimeout
-	if one == 0 {
-		one = dnsfetch.DefaultListTimeout
-	}
-	ports := len(o.Ports)
-	if o.Ports == nil {
-		ports = 2
-	}
-	const addressesOfName = 8 // that dnsfetch tries
-	total := time.Minute
-	for range len(o.Servers) * ports * addressesOfName {
-		if total += one; total > lastLimit {
-			return max(lastLimit, 2*one)
-		}
-	}
-	return total
+	return 2 * cmp.Or(o.ListTimeout, dnsfetch.DefaultListTimeout)
 }
 
 // Started waits until the role's process was started, or could not be, or ctx ended: from then on
@@ -307,7 +292,7 @@ func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List,
 		return failed(err)
 	}
 	c.send(kindFetch, fetch{
-		Number: l.number, Name: r.Name, AllowEmpty: r.AllowEmpty, Siblings: r.Siblings, Progress: r.Progress != nil,
+		Number: l.number, Name: r.Name, AllowEmpty: r.AllowEmpty, Progress: r.Progress != nil,
 	})
 	late := time.NewTimer(c.limit)
 	defer late.Stop()
@@ -395,65 +380,111 @@ func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) error {
 	defer c.mu.Unlock()
 	switch kind {
 	case kindChunk:
-		if c.list == nil || c.list.loader == nil {
-			return errors.New("entries of a list that was not begun")
-		}
-		return c.list.loader.Add(payload)
+		return c.takeEntries(payload)
 	case kindProgress:
 		return c.takeProgress(payload)
 	case kindAddresses:
 		return c.takeAddresses(payload)
+	case kindHeader:
+		return c.takeHeader(payload)
+	case kindFailure:
+		return c.takeFailure(payload)
+	case kindCommit:
+		return c.takeCommit(payload)
 	}
-	n, payload, err := cutNumber(payload)
+	return fmt.Errorf("message of kind %d", kind)
+}
+
+// asked returns the list that is being fetched, if its number is n. The caller holds mu.
+func (c *Client) asked(n uint32) (*listing, error) {
+	if c.list == nil || c.list.number != n {
+		return nil, errors.New("answer to a request for a list that was not made")
+	}
+	return c.list, nil
+}
+
+// finish ends the fetch of l. The caller holds mu.
+func (c *Client) finish(l *listing) {
+	close(l.done)
+	c.list = nil
+}
+
+func (c *Client) takeHeader(payload []byte) error {
+	var h header
+	if err := privsep.Unmarshal(payload, &h); err != nil {
+		return fmt.Errorf("header: %w", err)
+	}
+	l, err := c.asked(h.Number)
 	if err != nil {
 		return err
 	}
+	if err := h.check(c.most); err != nil {
+		return err
+	}
+	switch {
+	case l.list != nil:
+		return errors.New("list begun twice")
+	case h.Name != l.request.Name:
+		return fmt.Errorf("list %s where %s was asked for", h.Name, l.request.Name)
+	case !c.checked.Knows(h.Server):
+		return fmt.Errorf("list %s from %s, which is none of the policy servers", h.Name, h.Server)
+	case h.Entries == 0 && !l.request.AllowEmpty:
+		return errors.New("empty list where it may not be")
+	}
+	l.list, l.left = h.list(), h.Entries
+	return nil
+}
+
+func (c *Client) takeEntries(payload []byte) error {
 	l := c.list
-	if l == nil || l.number != n {
-		return errors.New("answer to a request for a list that was not made")
+	if l == nil || l.list == nil {
+		return errors.New("entries of a list that was not begun")
 	}
-	switch kind {
-	case kindHeader:
-		if l.loader != nil {
-			return errors.New("list begun twice")
-		}
-		if l.loader, err = dnsfetch.NewLoader(payload, c.most); err != nil {
-			return err
-		}
-		switch name, server := l.loader.Name(), l.loader.Server(); {
-		case name != l.request.Name:
-			return fmt.Errorf("list %s where %s was asked for", name, l.request.Name)
-		case !c.checked.Knows(server):
-			return fmt.Errorf("list %s from %s, which is none of the policy servers", name, server)
-		}
-		return nil
-	case kindCommit:
-		if l.loader == nil {
-			return errors.New("end of a list that was not begun")
-		}
-		got, err := l.loader.List(payload)
-		if err != nil {
-			return err
-		}
-		if got.Len() == 0 && !l.request.AllowEmpty {
-			return errors.New("empty list where it may not be")
-		}
-		l.got = got
-	case kindFailure:
-		if l.loader != nil {
-			return errors.New("list and error in one")
-		}
-		e, err := dnsfetch.ParseError(payload)
-		if err != nil {
-			return err
-		}
-		e.List = l.request.Name
-		l.err = e
-	default:
-		return fmt.Errorf("message of kind %d", kind)
+	chunk, err := parseEntries(payload, l.left)
+	if err != nil {
+		return err
 	}
-	close(l.done)
-	c.list = nil
+	l.list.Chunks = append(l.list.Chunks, chunk)
+	l.left -= len(chunk)
+	return nil
+}
+
+func (c *Client) takeCommit(payload []byte) error {
+	n, rest, err := cutNumber(payload)
+	if err != nil {
+		return err
+	}
+	l, err := c.asked(n)
+	switch {
+	case err != nil:
+		return err
+	case l.list == nil:
+		return errors.New("end of a list that was not begun")
+	case l.left > 0 || len(rest) > 0:
+		return fmt.Errorf("end of a list of which %d entries are missing", l.left)
+	}
+	l.got = l.list
+	c.finish(l)
+	return nil
+}
+
+func (c *Client) takeFailure(payload []byte) error {
+	var f failure
+	if err := privsep.Unmarshal(payload, &f); err != nil {
+		return fmt.Errorf("failure: %w", err)
+	}
+	l, err := c.asked(f.Number)
+	if err != nil {
+		return err
+	}
+	if l.list != nil {
+		return errors.New("list and error in one")
+	}
+	if err := f.check(); err != nil {
+		return err
+	}
+	l.err = f.error(l.request.Name)
+	c.finish(l)
 	return nil
 }
 
@@ -463,7 +494,7 @@ func (c *Client) takeProgress(payload []byte) error {
 		return fmt.Errorf("progress: %w", err)
 	}
 	l := c.list
-	if l == nil || l.number != p.Number || l.loader != nil || l.request.Progress == nil {
+	if l == nil || l.number != p.Number || l.list != nil || l.request.Progress == nil {
 		return errors.New("progress of a list that was not asked for")
 	}
 	if err := p.check(c.most); err != nil {

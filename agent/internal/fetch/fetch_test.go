@@ -55,9 +55,7 @@ func TestFetch(t *testing.T) {
 		for _, r := range []dnsfetch.Request{{Name: "none.example.net"}, {Name: "empty.example.net"}, {Name: "..", AllowEmpty: true}, {Name: ""}} {
 			_, want := direct(t, dnsfetch.Options{Servers: []string{s.Addr()}}, r)
 			_, err := one.Fetch(t.Context(), r)
-			if err == nil || err.Error() != want.Error() {
-				t.Errorf("error %v, want %v", err, want)
-			}
+			same(t, err, want)
 		}
 		_, err := c.Fetch(t.Context(), dnsfetch.Request{Name: "a\nb"})
 		if !errors.Is(err, dnsfetch.ErrName) || strings.Contains(strings.ReplaceAll(err.Error(), "list a\nb", ""), "\n") {
@@ -68,26 +66,20 @@ func TestFetch(t *testing.T) {
 
 func sorted(l *dnsfetch.List) []dnsfetch.Entry {
 	all := slices.Collect(l.All())
-	slices.SortFunc(all, func(a, b dnsfetch.Entry) int { return a.Prefix.Addr().Compare(b.Prefix.Addr()) }) // none is there twice
+	slices.SortFunc(all, func(a, b dnsfetch.Entry) int { return a.Prefix().Addr().Compare(b.Prefix().Addr()) }) // none is there twice
 	return all
 }
 
-// Errors of servers are the same, with what they match and the advice in them.
+// Errors of servers are the same, with their kind and the advice in them.
 func TestFetchErrors(t *testing.T) {
 	s := serve(t, dnstest.List{Name: listName, Entries: prefixes(t, 2000), Layout: dnsfetch.LayoutParts})
 	everyway(t, func(t *testing.T, starter privsep.Starter) {
 		c := start(t, Options{Starter: starter, Fetch: dnsfetch.Options{Servers: []string{s.Addr()}}})
-		for _, f := range []struct {
-			fault dnstest.Fault
-			is    error
-		}{{dnstest.Refused, dnsfetch.ErrRefused}, {dnstest.ServFail, dnsfetch.ErrServFail}, {dnstest.Truncated{}, dnsfetch.ErrTruncated}, {dnstest.CutBytes{Bytes: 1}, dnsfetch.ErrShort}} {
-			s.Fail(dnstest.On{}, f.fault)
+		for _, f := range []dnstest.Fault{dnstest.Refused, dnstest.ServFail, dnstest.Truncated{}, dnstest.CutBytes{Bytes: 1}, dnstest.NXDomain, dnstest.NoRecords{}} {
+			s.Fail(dnstest.On{}, f)
 			_, err := c.Fetch(t.Context(), dnsfetch.Request{Name: listName})
 			_, want := direct(t, dnsfetch.Options{Servers: []string{s.Addr()}}, dnsfetch.Request{Name: listName})
-			var e *dnsfetch.Error
-			if !errors.Is(err, f.is) || !errors.As(err, &e) || err.Error() != want.Error() {
-				t.Errorf("%v: %v, want %v", f.fault, err, want)
-			}
+			same(t, err, want)
 			s.Heal()
 		}
 		if _, err := c.Fetch(t.Context(), dnsfetch.Request{Name: listName}); err != nil {
@@ -96,10 +88,21 @@ func TestFetchErrors(t *testing.T) {
 		down := start(t, Options{Starter: starter, Fetch: dnsfetch.Options{Servers: []string{"127.0.0.1:1", "127.0.0.1:2"}}})
 		_, err := down.Fetch(t.Context(), dnsfetch.Request{Name: listName})
 		_, want := direct(t, dnsfetch.Options{Servers: []string{"127.0.0.1:1", "127.0.0.1:2"}}, dnsfetch.Request{Name: listName})
-		if !errors.Is(err, dnsfetch.ErrConnect) || err.Error() != want.Error() {
-			t.Errorf("%v, want %v", err, want)
+		same(t, err, want)
+		var e *dnsfetch.Error
+		if errors.As(err, &e); e.Kind != dnsfetch.KindUnreached {
+			t.Errorf("kind %d", e.Kind)
 		}
 	})
+}
+
+// same checks that an error that crossed has the text and the kind of the one that it was.
+func same(t *testing.T, got, want error) {
+	t.Helper()
+	var g, w *dnsfetch.Error
+	if !errors.As(got, &g) || !errors.As(want, &w) || g.Error() != w.Error() || g.Kind != w.Kind {
+		t.Errorf("error %v, want %v", got, want)
+	}
 }
 
 func TestProgress(t *testing.T) {
@@ -404,22 +407,6 @@ func TestServerByName(t *testing.T) {
 		_, err = c.Fetch(t.Context(), dnsfetch.Request{Name: listName})
 		says(t, err, "server none.example.net:1: cannot look up the server's name: no such host")
 	})
-}
-
-func TestLimit(t *testing.T) {
-	for _, c := range []struct {
-		o    dnsfetch.Options
-		want time.Duration
-	}{
-		{dnsfetch.Options{Servers: make([]string, 1), ListTimeout: time.Minute, Ports: []uint16{53}}, 9 * time.Minute},
-		{dnsfetch.Options{Servers: make([]string, 1)}, time.Minute + 2*8*dnsfetch.DefaultListTimeout},
-		{dnsfetch.Options{Servers: make([]string, 1000)}, time.Hour},
-		{dnsfetch.Options{Servers: make([]string, 1000), ListTimeout: 5 * time.Hour}, 10 * time.Hour},
-	} {
-		if got := limit(&c.o); got != c.want {
-			t.Errorf("%v, want %v", got, c.want)
-		}
-	}
 }
 
 func BenchmarkFetch(b *testing.B) {

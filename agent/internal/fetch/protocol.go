@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"example.org/threatstopd/agent/internal/frame"
 	"example.org/threatstopd/agent/internal/privsep"
@@ -22,13 +23,13 @@ const (
 	kindCancel                            // number of the fetch to give up
 )
 
-// Kinds of messages to main.
+// Kinds of messages to main. A list is a header, chunks and a commit.
 const (
 	kindProgress  = privsep.FirstKind + 16 + iota // progress
-	kindHeader                                    // number, dnsfetch.PartHeader
-	kindChunk                                     // dnsfetch.PartChunk, of the list whose header came last
-	kindCommit                                    // number, dnsfetch.PartCommit
-	kindFailure                                   // number, dnsfetch.Error
+	kindHeader                                    // header
+	kindChunk                                     // entries, of the list whose header came last
+	kindCommit                                    // number
+	kindFailure                                   // failure
 	kindAddresses                                 // addresses
 )
 
@@ -37,6 +38,17 @@ const (
 	maxName   = 1 << 10 // characters of a name
 	maxAddrs  = 64      // addresses of one
 	maxReason = 300     // characters of why a name has none
+	maxText   = 4 << 10 // characters of why a list could not be fetched
+	maxFailed = 64      // servers that failed before one gave a list
+	maxOther  = 1 << 10 // characters of why another server did not give it
+	entryLen  = 18      // bytes of an entry: address 16, prefix length 1, flags 1
+	maxChunk  = 14_000 * entryLen
+)
+
+// Flags of an entry.
+const (
+	entryV6  = 1 << 0
+	entryNot = 1 << 1
 )
 
 var toRole = frame.Limits{
@@ -47,11 +59,12 @@ var toRole = frame.Limits{
 }
 
 var toMain = frame.Limits{
-	kindProgress:  4 << 10,
-	kindHeader:    numberLen + dnsfetch.MaxMessage,
-	kindChunk:     dnsfetch.MaxMessage,
-	kindCommit:    64,
-	kindFailure:   numberLen + dnsfetch.MaxMessage,
+	kindProgress: 4 << 10,
+	kindHeader:   6 * (maxFailed*maxOther + 4*maxName), // JSON may write a character as six
+
+	kindChunk:     maxChunk,
+	kindCommit:    numberLen,
+	kindFailure:   6*maxText + 1<<10,
 	kindAddresses: 8 << 10,
 }
 
@@ -66,7 +79,6 @@ type fetch struct {
 	Number     uint32
 	Name       string
 	AllowEmpty bool
-	Siblings   []string
 	Progress   bool // progress is wanted
 }
 
@@ -89,6 +101,107 @@ type addresses struct {
 	Number    uint32
 	Addresses []netip.Addr
 	Error     string // why there are none
+}
+
+// header is a list without its entries.
+type header struct {
+	Number                   uint32
+	Name, Server             string
+	Layout                   dnsfetch.Layout
+	Parts, Restarts, Entries int
+	Bytes                    int64
+	Elapsed                  time.Duration
+	Failed                   []failure // servers that failed before Server was asked
+}
+
+// failure is why a list could not be fetched: a text for people, and what it means.
+type failure struct {
+	Number uint32
+	Kind   dnsfetch.Kind
+	Text   string // without the list's name
+}
+
+// failed makes a failure of a fetch's error, with a text of at most most characters.
+func failed(n uint32, err *dnsfetch.Error, most int) failure {
+	return failure{n, err.Kind, printable(err.Reason(), most)}
+}
+
+// error returns the error that a checked failure stands for.
+func (f *failure) error(list string) *dnsfetch.Error {
+	return &dnsfetch.Error{List: list, Kind: f.Kind, Err: errors.New(f.Text)}
+}
+
+func (f *failure) check() error {
+	if f.Text == "" || !plain(f.Text, maxText) || f.Kind > dnsfetch.KindNXDomain {
+		return fmt.Errorf("failure of kind %d without a printable reason of at most %d characters", f.Kind, maxText)
+	}
+	return nil
+}
+
+// check reports what is wrong with a header. The numbers that are only shown must be possible ones.
+func (h *header) check(most int) error {
+	switch {
+	case !plain(h.Name, maxName) || !plain(h.Server, maxName):
+		return errors.New("list with a name or a server that is not printable")
+	case h.Layout < dnsfetch.LayoutParts || h.Layout > dnsfetch.LayoutAddresses:
+		return fmt.Errorf("list of layout %d", h.Layout)
+	case h.Parts <= 0 || h.Parts > 1<<20 || h.Restarts < 0 || h.Restarts > 9 || h.Bytes < 0 || h.Elapsed < 0:
+		return fmt.Errorf("list of %d parts, %d restarts, %d bytes, in %v", h.Parts, h.Restarts, h.Bytes, h.Elapsed)
+	case h.Entries < 0 || h.Entries > most:
+		return fmt.Errorf("list of %d entries where the limit is %d", h.Entries, most)
+	case len(h.Failed) > maxFailed:
+		return fmt.Errorf("list with %d servers that failed", len(h.Failed))
+	}
+	for i := range h.Failed {
+		if err := h.Failed[i].check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list returns the list that a checked header begins, without entries.
+func (h *header) list() *dnsfetch.List {
+	l := &dnsfetch.List{
+		Name: h.Name, Server: h.Server, Layout: h.Layout, Parts: h.Parts, Restarts: h.Restarts, Bytes: h.Bytes, Elapsed: h.Elapsed,
+	}
+	for i := range h.Failed {
+		l.Failed = append(l.Failed, h.Failed[i].error(h.Name))
+	}
+	return l
+}
+
+// appendEntry appends e as it crosses to main.
+func appendEntry(b []byte, e dnsfetch.Entry) []byte {
+	flags := byte(0)
+	if e.V6 {
+		flags |= entryV6
+	}
+	if e.Not {
+		flags |= entryNot
+	}
+	return append(append(b, e.Addr[:]...), e.Bits, flags)
+}
+
+// parseEntries returns the entries of a chunk, of which there may be left. Each is one that a list can
+// have.
+func parseEntries(b []byte, left int) ([]dnsfetch.Entry, error) {
+	n := len(b) / entryLen
+	if n == 0 || len(b)%entryLen != 0 {
+		return nil, fmt.Errorf("chunk of %d bytes", len(b))
+	}
+	if n > left {
+		return nil, errors.New("more entries than announced")
+	}
+	all := make([]dnsfetch.Entry, n)
+	for i := range all {
+		r := b[i*entryLen:][:entryLen]
+		all[i] = dnsfetch.Entry{Addr: [16]byte(r), Bits: r[16], V6: r[17]&entryV6 != 0, Not: r[17]&entryNot != 0}
+		if r[17] > entryV6|entryNot || !all[i].Valid() {
+			return nil, fmt.Errorf("entry %x is not a network", r)
+		}
+	}
+	return all, nil
 }
 
 func number(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }

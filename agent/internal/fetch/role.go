@@ -163,7 +163,7 @@ func (r *role) begin(f fetch) error {
 }
 
 func (r *role) fetch(ctx context.Context, f fetch) (*dnsfetch.List, error) {
-	request := dnsfetch.Request{Name: f.Name, AllowEmpty: f.AllowEmpty, Siblings: f.Siblings}
+	request := dnsfetch.Request{Name: f.Name, AllowEmpty: f.AllowEmpty}
 	if f.Progress {
 		var last time.Time
 		request.Progress = func(p dnsfetch.Progress) {
@@ -178,29 +178,41 @@ func (r *role) fetch(ctx context.Context, f fetch) (*dnsfetch.List, error) {
 
 // send gives main a list.
 func (r *role) send(n uint32, l *dnsfetch.List) error {
-	return l.Send(0, func(part dnsfetch.Part, b []byte) error {
-		switch part {
-		case dnsfetch.PartHeader:
-			return r.Send(kindHeader, append(number(n), b...))
-		case dnsfetch.PartChunk:
-			return r.Send(kindChunk, b)
-		default:
-			return r.Send(kindCommit, append(number(n), b...))
+	h := header{
+		Number: n, Name: l.Name, Server: l.Server, Layout: l.Layout, Parts: l.Parts, Restarts: l.Restarts,
+		Entries: l.Len(), Bytes: l.Bytes, Elapsed: l.Elapsed,
+	}
+	for _, err := range l.Failed[:min(len(l.Failed), maxFailed)] {
+		h.Failed = append(h.Failed, failed(0, err, maxOther))
+	}
+	if err := r.SendJSON(kindHeader, h); err != nil {
+		return err
+	}
+	b := make([]byte, 0, min(maxChunk, h.Entries*entryLen))
+	for e := range l.All() {
+		b = appendEntry(b, e)
+		if len(b) == maxChunk {
+			if err := r.Send(kindChunk, b); err != nil {
+				return err
+			}
+			b = b[:0]
 		}
-	})
+	}
+	if len(b) > 0 {
+		if err := r.Send(kindChunk, b); err != nil {
+			return err
+		}
+	}
+	return r.Send(kindCommit, number(n))
 }
 
-// fail tells main why there is no list.
+// fail gives main the reason why there is no list.
 func (r *role) fail(f fetch, err error) error {
 	var e *dnsfetch.Error
 	if !errors.As(err, &e) {
 		e = &dnsfetch.Error{List: f.Name, Err: err}
 	}
-	b, err := e.AppendBinary(number(f.Number))
-	if err != nil {
-		return err
-	}
-	return r.Send(kindFailure, b)
+	return r.SendJSON(kindFailure, failed(f.Number, e, maxText))
 }
 
 // lookUp looks up a host, and leaves out of its addresses what cannot be one.
@@ -224,18 +236,18 @@ func (r *role) lookUp(l lookup, look func(context.Context, string) ([]netip.Addr
 			a.Error = d.Err
 		}
 	}
-	a.Error = printable(a.Error)
+	a.Error = printable(a.Error, maxReason)
 	return a
 }
 
-// printable makes a reason out of a text.
-func printable(s string) string {
-	b := make([]byte, 0, len(s))
+// printable returns s with anything but printable ASCII replaced, cut to most characters.
+func printable(s string, most int) string {
+	b := make([]byte, 0, min(len(s), most))
 	for _, r := range s {
 		if r < ' ' || r > '~' {
 			r = '?'
 		}
-		if b = append(b, byte(r)); len(b) == maxReason {
+		if b = append(b, byte(r)); len(b) == most {
 			break
 		}
 	}

@@ -122,7 +122,7 @@ func build(lists ...iter.Seq[dnsfetch.Entry]) (*policy.Policy, error) {
 	for i, l := range lists {
 		id := b.List(fmt.Sprintf("%d.%s", i, benchList), policy.Block)
 		for e := range l {
-			b.Add(id, e.Prefix, e.Not)
+			b.Add(id, e.Prefix(), e.Not)
 		}
 	}
 	for _, x := range policy.Exceptions(policy.Facts{Resolvers: []netip.Addr{netip.MustParseAddr("9.9.9.9")}}) {

@@ -78,7 +78,7 @@ func (s *stage) update(names ...string) {
 		}
 		id := bl.List(name, policy.Block)
 		for e := range lists[i].All() {
-			bl.Add(id, e.Prefix, e.Not)
+			bl.Add(id, e.Prefix(), e.Not)
 		}
 	}
 	for _, x := range policy.Exceptions(policy.Facts{}) {

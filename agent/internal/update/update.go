@@ -84,7 +84,7 @@ type entries struct{ *dnsfetch.List }
 func (e *entries) All() iter.Seq2[netip.Prefix, bool] {
 	return func(yield func(netip.Prefix, bool) bool) {
 		for x := range e.List.All() {
-			if !yield(x.Prefix, x.Not) {
+			if !yield(x.Prefix(), x.Not) {
 				return
 			}
 		}
@@ -201,29 +201,11 @@ func (o *Options) Wanted() []List {
 	return all
 }
 
-// unreachable reports whether a list was not had because no server could be
-// connected to, so that none of them gives another list.
+// unreachable reports whether a list could not be fetched because no server
+// could be reached, so that trying the next list is pointless.
 func unreachable(err error) bool {
 	var e *dnsfetch.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	// The reason why a list was not had is one, or one for each server.
-	if tried, ok := e.Err.(interface{ Unwrap() []error }); ok {
-		servers := 0
-		for _, err := range tried.Unwrap() {
-			if e, ok := err.(*dnsfetch.Error); ok {
-				servers++
-				if !unreachable(e) {
-					return false
-				}
-			}
-		}
-		if servers > 0 {
-			return true
-		}
-	}
-	return errors.Is(err, dnsfetch.ErrConnect) || errors.Is(err, dnsfetch.ErrLookup) || errors.Is(err, dnsfetch.ErrSource)
+	return errors.As(err, &e) && e.Kind == dnsfetch.KindUnreached
 }
 
 // errInterrupted is the error of a run whose context has ended.

@@ -68,12 +68,12 @@ func (c *command) line() string {
 
 func (c *command) fetch(name string) []string {
 	c.t.Helper()
-	client, err := dnsfetch.New(dnsfetch.Options{Servers: []string{c.addr}})
+	client, err := dnsfetch.New(dnsfetch.Options{Servers: []string{c.addr}, Siblings: []string{"b1", "b2"}})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer client.Close()
-	l, err := client.Fetch(context.Background(), dnsfetch.Request{Name: name, AllowEmpty: true, Siblings: []string{"b1", "b2"}})
+	l, err := client.Fetch(context.Background(), dnsfetch.Request{Name: name, AllowEmpty: true})
 	if err != nil {
 		c.t.Fatal(err)
 	}
