@@ -74,11 +74,11 @@ func TestImports(t *testing.T) {
 		"agent/internal/report/upload":       {"agent/internal/owner"},
 		"agent/internal/report/reporttest":   {},
 		"agent/internal/frame":               {},
-		"agent/internal/privsep":             {"agent/internal/frame"},
-		"agent/internal/privsep/privseptest": {"agent/internal/frame", "agent/internal/privsep"},
-		"agent/internal/states":              {"agent/internal/frame", "agent/internal/policy", "agent/internal/privsep", "pfioctl"},
+		"agent/internal/privsep":             {},
+		"agent/internal/privsep/privseptest": {"agent/internal/privsep"},
+		"agent/internal/states":              {"agent/internal/policy", "agent/internal/privsep", "pfioctl"},
 		"agent/internal/reportrole":          {"agent/internal/status", "agent/internal/frame", "agent/internal/owner", "agent/internal/policy", "agent/internal/privsep", "agent/internal/report", "agent/internal/report/*", "capture"},
-		"agent/internal/fetch":               {"agent/internal/frame", "agent/internal/privsep", "dnsfetch"},
+		"agent/internal/fetch":               {"agent/internal/privsep", "dnsfetch"},
 		"install":                            {},
 	}
 	deps := allDeps(t, append(slices.Sorted(maps.Keys(rooms)), "agent"))

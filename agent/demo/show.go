@@ -18,7 +18,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/cli"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -192,7 +192,7 @@ func (s *stage) env() cli.Env {
 		return r, nil
 	}
 	env.FlushPflogd = nil // there is no pflogd
-	env.Roles = privsep.InProcess(cli.RoleBodies(env))
+	env.Roles = privseptest.InProcess(cli.RoleBodies(env))
 	return env
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -104,7 +105,7 @@ func (h *daemonHost) start() {
 	}
 	env.FlushPflogd = func() error { return errors.New("no pflogd here") }
 	if env.Roles = h.roles; h.roles == nil {
-		env.Roles = privsep.InProcess(RoleBodies(env))
+		env.Roles = privseptest.InProcess(RoleBodies(env))
 	}
 	env.Confine = unconfined{}
 	env.Reexec = h.reexec

@@ -23,7 +23,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/cli"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -150,7 +150,7 @@ func (f *firewall) env(out io.Writer) cli.Env {
 		Now:         time.Now,
 		Local:       time.UTC,
 	}
-	env.Roles = privsep.InProcess(cli.RoleBodies(env))
+	env.Roles = privseptest.InProcess(cli.RoleBodies(env))
 	return env
 }
 

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"example.org/threatstopd/agent/internal/frame"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/dnsfetch"
@@ -49,7 +48,7 @@ type taken struct {
 func takeover(do func(*taken) error) privsep.Body {
 	return func(conn net.Conn, _ []*os.File) error {
 		const most = 1 << 20
-		a := &taken{Worker: privsep.NewWorker(conn, frame.Limits{fetchSetup: most, fetchFetch: most, fetchLookup: most, fetchLookup + 1: most}), conn: conn}
+		a := &taken{Worker: privsep.NewWorker(conn, privsep.Limits{fetchSetup: most, fetchFetch: most, fetchLookup: most, fetchLookup + 1: most}), conn: conn}
 		var setup struct {
 			Options     dnsfetch.Options
 			Confinement privsep.Confinement
@@ -168,9 +167,9 @@ var attacks = map[string]struct {
 		return nil
 	}, says: []string{"fetch process: misbehaved, killed: ", "answer to a request for a list that was not made"}},
 	"sends garbage": {do: func(a *taken) error { _, err := a.conn.Write(make([]byte, 100)); return err },
-		says: []string{"fetch process: misbehaved, killed: ", "not a frame"}},
+		says: []string{"fetch process: misbehaved, killed: ", "unknown kind 0"}},
 	"sends giant strings": {do: func(a *taken) error { return a.Send(fetchHeader, make([]byte, 1<<20)) },
-		says: []string{"fetch process: misbehaved, killed: ", "too long"}},
+		says: []string{"fetch process: misbehaved, killed: ", "are taken"}},
 	"answers what nobody asked": {do: func(a *taken) error {
 		return a.SendJSON(fetchAddresses, map[string]any{"Number": 4711, "Addresses": []string{"8.8.8.8"}})
 	}, says: []string{"fetch process: misbehaved, killed: ", "addresses of a name that was not asked for"}},

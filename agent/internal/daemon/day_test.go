@@ -23,6 +23,7 @@ import (
 	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/reportrole"
@@ -302,7 +303,7 @@ func (s *site) daemon(load func() (*daemon.Setup, error)) *daemon.Daemon {
 	if s.body != nil {
 		bodies["report"] = s.body
 	}
-	s.roles = &mortal{Starter: privsep.InProcess(bodies)}
+	s.roles = &mortal{Starter: privseptest.InProcess(bodies)}
 	return daemon.New(daemon.Options{
 		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Signals: s.signals,
 		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{},

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"example.org/threatstopd/agent/internal/frame"
+	"example.org/threatstopd/agent/internal/privsep"
 )
 
 // What the role that reports says to main, by the kinds of its frames; those below 16 are
@@ -42,7 +42,7 @@ func reads(conn net.Conn) {
 func forever(kind byte, payload string) attack {
 	return func(conn net.Conn) {
 		go reads(conn)
-		for frame.Write(conn, kind, []byte(payload)) == nil {
+		for c := privsep.NewConn(conn, nil); c.Send(kind, []byte(payload)) == nil; {
 		}
 	}
 }
@@ -50,24 +50,24 @@ func forever(kind byte, payload string) attack {
 // once says something, and answers main as it should.
 func once(kind byte, payload string) attack {
 	return func(conn net.Conn) {
-		frame.Write(conn, kind, []byte(payload))
+		privsep.NewConn(conn, nil).Send(kind, []byte(payload))
 		pong(conn)
 	}
 }
 
 // pong answers pings, and tells all else to f.
 func pong(conn net.Conn, f ...func(kind byte)) {
-	limits := make(frame.Limits)
+	limits := make(privsep.Limits)
 	for kind := range 256 {
 		limits[byte(kind)] = 8 << 20
 	}
-	for r := frame.NewReader(conn, limits); ; {
-		kind, payload, err := r.Next()
+	for c := privsep.NewConn(conn, limits); ; {
+		kind, _, err := c.Next()
 		switch {
 		case err != nil:
 			return
 		case kind == 2:
-			if frame.Write(conn, 3, payload) != nil {
+			if c.Send(3, nil) != nil {
 				return
 			}
 		default:
@@ -88,29 +88,25 @@ func TestTakenOverReport(t *testing.T) {
 		"garbage": {func(conn net.Conn) {
 			conn.Write(bytes.Repeat([]byte("give me the table\n"), 100))
 			pong(conn)
-		}, "report process: misbehaved, killed: not a frame"},
-		"another version": {func(conn net.Conn) {
-			conn.Write([]byte{'T', 'S', frame.Version + 1, askStatus, 0, 0, 0, 0})
-			pong(conn)
-		}, "report process: misbehaved, killed: frame of another version"},
-		"too long": {once(sayCapture, strings.Repeat("x", 1<<20)), "report process: misbehaved, killed: frame too long"},
+		}, "report process: misbehaved, killed: message refused"},
+		"too long": {once(sayCapture, strings.Repeat("x", 1<<20)), "report process: misbehaved, killed: message refused"},
 		"gigabytes ahead": {func(conn net.Conn) {
-			conn.Write([]byte{'T', 'S', frame.Version, sayCapture, 0xff, 0xff, 0xff, 0xff})
+			conn.Write([]byte{0xff, 0xff, 0xff, 0xff, sayCapture})
 			pong(conn)
-		}, "report process: misbehaved, killed: frame too long"},
-		"a list":           {once(17, "entries"), "report process: misbehaved, killed: frame of an unknown kind"},
-		"an unknown kind":  {once(200, ""), "report process: misbehaved, killed: frame of an unknown kind"},
+		}, "report process: misbehaved, killed: message refused"},
+		"a list":           {once(17, "entries"), "report process: misbehaved, killed: message refused"},
+		"an unknown kind":  {once(200, ""), "report process: misbehaved, killed: message refused"},
 		"another field":    {once(sayCapture, `{"Reading":true,"Force":true}`), "report process: misbehaved, killed: capture state: json: unknown field"},
 		"two values":       {once(sayCapture, `{"Reading":true}{}`), "report process: misbehaved, killed: capture state: "},
 		"a nest":           {once(sayCapture, strings.Repeat(`[`, 3000)), "report process: misbehaved, killed: capture state: "},
-		"sync with more":   {once(askSync, "\x01\x01"), "report process: misbehaved, killed: frame too long"},
+		"sync with more":   {once(askSync, "\x01\x01"), "report process: misbehaved, killed: message refused"},
 		"sync with a flag": {once(askSync, "\x80"), "report process: misbehaved, killed: sync asked for with 80"},
 		"two syncs":        {forever(askSync, "\x01"), "report process: misbehaved, killed: asks for a sync while it has one"},
 		"syncs without end": {func(conn net.Conn) {
-			frame.Write(conn, askSync, []byte{1})
+			privsep.NewConn(conn, nil).Send(askSync, []byte{1})
 			pong(conn, func(kind byte) {
 				if kind == 22 { // the end of one
-					frame.Write(conn, askSync, []byte{1})
+					privsep.NewConn(conn, nil).Send(askSync, []byte{1})
 				}
 			})
 		}, "report process: misbehaved, killed: asks for syncs without end"},
@@ -135,7 +131,7 @@ func TestTakenOverReport(t *testing.T) {
 				s.t = t
 				s.boot()
 				s.body = func(conn net.Conn, _ []*os.File) error {
-					if frame.Write(conn, sayReady, nil) == nil {
+					if privsep.NewConn(conn, nil).Send(sayReady, nil) == nil {
 						a.attack(conn)
 					}
 					return errors.New("done")

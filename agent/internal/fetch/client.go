@@ -322,14 +322,14 @@ func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List,
 // send sends a request. When it cannot be sent the process is dead, or is now, and that ends the
 // request.
 func (c *Client) send(kind byte, v any) {
-	if err := c.keep.SendJSON(kind, v); err != nil && !errors.Is(err, privsep.ErrDown) {
+	if err := c.keep.Conn().SendJSON(kind, v); err != nil && !errors.Is(err, privsep.ErrDown) {
 		c.kill(fmt.Sprintf("cannot be asked: %v", err))
 	}
 }
 
 // giveUp has the role give up a list, or kills it.
 func (c *Client) giveUp(l *listing) {
-	err := c.keep.Send(kindCancel, number(l.number))
+	err := c.keep.Conn().Send(kindCancel, number(l.number))
 	if !errors.Is(err, privsep.ErrDown) { // else it is dead, as will be known in a moment
 		if err == nil {
 			select {

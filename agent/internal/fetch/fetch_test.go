@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 )
@@ -265,10 +266,10 @@ func TestRoleThatDoesNotStop(t *testing.T) {
 }
 
 func TestRoleThatCannotBeStarted(t *testing.T) {
-	c := start(t, Options{Starter: privsep.InProcess(nil), Once: true})
+	c := start(t, Options{Starter: privseptest.InProcess(nil), Once: true})
 	_, err := c.Fetch(t.Context(), dnsfetch.Request{Name: listName})
 	says(t, err, "fetch process: cannot be started")
-	if _, err := New(t.Context(), Options{Starter: privsep.InProcess(nil), Fetch: dnsfetch.Options{Servers: []string{"a b"}}}); err == nil {
+	if _, err := New(t.Context(), Options{Starter: privseptest.InProcess(nil), Fetch: dnsfetch.Options{Servers: []string{"a b"}}}); err == nil {
 		t.Error("a server that cannot be was taken")
 	}
 }
@@ -374,7 +375,7 @@ func TestConfined(t *testing.T) {
 	} {
 		at := &confiner{}
 		client := start(t, Options{
-			Starter: privsep.InProcess(map[string]privsep.Body{Role: Body(at, hosts)}),
+			Starter: privseptest.InProcess(map[string]privsep.Body{Role: Body(at, hosts)}),
 			Fetch:   dnsfetch.Options{Servers: c.servers}, Confinement: c.f,
 		})
 		if _, err := client.Lookup(t.Context(), "two.example.net"); err != nil {
@@ -386,7 +387,7 @@ func TestConfined(t *testing.T) {
 		}
 	}
 	client := start(t, Options{
-		Starter:     privsep.InProcess(map[string]privsep.Body{Role: Body(&confiner{}, hosts)}),
+		Starter:     privseptest.InProcess(map[string]privsep.Body{Role: Body(&confiner{}, hosts)}),
 		Confinement: privsep.Confinement{UID: 666}, Once: true,
 	})
 	_, err := client.Fetch(t.Context(), dnsfetch.Request{Name: listName})

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"example.org/threatstopd/agent/internal/frame"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/dnsfetch"
 )
@@ -51,14 +50,14 @@ const (
 	entryNot = 1 << 1
 )
 
-var toRole = frame.Limits{
+var toRole = privsep.Limits{
 	kindSetup:  1 << 20,
 	kindFetch:  64 << 10,
 	kindLookup: 8 << 10,
 	kindCancel: numberLen,
 }
 
-var toMain = frame.Limits{
+var toMain = privsep.Limits{
 	kindProgress: 4 << 10,
 	kindHeader:   6 * (maxFailed*maxOther + 4*maxName), // JSON may write a character as six
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 )
@@ -81,7 +82,7 @@ func (n *named) Start(role string, files []*os.File) (privsep.Child, error) {
 // everyway runs a test with the role as a process, and within this one.
 func everyway(t *testing.T, test func(t *testing.T, s privsep.Starter)) {
 	t.Run("process", func(t *testing.T) { test(t, privsep.Exec()) })
-	t.Run("in process", func(t *testing.T) { test(t, privsep.InProcess(bodies())) })
+	t.Run("in process", func(t *testing.T) { test(t, privseptest.InProcess(bodies())) })
 }
 
 func serve(t testing.TB, lists ...dnstest.List) *dnstest.Server {

@@ -2,6 +2,7 @@ package privsep
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,17 +14,23 @@ import (
 	"syscall"
 	"time"
 
-	"example.org/threatstopd/agent/internal/frame"
+	"golang.org/x/sys/unix"
 )
 
 // bodies are the roles of the tests: honest ones, and what an attacker would run.
 var bodies = map[string]Body{
 	"echo": echo,
 	"idle": atWork(func(w *Worker, _ []*os.File) error { return idle(w) }),
+	"greets": atWork(func(w *Worker, _ []*os.File) error {
+		if err := w.Send(17, []byte("hello")); err != nil {
+			return err
+		}
+		return idle(w)
+	}),
 	// How a process ends.
 	"fails":     func(net.Conn, []*os.File) error { return errors.New("pflog0: no such\ninterface\x1b[31m") },
 	"exits 0":   atWork(func(*Worker, []*os.File) error { return nil }),
-	"exits 3":   atWork(func(*Worker, []*os.File) error { exit(3); return nil }),
+	"exits 3":   atWork(func(*Worker, []*os.File) error { os.Exit(3); return nil }),
 	"panics":    atWork(func(*Worker, []*os.File) error { panic("slice bounds out of\nrange") }),
 	"kill -9":   atWork(func(*Worker, []*os.File) error { syscall.Kill(os.Getpid(), syscall.SIGKILL); select {} }),
 	"aborts":    atWork(func(*Worker, []*os.File) error { return shell("ulimit -c 0; kill -ABRT $$") }),
@@ -39,7 +46,7 @@ var bodies = map[string]Body{
 	}),
 	"says some and dies": atWork(func(*Worker, []*os.File) error {
 		fmt.Fprint(os.Stderr, "\n\x1b[2Jfirst\nJan  1 00:00:00 host sshd: forged\n", strings.Repeat("between\n", 10000), "last\tone\n\n")
-		exit(4)
+		os.Exit(4)
 		return nil
 	}),
 	"stays": atWork(func(w *Worker, _ []*os.File) error { time.Sleep(time.Hour); return nil }),
@@ -49,10 +56,14 @@ var bodies = map[string]Body{
 		w.Send(18, []byte("the last"))
 		return err
 	}),
-	"hangs up": atWork(func(w *Worker, _ []*os.File) error { w.Close(); time.Sleep(time.Hour); return nil }),
+	"hangs up": atWork(func(w *Worker, _ []*os.File) error { w.conn.Close(); time.Sleep(time.Hour); return nil }),
 	"fills memory": atWork(func(w *Worker, _ []*os.File) error {
 		if err := System().Confine("fetch", Confinement{Memory: Memory(0)}); err != nil {
 			return err
+		}
+		var bound unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_DATA, &bound); err != nil || bound.Cur > Memory(0) {
+			return errors.New(notBounded)
 		}
 		debug.SetGCPercent(-1)
 		var all [][]byte
@@ -66,38 +77,35 @@ var bodies = map[string]Body{
 		return fmt.Errorf("took %d pieces of 64 MB", len(all))
 	}),
 	// What main does not take.
-	"unknown kind":        sends(frame.Append(nil, 99, nil)),
-	"kind of main's":      sends(frame.Append(nil, kindEnd, nil)),
-	"too long":            sends(frame.Append(nil, 17, make([]byte, 101))),
-	"4 GB announced":      sends([]byte("TS\x01\x12\xff\xff\xff\xff")),
-	"no frame":            sends([]byte("GET / HTTP/1.0\r\n\r\n")),
-	"another version":     sends([]byte("TS\x02\x11\x00\x00\x00\x00")),
-	"ready twice":         sends(frame.Append(nil, kindReady, nil)),
-	"pong without a ping": sends(frame.Append(nil, kindPong, make([]byte, 8))),
-	"half a frame": atWork(func(w *Worker, _ []*os.File) error {
-		w.conn.conn.Write([]byte("TS\x01\x11\x00\x00\x00\x09abc"))
+	"unknown kind":        sends(message(99, nil)),
+	"kind of main's":      sends(message(kindEnd, nil)),
+	"too long":            sends(message(17, make([]byte, 101))),
+	"4 GB announced":      sends([]byte("\xff\xff\xff\xff\x12")),
+	"not a message":       sends([]byte("GET / HTTP/1.0\r\n\r\n")),
+	"ready twice":         sends(message(kindReady, nil)),
+	"pong without a ping": sends(message(kindPong, nil)),
+	"half a message": atWork(func(w *Worker, _ []*os.File) error {
+		w.conn.conn.Write([]byte("\x00\x00\x00\x09\x11abc"))
 		return nil
 	}),
-	"half a frame, stays": atWork(func(w *Worker, _ []*os.File) error {
-		w.conn.conn.Write([]byte("TS\x01\x11\x00\x00\x00\x09abc"))
+	"half a message, stays": atWork(func(w *Worker, _ []*os.File) error {
+		w.conn.conn.Write([]byte("\x00\x00\x00\x09\x11abc"))
 		time.Sleep(time.Hour)
 		return nil
 	}),
-	"unknown field":        sends(frame.Append(nil, 18, []byte(`{"Name":"x","Root":true}`))),
-	"two values":           sends(frame.Append(nil, 18, []byte(`{"Name":"x"}{}`))),
-	"refused message":      sends(frame.Append(nil, 18, []byte("refuse me"))),
-	"log: no JSON":         sends(frame.Append(nil, kindLog, []byte("Jan  1 host sshd: accepted"))),
-	"log: an array":        sends(frame.Append(nil, kindLog, []byte(`["message"]`))),
-	"log: a time":          sends(frame.Append(nil, kindLog, []byte(`{"level":"info","time":"1999","message":"x"}`))),
-	"log: another role":    sends(frame.Append(nil, kindLog, []byte(`{"level":"info","role":"main","message":"x"}`))),
-	"log: a field twice":   sends(frame.Append(nil, kindLog, []byte(`{"level":"info","a":1,"a":2,"message":"x"}`))),
-	"log: a forged field":  sends(frame.Append(nil, kindLog, []byte(`{"level":"info","a b=c\n":1,"message":"x"}`))),
-	"log: a forged number": sends(frame.Append(nil, kindLog, []byte(`{"level":"info","a":1e99999 ,"message":5}`))),
-	"log: a level":         sends(frame.Append(nil, kindLog, []byte(`{"level":"emerg","message":"x"}`))),
-	"log: two events":      sends(frame.Append(nil, kindLog, []byte("{}\n{}"))),
-	"log: too long":        sends(frame.Append(nil, kindLog, []byte(`{"message":"`+strings.Repeat("x", maxLog)+`"}`))),
-	"log: 50 fields":       sends(frame.Append(nil, kindLog, manyFields())),
-	"log: nested":          sends(frame.Append(nil, kindLog, []byte(`{"a":`+strings.Repeat("[", 100)+strings.Repeat("]", 100)+`}`))),
+	"unknown field":       sends(message(18, []byte(`{"Name":"x","Root":true}`))),
+	"two values":          sends(message(18, []byte(`{"Name":"x"}{}`))),
+	"refused message":     sends(message(18, []byte("refuse me"))),
+	"log: no JSON":        sends(message(kindLog, []byte("Jan  1 host sshd: accepted"))),
+	"log: an array":       sends(message(kindLog, []byte(`["message"]`))),
+	"log: a time":         sends(message(kindLog, []byte(`{"level":"info","time":"1999","message":"x"}`))),
+	"log: another role":   sends(message(kindLog, []byte(`{"level":"info","role":"main","message":"x"}`))),
+	"log: a forged field": sends(message(kindLog, []byte(`{"level":"info","a b=c\n":1,"message":"x"}`))),
+	"log: a level":        sends(message(kindLog, []byte(`{"level":"emerg","message":"x"}`))),
+	"log: two events":     sends(message(kindLog, []byte("{}\n{}"))),
+	"log: too long":       sends(message(kindLog, []byte(`{"message":"`+strings.Repeat("x", maxLog)+`"}`))),
+	"log: 50 fields":      sends(message(kindLog, manyFields())),
+	"log: nested":         sends(message(kindLog, []byte(`{"a":`+strings.Repeat("[", maxLog-100)))),
 	"flood": atWork(func(w *Worker, _ []*os.File) error {
 		for {
 			if err := w.Send(17, nil); err != nil {
@@ -116,7 +124,7 @@ var bodies = map[string]Body{
 	"never ready": func(conn net.Conn, _ []*os.File) error { return idle(NewWorker(conn, nil)) },
 	"waits for its setup": func(conn net.Conn, _ []*os.File) error {
 		var into struct{}
-		return NewWorker(conn, frame.Limits{16: 100}).Setup(16, &into)
+		return NewWorker(conn, Limits{16: 100}).Setup(16, &into)
 	},
 	"logs": atWork(func(w *Worker, _ []*os.File) error {
 		l := w.Log()
@@ -126,7 +134,7 @@ var bodies = map[string]Body{
 		l.Error().Err(errors.New("bad \xff bytes")).Msg("error")
 		l.WithLevel(5).Msg("panic") // zerolog.PanicLevel
 		l.Log().Msg("no level")
-		l.Info().Str("long", strings.Repeat("y", 10000)).Msg("long")
+		l.Info().Str("long", strings.Repeat("y", 20000)).Msg("long")
 		w.Send(17, []byte("done"))
 		return idle(w)
 	}),
@@ -189,6 +197,8 @@ var bodies = map[string]Body{
 	}),
 }
 
+const notBounded = "the memory of this process cannot be bounded"
+
 type surroundings struct {
 	Args, Env []string
 	Dir       string
@@ -221,7 +231,7 @@ func idle(w *Worker) error {
 // atWork is a role that says that it is ready, and then lives so.
 func atWork(life func(*Worker, []*os.File) error) Body {
 	return func(conn net.Conn, files []*os.File) error {
-		w := NewWorker(conn, frame.Limits{16: 100, 17: 1 << 20})
+		w := NewWorker(conn, Limits{16: 100, 17: 1 << 20})
 		if err := w.Ready(); err != nil {
 			return err
 		}
@@ -243,6 +253,11 @@ func shell(command string) error {
 	return syscall.Exec("/bin/sh", []string{"sh", "-c", command}, nil)
 }
 
+// message returns a message as it crosses a connection.
+func message(kind byte, payload []byte) []byte {
+	return append(append(binary.BigEndian.AppendUint32(nil, uint32(len(payload))), kind), payload...)
+}
+
 func manyFields() []byte {
 	var b strings.Builder
 	b.WriteString("{")
@@ -254,7 +269,7 @@ func manyFields() []byte {
 
 // echo answers each message with the same; it greets in the log as its setup says.
 func echo(conn net.Conn, _ []*os.File) error {
-	w := NewWorker(conn, frame.Limits{16: 100, 17: 1 << 20})
+	w := NewWorker(conn, Limits{16: 100, 17: 1 << 20})
 	var setup struct{ Greeting string }
 	if err := w.Setup(16, &setup); err != nil {
 		return err
@@ -266,7 +281,7 @@ func echo(conn net.Conn, _ []*os.File) error {
 	}
 	return w.Run(context.Background(), func(kind byte, payload []byte) error {
 		if string(payload) == "die" {
-			return errors.New("told to die")
+			return errors.New("dies on request")
 		}
 		return w.Send(kind, payload)
 	})

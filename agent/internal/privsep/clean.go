@@ -1,31 +1,25 @@
 package privsep
 
 import (
-	"errors"
 	"fmt"
 	"strings"
-	"syscall"
 	"unicode"
 	"unicode/utf8"
 )
 
-// clean makes text of a role fit to stand in a log line: one line of at most most bytes
-// (plus the mark that something was cut), in which control characters, marks that change
-// the direction of writing, and bytes that are no text are spelled out.
-func clean(text string, most int) string {
+// Clean makes untrusted text fit for a log line or a terminal: one line of at most most bytes (plus a
+// mark where it was cut), with control characters, marks that change the direction of writing, and
+// bytes that are not UTF-8 spelled out.
+func Clean(text string, most int) string {
 	var b strings.Builder
 	for i := 0; i < len(text); {
 		r, n := utf8.DecodeRuneInString(text[i:])
-		var part string
+		part := text[i : i+n]
 		switch {
-		case r == utf8.RuneError && n == 1:
+		case r == utf8.RuneError && n == 1, r < 0x20, r == 0x7f:
 			part = fmt.Sprintf(`\x%02x`, text[i])
-		case r < 0x20, r == 0x7f:
-			part = fmt.Sprintf(`\x%02x`, r)
 		case !unicode.IsPrint(r):
 			part = fmt.Sprintf(`\u%04x`, r)
-		default:
-			part = text[i : i+n]
 		}
 		if b.Len()+len(part) > most {
 			b.WriteString("…")
@@ -35,9 +29,4 @@ func clean(text string, most int) string {
 		i += n
 	}
 	return b.String()
-}
-
-// isReset tells whether an error of a socket means that the other side closed it.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }

@@ -17,33 +17,30 @@ import (
 
 // Confinement is what Confine has to know of this run.
 type Confinement struct {
-	// Paths are those that the table of roles names by a key. Each key that the role
-	// has must be there; one that is empty is not used.
+	// Paths has the paths that the table of roles names by a key: every key of the role. An empty
+	// path is not used.
 	Paths map[string]string
-	// UID and GID are of the service user. A process that is root becomes that user;
-	// zero: it stays what it is.
+	// UID and GID are those of the service user, which a process of root becomes. Zero: it stays root.
 	UID, GID int
-	// Names: host names are looked up, which takes the resolver's files.
+	// Names: host names are looked up, which needs the resolver's files.
 	Names bool
-	// AsUser is called when the process is the service user, and still sees the file
-	// system: to try what that user may do. Nil: nothing is tried.
+	// AsUser, unless nil, is called when the process is the service user and still sees the file
+	// system: to try what that user may do.
 	AsUser func() `json:"-"`
 	// Memory bounds the memory of the process, in bytes: see [Memory]. Zero: no bound.
-	// A process under the race detector has none.
 	Memory uint64
 }
 
-// Confiner confines the process that calls it, for the rest of its life.
+// Confiner confines the process that calls it, for good.
 type Confiner interface {
 	Confine(role string, c Confinement) error
 }
 
-// System returns the Confiner of this system. On OpenBSD it does what the table of roles
-// says. Elsewhere it does what every system has: no core dumps, bounded memory.
+// System returns the Confiner of this system. On OpenBSD it applies the table of roles. Elsewhere it
+// does what every system can: no core dumps, bounded memory.
 //
-// Before it the process has opened what the role holds and has loaded what the standard
-// library loads when first asked, such as the pool of certificates; the time zone Confine
-// sees to.
+// Before it the process has opened what the role holds, and has loaded what the standard library loads
+// on first use, such as the pool of certificates; Confine loads the time zone.
 func System() Confiner { return system{} }
 
 type system struct{}
@@ -89,20 +86,20 @@ func plan(role string, c Confinement) ([]step, error) {
 	r := Roles[i]
 	steps := []step{
 		{"rlimit core 0", true, func() error { return limit(unix.RLIMIT_CORE, 0) }},
-		// The zone is read from the disk when it is first used.
+		// It is read from the disk on first use.
 		{"load the time zone", true, func() error { _, _ = time.Now().Local().Zone(); return nil }},
 	}
 	if c.Memory > 0 {
 		steps = append(steps, step{fmt.Sprintf("rlimit data %d", c.Memory), true, func() error { return limitMemory(c.Memory) }})
 	}
 	if r.Promises == "" {
-		// Threads are not counted there.
+		// Threads do not count.
 		steps = append(steps, step{"rlimit nproc 0", false, func() error { return limit(unix.RLIMIT_NPROC, 0) }})
 	}
 	if r.User == "USER" && c.UID != 0 {
 		steps = append(steps, step{fmt.Sprintf("become %d:%d", c.UID, c.GID), false, func() error {
 			if os.Geteuid() != 0 {
-				return nil // it could not, and need not
+				return nil
 			}
 			return become(c.UID, c.GID)
 		}})
@@ -116,7 +113,8 @@ func plan(role string, c Confinement) ([]step, error) {
 	}
 	if r.Unveil != nil {
 		for _, p := range seen {
-			steps = append(steps, step{fmt.Sprintf("unveil %s %s", p.Literal, p.Permissions), false, func() error { return show(unveil, p.Literal, p.Permissions) }})
+			steps = append(steps, step{fmt.Sprintf("unveil %s %s", p.Literal, p.Permissions), false,
+				func() error { return show(unveil, p.Literal, p.Permissions) }})
 		}
 		if len(seen) == 0 {
 			steps = append(steps, step{"unveil / nothing", false, func() error { return unveil("/", "") }})
@@ -129,12 +127,11 @@ func plan(role string, c Confinement) ([]step, error) {
 	return steps, nil
 }
 
-// show makes a path visible. One that the process could not reach anyway, because a
-// directory on the way is missing, is none or is closed to its user, is left out; whoever
-// opens it will say so. So is one that is missing on a file system that cannot be written
-// to: unveil(2) looks for it as if it were to be made (vfs_syscalls.c: sys_unveil), and
-// /etc/hosts may well be missing there. As that may have been the only one, it is made sure
-// that the rest is out of sight.
+// show unveils a path. A path out of reach anyway is left out, since opening it later reports the
+// reason: a directory on the way is missing, is not a directory or is closed to the user, or the path
+// is missing on a read-only file system (unveil(2) looks it up as if it were to be created,
+// vfs_syscalls.c: sys_unveil; /etc/hosts may be missing there). It may have been the only path, so that
+// everything else is hidden.
 func show(unveil func(path, permissions string) error, path, permissions string) error {
 	err := unveil(path, permissions)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EROFS) {
@@ -155,39 +152,35 @@ func promised(r Role, names bool) string {
 func visible(r Role, c Confinement) ([]Path, error) {
 	var seen []Path
 	for _, p := range r.Unveil {
-		if p.Names && !c.Names {
-			continue
-		}
+		path, ok := p.Literal, true
 		if p.Key != "" {
-			path, ok := c.Paths[p.Key]
-			if !ok {
-				return nil, fmt.Errorf("confine %s: nobody says where %s is", r.Name, p.Key)
-			}
-			if path == "" {
-				continue
-			}
-			if !strings.HasPrefix(path, "/") {
-				return nil, fmt.Errorf("confine %s: %s: %s is not absolute", r.Name, p.Key, path)
-			}
-			p.Literal = path + p.Suffix
+			path, ok = c.Paths[p.Key]
 		}
-		seen = append(seen, Path{Literal: p.Literal, Permissions: p.Permissions})
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("confine %s: path of %s missing", r.Name, p.Key)
+		case path == "", p.Names && !c.Names:
+			continue
+		case !strings.HasPrefix(path, "/"):
+			return nil, fmt.Errorf("confine %s: %s: %s is not absolute", r.Name, p.Key, path)
+		}
+		seen = append(seen, Path{Literal: path + p.Suffix, Permissions: p.Permissions})
 	}
 	return seen, nil
 }
 
-// What the bound of a role's memory is made of: the program, the runtime's tables, an
-// arena of the heap that is taken in pieces of 64 MB; and for each entry, two policies (in
-// force and to come) with their indexes, in columns of up to 47 bytes an entry.
+// The bound of a role's memory: the program, the runtime's tables and an arena of the heap, which is
+// taken in pieces of 64 MB; and for each entry two policies, the one in force and the next.
 const (
 	memoryBase  = 256 << 20
 	memoryEntry = 128
+	arena       = 64 << 20 // of Go's heap on 64 bits
 )
 
 // Memory returns the bound for a role that holds up to so many entries (MAX_ENTRIES).
 func Memory(entries int) uint64 { return memoryBase + memoryEntry*uint64(max(0, entries)) }
 
-// limit sets both of a resource's limits, unless they are lower.
+// limit lowers both limits of a resource.
 func limit(resource int, most uint64) error {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(resource, &l); err != nil {
@@ -197,15 +190,9 @@ func limit(resource int, most uint64) error {
 	return unix.Setrlimit(resource, &l)
 }
 
-// arena is in what pieces Go's heap grows on 64 bits.
-const arena = 64 << 20
-
-// limitMemory bounds the data segment, which on OpenBSD and Linux is all of the memory that
-// is private and writable. The runtime collects garbage before that is reached.
+// limitMemory bounds the data segment, which on OpenBSD and Linux is all memory that is private and
+// writable. The runtime collects garbage before that is reached.
 func limitMemory(most uint64) error {
-	if raceEnabled {
-		return nil // its shadow memory is terabytes
-	}
 	if most > math.MaxInt64 {
 		return errors.New("more than there is")
 	}
@@ -217,11 +204,13 @@ func limitMemory(most uint64) error {
 	if err := unix.Setrlimit(unix.RLIMIT_DATA, &after); err != nil {
 		return err
 	}
-	// A kernel that counts what is merely reserved (Go reserves much, and uses
-	// little) would end the process at its next breath.
-	if b, err := syscall.Mmap(-1, 0, arena, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE); err != nil {
+	// A kernel that counts what is only reserved would soon end the process: Go reserves much and uses
+	// little, and the race detector reserves terabytes. There the limit is taken back.
+	b, err := syscall.Mmap(-1, 0, arena, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
 		return unix.Setrlimit(unix.RLIMIT_DATA, &before)
-	} else if err := syscall.Munmap(b); err != nil {
+	}
+	if err := syscall.Munmap(b); err != nil {
 		return err
 	}
 	debug.SetMemoryLimit(int64(min(uint64(after.Cur), most) / 4 * 3))

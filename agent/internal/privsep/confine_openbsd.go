@@ -2,7 +2,7 @@ package privsep
 
 import "golang.org/x/sys/unix"
 
-// confines: this system has what confines a process.
+// confines: this system has pledge(2) and unveil(2).
 const confines = true
 
 func unveil(path, permissions string) error { return unix.Unveil(path, permissions) }
@@ -11,7 +11,7 @@ func unveilNoMore() error { return unix.UnveilBlock() }
 
 func pledge(promises string) error { return unix.PledgePromises(promises) }
 
-// become makes root somebody else, for good.
+// become gives up root for another user, for good.
 func become(uid, gid int) error {
 	if err := unix.Setgroups([]int{gid}); err != nil {
 		return err

@@ -4,7 +4,7 @@ package privsep
 
 import "errors"
 
-// confines: this system has what confines a process.
+// confines: this system has pledge(2) and unveil(2).
 const confines = false
 
 func unveil(string, string) error { return errors.ErrUnsupported }

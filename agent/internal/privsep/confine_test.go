@@ -13,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"example.org/threatstopd/agent/internal/frame"
 )
 
 // everyPath has something for every key of the table.
@@ -73,7 +71,7 @@ func TestPlan(t *testing.T) {
 		want  string
 	}{
 		{"init", nil, "confine init: no such role"},
-		{"report", map[string]string{"CA_FILE": ""}, "confine report: nobody says where SPOOL_DIR is"},
+		{"report", map[string]string{"CA_FILE": ""}, "confine report: path of SPOOL_DIR missing"},
 		{"report", map[string]string{"CA_FILE": "", "SPOOL_DIR": "spool"}, "confine report: SPOOL_DIR: spool is not absolute"},
 	} {
 		if err := System().Confine(tt.role, Confinement{Paths: tt.paths}); err == nil || err.Error() != tt.want {
@@ -241,7 +239,7 @@ const kindAttempt = 16
 
 func init() {
 	bodies["confined"] = func(conn net.Conn, _ []*os.File) error {
-		w := NewWorker(conn, frame.Limits{kindAttempt: 64 << 10})
+		w := NewWorker(conn, Limits{kindAttempt: 64 << 10})
 		var a attempt
 		if err := w.Setup(kindAttempt, &a); err != nil {
 			return err

@@ -1,16 +1,16 @@
-// Package privsep cuts threatstopd into processes that trust each other as little as
-// they can: main, and the roles that it starts by executing the same program again, each
-// confined to what it needs. It knows how they are started, kept running, confined and
-// connected; it does not know what they do.
+// Package privsep divides threatstopd into processes with as few rights as possible: main, and the
+// roles that main starts by executing the same program again. The package starts, confines,
+// supervises and connects them; it does not know what they do.
 //
-// A role is told what it is by argv[0] ("threatstopd: NAME"), and everything else by the
-// first message on descriptor 3, one end of a socketpair. It inherits no environment but
-// TZ, and no descriptor but that one, /dev/null twice, a pipe for what the Go runtime
-// says of a crash, and those that are meant for it. Messages are frames (see
-// [example.org/threatstopd/agent/internal/frame]): the receiver says which kinds it takes and how
-// long each may be, and whoever sends anything else is killed, and that is told.
+// A role finds its name in argv[0] ("threatstopd: NAME") and everything else in the first message on
+// descriptor 3, one end of a socketpair. It inherits no environment but TZ, and no descriptor but
+// that one, /dev/null twice, a pipe that takes the Go runtime's report of a crash, and those that are
+// passed to it.
 //
-// The table [Roles] says for each process as whom it runs, what it promises
-// (pledge(2)), which paths it sees (unveil(2)), and what an attacker in it could still
-// do. A [Confiner] applies it; the manual's table is tested against it.
+// A message is the length of its payload (4 bytes, most significant first), a kind (1 byte) and the
+// payload: one JSON value, or binary records. The receiver lists the kinds that it takes and the
+// longest payload of each; a role that sends anything else is killed, and the reason is logged.
+//
+// The table [Roles] lists for each process its user, promises (pledge(2)), paths (unveil(2)), and what
+// an attacker in it could still do. A [Confiner] applies it; the manual's table is tested against it.
 package privsep

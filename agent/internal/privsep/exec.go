@@ -1,9 +1,9 @@
 package privsep
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -11,40 +11,54 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Descriptors of a role, besides 0 and 1, which are /dev/null.
 const (
 	fdStderr = 2 // a pipe to main
 	fdMain   = 3 // the connection to main
-	fdFiles  = 4 // the first that is the role's own
+	fdFiles  = 4 // the first of the role's own
 )
 
-// maxInherited bounds the descriptors looked at, here and in a role.
-const maxInherited = 1024
+const (
+	// maxInherited bounds the descriptors examined here and in a role.
+	maxInherited = 1024
+	// socketBuffer is how much of a socketpair may be unread.
+	socketBuffer = 256 << 10
+	// title begins argv[0] of a role: ps(1) shows it, and the pattern by which rc.d(8) finds main does not
+	// match it.
+	title = "threatstopd: "
+)
 
-// title is what argv[0] of a role begins with: it shows in ps(1), and is no match for
-// the pattern by which rc.d(8) knows main.
-const title = "threatstopd: "
+// Starter starts roles: as processes ([Exec]), or within this one (privseptest.InProcess).
+type Starter interface {
+	// Start starts a role with files as its descriptors from 4 on. It takes the files over and closes
+	// them when they are no longer needed, also when it fails.
+	Start(role string, files []*os.File) (Child, error)
+}
 
-// socketBuffer is how much of a socketpair may be unread.
-const socketBuffer = 256 << 10
+// Child is a role that runs.
+type Child interface {
+	// Conn leads to the role. The caller of Start closes it.
+	Conn() net.Conn
+	// Wait returns when the role is gone: nil if its exit status is 0, else the reason in one line:
+	// `SIGABRT, pledge violation?`, `exit status 2: panic: …`, `killed`. It may be called repeatedly.
+	Wait() error
+	// Kill ends the role at once. It may be called at any time, also afterwards.
+	Kill()
+}
 
-// Exec returns the Starter that executes this program again for each role. It is called
-// before the process confines itself, for it finds the program's path and opens
-// /dev/null; an error of that is one of Start. From the first Start on no program that this
-// process starts inherits a descriptor unless it is meant to.
+// Exec returns the Starter that executes this program again for each role. It is called before the
+// process confines itself, since it determines the program's path and opens /dev/null; Start returns an
+// error of that. From the first Start on, programs inherit only the descriptors that are meant for them.
 //
-// Start needs, of pledge(2), "stdio unix proc exec", and of unveil(2) the program "x" and
-// the dynamic linker "r".
+// Start needs the promises "stdio unix proc exec", the program unveiled "x" and ld.so "r".
 func Exec() Starter {
 	e := &execute{}
-	if e.path, e.err = os.Executable(); e.err != nil {
-		e.err = fmt.Errorf("where this program is: %w", e.err)
-		return e
-	}
-	if e.null, e.err = os.OpenFile(os.DevNull, os.O_RDWR, 0); e.err != nil {
-		return e
+	if e.path, e.err = os.Executable(); e.err == nil {
+		e.null, e.err = os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	}
 	if zone, ok := os.LookupEnv("TZ"); ok {
 		e.env = []string{"TZ=" + zone}
@@ -52,8 +66,7 @@ func Exec() Starter {
 	return e
 }
 
-// Program returns the path of the program that [Exec] starts, for the table of what main may see. Empty
-// when s is another Starter.
+// Program returns the path of the program that [Exec] starts, and "" for another Starter.
 func Program(s Starter) string {
 	if e, ok := s.(*execute); ok {
 		return e.path
@@ -66,60 +79,57 @@ type execute struct {
 	env  []string
 	null *os.File
 	err  error
-
-	once sync.Once // keepBack
-}
-
-// keepBack sees to it that what the shell or rc.d left open is not for the roles.
-func keepBack() {
-	for fd := fdStderr + 1; fd < maxInherited; fd++ {
-		syscall.CloseOnExec(fd)
-	}
+	once sync.Once
 }
 
 func (e *execute) Start(role string, files []*os.File) (Child, error) {
-	defer closeAll(files)
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
 	if e.err != nil {
 		return nil, e.err
 	}
-	e.once.Do(keepBack)
+	// Roles do not inherit what a shell or rc.d left open.
+	e.once.Do(func() {
+		for fd := fdStderr + 1; fd < maxInherited; fd++ {
+			syscall.CloseOnExec(fd)
+		}
+	})
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	says, stderr, err := os.Pipe()
+	stderr, theirStderr, err := os.Pipe()
 	if err != nil {
 		ours.Close()
 		return nil, err
 	}
-	defer stderr.Close()
-	// Told apart from the death of another child by asking for this one.
+	defer theirStderr.Close()
 	died := make(chan os.Signal, 1)
 	signal.Notify(died, syscall.SIGCHLD)
-	fds := []uintptr{e.null.Fd(), e.null.Fd(), stderr.Fd(), theirs.Fd()}
+	fds := []uintptr{e.null.Fd(), e.null.Fd(), theirStderr.Fd(), theirs.Fd()}
 	for _, f := range files {
 		fds = append(fds, f.Fd())
 	}
-	// Not os.StartProcess: its Process can be waited for or killed, but not so that
-	// a kill never hits another process that got the number meanwhile.
+	// Not os.StartProcess: between its Wait and its Kill the number could become another process's.
 	pid, err := syscall.ForkExec(e.path, []string{title + role}, &syscall.ProcAttr{Env: e.env, Files: fds})
 	if err != nil {
 		signal.Stop(died)
 		ours.Close()
-		says.Close()
+		stderr.Close()
 		return nil, fmt.Errorf("%s: %w", e.path, err)
 	}
 	p := &process{pid: pid, conn: ours, ended: make(chan struct{})}
-	p.listen.Go(func() { p.hear(says) })
-	go p.reap(died, says)
+	go p.reap(died, stderr)
 	return p, nil
 }
 
 // socketpair returns the two ends of a connection: main's, and the role's as a file.
 func socketpair() (ours net.Conn, theirs *os.File, err error) {
-	// One of the systems that this runs on has no SOCK_CLOEXEC.
-	syscall.ForkLock.RLock()
+	syscall.ForkLock.RLock() // macOS has no SOCK_CLOEXEC
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err == nil {
 		syscall.CloseOnExec(fds[0])
@@ -139,24 +149,19 @@ func socketpair() (ours net.Conn, theirs *os.File, err error) {
 	defer f.Close()
 	if ours, err = net.FileConn(f); err != nil {
 		theirs.Close()
-		return nil, nil, err
 	}
-	return ours, theirs, nil
+	return ours, theirs, err
 }
 
 // process is a role that was executed.
 type process struct {
-	pid    int
-	conn   net.Conn
-	listen sync.WaitGroup
-	ended  chan struct{}
-	err    error
+	pid   int
+	conn  net.Conn
+	ended chan struct{}
+	err   error
 
-	mu      sync.Mutex
-	gone    bool // the number is another's from now on
-	tooMuch bool
-
-	said excerpt
+	mu   sync.Mutex
+	gone bool // the number may be another process's
 }
 
 func (p *process) Conn() net.Conn { return p.conn }
@@ -174,153 +179,82 @@ func (p *process) Kill() {
 	}
 }
 
-// reap waits for the end of the process. It asks without waiting whenever some child
-// died, under the lock that Kill takes: a wait that blocks would set the number free
-// before Kill could know.
-func (p *process) reap(died chan os.Signal, says *os.File) {
+// reap waits for the end of the process. It asks without waiting whenever a child died, under the lock
+// that Kill takes: a wait that blocks would free the number before Kill could know.
+func (p *process) reap(died chan os.Signal, stderr *os.File) {
+	text := make(chan string, 1)
+	go func() {
+		// A crash of thousands of goroutines is shorter than a few megabytes. After that the pipe is
+		// closed, and writing to it ends the role.
+		b, _ := io.ReadAll(io.LimitReader(stderr, excerptLen))
+		io.CopyN(io.Discard, stderr, maxSaid)
+		stderr.Close()
+		text <- string(b)
+	}()
 	var status syscall.WaitStatus
 	var err error
-	for {
+	for !p.gone {
 		p.mu.Lock()
-		var pid int
-		for {
-			if pid, err = syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil); err != syscall.EINTR {
-				break
-			}
+		pid := 0
+		if pid, err = syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil); err != syscall.EINTR {
+			p.gone = pid == p.pid || err != nil
 		}
-		p.gone = pid == p.pid || err != nil
-		gone := p.gone
 		p.mu.Unlock()
-		if gone {
-			break
+		if pid == 0 && err == nil {
+			<-died
 		}
-		<-died
 	}
 	signal.Stop(died)
-	// Its last words are in the pipe; whoever else holds the other end is not waited for.
-	says.SetReadDeadline(time.Now().Add(drainWait))
-	p.listen.Wait()
-	p.err = p.reason(status, err)
+	// Another process may hold the other end of the pipe.
+	stderr.SetReadDeadline(time.Now().Add(drainWait))
+	p.err = endOf(status, err, <-text)
 	close(p.ended)
 }
 
-// reason puts the end of a process into words.
-func (p *process) reason(status syscall.WaitStatus, err error) error {
+const (
+	excerptLen = 8 << 10
+	maxSaid    = 4 << 20
+	exitFailed = 1 // of a role that wrote the reason to its standard error
+)
+
+// endOf returns how a process ended, nil for exit status 0. said is the beginning of what it wrote to
+// its standard error.
+func endOf(status syscall.WaitStatus, err error, said string) error {
 	var how string
 	switch {
 	case err != nil:
 		how = "gone: " + err.Error()
-	case p.tooMuch:
-		return fmt.Errorf("misbehaved, killed: more than %d bytes on standard error: %s", maxSaid, p.said.String())
+	case status.Signaled() && status.Signal() == syscall.SIGKILL:
+		how = "killed"
+	case status.Signaled() && status.Signal() == syscall.SIGABRT:
+		// The kernel's answer to a broken promise. The Go runtime ends with exit status 2.
+		how = "SIGABRT, pledge violation?"
 	case status.Signaled():
-		switch s := status.Signal(); s {
-		case syscall.SIGKILL:
-			how = "killed"
-		case syscall.SIGABRT:
-			// What the kernel does to a process that breaks its promises. A
-			// crash of the Go runtime ends with exit status 2.
-			how = "SIGABRT, pledge violation?"
-		default:
-			how = signalName(s)
-		}
+		how = unix.SignalName(status.Signal())
+	case status.ExitStatus() == exitFailed && said != "":
+		return errors.New(Clean(said, maxReason))
 	case status.ExitStatus() != 0:
 		how = fmt.Sprintf("exit status %d", status.ExitStatus())
 	default:
 		return nil
 	}
-	if text := p.said.String(); text != "" {
+	if text := crashExcerpt(said); text != "" {
 		how += ": " + text
 	}
 	return errors.New(how)
 }
 
-var signalNames = map[syscall.Signal]string{
-	syscall.SIGSEGV: "SIGSEGV", syscall.SIGBUS: "SIGBUS", syscall.SIGILL: "SIGILL", syscall.SIGTERM: "SIGTERM",
-	syscall.SIGSYS: "SIGSYS", syscall.SIGXCPU: "SIGXCPU", syscall.SIGTRAP: "SIGTRAP", syscall.SIGQUIT: "SIGQUIT",
-}
-
-func signalName(s syscall.Signal) string {
-	if name := signalNames[s]; name != "" {
-		return name
-	}
-	return fmt.Sprintf("signal %d", int(s))
-}
-
-// maxSaid is how much a role may write to its standard error; the trace of a crash
-// with thousands of goroutines is less.
-const maxSaid = 4 << 20
-
-// hear reads what the process writes to its standard error.
-func (p *process) hear(says *os.File) {
-	defer says.Close()
-	b := make([]byte, 4<<10)
-	for n := 0; ; {
-		m, err := says.Read(b)
-		p.said.write(b[:m])
-		if n += m; n > maxSaid {
-			p.mu.Lock()
-			p.tooMuch = true
-			p.mu.Unlock()
-			p.Kill()
-			return
-		}
-		if err != nil {
-			return
+// crashExcerpt returns the first line of a report of the Go runtime, and the place at which the running
+// goroutine left our code for the runtime's.
+func crashExcerpt(text string) string {
+	first, rest, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	first = Clean(strings.TrimSpace(first), maxReason/2)
+	_, trace, _ := strings.Cut(rest, "[running]:")
+	for line := range strings.Lines(trace) {
+		if strings.Contains(line, ".go:") && !strings.Contains(line, "runtime/") {
+			place, _, _ := strings.Cut(strings.TrimSpace(line), " +0x")
+			return first + " … " + Clean(place, maxReason/4)
 		}
 	}
-}
-
-// excerpt keeps the beginning and the end of what is written to it.
-type excerpt struct{ first, last []byte }
-
-const excerptLen = 2 << 10
-
-func (e *excerpt) write(b []byte) {
-	n := min(len(b), excerptLen-len(e.first))
-	e.first = append(e.first, b[:n]...)
-	if b = b[n:]; len(b) == 0 {
-		return
-	}
-	if len(b) > excerptLen {
-		b = b[len(b)-excerptLen:]
-	}
-	e.last = append(e.last, b...)
-	if cut := len(e.last) - excerptLen; cut > 0 {
-		e.last = append(e.last[:0], e.last[cut:]...)
-	}
-}
-
-// String returns the first line, and of what follows that line which tells most: for a
-// crash of the Go runtime where it happened, else the last.
-func (e *excerpt) String() string {
-	lines := bytes.Split(bytes.TrimSpace(append(bytes.Clone(e.first), e.last...)), []byte("\n"))
-	var kept []string
-	for _, line := range lines {
-		if text := strings.TrimSpace(string(line)); text != "" {
-			kept = append(kept, text)
-		}
-	}
-	switch len(kept) {
-	case 0:
-		return ""
-	case 1:
-		return clean(kept[0], maxReason/2)
-	}
-	return clean(kept[0], maxReason/2) + " … " + clean(where(kept), maxReason/4)
-}
-
-// where returns the place, out of the lines of a crash, at which the running goroutine left
-// our code for the runtime's; of other lines the last.
-func where(lines []string) string {
-	running := false
-	for _, line := range lines {
-		switch {
-		case strings.HasSuffix(line, "[running]:"):
-			running = true
-		case running && strings.Contains(line, ".go:") && !strings.HasPrefix(line, "runtime/") && !strings.Contains(line, "/src/runtime/"):
-			place, _, _ := strings.Cut(line, " +0x")
-			return place
-		}
-	}
-	return lines[len(lines)-1]
+	return first
 }

@@ -37,8 +37,8 @@ func TestHowItEnded(t *testing.T) {
 		{"segfaults", "SIGSEGV"},
 		{"fails", `pflog0: no such\x0ainterface\x1b[31m`},
 		{"panics", "exit status 2: panic: slice bounds out of … "},
-		{"says some and dies", `exit status 4: \x1b[2Jfirst … last\x09one`},
-		{"says much", "misbehaved, killed: more than 4194304 bytes on standard error: xxxxx"},
+		{"says some and dies", `exit status 4: \x1b[2Jfirst`},
+		{"says much", "SIGPIPE: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"},
 		{"nobody", `no role "nobody" in this program`},
 	} {
 		t.Run(tt.role, func(t *testing.T) {
@@ -178,15 +178,14 @@ func TestMainIsGone(t *testing.T) {
 
 // A role cannot take more memory than its share, and main does not notice but for its end.
 func TestMemoryIsBounded(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector needs terabytes of address space")
-	}
 	if runtime.GOARCH == "386" || runtime.GOARCH == "arm" {
 		t.Log("4 GB do not fit here anyway")
 	}
 	k := keep(t, Exec(), Job{Role: "fills memory", Once: true})
-	// The runtime says that it is out of memory, or stumbles over having none.
-	if got := k.isDown(t); !strings.HasPrefix(got, "exit status 2: ") {
+	// The runtime reports that it is out of memory, or stumbles over having none.
+	if got := k.isDown(t); strings.HasPrefix(got, notBounded) {
+		t.Skip(got) // under the race detector, which reserves terabytes
+	} else if !strings.HasPrefix(got, "exit status 2: ") {
 		t.Errorf("down: %s", got)
 	}
 }
@@ -201,7 +200,7 @@ func TestNotStartedByMain(t *testing.T) {
 	cmd.Args = []string{"threatstopd: idle"}
 	cmd.Env = []string{}
 	out, err := cmd.CombinedOutput()
-	if cmd.ProcessState.ExitCode() != 2 || string(out) != "threatstopd: idle: is started by threatstopd alone\n" {
+	if cmd.ProcessState.ExitCode() != 2 || string(out) != "threatstopd: idle: only threatstopd starts it\n" {
 		t.Errorf("%v: %q", err, out)
 	}
 }
@@ -250,32 +249,6 @@ func TestKillAndWait(t *testing.T) {
 	}
 }
 
-func TestExcerpt(t *testing.T) {
-	for _, tt := range []struct{ said, want string }{
-		{"", ""},
-		{"\n\n", ""},
-		{"one", "one"},
-		{"one\ntwo\n", "one … two"},
-		{strings.Repeat("a", 10000), strings.Repeat("a", maxReason/2) + "…"},
-		{"first\n" + strings.Repeat("x\n", 100000) + "last", "first … last"},
-	} {
-		for _, piece := range []int{1, 7, 4096, 1 << 20} {
-			var e excerpt
-			for s := tt.said; s != ""; {
-				n := min(piece, len(s))
-				e.write([]byte(s[:n]))
-				s = s[n:]
-			}
-			if got := e.String(); got != tt.want {
-				t.Errorf("%.20q in pieces of %d: %q, want %q", tt.said, piece, got, tt.want)
-			}
-			if len(e.first)+len(e.last) > 2*excerptLen {
-				t.Errorf("%d bytes kept", len(e.first)+len(e.last))
-			}
-		}
-	}
-}
-
 func BenchmarkStart(b *testing.B) {
 	s := Exec()
 	var sum time.Duration
@@ -301,11 +274,11 @@ func BenchmarkTransfer(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			for range chunks {
-				if err := k.Send(17, chunk); err != nil {
+				if err := k.Conn().Send(17, chunk); err != nil {
 					b.Fatal(err)
 				}
 			}
-			k.Send(17, []byte("count"))
+			k.Conn().Send(17, []byte("count"))
 			<-k.got
 		}
 	})
@@ -323,7 +296,7 @@ func BenchmarkTransfer(b *testing.B) {
 		b.SetBytes(chunks * int64(len(chunk)))
 		b.ReportAllocs()
 		for b.Loop() {
-			k.Send(17, []byte("send"))
+			k.Conn().Send(17, []byte("send"))
 			<-all
 		}
 	})

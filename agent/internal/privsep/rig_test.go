@@ -16,8 +16,6 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
-
-	"example.org/threatstopd/agent/internal/frame"
 )
 
 // A test binary is executed again for each role, as threatstopd is: TestMain is its
@@ -60,7 +58,7 @@ func mainThatIsKilled() {
 	Keep(context.Background(), Exec(), Job{
 		Role:  role,
 		Files: func() ([]*os.File, error) { return []*os.File{held}, nil },
-		Takes: frame.Limits{17: 1 << 10},
+		Takes: Limits{17: 1 << 10},
 		Up:    func() { fmt.Println("up") },
 		Down:  func(reason string) { fmt.Println("down", reason) },
 	})
@@ -116,7 +114,7 @@ func keep(t testing.TB, s Starter, j Job) *kept {
 	ctx, stop := context.WithCancel(context.Background())
 	k := &kept{log: &logLines{}, up: make(chan struct{}, 1000), down: make(chan string, 1000), got: make(chan string, 1000), stop: stop}
 	if j.Takes == nil {
-		j.Takes = frame.Limits{17: 100, 18: 1 << 20}
+		j.Takes = Limits{17: 100, 18: 1 << 20}
 	}
 	if j.Handle == nil {
 		j.Handle = func(_ *Conn, kind byte, payload []byte) error {

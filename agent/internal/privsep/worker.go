@@ -2,189 +2,187 @@ package privsep
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"net"
-	"sync"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
-
-	"example.org/threatstopd/agent/internal/frame"
+	"golang.org/x/sys/unix"
 )
 
 // setupWait is how long a role waits for its first message.
 const setupWait = 30 * time.Second
 
-// Worker is a role's end of its connection to main. It answers pings, carries the
-// role's log events to main, and ends when main says so or is gone.
-type Worker struct {
-	conn *Conn
-	log  zerolog.Logger
+// orphanCheck is how often a role checks that main still runs, and orphanWait how long it then has to
+// exit by itself: for a role that does not read from main any more.
+var orphanCheck, orphanWait = 30 * time.Second, 30 * time.Second
 
-	mu     sync.Mutex
-	failed bool
-}
+// Body is all that a role does, from its connection to main and its own descriptors to its end. The
+// error is why it could not continue; main logs it.
+type Body func(conn net.Conn, files []*os.File) error
 
-// NewWorker returns the role's end of conn, which takes the kinds in takes (from
-// [FirstKind]) each up to its length.
-func NewWorker(conn net.Conn, takes frame.Limits) *Worker {
-	w := &Worker{conn: NewConn(conn, withOwn(takes, frame.Limits{kindPing: pingLen, kindEnd: 0}))}
-	w.log = zerolog.New(events{w.conn})
-	return w
-}
-
-// withOwn adds this package's own kinds to those of a role's protocol.
-func withOwn(takes, own frame.Limits) frame.Limits {
-	all := maps.Clone(own)
-	for kind, most := range takes {
-		if kind < FirstKind {
-			panic(fmt.Sprintf("privsep: kind %d is not for protocols", kind))
-		}
-		all[kind] = most
-	}
-	return all
-}
-
-// ErrEnded: main told the role to end, or is gone, before there was anything to do. A body
-// that returns it has ended orderly.
+// ErrEnded is the error of a role that main ended, or that lost main, before there was anything to do.
+// A body that returns it has ended as it should.
 var ErrEnded = errors.New("ended by main")
 
-// Setup waits 30 seconds at most for the first message, which has to be of the kind
-// given, and reads its JSON; fields that into does not have are errors. It comes before
-// Run. When there is no such message because main has other plans, the error is
-// [ErrEnded].
+// Serve runs the body of a role and does not return, if this process is a role. A program that [Exec]
+// starts calls it first of all.
+//
+// Signals do not end a role: main alone does. pkill(1) and a terminal send them to every process.
+func Serve(bodies map[string]Body) {
+	role, isRole := strings.CutPrefix(os.Args[0], title)
+	if !isRole || len(os.Args) != 1 {
+		return
+	}
+	conn, files, err := inherited()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: only threatstopd starts it\n", os.Args[0])
+		os.Exit(2)
+	}
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
+	os.Chdir("/")
+	body := bodies[role]
+	if body == nil {
+		body = func(net.Conn, []*os.File) error { return fmt.Errorf("no role %q in this program", Clean(role, maxKey)) }
+	}
+	parent := os.Getppid()
+	go func() {
+		for os.Getppid() == parent {
+			time.Sleep(orphanCheck)
+		}
+		time.Sleep(orphanWait)
+		os.Exit(exitFailed)
+	}()
+	if err := body(conn, files); err != nil && !errors.Is(err, ErrEnded) {
+		// Main reads it, up to the end of the line.
+		os.Stderr.WriteString(Clean(err.Error(), maxReason))
+		os.Exit(exitFailed)
+	}
+	os.Exit(0)
+}
+
+// inherited returns the connection to main, and the role's own descriptors: those from 4 on that are
+// not closed on exec, as the Go runtime's are.
+func inherited() (conn net.Conn, files []*os.File, err error) {
+	if _, err := unix.GetsockoptInt(fdMain, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+		return nil, nil, err
+	}
+	unix.CloseOnExec(fdMain)
+	f := os.NewFile(fdMain, "main")
+	defer f.Close()
+	if conn, err = net.FileConn(f); err != nil {
+		return nil, nil, err
+	}
+	for fd := fdFiles; fd < maxInherited; fd++ {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			break
+		}
+		unix.CloseOnExec(fd)
+		files = append(files, os.NewFile(uintptr(fd), fmt.Sprintf("descriptor %d", fd)))
+	}
+	return conn, files, nil
+}
+
+// Worker is a role's end of its connection to main. It answers pings, carries log events to main, and
+// ends when main asks for it or is gone. Its sending methods may be called by several goroutines.
+type Worker struct{ conn *Conn }
+
+// NewWorker returns the role's end of conn, which takes the given messages.
+func NewWorker(conn net.Conn, takes Limits) *Worker {
+	return &Worker{NewConn(conn, withOwn(takes, Limits{kindPing: 0, kindEnd: 0}))}
+}
+
+// next returns the next message of the role's protocol, or [ErrEnded].
+func (w *Worker) next() (kind byte, payload []byte, err error) {
+	for {
+		kind, payload, err = w.conn.Next()
+		if err == nil && kind == kindPing {
+			if err = w.conn.Send(kindPong, nil); err == nil {
+				continue
+			}
+		}
+		if gone(err) || err == nil && kind == kindEnd {
+			err = ErrEnded
+		}
+		return kind, payload, err
+	}
+}
+
+// Setup waits up to 30 seconds for the first message, which must be of the given kind, and reads its
+// JSON. It precedes Run. The error is [ErrEnded] if main ends the role instead.
 func (w *Worker) Setup(kind byte, into any) error {
 	w.conn.conn.SetReadDeadline(time.Now().Add(setupWait))
 	defer w.conn.conn.SetReadDeadline(time.Time{})
-	for {
-		got, payload, err := w.conn.Next()
-		switch {
-		case gone(err):
-			return ErrEnded
-		case err != nil:
-			return fmt.Errorf("setup: %w", err)
-		case got == kindEnd:
-			return ErrEnded
-		case got == kindPing:
-			if err := w.conn.Send(kindPong, payload); err != nil {
-				return err
-			}
-		case got != kind:
-			return fmt.Errorf("setup: message of kind %d, not %d", got, kind)
-		default:
-			if err := Unmarshal(payload, into); err != nil {
-				return fmt.Errorf("setup: %w", err)
-			}
-			return nil
-		}
+	got, payload, err := w.next()
+	if err == ErrEnded {
+		return err
 	}
+	if err == nil && got != kind {
+		err = fmt.Errorf("message of kind %d, not %d", got, kind)
+	}
+	if err == nil {
+		err = Unmarshal(payload, into)
+	}
+	if err != nil {
+		return fmt.Errorf("setup: %w", err)
+	}
+	return nil
 }
 
-// gone tells whether a read failed because the other side is not there any more.
-func gone(err error) bool {
-	return err == io.EOF || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) || isReset(err)
-}
-
-// Log returns a logger whose events main logs as this role's. They carry no time: main
-// gives them its own.
-func (w *Worker) Log() zerolog.Logger { return w.log }
-
-// Ready tells main that the role is confined and at work. Once.
+// Ready reports to main, once, that the role is confined and at work.
 func (w *Worker) Ready() error { return w.conn.Send(kindReady, nil) }
 
-// Send sends main a message. It is safe for concurrent use.
+// Send sends main a message.
 func (w *Worker) Send(kind byte, payload []byte) error { return w.conn.Send(kind, payload) }
 
 // SendJSON sends main a message of one JSON value.
 func (w *Worker) SendJSON(kind byte, v any) error { return w.conn.SendJSON(kind, v) }
 
-// Run gives handle each message of main until main says that this is the end, or is
-// gone, or ctx ends: then it returns nil. It returns handle's error, or that of a message
-// which main should not have sent. The payload is handle's until it returns; handle must
-// return soon (a few seconds), for pings are answered in between.
+// Run passes each message of main to handle until main ends the role or is gone, or ctx ends; then it
+// returns nil. It returns the error of handle, or that of a message that is not taken.
 func (w *Worker) Run(ctx context.Context, handle func(kind byte, payload []byte) error) error {
 	stop := context.AfterFunc(ctx, func() { w.conn.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
-		kind, payload, err := w.conn.Next()
+		kind, payload, err := w.next()
 		switch {
-		case ctx.Err() != nil, gone(err):
+		case err == ErrEnded, ctx.Err() != nil:
 			return nil
 		case err != nil:
 			return fmt.Errorf("message of main: %w", err)
 		}
-		switch kind {
-		case kindEnd:
-			return nil
-		case kindPing:
-			if err := w.conn.Send(kindPong, payload); err != nil {
-				if gone(err) {
-					return nil
-				}
-				return fmt.Errorf("main: %w", err)
-			}
-		default:
-			if err := handle(kind, payload); err != nil {
-				return err
-			}
+		if err := handle(kind, payload); err != nil {
+			return err
 		}
 	}
 }
 
-// Fail tells main why the role ends. The first reason counts; a body that returns an
-// error need not call it.
-func (w *Worker) Fail(err error) {
-	w.mu.Lock()
-	again := w.failed
-	w.failed = true
-	w.mu.Unlock()
-	if again || err == nil || errors.Is(err, ErrEnded) {
-		return
-	}
-	w.conn.Send(kindFailed, []byte(clean(err.Error(), maxReason)))
-}
-
-// Close closes the connection to main.
-func (w *Worker) Close() error { return w.conn.Close() }
+// Log returns a logger whose events main logs as this role's, with its own time.
+func (w *Worker) Log() zerolog.Logger { return zerolog.New(events{w.conn}) }
 
 // events makes each log event a message.
 type events struct{ conn *Conn }
 
 func (e events) Write(p []byte) (int, error) { return e.WriteLevel(zerolog.NoLevel, p) }
 
+// WriteLevel sends an event. One that is too long is replaced by its level and length.
 func (e events) WriteLevel(level zerolog.Level, p []byte) (int, error) {
 	event := p
 	if n := len(event); n > 0 && event[n-1] == '\n' {
 		event = event[:n-1]
 	}
 	if len(event) > maxLog {
-		event = shortened(level, event)
+		event = fmt.Appendf(nil, `{"level":%q,"bytes":%d,"message":"log event left out: too long"}`, level, len(event))
 	}
-	// When main is gone nobody is there to be told, and zerolog need not complain.
+	// When main is gone zerolog need not complain.
 	if err := e.conn.Send(kindLog, event); err != nil && !gone(err) {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// shortened is what remains of an event that is longer than a message may be: its text
-// and how long it was.
-func shortened(level zerolog.Level, event []byte) []byte {
-	var m struct {
-		Message string `json:"message"`
-	}
-	json.Unmarshal(event, &m)
-	b, err := json.Marshal(map[string]any{
-		zerolog.LevelFieldName:   level.String(),
-		zerolog.MessageFieldName: clean(m.Message, maxReason),
-		"cut":                    len(event),
-	})
-	if err != nil {
-		return []byte("{}")
-	}
-	return b
 }

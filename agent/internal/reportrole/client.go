@@ -306,7 +306,7 @@ func (c *Client) sendStatus() {
 		c.asked, c.log = nil, false
 		c.mu.Unlock()
 		if log {
-			_ = c.keeper.Send(kindLogStatus, nil)
+			_ = c.keeper.Conn().Send(kindLogStatus, nil)
 		}
 		if conn == nil {
 			continue

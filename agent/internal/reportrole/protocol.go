@@ -8,7 +8,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"example.org/threatstopd/agent/internal/frame"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report/upload"
@@ -51,11 +50,11 @@ const (
 )
 
 var (
-	fromMain = frame.Limits{
+	fromMain = privsep.Limits{
 		kindSetup: maxSetup, kindBegin: maxHead, kindChunk: chunkSize, kindCommit: 0,
 		kindStatus: status.MaxEncoded, kindLine: 1 + maxLine, kindDone: 1, kindLogStatus: 0,
 	}
-	fromRole = frame.Limits{kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1}
+	fromRole = privsep.Limits{kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1}
 )
 
 // Setup is all that the role knows of the configuration. It is plain data.

@@ -17,6 +17,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/status"
@@ -154,7 +155,7 @@ func (g *rig) start(set *policy.Set) {
 		g.t.Fatal(err)
 	}
 	if g.options.Starter == nil {
-		g.options.Starter = privsep.InProcess(map[string]privsep.Body{"report": Body(g.env)})
+		g.options.Starter = privseptest.InProcess(map[string]privsep.Body{"report": Body(g.env)})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.client = Start(ctx, g.options, set, []netip.Addr{netip.MustParseAddr("198.18.0.1")})

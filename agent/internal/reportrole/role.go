@@ -103,7 +103,6 @@ type loading struct {
 func run(env Env, w *privsep.Worker, files []*os.File) error {
 	r := &role{env: env, w: w, log: w.Log(), history: status.NewHistory(env.Now), policy: make(chan struct{})}
 	fail := func(err error) error {
-		w.Fail(err)
 		r.closeAll()
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"example.org/threatstopd/agent/internal/frame"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report/upload"
@@ -399,7 +398,7 @@ func TestRoleRefuses(t *testing.T) {
 			ours, theirs := net.Pipe()
 			ended := make(chan error, 1)
 			go func() { ended <- Body(g.env)(theirs, nil); theirs.Close() }()
-			c := privsep.NewConn(ours, frame.Limits{1: 4096, 4: 0, 5: 1024, kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1})
+			c := privsep.NewConn(ours, privsep.Limits{1: 16384, 4: 0, kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1})
 			go func() {
 				for {
 					if _, _, err := c.Next(); err != nil {
@@ -450,7 +449,7 @@ func TestSetupRefused(t *testing.T) {
 					}
 				}
 			}()
-			if err := frame.Write(ours, kindSetup, []byte(tc.setup)); err != nil {
+			if err := privsep.NewConn(ours, nil).Send(kindSetup, []byte(tc.setup)); err != nil {
 				t.Fatal(err)
 			}
 			if err := <-ended; err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -1,3 +1,10 @@
+// Package states removes the states of newly blocked addresses from pf, in a process of its own: the
+// role `states`, which runs only with KILL_STATES=yes. [Client] is main's end of it.
+//
+// The promise "pf" of pledge(2) does not allow the requests that read and remove states, so no process
+// that has pledged can make them. As dhcpd(8) does, the role opens /dev/pf as root, becomes the service
+// user and gives up its view of the file system, but pledges nothing. It is therefore small, and takes
+// input from main alone: ranges of addresses. Main checks that the numbers it returns are possible.
 package states
 
 import (
@@ -14,42 +21,110 @@ import (
 	"example.org/threatstopd/agent/internal/privsep"
 )
 
+// Name is that of the role.
+const Name = "states"
+
+// Messages to the role: a Setup first; then for each request a request, chunks of its ranges
+// (policy.Ranges.Chunks) and a go. The role sends one answer to each.
+const (
+	kindSetup   = privsep.FirstKind + iota // JSON, a Setup
+	kindRequest                            // JSON, a request
+	kindRanges                             // a chunk
+	kindGo                                 // empty
+	kindAnswer                             // JSON, an answer
+)
+
+const (
+	chunkSize = 256 << 10
+	maxText   = 800 // bytes of an answer's error
+	maxAnswer = 8 * maxText
+	// maxRanges is how many ranges a request has: 8 bytes of the role's memory each, 32 for IPv6. More
+	// make several requests.
+	maxRanges = 1 << 20
+	// maxWait bounds the time that a request may take.
+	maxWait = time.Minute
+	// maxStates is more states than a firewall has: they would take 17 GB of the kernel's memory.
+	maxStates = 1 << 26
+	// grace is how long an answer may come after the time of its request is over: reading the state
+	// table cannot be interrupted.
+	grace = 15 * time.Second
+)
+
+var (
+	fromMain = privsep.Limits{kindSetup: 64 << 10, kindRequest: 1 << 20, kindRanges: chunkSize, kindGo: 0}
+	fromRole = privsep.Limits{kindAnswer: maxAnswer}
+)
+
+// Setup is all that the role knows of the configuration.
+type Setup struct {
+	Confinement privsep.Confinement
+}
+
+// request asks for the states of some ranges of addresses to be killed.
+type request struct {
+	ID     uint64
+	Ranges int           // how many follow
+	Wait   time.Duration // how long it may take
+	Own    []netip.Addr  // the host's addresses, which the ranges do not contain
+}
+
+// Killed is what became of the states.
+type Killed struct {
+	Considered int // states that were examined
+	Killed     int
+	Left       int // states that were not examined in time
+}
+
+// answer is the result of a request.
+type answer struct {
+	ID    uint64
+	Done  Killed
+	Error string // why not all was done; empty: nothing failed
+}
+
+// check returns what is wrong with an answer to the request of this number.
+func (a answer) check(id uint64) error {
+	switch d := a.Done; {
+	case a.ID != id:
+		return fmt.Errorf("answer to request %d, not %d", a.ID, id)
+	case d.Considered < 0 || d.Killed < 0 || d.Left < 0, d.Considered > maxStates || d.Left > maxStates-d.Considered, d.Killed > d.Considered:
+		return fmt.Errorf("impossible answer: %d states considered, %d killed, %d left", d.Considered, d.Killed, d.Left)
+	}
+	return nil
+}
+
+// Memory returns the bound for the memory of the role where pf has at most so many states (its limit),
+// in bytes: the state table is read whole, with some room, and the ranges of a request are held twice
+// while they arrive.
+func Memory(states int) uint64 {
+	const state, ranges = 288, 2 * 32 * maxRanges
+	return privsep.Memory(0) + ranges + state*uint64(max(0, states))
+}
+
 // Options are what a Client needs of main.
 type Options struct {
 	Starter privsep.Starter
 	Setup   Setup
-	// Down is told why the process died, was killed or could not be started, Up that
-	// one is at work. Nil: told to nobody.
-	Down func(reason string)
-	Up   func()
-	Log  zerolog.Logger
+	Down    func(reason string) // the process died, was killed or could not be started; may be nil
+	Up      func()              // one is at work; may be nil
+	Log     zerolog.Logger
 }
 
-// grace is how long an answer may come after the time of its request is over: the
-// reading of the state table cannot be cut short.
-const grace = 15 * time.Second
-
-// A Client is main's end of the role: it keeps a process of it running, and asks it.
+// A Client keeps a process of the role running, and sends it requests.
 type Client struct {
 	o      Options
 	ctx    context.Context
 	keeper *privsep.Keeper
-
 	asking sync.Mutex // one request at a time
 
-	mu      sync.Mutex
-	conn    *privsep.Conn // to the present process
-	ready   bool
-	last    uint64 // the number of the latest request
-	pending *pending
+	mu     sync.Mutex
+	last   uint64        // the number of the latest request
+	result chan<- result // takes its result; nil when it has one
 }
 
-// pending is a request without its answer.
-type pending struct {
-	id     uint64
-	conn   *privsep.Conn
-	answer chan answer // has room for one
-	gone   chan string // so too: why the process is not there any more
+type result struct {
+	done Killed
+	err  error
 }
 
 // Start starts the role, and keeps it running until ctx ends.
@@ -58,11 +133,19 @@ func Start(ctx context.Context, o Options) *Client {
 	c.keeper = privsep.Keep(ctx, o.Starter, privsep.Job{
 		Role:   Name,
 		Takes:  fromRole,
-		Begin:  c.begin,
 		Handle: c.handle,
-		Down:   c.down,
-		Up:     c.up,
-		Log:    o.Log,
+		Begin: func(conn *privsep.Conn) error {
+			c.end(result{err: errors.New("states process: was replaced")})
+			return conn.SendJSON(kindSetup, c.o.Setup)
+		},
+		Down: func(reason string) {
+			c.end(result{err: errors.New("states process: " + reason)})
+			if c.o.Down != nil {
+				c.o.Down(reason)
+			}
+		},
+		Up:  o.Up,
+		Log: o.Log,
 	})
 	return c
 }
@@ -70,77 +153,51 @@ func Start(ctx context.Context, o Options) *Client {
 // Wait returns when ctx has ended and the role is gone.
 func (c *Client) Wait() { c.keeper.Wait() }
 
-func (c *Client) begin(conn *privsep.Conn) error {
-	c.lose("was replaced")
-	c.mu.Lock()
-	c.conn = conn
-	c.mu.Unlock()
-	return conn.SendJSON(kindSetup, c.o.Setup)
-}
-
-func (c *Client) up() {
-	c.mu.Lock()
-	c.ready = true
-	c.mu.Unlock()
-	if c.o.Up != nil {
-		c.o.Up()
-	}
-}
-
-func (c *Client) down(reason string) {
-	c.lose(reason)
-	if c.o.Down != nil {
-		c.o.Down(reason)
-	}
-}
-
-// lose notes that there is no process, and tells who waits for one.
-func (c *Client) lose(why string) {
+// end gives the request that waits, if any, its result.
+func (c *Client) end(r result) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.conn, c.ready = nil, false
-	if p := c.pending; p != nil {
-		c.pending = nil
-		p.gone <- why
+	if c.result != nil {
+		c.result <- r
+		c.result = nil
 	}
 }
 
-// handle takes a frame from the role. An error is misbehaviour, for which it is killed.
-func (c *Client) handle(conn *privsep.Conn, kind byte, payload []byte) error {
-	if kind != kindAnswer {
-		return fmt.Errorf("frame of kind %d", kind)
-	}
+// handle takes a message of the role. An error is misbehaviour, for which it is killed.
+func (c *Client) handle(_ *privsep.Conn, _ byte, payload []byte) error {
 	var a answer
 	if err := privsep.Unmarshal(payload, &a); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	p := c.pending
-	if p == nil || p.conn != conn {
-		return errors.New("answer that nobody asked for")
+	id, waits := c.last, c.result != nil
+	c.mu.Unlock()
+	if !waits {
+		return errors.New("answer without a request")
 	}
-	if err := a.check(p.id); err != nil {
+	if err := a.check(id); err != nil {
 		return err
 	}
-	c.pending = nil
-	a.Error = line(a.Error)
-	p.answer <- a
+	r := result{done: a.Done}
+	if a.Error != "" {
+		r.err = errors.New(privsep.Clean(a.Error, maxText))
+	}
+	c.end(r)
 	return nil
 }
 
-// KillStates removes the states of the addresses that now blocks and before did not. Own
-// are the addresses of this host, whose states with anyone else stay. At the deadline the
-// rest is left. With an error the numbers say how far it came.
+// KillStates removes the states of the addresses that now blocks and before did not. own are the
+// addresses of this host, whose states with other hosts stay. At the deadline the rest is left. After an
+// error the numbers are those reached until then.
 func (c *Client) KillStates(before, now *policy.Set, own []netip.Addr, deadline time.Time) (all Killed, err error) {
 	c.asking.Lock()
 	defer c.asking.Unlock()
 	for part := range policy.Difference(now, before, own).Parts(maxRanges) {
-		res, err := c.ask(part, own, deadline)
-		// Each part has all the states looked at.
-		all.Considered, all.Left = max(all.Considered, res.Considered), max(all.Left, res.Left)
-		all.Killed += res.Killed
-		if err != nil || res.Left > 0 {
+		done, err := c.ask(part, own, deadline)
+		// Each part has all states examined.
+		all.Considered, all.Left = max(all.Considered, done.Considered), max(all.Left, done.Left)
+		all.Killed += done.Killed
+		if err != nil || done.Left > 0 {
 			return all, err
 		}
 	}
@@ -149,54 +206,32 @@ func (c *Client) KillStates(before, now *policy.Set, own []netip.Addr, deadline 
 
 // ask has the states of the addresses in cut killed.
 func (c *Client) ask(cut *policy.Ranges, own []netip.Addr, deadline time.Time) (Killed, error) {
+	results := make(chan result, 1)
 	c.mu.Lock()
-	if !c.ready {
-		c.mu.Unlock()
-		return Killed{}, fmt.Errorf("states process: %w", privsep.ErrDown)
-	}
 	c.last++
-	p := &pending{id: c.last, conn: c.conn, answer: make(chan answer, 1), gone: make(chan string, 1)}
-	c.pending = p
+	q := request{ID: c.last, Ranges: cut.Len(), Wait: min(max(time.Until(deadline), 0), maxWait), Own: own}
+	c.result = results
 	c.mu.Unlock()
-
-	wait := min(max(time.Until(deadline), 0), maxWait)
-	if err := send(p.conn, cut, request{ID: p.id, Ranges: cut.Len(), Wait: wait, Own: own}); err != nil {
-		// The connection is at its end, which the Keeper sees too.
-		c.forget(p)
-		return Killed{}, fmt.Errorf("states process: %w", err)
+	if err := send(c.keeper.Conn(), cut, q); err != nil {
+		c.end(result{err: fmt.Errorf("states process: %w", err)})
 	}
-	timer := time.NewTimer(wait + grace)
-	defer timer.Stop()
 	select {
-	case a := <-p.answer:
-		if a.Error != "" {
-			return a.Done, errors.New(a.Error)
-		}
-		return a.Done, nil
-	case why := <-p.gone:
-		return Killed{}, errors.New("states process: " + why)
+	case r := <-results:
+		return r.done, r.err
 	case <-c.ctx.Done():
 		return Killed{}, c.ctx.Err()
-	case <-timer.C:
+	case <-time.After(q.Wait + grace):
 		c.keeper.Restart()
-		return Killed{}, fmt.Errorf("states process: no answer within %v", (wait + grace).Round(time.Second))
-	}
-}
-
-func (c *Client) forget(p *pending) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.pending == p {
-		c.pending = nil
+		return Killed{}, fmt.Errorf("states process: no answer within %v", (q.Wait + grace).Round(time.Second))
 	}
 }
 
 func send(conn *privsep.Conn, cut *policy.Ranges, q request) error {
-	if err := conn.SendJSON(kindBegin, q); err != nil {
+	if err := conn.SendJSON(kindRequest, q); err != nil {
 		return err
 	}
 	for chunk := range cut.Chunks(chunkSize) {
-		if err := conn.Send(kindChunk, chunk); err != nil {
+		if err := conn.Send(kindRanges, chunk); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/pfioctl"
 	"example.org/threatstopd/pfioctl/pfsim"
 )
@@ -127,7 +128,7 @@ func newBench(t testing.TB, body privsep.Body) *bench {
 			Confine: confiner{order: &b.order},
 		})
 	}
-	b.start(privsep.InProcess(map[string]privsep.Body{Name: body}))
+	b.start(privseptest.InProcess(map[string]privsep.Body{Name: body}))
 	return b
 }
 

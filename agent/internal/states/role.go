@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"time"
@@ -16,127 +17,148 @@ import (
 
 // Env is the system as the role sees it.
 type Env struct {
-	// OpenPF opens /dev/pf for writing; while the role is root.
+	// OpenPF opens /dev/pf for writing, while the role is root.
 	OpenPF func() (*pfioctl.PF, error)
 	// Confine takes the role's privileges away; nil leaves them.
 	Confine privsep.Confiner
 }
 
-// Body returns the life of the role.
+// Body returns what the role does.
 func Body(env Env) privsep.Body {
-	return func(conn net.Conn, files []*os.File) error {
-		for _, f := range files {
-			f.Close() // it has none
-		}
-		return run(env, privsep.NewWorker(conn, fromMain))
-	}
-}
-
-func run(env Env, w *privsep.Worker) error {
-	var setup Setup
-	if err := w.Setup(kindSetup, &setup); err != nil {
-		if errors.Is(err, privsep.ErrEnded) {
-			return nil
-		}
-		return err
-	}
-	pf, err := env.OpenPF()
-	if err != nil {
-		return explained(err)
-	}
-	defer pf.Close()
-	if env.Confine != nil {
-		if err := env.Confine.Confine(Name, setup.Confinement); err != nil {
+	return func(conn net.Conn, _ []*os.File) error {
+		r := &role{w: privsep.NewWorker(conn, fromMain)}
+		var setup Setup
+		err := r.w.Setup(kindSetup, &setup)
+		if err != nil {
 			return err
 		}
+		if r.pf, err = env.OpenPF(); err != nil {
+			return explained(err)
+		}
+		defer r.pf.Close()
+		if env.Confine != nil {
+			if err := env.Confine.Confine(Name, setup.Confinement); err != nil {
+				return err
+			}
+		}
+		if err := r.w.Ready(); err != nil {
+			return err
+		}
+		return r.w.Run(context.Background(), r.handle)
 	}
-	if err := w.Ready(); err != nil {
-		return err
-	}
-	r := &role{w: w, pf: pf}
-	return w.Run(context.Background(), r.handle)
 }
 
 type role struct {
 	w  *privsep.Worker
 	pf *pfioctl.PF
 
-	// What is coming; nil: nothing is.
-	asked  *request
-	came   time.Time
-	ranges *policy.RangesLoader
+	// Of the request whose ranges arrive, if any.
+	asked    *request
+	deadline time.Time
+	ranges   *policy.RangesLoader
 }
 
-// handle takes a frame from main. An error ends the role: main does not make mistakes.
+// handle takes a message of main. An error ends the role: main does not make mistakes.
 func (r *role) handle(kind byte, payload []byte) error {
-	switch kind {
-	case kindBegin:
-		return r.begin(payload)
-	case kindChunk:
-		if r.asked == nil {
-			return errors.New("ranges of no request")
+	if kind == kindRequest {
+		var q request
+		if err := privsep.Unmarshal(payload, &q); err != nil {
+			return fmt.Errorf("request: %w", err)
 		}
+		if q.Ranges < 1 || q.Ranges > maxRanges || q.Wait < 0 || q.Wait > maxWait {
+			return fmt.Errorf("request of %d ranges in %v", q.Ranges, q.Wait)
+		}
+		r.asked, r.deadline, r.ranges = &q, time.Now().Add(q.Wait), policy.NewRangesLoader(q.Ranges)
+		return nil
+	}
+	if r.asked == nil {
+		return fmt.Errorf("message of kind %d without a request", kind)
+	}
+	if kind == kindRanges {
 		return r.ranges.Add(payload)
-	case kindGo:
-		return r.kill()
 	}
-	return fmt.Errorf("frame of kind %d", kind)
-}
-
-func (r *role) begin(payload []byte) error {
-	var q request
-	if err := privsep.Unmarshal(payload, &q); err != nil {
-		return fmt.Errorf("request: %w", err)
-	}
-	if q.Ranges < 1 || q.Ranges > maxRanges || q.Wait > maxWait {
-		return fmt.Errorf("request of %d ranges in %v", q.Ranges, q.Wait)
-	}
-	r.asked, r.came, r.ranges = &q, time.Now(), policy.NewRangesLoader(q.Ranges)
-	return nil
-}
-
-// kill does what was asked for, and answers.
-func (r *role) kill() error {
 	q := r.asked
-	if q == nil {
-		return errors.New("no request to carry out")
-	}
-	r.asked = nil
 	cut, err := r.ranges.Ranges()
+	if err == nil && cut.Len() != q.Ranges {
+		err = fmt.Errorf("request: %d of %d ranges came", cut.Len(), q.Ranges)
+	}
 	if err != nil {
 		return err
 	}
-	if cut.Len() != q.Ranges {
-		return fmt.Errorf("request: %d ranges came, announced were %d", cut.Len(), q.Ranges)
-	}
-	// Main has left them out. To kill the state of the owner's connection would cut
-	// the owner off, so it is looked at once more.
+	r.asked, r.ranges = nil, nil
+	// Main has left out the host's own addresses. Killing their states would cut the owner off, so that
+	// it is checked once more.
 	for _, a := range q.Own {
 		if cut.Contains(a) {
-			return fmt.Errorf("request: has %v, an address of this host", a)
+			return fmt.Errorf("request for %v, an address of this host", a)
 		}
 	}
 	a := answer{ID: q.ID}
-	if a.Done, err = kill(r.pf, cut, r.came.Add(q.Wait)); err != nil {
-		a.Error = line(explained(err).Error())
+	if a.Done, err = kill(r.pf, cut, r.deadline); err != nil {
+		a.Error = privsep.Clean(explained(err).Error(), maxText)
 	}
-	if err := r.w.SendJSON(kindAnswer, a); err != nil {
-		return err
-	}
-	if r.ranges = nil; cut.Len() > 1<<12 {
+	if cut.Len() > 1<<12 {
 		cut = nil
-		debug.FreeOSMemory() // until the next time, hours from now
+		debug.FreeOSMemory() // the next request is hours away
 	}
-	return nil
+	return r.w.SendJSON(kindAnswer, a)
+}
+
+// clockEvery is how many states are examined between two looks at the clock.
+const clockEvery = 256
+
+// kill removes the states of the addresses in cut. pf consults rules and tables only for the first
+// packet of a connection, so that a connection which was passed before continues until its state is
+// gone. A state belongs to an address that is in either of its two keys, that of the wire or that of the
+// stack, which differ where addresses are translated.
+//
+// At the deadline the rest is left. Reading the state table, which comes first, cannot be interrupted.
+// After an error the numbers are those reached until then.
+func kill(pf *pfioctl.PF, cut *policy.Ranges, deadline time.Time) (done Killed, err error) {
+	states, err := pf.States()
+	if err != nil {
+		return done, err
+	}
+	defer states.Close()
+	late := func() bool { return !time.Now().Before(deadline) }
+	for s := range states.All() {
+		if done.Considered%clockEvery == 0 && late() {
+			break
+		}
+		if hasAddr(s, cut.Contains) {
+			// This takes the kernel's locks and time, unlike examining.
+			if late() {
+				break
+			}
+			n, err := pf.KillState(s.ID(), s.Creator())
+			if err != nil {
+				done.Left = states.Len() - done.Considered
+				return done, err
+			}
+			done.Killed += n // 0: it has ended by itself
+		}
+		done.Considered++
+	}
+	done.Left = states.Len() - done.Considered
+	return done, nil
+}
+
+// hasAddr reports whether f holds for an address of one of the state's keys.
+func hasAddr(s pfioctl.State, f func(netip.Addr) bool) bool {
+	for i := range 2 {
+		wire, stack := s.Addr(pfioctl.Wire, i), s.Addr(pfioctl.Stack, i)
+		if f(wire) || stack != wire && f(stack) {
+			return true
+		}
+	}
+	return false
 }
 
 // explained adds what to do about an error of pf.
 func explained(err error) error {
 	var e *pfioctl.Error
-	if errors.As(err, &e) {
-		if advice := e.Advice(); advice != "" {
-			return fmt.Errorf("%w: %s", err, advice)
-		}
+	if errors.As(err, &e) && e.Advice() != "" {
+		return fmt.Errorf("%w: %s", err, e.Advice())
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/pfioctl"
 	"example.org/threatstopd/pfioctl/pfsim"
 )
@@ -215,7 +216,7 @@ func TestNoRole(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := &bench{t: t}
-			b.start(privsep.InProcess(map[string]privsep.Body{Name: Body(tt.env(b))}))
+			b.start(privseptest.InProcess(map[string]privsep.Body{Name: Body(tt.env(b))}))
 			b.until("told", func() bool { return slices.Contains(b.told(), tt.want) })
 			_, err := b.KillStates(set(t), set(t, "10.0.0.0/8"), nil, time.Now().Add(time.Minute))
 			if !errors.Is(err, privsep.ErrDown) {

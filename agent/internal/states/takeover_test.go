@@ -14,6 +14,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/pfioctl"
 	"example.org/threatstopd/pfioctl/pfsim"
 )
@@ -33,7 +34,7 @@ func taken(attack func(w *privsep.Worker, id uint64) error) privsep.Body {
 		var q request
 		return w.Run(context.Background(), func(kind byte, payload []byte) error {
 			switch kind {
-			case kindBegin:
+			case kindRequest:
 				return json.Unmarshal(payload, &q)
 			case kindGo:
 				return attack(w, q.ID)
@@ -60,9 +61,9 @@ func TestTakenOver(t *testing.T) {
 		attack func(w *privsep.Worker, id uint64) error
 		want   string // of the error, and of what is told
 	}{
-		{"more killed than looked at", says(`{"ID":%d,"Done":{"Considered":1,"Killed":2,"Left":0},"Error":""}`), "misbehaved, killed: answer with 2 states killed of 1 looked at"},
-		{"fewer than none", says(`{"ID":%d,"Done":{"Considered":5,"Killed":-1,"Left":0},"Error":""}`), "misbehaved, killed: answer with 5 states looked at, 0 left"},
-		{"more than there can be", says(`{"ID":%d,"Done":{"Considered":2000000000,"Killed":0,"Left":2000000000},"Error":""}`), "misbehaved, killed: answer with 2000000000 states looked at, 2000000000 left"},
+		{"more killed than looked at", says(`{"ID":%d,"Done":{"Considered":1,"Killed":2,"Left":0},"Error":""}`), "misbehaved, killed: impossible answer: 1 states considered, 2 killed, 0 left"},
+		{"fewer than none", says(`{"ID":%d,"Done":{"Considered":5,"Killed":-1,"Left":0},"Error":""}`), "misbehaved, killed: impossible answer: 5 states considered, -1 killed, 0 left"},
+		{"more than there can be", says(`{"ID":%d,"Done":{"Considered":2000000000,"Killed":0,"Left":2000000000},"Error":""}`), "misbehaved, killed: impossible answer: 2000000000 states considered, 0 killed, 2000000000 left"},
 		{"more than a number holds", says(`{"ID":%d,"Done":{"Considered":99999999999999999999},"Error":""}`), "misbehaved, killed: answer: json: "},
 		{"to another request", says(`{"ID":77}`), "misbehaved, killed: answer to request 77, not 1"},
 		{"no answer", says(`[]`), "misbehaved, killed: answer: json: "},
@@ -71,9 +72,8 @@ func TestTakenOver(t *testing.T) {
 		{"twice", func(w *privsep.Worker, id uint64) error {
 			return errOf(says(`{"ID":77}`)(w, id), says(`{"ID":%d}`)(w, id))
 		}, "misbehaved, killed: answer to request 77"},
-		{"a long error", says(`{"ID":%d,"Error":"` + strings.Repeat("x", maxText+1) + `"}`), "misbehaved, killed: answer with an error that is too long"},
-		{"a long message", func(w *privsep.Worker, _ uint64) error { return w.Send(kindAnswer, make([]byte, maxAnswer+1)) }, "misbehaved, killed: frame too long"},
-		{"another message", func(w *privsep.Worker, _ uint64) error { return w.Send(kindBegin, nil) }, "misbehaved, killed: frame of an unknown kind: 17"},
+		{"a long message", func(w *privsep.Worker, _ uint64) error { return w.Send(kindAnswer, make([]byte, maxAnswer+1)) }, "misbehaved, killed: message refused: 6401 bytes of kind 20"},
+		{"another message", func(w *privsep.Worker, _ uint64) error { return w.Send(kindRequest, nil) }, "misbehaved, killed: message refused: unknown kind 17"},
 		{"death", func(*privsep.Worker, uint64) error { return fmt.Errorf("forged\nline") }, `forged\x0aline`},
 		{"silence", func(*privsep.Worker, uint64) error { return nil }, "no answer within 16s"},
 	} {
@@ -107,7 +107,7 @@ func TestErrorOfAStranger(t *testing.T) {
 	b := newBench(t, taken(says(`{"ID":%d,"Error":"no\nsuch\u001b[2J\u202e thing"}`)))
 	b.up()
 	_, err := b.KillStates(set(t), set(t, "10.0.0.0/8"), nil, time.Now().Add(time.Minute))
-	if err == nil || err.Error() != "no?such?[2J? thing" {
+	if err == nil || err.Error() != `no\x0asuch\x1b[2J\u202e thing` {
 		t.Errorf("%v", err)
 	}
 }
@@ -122,7 +122,7 @@ func TestAnswerUnasked(t *testing.T) {
 		return w.Run(context.Background(), func(byte, []byte) error { return nil })
 	})
 	b.until("told", func() bool { return len(b.told()) > 0 })
-	expect(t, b.told(), "misbehaved, killed: answer that nobody asked for")
+	expect(t, b.told(), "misbehaved, killed: answer without a request")
 }
 
 // Requests that main does not make are not carried out: the role ends.
@@ -142,22 +142,22 @@ func TestRequests(t *testing.T) {
 		kind    byte
 		payload []byte
 	}
-	chunk, good := frame{kindChunk, chunks[0]}, frame{kindBegin, begin(request{ID: 1, Ranges: 1, Wait: time.Second})}
+	chunk, good := frame{kindRanges, chunks[0]}, frame{kindRequest, begin(request{ID: 1, Ranges: 1, Wait: time.Second})}
 	for _, tt := range []struct {
 		name string
 		send []frame
 		want string
 	}{
-		{"ranges of nothing", []frame{chunk}, "ranges of no request"},
-		{"nothing to carry out", []frame{{kind: kindGo}}, "no request to carry out"},
-		{"no ranges", []frame{{kindBegin, begin(request{Wait: 1})}}, "request of 0 ranges in 1ns"},
-		{"too many", []frame{{kindBegin, begin(request{Ranges: maxRanges + 1})}}, "request of 1048577 ranges in 0s"},
-		{"too long", []frame{{kindBegin, begin(request{Ranges: 1, Wait: time.Hour})}}, "request of 1 ranges in 1h0m0s"},
+		{"ranges of nothing", []frame{chunk}, "message of kind 18 without a request"},
+		{"nothing to carry out", []frame{{kind: kindGo}}, "message of kind 19 without a request"},
+		{"no ranges", []frame{{kindRequest, begin(request{Wait: 1})}}, "request of 0 ranges in 1ns"},
+		{"too many", []frame{{kindRequest, begin(request{Ranges: maxRanges + 1})}}, "request of 1048577 ranges in 0s"},
+		{"too long", []frame{{kindRequest, begin(request{Ranges: 1, Wait: time.Hour})}}, "request of 1 ranges in 1h0m0s"},
 		{"more than announced", []frame{good, chunk, chunk}, "policy: too many ranges, the limit is 1"},
-		{"fewer than announced", []frame{good, {kind: kindGo}}, "request: 0 ranges came, announced were 1"},
-		{"own address", []frame{{kindBegin, begin(request{Ranges: 1, Wait: 1, Own: []netip.Addr{netip.MustParseAddr("10.2.3.4")}})}, chunk, {kind: kindGo}}, "request: has 10.2.3.4, an address of this host"},
-		{"twice", []frame{good, chunk, {kind: kindGo}, {kind: kindGo}}, "no request to carry out"},
-		{"not one", []frame{{kindBegin, []byte("7")}}, "request: json: "},
+		{"fewer than announced", []frame{good, {kind: kindGo}}, "request: 0 of 1 ranges came"},
+		{"own address", []frame{{kindRequest, begin(request{Ranges: 1, Wait: 1, Own: []netip.Addr{netip.MustParseAddr("10.2.3.4")}})}, chunk, {kind: kindGo}}, "request for 10.2.3.4, an address of this host"},
+		{"twice", []frame{good, chunk, {kind: kindGo}, {kind: kindGo}}, "message of kind 19 without a request"},
+		{"not one", []frame{{kindRequest, []byte("7")}}, "request: json: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			k := pfsim.New(pfsim.Options{})
@@ -165,7 +165,7 @@ func TestRequests(t *testing.T) {
 			var got error
 			done := make(chan struct{})
 			body := Body(Env{OpenPF: func() (*pfioctl.PF, error) { return pfioctl.New(k.Open(true), k.Layout()), nil }})
-			child, err := privsep.InProcess(map[string]privsep.Body{Name: func(conn net.Conn, files []*os.File) error {
+			child, err := privseptest.InProcess(map[string]privsep.Body{Name: func(conn net.Conn, files []*os.File) error {
 				defer close(done)
 				got = body(conn, files)
 				return got
@@ -199,25 +199,23 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"ID":1,"Done":{"Considered":3,"Killed":1,"Left":2},"Error":"x"}`))
 	f.Add([]byte(`{"ID":1,"Error":"\u202e\n"}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		c := &Client{}
-		conn := &privsep.Conn{}
-		p := &pending{id: 1, conn: conn, answer: make(chan answer, 1)}
-		c.pending = p
-		if err := c.handle(conn, kindAnswer, payload); err != nil {
-			if len(p.answer) > 0 {
+		results := make(chan result, 1)
+		c := &Client{last: 1, result: results}
+		if err := c.handle(nil, kindAnswer, payload); err != nil {
+			if len(results) > 0 {
 				t.Fatalf("answered with %v", err)
 			}
 			return
 		}
-		a := <-p.answer
-		d := a.Done
-		if a.ID != 1 || d.Killed < 0 || d.Killed > d.Considered || d.Left < 0 || d.Considered+d.Left > maxStates {
-			t.Errorf("%+v", a)
+		r := <-results
+		d := r.done
+		if d.Killed < 0 || d.Killed > d.Considered || d.Left < 0 || d.Considered+d.Left > maxStates {
+			t.Errorf("%+v", d)
 		}
-		if len(a.Error) > maxText || strings.ContainsAny(a.Error, "\n\r\x1b\u202e") {
-			t.Errorf("%q", a.Error)
+		if r.err != nil && (len(r.err.Error()) > maxText+len("…") || strings.ContainsAny(r.err.Error(), "\n\r\x1b\u202e")) {
+			t.Errorf("%q", r.err)
 		}
-		if c.handle(conn, kindAnswer, payload) == nil {
+		if c.handle(nil, kindAnswer, payload) == nil {
 			t.Error("two answers to one request")
 		}
 	})

@@ -1,4 +1,4 @@
-package privsep
+package privseptest
 
 import (
 	"io"
@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// memoryBuffer is how many bytes of each direction wait to be read: as much as a
+// Buffer is how many bytes of each direction wait to be read: as much as a
 // socketpair of this package has.
-const memoryBuffer = 256 << 10
+const Buffer = 256 << 10
 
-// memoryPipe returns the ends of a connection within the process. Unlike those of
+// Pipe returns the ends of a connection within the process. Unlike those of
 // net.Pipe its ends have a buffer, as sockets do: what is written there without waiting
 // must not deadlock here. It waits on nothing but locks and timers, so it works inside a
 // testing/synctest bubble.
-func memoryPipe() (a, b net.Conn) {
+func Pipe() (a, b net.Conn) {
 	one, two := newHalf(), newHalf()
 	return &memoryConn{in: one, out: two}, &memoryConn{in: two, out: one}
 }
@@ -120,9 +120,9 @@ func (c *memoryConn) Write(p []byte) (n int, err error) {
 		case n == len(p):
 			return n, nil
 		}
-		if room := memoryBuffer - h.waiting(); room > 0 {
+		if room := Buffer - h.waiting(); room > 0 {
 			part := p[n:min(n+room, len(p))]
-			if h.off > memoryBuffer { // seldom enough
+			if h.off > Buffer { // seldom enough
 				h.buf = append(h.buf[:0], h.buf[h.off:]...)
 				h.off = 0
 			}

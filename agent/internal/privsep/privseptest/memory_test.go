@@ -1,4 +1,4 @@
-package privsep
+package privseptest
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 // Both ends of the connection in memory are as those of a socket.
 func TestMemoryPipe(t *testing.T) {
 	t.Run("bytes arrive", func(t *testing.T) {
-		a, b := memoryPipe()
+		a, b := Pipe()
 		r := rand.New(rand.NewPCG(1, 2))
 		sent := make([]byte, 5<<20)
 		for i := range sent {
@@ -23,7 +23,7 @@ func TestMemoryPipe(t *testing.T) {
 		}
 		go func() {
 			for rest := sent; len(rest) > 0; {
-				n := min(1+r.IntN(3*memoryBuffer/2), len(rest))
+				n := min(1+r.IntN(3*Buffer/2), len(rest))
 				if m, err := a.Write(rest[:n]); m != n || err != nil {
 					t.Errorf("%d of %d written: %v", m, n, err)
 				}
@@ -43,7 +43,7 @@ func TestMemoryPipe(t *testing.T) {
 			}
 			half := b.(*memoryConn).in
 			half.mu.Lock()
-			if cap(half.buf) > 8*memoryBuffer {
+			if cap(half.buf) > 8*Buffer {
 				t.Errorf("a buffer of %d bytes", cap(half.buf))
 			}
 			half.mu.Unlock()
@@ -76,8 +76,8 @@ func TestMemoryPipe(t *testing.T) {
 		}, io.ErrClosedPipe},
 		{"close while a write waits", func(a, b net.Conn) error {
 			time.AfterFunc(time.Second, func() { b.Close() })
-			n, err := a.Write(make([]byte, memoryBuffer+1))
-			if n != memoryBuffer {
+			n, err := a.Write(make([]byte, Buffer+1))
+			if n != Buffer {
 				return errors.New("not what there is room for")
 			}
 			return err
@@ -89,7 +89,7 @@ func TestMemoryPipe(t *testing.T) {
 		}, os.ErrDeadlineExceeded},
 		{"write until a deadline", func(a, b net.Conn) error {
 			a.SetDeadline(time.Now().Add(time.Hour))
-			_, err := a.Write(make([]byte, memoryBuffer+1))
+			_, err := a.Write(make([]byte, Buffer+1))
 			return err
 		}, os.ErrDeadlineExceeded},
 		{"deadline that is past", func(a, b net.Conn) error {
@@ -108,7 +108,7 @@ func TestMemoryPipe(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a, b := memoryPipe()
+				a, b := Pipe()
 				if err := tt.do(a, b); err != tt.want {
 					t.Errorf("%v, want %v", err, tt.want)
 				}

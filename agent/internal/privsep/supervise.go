@@ -1,0 +1,404 @@
+package privsep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// How long main waits for a role, and how much it takes from it.
+const (
+	readyWait   = 2 * time.Minute  // from its start until it is ready
+	pingEvery   = 30 * time.Second // while it is ready
+	silentFor   = 60 * time.Second // from a ping until a role without a pong is killed
+	endWait     = 7 * time.Second  // from the request to end until it is killed
+	drainWait   = 2 * time.Second  // for what it sent before it ended
+	firstPause  = time.Second      // before it is started again; doubled each time
+	lastPause   = time.Minute      // up to this
+	healthyFor  = time.Minute      // after so long at work the pause is the first again
+	floodBurst  = 10000            // messages at once
+	floodRate   = 2000             // messages a second
+	reportEvery = 10 * time.Second // at most, that log events were left out
+)
+
+// Job describes a role that is to be kept running.
+//
+// Begin, Up and Down are called one at a time, in that order for each process. Handle is called on the
+// goroutine that reads from the role, after Begin, and beside Up and Down.
+type Job struct {
+	Role string
+	// Files returns the descriptors for a new process, from 4 on. They are duplicates, which the
+	// process takes over. Nil: none.
+	Files func() ([]*os.File, error)
+	// Takes has the messages taken from the role.
+	Takes Limits
+	// Hold, unless nil, is closed before anything is read from the role.
+	Hold <-chan struct{}
+	// Begin sends a new process its setup. Nil: none.
+	Begin func(*Conn) error
+	// Handle takes each message of the role; the payload is valid until it returns. An error means
+	// that the role misbehaves: it is killed. Nothing else is read from the role meanwhile, and its
+	// silence is not counted. Nil: any message is misbehaviour.
+	Handle func(c *Conn, kind byte, payload []byte) error
+	// Down is called with the reason, in one line, when the role has died, was killed or could not be
+	// started. It is started again after a pause of a second, doubled each time up to a minute.
+	Down func(reason string)
+	// Up is called when the role is ready: from now on Conn returns its connection.
+	Up func()
+	// Log takes the role's events and those of the supervisor.
+	Log zerolog.Logger
+	// Once: the role is not started again.
+	Once bool
+}
+
+// Keeper keeps one role running.
+type Keeper struct {
+	job     Job
+	starter Starter
+	ctx     context.Context
+	started chan struct{}
+	done    chan struct{}
+	restart chan struct{}
+
+	mu    sync.Mutex
+	conn  *Conn  // of the process that is ready
+	child Child  // the process
+	why   string // it was killed by Kill
+}
+
+// Keep starts a role and keeps it running until ctx ends; then the role has 7 seconds to exit. Keep
+// returns at once.
+//
+// A role is killed when it sends a message that is not taken, a malformed log event, more than 2000
+// messages a second (after a burst of 10000), or a message that Handle refuses; when it does not read
+// what it is sent for 30 seconds, does not answer a ping for 60, or is not ready within two minutes.
+func Keep(ctx context.Context, s Starter, j Job) *Keeper {
+	k := &Keeper{job: j, starter: s, ctx: ctx, started: make(chan struct{}), done: make(chan struct{}), restart: make(chan struct{}, 1)}
+	go k.run()
+	return k
+}
+
+// Conn returns the connection to the process that is ready, and nil while there is none.
+func (k *Keeper) Conn() *Conn {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.conn
+}
+
+// Restart asks the role to end, and starts a new process at once. It also ends a pause. Calls before
+// the new process is started count as one.
+func (k *Keeper) Restart() {
+	select {
+	case k.restart <- struct{}{}:
+	default:
+	}
+}
+
+// Kill kills the present process. The reason precedes that of its end.
+func (k *Keeper) Kill(reason string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.child != nil {
+		k.why = reason + ": "
+		k.child.Kill()
+	}
+}
+
+// Started returns a channel that is closed when the first process was started, or could not be.
+func (k *Keeper) Started() <-chan struct{} { return k.started }
+
+// Wait waits until the role is gone and is not started again: after ctx has ended, or after the end of
+// one that runs once.
+func (k *Keeper) Wait() { <-k.done }
+
+func (k *Keeper) run() {
+	defer close(k.done)
+	opened := sync.OnceFunc(func() { close(k.started) })
+	defer opened()
+	for pause := firstPause; k.ctx.Err() == nil; {
+		select {
+		case <-k.restart: // this is the new process
+		default:
+		}
+		child, err := k.start()
+		opened()
+		reason, wanted, worked := "", false, time.Duration(0)
+		if err != nil {
+			reason = "cannot be started: " + Clean(err.Error(), maxReason)
+		} else {
+			l := &life{k: k, job: &k.job, conn: NewConn(child.Conn(), withOwn(k.job.Takes, fromRole))}
+			reason, wanted, worked = l.live(child)
+		}
+		if wanted && reason != "" {
+			k.job.Log.Warn().Str(roleField, k.job.Role).Str("reason", reason).Msg("role did not exit cleanly")
+		}
+		if !wanted && k.job.Down != nil {
+			k.job.Down(reason)
+		}
+		if wanted && k.ctx.Err() != nil || k.job.Once {
+			return
+		}
+		if wanted {
+			pause = firstPause
+			continue
+		}
+		if worked >= healthyFor {
+			pause = firstPause
+		}
+		select {
+		case <-time.After(pause):
+		case <-k.restart:
+		case <-k.ctx.Done():
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+func (k *Keeper) start() (child Child, err error) {
+	var files []*os.File
+	if k.job.Files != nil {
+		if files, err = k.job.Files(); err != nil {
+			return nil, err
+		}
+	}
+	child, err = k.starter.Start(k.job.Role, files)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	k.child = child
+	k.mu.Unlock()
+	return child, nil
+}
+
+// life is that of one process.
+type life struct {
+	k    *Keeper
+	job  *Job
+	conn *Conn
+
+	exited chan struct{} // closed when the process is gone
+	hungUp chan struct{} // closed when nothing more is read
+	ready  chan struct{} // closed when the role is ready
+	worked time.Time     // since when
+
+	pinged   atomic.Bool // a ping has no pong yet
+	handling atomic.Bool // Handle has a message
+
+	// The reader's until hungUp is closed.
+	readErr  error // a misbehaved, or nil
+	dropped  int   // log events left out and not reported yet
+	reported time.Time
+}
+
+// fromRole has what is taken from any role.
+var fromRole = Limits{kindLog: maxLog, kindPong: 0, kindReady: 0}
+
+// misbehaved is the reason for killing a role.
+type misbehaved struct{ err error }
+
+func (m misbehaved) Error() string { return "misbehaved, killed: " + m.err.Error() }
+
+var (
+	errWanted = errors.New("wanted") // main wants the role to end
+	errHungUp = errors.New("closed its connection and stayed, killed")
+)
+
+// live returns when the process is gone: why, whether main wanted it, and how long it was at work. The
+// reason is empty if main wanted it and the role exited cleanly.
+func (l *life) live(child Child) (reason string, wanted bool, worked time.Duration) {
+	l.exited, l.hungUp, l.ready = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var exitErr error
+	go func() {
+		defer close(l.exited)
+		exitErr = child.Wait()
+	}()
+	why := l.begin()
+	go func() {
+		defer close(l.hungUp)
+		l.readErr = l.read()
+	}()
+	if why == nil {
+		why = l.attend()
+	}
+	if !l.worked.IsZero() {
+		worked = time.Since(l.worked)
+	}
+	l.set(nil)
+	if wanted = why == errWanted; wanted {
+		go l.conn.send(kindEnd, nil, endWait)
+	}
+	if wanted || why == errHungUp {
+		select {
+		case <-l.exited:
+			why = nil
+		case <-time.After(endWait):
+			if wanted {
+				why = fmt.Errorf("did not end within %v, killed", endWait)
+			}
+		}
+	}
+	child.Kill()
+	<-l.exited
+	// What it sent before it ended is still there to be read, unless another process holds the
+	// descriptor.
+	l.conn.conn.SetReadDeadline(time.Now().Add(drainWait))
+	<-l.hungUp
+	l.conn.Close()
+	l.reportDropped()
+	l.conn.mu.Lock()
+	if l.conn.broken == ErrNotRead {
+		why = misbehaved{ErrNotRead}
+	}
+	l.conn.mu.Unlock()
+	if l.readErr != nil {
+		why = l.readErr
+	}
+	l.k.mu.Lock()
+	killed := l.k.why
+	l.k.child, l.k.why = nil, ""
+	l.k.mu.Unlock()
+	switch {
+	case why != nil:
+		reason = Clean(why.Error(), 2*maxReason)
+	case exitErr != nil:
+		reason = killed + Clean(exitErr.Error(), 2*maxReason)
+	case !wanted:
+		reason = "ended by itself"
+	}
+	return reason, wanted, worked
+}
+
+// set makes c the connection to the process that is ready.
+func (l *life) set(c *Conn) {
+	l.k.mu.Lock()
+	l.k.conn = c
+	l.k.mu.Unlock()
+}
+
+// begin sends the setup.
+func (l *life) begin() error {
+	if l.job.Begin == nil {
+		return nil
+	}
+	switch err := l.job.Begin(l.conn); {
+	case err == nil, gone(err): // the reader sees that too
+		return nil
+	case errors.Is(err, ErrNotRead):
+		return misbehaved{err}
+	default:
+		return fmt.Errorf("setup: %w", err)
+	}
+}
+
+// attend returns why the process has to end; nil when it is gone.
+func (l *life) attend() error {
+	ready, late := l.ready, time.After(readyWait)
+	ping := time.NewTicker(pingEvery)
+	defer ping.Stop()
+	var pinged time.Time
+	for {
+		select {
+		case <-l.k.ctx.Done():
+			return errWanted
+		case <-l.k.restart:
+			return errWanted
+		case <-l.exited:
+			return nil
+		case <-l.hungUp:
+			if l.readErr != nil {
+				return l.readErr
+			}
+			return errHungUp
+		case <-late:
+			return misbehaved{fmt.Errorf("not ready within %v", readyWait)}
+		case <-ready:
+			ready, late = nil, nil
+			l.worked = time.Now()
+			l.set(l.conn)
+			if l.job.Up != nil {
+				l.job.Up()
+			}
+		case <-ping.C:
+			switch {
+			case ready != nil:
+			case l.pinged.CompareAndSwap(false, true):
+				pinged = time.Now()
+				go l.conn.Send(kindPing, nil)
+			case l.handling.Load(): // it is main that does not read
+				pinged = time.Now()
+			case time.Since(pinged) >= silentFor:
+				return misbehaved{fmt.Errorf("silent: no answer within %v", silentFor)}
+			}
+		}
+	}
+}
+
+// read takes what the role sends, until the stream ends (nil) or the role misbehaves.
+func (l *life) read() error {
+	if l.job.Hold != nil {
+		select {
+		case <-l.job.Hold:
+		case <-l.k.ctx.Done():
+			return nil
+		}
+	}
+	messages, events := newBucket(floodBurst, floodRate), newBucket(logBurst, logRate)
+	for {
+		kind, payload, err := l.conn.Next()
+		if errors.Is(err, ErrMessage) {
+			return misbehaved{err}
+		}
+		if err != nil {
+			return nil // the process is gone or hung up
+		}
+		if !messages.take() {
+			return misbehaved{fmt.Errorf("flood: more than %d messages a second", floodRate)}
+		}
+		switch {
+		case kind == kindLog && !events.take():
+			l.dropped++
+		case kind == kindLog:
+			if time.Since(l.reported) >= reportEvery {
+				l.reportDropped()
+			}
+			if err := logEvent(l.job.Log, l.job.Role, payload); err != nil {
+				return misbehaved{fmt.Errorf("log event: %w", err)}
+			}
+		case kind == kindPong:
+			if !l.pinged.CompareAndSwap(true, false) {
+				return misbehaved{errors.New("pong without a ping")}
+			}
+		case kind == kindReady:
+			select {
+			case <-l.ready:
+				return misbehaved{errors.New("ready twice")}
+			default:
+				close(l.ready)
+			}
+		case l.job.Handle == nil:
+			return misbehaved{fmt.Errorf("%w: kind %d", ErrMessage, kind)}
+		default:
+			l.handling.Store(true)
+			err := l.job.Handle(l.conn, kind, payload)
+			l.handling.Store(false)
+			if err != nil {
+				return misbehaved{err}
+			}
+		}
+	}
+}
+
+// reportDropped logs how many log events were left out.
+func (l *life) reportDropped() {
+	if l.dropped > 0 {
+		l.job.Log.Warn().Str(roleField, l.job.Role).Int("events", l.dropped).Msg("role logs too much, events left out")
+		l.dropped, l.reported = 0, time.Now()
+	}
+}
