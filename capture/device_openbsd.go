@@ -22,7 +22,7 @@ func (host) openBPF() (device, error) {
 
 func (host) maxBufferSize() (int, error) {
 	n, err := unix.SysctlUint32("net.bpf.maxbufsize")
-	return clampLength(n), err
+	return int(min(n, MaxBufferSize)), err
 }
 
 func (host) interfaceIoctl(req uint, arg unsafe.Pointer) error {

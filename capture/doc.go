@@ -1,39 +1,33 @@
-// Package capture reads what OpenBSD's pf(4) logs: packets with a pflog header
-// in front, live from bpf(4) on a pflog interface or from the files that
-// pflogd(8) writes. It decodes the header and the packet behind it and prints
-// the line that OpenBSD's "tcpdump -n -e" prints for it.
+// Package capture reads what OpenBSD's pf(4) logs: packets behind a pflog header,
+// live from bpf(4) on a pflog interface or from the files that pflogd(8) writes. It
+// decodes the header and the packet and prints the line that OpenBSD's
+// "tcpdump -n -e -S" prints for it.
 //
-// A [Reader] (live) and a [FileReader] (files) give [Record] values: a time
-// and the bytes that were captured. [Packet.Decode] reads the pflog header, the
-// addresses, the protocol and the ports out of one; [Printer.AppendLine] turns
-// it into text. Records, packets and printers are made once and used again:
-// nothing is allocated for a packet.
+// A [Reader] (live) and a [FileReader] (files) are gopacket.ZeroCopyPacketDataSources.
+// Packets are decoded into one [Packet] again and again; nothing is allocated for a
+// packet.
 //
-//	r, err := capture.Open(capture.Options{})
+//	src, err := capture.Open(capture.Options{})
 //	...
 //	var (
-//		rec capture.Record
-//		p   capture.Packet
-//		out capture.Printer
-//		buf []byte
+//		p    capture.Packet
+//		line []byte
 //	)
 //	for {
-//		batch, err := r.Read()
+//		data, ci, err := src.ZeroCopyReadPacketData()
 //		if err != nil {
 //			return err
 //		}
-//		for batch.Next(&rec) {
-//			if p.Decode(rec) == nil && p.Header.Action == capture.ActionBlock {
-//				buf = append(out.AppendLine(buf[:0], &p), '\n')
-//				...
-//			}
+//		if p.Decode(data, ci) == nil && p.Header.Action == capture.ActionBlock {
+//			line = p.AppendLine(line[:0], time.Local)
+//			...
 //		}
 //	}
 //
-// Every length in a record is foreign: all decoding is bounded by the bytes that
-// were captured, and a record cut anywhere yields what could still be read.
+// Every length in a packet is untrusted: decoding is bounded by the bytes that were
+// captured, and a packet cut anywhere yields what could still be read.
 //
-// The package runs on any system; only opening the device needs OpenBSD, 6.9 or
-// later. [Source] is the live side as an interface, and package capturetest has
-// a second implementation of it.
+// The package runs on any system; only [Open] needs OpenBSD, 6.9 or later. Package
+// capturetest has a pflog interface in memory, and package pfloglayer the header as a
+// layer for programs that decode with gopacket.
 package capture

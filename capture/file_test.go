@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -46,16 +44,15 @@ func readAll(r io.Reader) (ps []capture.Packet, err error) {
 		return nil, err
 	}
 	for {
-		var rec capture.Record
-		if err := f.Next(&rec); err != nil {
-			if err == io.EOF {
-				err = nil
-			}
+		data, ci, err := f.ZeroCopyReadPacketData()
+		if err == io.EOF {
+			return ps, nil
+		}
+		if err != nil {
 			return ps, err
 		}
-		rec.Data = bytes.Clone(rec.Data)
 		var p capture.Packet
-		if err := p.Decode(rec); err != nil {
+		if err := p.Decode(bytes.Clone(data), ci); err != nil {
 			return ps, err
 		}
 		ps = append(ps, p)
@@ -165,7 +162,7 @@ func TestFileReadError(t *testing.T) {
 	}
 }
 
-// TestFileLongRecord has a record longer than the reader's first buffer.
+// TestFileLongRecord has a record of the greatest length.
 func TestFileLongRecord(t *testing.T) {
 	var buf bytes.Buffer
 	w, err := capturetest.NewPcapWriter(&buf, capture.MaxCaptureLength, nil)
@@ -186,38 +183,6 @@ func TestFileLongRecord(t *testing.T) {
 	}
 }
 
-func TestOpenFile(t *testing.T) {
-	dir := t.TempDir()
-	name := filepath.Join(dir, "pflog.0.gz")
-	if err := os.WriteFile(name, gzipped(pcapOf(t, nil, packets()...)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := capture.OpenFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f.SnapLen() != capturetest.PflogdSnapLen {
-		t.Errorf("snaplen %d", f.SnapLen())
-	}
-	var out bytes.Buffer
-	if n, err := capture.Print(&out, f, &capture.Printer{Location: time.UTC}); n != 5 || err != nil {
-		t.Errorf("%d lines, %v", n, err)
-	}
-	if err := f.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := capture.OpenFile(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
-		t.Error(err)
-	}
-	bad := filepath.Join(dir, "bad")
-	if err := os.WriteFile(bad, []byte("nothing of the kind"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := capture.OpenFile(bad); !errors.Is(err, capture.ErrNotPcap) || !strings.HasPrefix(err.Error(), bad+": ") {
-		t.Error(err)
-	}
-}
-
 // TestPrintCutFile: the lines before a cut record are printed, and the cut is said.
 func TestPrintCutFile(t *testing.T) {
 	good := pcapOf(t, nil, packets()...)
@@ -226,7 +191,7 @@ func TestPrintCutFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	n, err := capture.Print(&out, f, &capture.Printer{})
+	n, err := capture.Print(&out, f, time.UTC)
 	if n != 4 || strings.Count(out.String(), "\n") != 4 || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%d lines, %v:\n%s", n, err, &out)
 	}
@@ -240,7 +205,7 @@ func TestPrintPipe(t *testing.T) {
 	go func() {
 		f, err := capture.NewFileReader(pr)
 		if err == nil {
-			_, err = capture.Print(lw, f, &capture.Printer{})
+			_, err = capture.Print(lw, f, time.UTC)
 		}
 		lw.Close()
 		done <- err
@@ -270,7 +235,7 @@ func TestPrintWriteError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := capture.Print(failingWriter{}, f, &capture.Printer{}); !errors.Is(err, io.ErrClosedPipe) {
+	if _, err := capture.Print(failingWriter{}, f, time.UTC); !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
 }

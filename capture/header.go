@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/bits"
 	"net/netip"
+	"strings"
 )
 
 // LinkType is the DLT number of captures with a pflog header (DLT_PFLOG).
@@ -19,15 +19,15 @@ const HeaderLen = 100
 // had up to its ifname, ruleset and rule numbers (print-pflog.c).
 const minHeaderLen = 45
 
-// NoUID and NoPID stand in UID and PID when pf did not look the socket up: that
-// is done only for rules with "log (user)".
+// NoUID and NoPID are UID and PID when pf did not look the socket up: it does that only
+// for rules with "log (user)".
 const (
 	NoUID = 0xffffffff
 	NoPID = 100000
 )
 
-// NoRule stands in RuleNr for pf's built-in default rule, and in SubRuleNr when the
-// rule is not inside an anchor.
+// NoRule is RuleNr for pf's built-in default rule, and SubRuleNr when the rule is not
+// inside an anchor.
 const NoRule = 0xffffffff
 
 // Address families as OpenBSD numbers them.
@@ -46,8 +46,8 @@ const (
 	ActionMatch Action = 12
 )
 
-// actionNames holds tcpdump's words (print-pflog.c); an action without one is
-// printed as nothing.
+// actionNames are tcpdump's words (print-pflog.c). It prints nothing for an action that
+// has none.
 var actionNames = [...]string{
 	0: "pass", 1: "block", 2: "scrub",
 	4: "nat", 5: "nat", 6: "binat", 7: "binat", 8: "rdr", 9: "rdr",
@@ -79,11 +79,11 @@ func (d Direction) String() string {
 	return "in"
 }
 
-// Reason is why pf did it (PFRES_MATCH, …); 0 is the normal one, a rule matched.
+// Reason is why pf did it (PFRES_MATCH, …). 0 is the usual one: a rule matched.
 type Reason uint8
 
-// reasonNames is PFRES_NAMES of net/pfvar.h without the entry behind PFRES_MAX,
-// which tcpdump does not reach: 17 reasons are known.
+// reasonNames is PFRES_NAMES of net/pfvar.h without the entry behind PFRES_MAX, which
+// tcpdump does not reach.
 var reasonNames = [...]string{
 	"match", "bad-offset", "fragment", "short", "normalize", "memory",
 	"bad-timestamp", "congestion", "ip-option", "proto-cksum",
@@ -99,73 +99,47 @@ func (r Reason) String() string {
 	return fmt.Sprintf("unkn %d", uint8(r))
 }
 
-// Name is one of the header's fixed-size strings, ended by a NUL or by its size.
+// Name is one of the header's fixed-size strings, ended by a NUL or by its size. Its
+// bytes are untrusted when they come from a file.
 type Name [16]byte
 
-// Bytes returns the bytes before the NUL; they are n's own.
-func (n *Name) Bytes() []byte {
-	for i, c := range n {
-		if c == 0 {
-			return n[:i]
-		}
-	}
-	return n[:]
+// String returns the bytes before the NUL.
+func (n *Name) String() string {
+	name, _, _ := strings.Cut(string(n[:]), "\x00")
+	return name
 }
-
-// String returns the bytes before the NUL as they are.
-func (n *Name) String() string { return string(n.Bytes()) }
 
 // A Header is a pflog header (struct pfloghdr, sys/net/if_pflog.h).
 type Header struct {
-	// Len is the length the header claims. The packet begins at that,
-	// rounded up to a multiple of 4.
+	// Len is the length that the header claims. The packet begins at that, rounded
+	// up to a multiple of 4.
 	Len uint8
 	// AF is the address family of the packet: AFInet or AFInet6.
 	AF     uint8
 	Action Action
 	Reason Reason
-	// Ifname is the interface the packet was seen on.
+	// Ifname is the interface that the packet was seen on.
 	Ifname Name
-	// Ruleset is the last component of the anchor's path, cut to 15 bytes;
-	// empty when the rule is in the main ruleset.
+	// Ruleset is the last component of the anchor's path, cut to 15 bytes; empty
+	// when the rule is in the main ruleset.
 	Ruleset Name
-	// RuleNr is the rule of the main ruleset: the one that decided or the
-	// one that called the anchor. NoRule is the default rule.
+	// RuleNr is the rule of the main ruleset: the one that decided or the one that
+	// called the anchor. NoRule is the default rule.
 	RuleNr uint32
 	// SubRuleNr is the rule inside the anchor, NoRule outside one.
 	SubRuleNr uint32
-	// UID and PID are the owner of the packet's socket, NoUID and NoPID
-	// when not looked up; RuleUID and RulePID who loaded the rule.
+	// UID and PID are the owner of the packet's socket, NoUID and NoPID when not
+	// looked up; RuleUID and RulePID loaded the rule.
 	UID, PID         uint32
 	RuleUID, RulePID uint32
 	Dir              Direction
-	// Rewritten says that translation changed what follows: Src, Dst,
-	// SrcPort and DstPort then differ from the packet's own.
-	Rewritten bool
-	// NAF is the family of Src and Dst.
-	NAF uint8
-	// SrcAddr and DstAddr are the addresses on the other side of a
-	// translation, the packet's own when there is none: four bytes and
-	// zeroes when NAF is AFInet. See Src and Dst.
-	SrcAddr, DstAddr [16]byte
-	// SrcPort and DstPort go with them; id and type for ICMP.
+	// Rewritten is set when translation changed the packet. Src, Dst, SrcPort and
+	// DstPort then are those of its other side; otherwise they are the packet's own.
+	// The addresses are invalid when the header names neither family. The ports of
+	// ICMP are id and type.
+	Rewritten        bool
+	Src, Dst         netip.Addr
 	SrcPort, DstPort uint16
-}
-
-// Src returns SrcAddr as an address, the invalid one when NAF is neither family.
-func (h *Header) Src() netip.Addr { return familyAddr(h.NAF, &h.SrcAddr) }
-
-// Dst returns DstAddr as an address, the invalid one when NAF is neither family.
-func (h *Header) Dst() netip.Addr { return familyAddr(h.NAF, &h.DstAddr) }
-
-func familyAddr(af uint8, a *[16]byte) netip.Addr {
-	switch af {
-	case AFInet:
-		return netip.AddrFrom4([4]byte(a[:4]))
-	case AFInet6:
-		return netip.AddrFrom16(*a)
-	}
-	return netip.Addr{}
 }
 
 // Offsets in struct pfloghdr.
@@ -193,57 +167,43 @@ const (
 
 // Errors that [Packet.Decode] and [Header.Decode] wrap.
 var (
-	// ErrShort says that the capture ends inside the pflog header.
+	// ErrShort reports a capture that ends inside the pflog header.
 	ErrShort = errors.New("pflog header cut short")
-	// ErrHeaderLen says that the header claims a length below 45 bytes.
+	// ErrHeaderLen reports a header that claims a length below 45 bytes.
 	ErrHeaderLen = errors.New("invalid pflog header length")
-	// ErrFamily says that the packet is neither IPv4 nor IPv6.
+	// ErrFamily reports a packet that is neither IPv4 nor IPv6.
 	ErrFamily = errors.New("unknown address family")
 )
 
-// Decode reads the pflog header at the beginning of data, in the byte order of
-// this host, and returns how many bytes it takes: its length rounded up to a
-// multiple of 4. The error is ErrShort or ErrHeaderLen. A header that claims fewer
-// than HeaderLen bytes is read as far as it goes; what it lacks is zero, UID NoUID,
-// PID NoPID.
+// Decode reads the pflog header at the beginning of data, in the byte order of this
+// host, and returns its length, rounded up to a multiple of 4. The error is ErrShort or
+// ErrHeaderLen. Whatever length the header claims, its fields are read where today's
+// header has them, as tcpdump does; those that were not captured are zero.
 func (h *Header) Decode(data []byte) (int, error) {
-	return h.decode(data, false)
-}
-
-func (h *Header) decode(data []byte, swapped bool) (int, error) {
+	*h = Header{}
 	if len(data) < 1 {
-		*h = Header{}
 		return 0, ErrShort
 	}
-	if data[offLength] < minHeaderLen {
-		*h = Header{Len: data[offLength]}
+	h.Len = data[offLength]
+	if h.Len < minHeaderLen {
 		return 0, ErrHeaderLen
 	}
-	// tcpdump rounds in eight bits: 253 and more wrap to nothing skipped,
-	// and the packet is taken to begin with the header (print-pflog.c).
-	n := int(data[offLength]+3) &^ 3
+	// tcpdump rounds in eight bits: 253 and more wrap to nothing skipped, and the
+	// packet is taken to begin with the header (print-pflog.c).
+	n := int(h.Len+3) &^ 3
 	if len(data) < n {
-		*h = Header{Len: data[offLength]}
 		return 0, ErrShort
 	}
-	if have := min(int(data[offLength]), len(data)); have < HeaderLen {
+	if len(data) < HeaderLen {
 		var padded [HeaderLen]byte
-		copy(padded[:], data[:have])
-		h.fill(&padded, swapped)
-		if have < offUID+4 {
-			h.UID = NoUID
-		}
-		if have < offPID+4 {
-			h.PID = NoPID
-		}
-		return n, nil
+		copy(padded[:], data)
+		data = padded[:]
 	}
-	h.fill((*[HeaderLen]byte)(data), swapped)
+	h.fill((*[HeaderLen]byte)(data))
 	return n, nil
 }
 
-func (h *Header) fill(b *[HeaderLen]byte, swapped bool) {
-	h.Len = b[offLength]
+func (h *Header) fill(b *[HeaderLen]byte) {
 	h.AF = b[offAF]
 	h.Action = Action(b[offAction])
 	h.Reason = Reason(b[offReason])
@@ -251,24 +211,20 @@ func (h *Header) fill(b *[HeaderLen]byte, swapped bool) {
 	h.Ruleset = Name(b[offRuleset:])
 	h.RuleNr = binary.BigEndian.Uint32(b[offRuleNr:])
 	h.SubRuleNr = binary.BigEndian.Uint32(b[offSubRuleNr:])
-	h.UID = hostOrder(b[offUID:], swapped)
-	h.PID = hostOrder(b[offPID:], swapped)
-	h.RuleUID = hostOrder(b[offRuleUID:], swapped)
-	h.RulePID = hostOrder(b[offRulePID:], swapped)
+	h.UID = binary.NativeEndian.Uint32(b[offUID:])
+	h.PID = binary.NativeEndian.Uint32(b[offPID:])
+	h.RuleUID = binary.NativeEndian.Uint32(b[offRuleUID:])
+	h.RulePID = binary.NativeEndian.Uint32(b[offRulePID:])
 	h.Dir = Direction(b[offDir])
 	h.Rewritten = b[offRewritten] != 0
-	h.NAF = b[offNAF]
-	h.SrcAddr = [16]byte(b[offSaddr:])
-	h.DstAddr = [16]byte(b[offDaddr:])
+	switch b[offNAF] {
+	case AFInet:
+		h.Src = netip.AddrFrom4([4]byte(b[offSaddr:]))
+		h.Dst = netip.AddrFrom4([4]byte(b[offDaddr:]))
+	case AFInet6:
+		h.Src = netip.AddrFrom16([16]byte(b[offSaddr:]))
+		h.Dst = netip.AddrFrom16([16]byte(b[offDaddr:]))
+	}
 	h.SrcPort = binary.BigEndian.Uint16(b[offSport:])
 	h.DstPort = binary.BigEndian.Uint16(b[offDport:])
-}
-
-// hostOrder reads one of the fields that pf leaves in the order of its host.
-func hostOrder(b []byte, swapped bool) uint32 {
-	v := binary.NativeEndian.Uint32(b)
-	if swapped {
-		return bits.ReverseBytes32(v)
-	}
-	return v
 }

@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/google/gopacket"
 )
 
 // hostileHeader is a pcap file header with this snapshot length.
@@ -63,7 +65,7 @@ func TestHostileFilesMemory(t *testing.T) {
 		name    string
 		data    []byte
 		open    error // what NewFileReader's error wraps
-		end     error // what Next ends with
+		end     error // what reading ends with
 		records int
 	}{
 		{"a gzip bomb", zipped(t, bomb), nil, io.EOF, 1 << 20},
@@ -84,15 +86,14 @@ func TestHostileFilesMemory(t *testing.T) {
 			f, err := NewFileReader(bytes.NewReader(tt.data))
 			records := 0
 			if err == nil {
-				if n := f.SnapLen(); n < 0 {
-					t.Errorf("snapshot length %d", n)
-				}
-				for r := (Record{}); ; records++ {
-					if err = f.Next(&r); err != nil {
+				for ; ; records++ {
+					var data []byte
+					var ci gopacket.CaptureInfo
+					if data, ci, err = f.ZeroCopyReadPacketData(); err != nil {
 						break
 					}
-					if r.Length < 0 || len(r.Data) > MaxCaptureLength {
-						t.Fatalf("a record of %d bytes, %d captured", r.Length, len(r.Data))
+					if ci.Length < len(data) || len(data) > MaxCaptureLength {
+						t.Fatalf("a record of %d bytes, %d captured", ci.Length, len(data))
 					}
 				}
 				if !errors.Is(err, tt.end) || records != tt.records {
@@ -117,7 +118,7 @@ func TestHostilePrint(t *testing.T) {
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	n, err := Print(io.Discard, f, &Printer{Location: time.UTC})
+	n, err := Print(io.Discard, f, time.UTC)
 	runtime.ReadMemStats(&after)
 	if n != 4<<20/pcapRecordHeaderLen || err != nil {
 		t.Errorf("%d lines, %v", n, err)
@@ -127,18 +128,37 @@ func TestHostilePrint(t *testing.T) {
 	}
 }
 
+// A compressed file that is longer than the bound ends with an error, after what comes
+// before it.
+func TestTooLong(t *testing.T) {
+	f, err := newFileReader(bytes.NewReader(zipped(t, append(hostileHeader(160), make([]byte, 1<<20)...))), pcapFileHeaderLen+1000*pcapRecordHeaderLen+5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		got, err := readAll(f)
+		if !errors.Is(err, ErrTooLong) || len(got) != 0 && len(got) != 1000 {
+			t.Errorf("%d packets, %v", len(got), err)
+		}
+	}
+}
+
 // A sparse file of a terabyte costs what is in it up to the first thing that cannot be.
 func TestHostileSparseFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pflog")
 	if err := errors.Join(os.WriteFile(path, append(hostileHeader(160), hostileRecord(math.MaxUint32, 0)...), 0o600), os.Truncate(path, 1<<40)); err != nil {
 		t.Skip(err)
 	}
-	f, err := OpenFile(path)
+	file, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	if err := f.Next(&Record{}); !errors.Is(err, ErrRecord) {
+	defer file.Close()
+	f, err := NewFileReader(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readAll(f); !errors.Is(err, ErrRecord) {
 		t.Errorf("got %v", err)
 	}
 }

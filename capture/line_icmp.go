@@ -1,15 +1,18 @@
 package capture
 
-// icmp prints an ICMP message (print-icmp.c), ip being the IP header before it.
+import "strings"
+
+// icmp prints an ICMP message (print-icmp.c) behind the IP header ip.
 func (l *line) icmp(b, ip []byte) {
-	l.pair4(ip)
-	l.str(": ")
+	l.pair(ip)
+	l.put(": ")
 	mark := len(l.b)
 	if !l.icmpMessage(b) {
 		l.b = append(l.b[:mark], "[|icmp]"...)
 	}
 }
 
+// icmpTypes are the messages of which only the name is printed.
 var icmpTypes = [...]string{
 	0:  "echo reply",
 	4:  "source quench",
@@ -22,21 +25,21 @@ var icmpTypes = [...]string{
 	17: "address mask request",
 }
 
-// icmpUnreach holds what stands before and after the address.
-var icmpUnreach = [...][2]string{
-	0:  {"net ", " unreachable"},
-	1:  {"host ", " unreachable"},
-	5:  {"", " unreachable - source route failed"},
-	6:  {"net ", " unreachable - unknown"},
-	7:  {"host ", " unreachable - unknown"},
-	8:  {"", " unreachable - source host isolated"},
-	9:  {"net ", " unreachable - admin prohibited"},
-	10: {"host ", " unreachable - admin prohibited"},
-	11: {"net ", " unreachable - tos prohibited"},
-	12: {"host ", " unreachable - tos prohibited"},
-	13: {"host ", " unreachable - admin prohibited filter"},
-	14: {"host ", " unreachable - host precedence violation"},
-	15: {"host ", " unreachable - precedence cutoff"},
+// icmpUnreach are the texts of unreachable messages, by code; "%" is the address.
+var icmpUnreach = [...]string{
+	0:  "net % unreachable",
+	1:  "host % unreachable",
+	5:  "% unreachable - source route failed",
+	6:  "net % unreachable - unknown",
+	7:  "host % unreachable - unknown",
+	8:  "% unreachable - source host isolated",
+	9:  "net % unreachable - admin prohibited",
+	10: "host % unreachable - admin prohibited",
+	11: "net % unreachable - tos prohibited",
+	12: "host % unreachable - tos prohibited",
+	13: "host % unreachable - admin prohibited filter",
+	14: "host % unreachable - host precedence violation",
+	15: "host % unreachable - precedence cutoff",
 }
 
 // Where the fields of the IP header that an ICMP error quotes are.
@@ -51,121 +54,96 @@ func (l *line) icmpMessage(b []byte) bool {
 	if len(b) < 2 {
 		return false
 	}
-	l.str("icmp: ")
-	text := len(l.b)
-	switch typ, code := b[0], b[1]; typ {
+	typ, code := b[0], b[1]
+	need := 0
+	switch {
+	case typ == 3 || typ == 5 || typ == 11:
+		need = icmpQuoteEnd
+	case typ == 9:
+		need = 8
+	case typ == 12 && code != 1 && code != 2:
+		need = 5
+	case typ == 18:
+		need = 12
+	}
+	if len(b) < need {
+		return false
+	}
+	l.put("icmp: ")
+	switch typ {
 	case 3:
-		if len(b) < icmpQuoteEnd {
-			return false
-		}
 		return l.icmpUnreachable(b, code)
 	case 5:
-		if len(b) < icmpQuoteEnd {
-			return false
-		}
-		where := " to net "
+		what, where := "redirect ", " to net "
 		switch code {
 		case 0:
-			l.str("redirect ")
 		case 1:
-			l.str("redirect ")
 			where = " to host "
 		case 2, 3:
-			l.str("redirect-tos ")
+			what = "redirect-tos "
 		default:
-			l.str("redirect-#")
-			l.uint(uint32(code))
-			l.byte(' ')
+			l.put("redirect-#", code)
+			what = " "
 		}
-		l.addr4(b, icmpQuoteDst)
-		l.str(where)
-		l.addr4(b, 4)
+		l.put(what, addr4(b, icmpQuoteDst), where, addr4(b, 4))
 	case 9:
-		if len(b) < 8 {
-			return false
-		}
+		text := len(l.b)
 		ok := l.icmpRouterAdvert(b)
-		// The text is built in a buffer of 512 bytes with its NUL.
+		// tcpdump builds the text in a buffer of 512 bytes with its NUL.
 		l.b = l.b[:min(len(l.b), text+511)]
 		return ok
 	case 11:
-		if len(b) < icmpQuoteEnd {
-			return false
-		}
 		switch code {
 		case 0:
-			l.str("time exceeded in-transit")
+			l.put("time exceeded in-transit")
 		case 1:
-			l.str("ip reassembly time exceeded")
+			l.put("ip reassembly time exceeded")
 		default:
-			l.str("time exceeded-#")
-			l.uint(uint32(code))
+			l.put("time exceeded-#", code)
 		}
 	case 12:
 		switch code {
 		case 1:
-			l.str("requested option absent")
+			l.put("requested option absent")
 		case 2:
-			l.str("bad length ")
-			l.uint(uint32(at(b, 4)))
+			l.put("bad length ", at(b, 4))
 		default:
-			if len(b) < 5 {
-				return false
-			}
-			l.str("parameter problem - octet ")
-			l.uint(uint32(b[4]))
+			l.put("parameter problem - octet ", b[4])
 		}
 	case 18:
-		if len(b) < 12 {
-			return false
-		}
-		l.str("address mask is 0x")
-		l.hex(u32(b, 8), 8)
+		l.put("address mask is 0x", hexNum{u32(b, 8), 8})
 	default:
 		if int(typ) < len(icmpTypes) && icmpTypes[typ] != "" {
-			l.str(icmpTypes[typ])
-			break
+			l.put(icmpTypes[typ])
+		} else {
+			l.put("type-#", typ)
 		}
-		l.str("type-#")
-		l.uint(uint32(typ))
 	}
 	return true
 }
 
 func (l *line) icmpUnreachable(b []byte, code byte) bool {
-	switch code {
-	case 2:
-		l.addr4(b, icmpQuoteDst)
-		l.str(" protocol ")
-		l.uint(uint32(b[icmpQuote+9]))
-		l.str(" unreachable")
-	case 3:
+	dst := addr4(b, icmpQuoteDst)
+	switch {
+	case code == 2:
+		l.put(dst, " protocol ", b[icmpQuote+9], " unreachable")
+	case code == 3:
 		hlen := int(b[icmpQuote]&0xf) * 4
 		if len(b) < icmpQuote+hlen+4 {
 			return false
 		}
-		l.addr4(b, icmpQuoteDst)
+		l.put(dst)
 		l.quotedPort(b[icmpQuote+9], u16(b, icmpQuote+hlen+2))
-	case 4:
-		l.addr4(b, icmpQuoteDst)
-		l.str(" unreachable - need to frag")
+	case code == 4:
+		l.put(dst, " unreachable - need to frag")
 		if mtu := u16(b, 6); mtu != 0 {
-			l.str(" (mtu ")
-			l.uint(uint32(mtu))
-			l.byte(')')
+			l.put(" (mtu ", mtu, ")")
 		}
+	case int(code) < len(icmpUnreach):
+		before, after, _ := strings.Cut(icmpUnreach[code], "%")
+		l.put(before, dst, after)
 	default:
-		if int(code) < len(icmpUnreach) && icmpUnreach[code][1] != "" {
-			l.str(icmpUnreach[code][0])
-			l.addr4(b, icmpQuoteDst)
-			l.str(icmpUnreach[code][1])
-			break
-		}
-		l.byte('#')
-		l.uint(uint32(code))
-		l.byte(' ')
-		l.addr4(b, icmpQuoteDst)
-		l.str(" unreachable")
+		l.put("#", code, " ", dst, " unreachable")
 	}
 	return true
 }
@@ -174,54 +152,42 @@ func (l *line) icmpUnreachable(b []byte, code byte) bool {
 func (l *line) quotedPort(proto byte, port uint16) {
 	switch proto {
 	case protoTCP:
-		l.str(" tcp port ")
+		l.put(" tcp")
 	case protoUDP:
-		l.str(" udp port ")
+		l.put(" udp")
 	default:
-		l.str(" protocol ")
-		l.uint(uint32(proto))
-		l.str(" port ")
+		l.put(" protocol ", proto)
 	}
-	l.uint(uint32(port))
-	l.str(" unreachable")
+	l.put(" port ", port, " unreachable")
 }
 
+// minutes prints ":%02d".
+func (l *line) minutes(n uint16) { l.put(":", n/10, n%10) }
+
 func (l *line) icmpRouterAdvert(b []byte) bool {
-	l.str("router advertisement lifetime ")
-	t := uint32(u16(b, 6))
-	switch {
+	l.put("router advertisement lifetime ")
+	switch t := u16(b, 6); {
 	case t < 60:
-		l.uint(t)
+		l.put(t)
 	case t < 60*60:
-		l.uint(t / 60)
-		l.byte(':')
-		l.b = appendPad2(l.b, t%60)
+		l.put(t / 60)
+		l.minutes(t % 60)
 	default:
-		l.uint(t / 3600)
-		l.byte(':')
-		l.b = appendPad2(l.b, t%3600/60)
-		l.byte(':')
-		l.b = appendPad2(l.b, t%60)
+		l.put(t / 3600)
+		l.minutes(t / 60 % 60)
+		l.minutes(t % 60)
 	}
-	l.byte(' ')
-	l.uint(uint32(b[4]))
-	l.byte(':')
+	l.put(" ", b[4], ":")
 	if b[5] != 2 {
-		l.str(" [size ")
-		l.uint(uint32(b[5]))
-		l.byte(']')
+		l.put(" [size ", b[5], "]")
 		return true
 	}
-	// The first entry is printed for all of them.
+	// tcpdump prints the first entry for all of them.
 	for range b[4] {
 		if len(b) < 16 {
 			return false
 		}
-		l.str(" {")
-		l.addr4(b, 8)
-		l.byte(' ')
-		l.uint(u32(b, 12))
-		l.byte('}')
+		l.put(" {", addr4(b, 8), " ", u32(b, 12), "}")
 	}
 	return true
 }
@@ -234,13 +200,21 @@ const (
 	icmp6QuoteEnd = icmp6Quote + ipv6HeaderLen
 )
 
-// icmp6 prints an ICMPv6 message (print-icmp6.c); length is what the headers say
-// is left of the packet.
+// icmp6 prints an ICMPv6 message (print-icmp6.c); length is what the headers claim to
+// be left of the packet.
 func (l *line) icmp6(b []byte, length uint32) {
 	mark := len(l.b)
 	if !l.icmp6Message(b, length) {
 		l.b = append(l.b[:mark], "[|icmp6]"...)
 	}
+}
+
+// icmp6Types are the messages of which only the name is printed.
+var icmp6Types = [...]string{
+	128: "echo request",
+	129: "echo reply",
+	133: "router solicitation ",
+	134: "router advertisement",
 }
 
 // icmp6Message reports false when the capture ends before what it should print.
@@ -249,13 +223,18 @@ func (l *line) icmp6Message(b []byte, length uint32) bool {
 		return false
 	}
 	typ, code := b[0], b[1]
-	if typ == 143 {
-		// The one kind without the prefix.
-		l.str("multicast listener report v2")
-		l.mldReport(b, length)
+	if typ == 143 { // the one kind without the prefix
+		l.put("multicast listener report v2")
+		switch {
+		case length < 8:
+			l.put(" [invalid len ", length, "]")
+		case len(b) < 8:
+			l.put("[|icmp6]")
+		default:
+			l.put(", ", u16(b, 6), " group record(s)")
+		}
 		return true
 	}
-	l.str("icmp6: ")
 	need := 0
 	switch typ {
 	case 1, 3, 4:
@@ -270,180 +249,123 @@ func (l *line) icmp6Message(b []byte, length uint32) bool {
 	if len(b) < need {
 		return false
 	}
+	l.put("icmp6: ")
 	switch typ {
 	case 1:
 		return l.icmp6Unreachable(b, code)
 	case 2:
-		l.str("too big ")
-		l.uint(u32(b, 4))
+		l.put("too big ", u32(b, 4))
 	case 3:
 		switch code {
 		case 0:
-			l.str("time exceeded in-transit for ")
-			l.addr6(b, icmp6QuoteDst)
+			l.put("time exceeded in-transit for ", addr6(b, icmp6QuoteDst))
 		case 1:
-			l.str("ip6 reassembly time exceeded")
+			l.put("ip6 reassembly time exceeded")
 		default:
-			l.str("time exceeded code-#")
-			l.uint(uint32(code))
+			l.put("time exceeded code-#", code)
 		}
 	case 4:
-		l.str("parameter problem ")
-		switch code {
-		case 0:
-			l.str("erroneous")
-		case 1:
-			l.str("next header")
-		case 2:
-			l.str("option")
-		default:
-			l.str("code-#")
-			l.uint(uint32(code))
-			return true
+		if code > 2 {
+			l.put("parameter problem code-#", code)
+			break
 		}
-		l.str(" - octet ")
-		l.uint(u32(b, 4))
-	case 128:
-		l.str("echo request")
-	case 129:
-		l.str("echo reply")
+		what := [...]string{"erroneous", "next header", "option"}[code]
+		l.put("parameter problem ", what, " - octet ", u32(b, 4))
 	case 130:
-		l.str("multicast listener query ")
-		switch {
-		case length == 24:
-			l.mld(b)
-		case length >= 28:
-			l.str("v2 ")
-			l.mldQuery(b, length)
-		default:
-			l.str("unknown-version (len ")
-			l.uint(length)
-			l.str(") ")
-		}
+		l.mldQuery(b, length)
 	case 131:
-		l.str("multicast listener report ")
+		l.put("multicast listener report ")
 		l.mld(b)
 	case 132:
-		l.str("multicast listener done ")
+		l.put("multicast listener done ")
 		l.mld(b)
-	case 133:
-		l.str("router solicitation ")
-	case 134:
-		l.str("router advertisement")
 	case 135:
-		l.str("neighbor sol: who has ")
-		l.addr6(b, 8)
+		l.put("neighbor sol: who has ", addr6(b, 8))
 	case 136:
-		l.str("neighbor adv: tgt is ")
-		l.addr6(b, 8)
+		l.put("neighbor adv: tgt is ", addr6(b, 8))
 	case 137:
-		l.str("redirect ")
-		l.addr6(b, 24)
-		l.str(" to ")
-		l.addr6(b, 8)
+		l.put("redirect ", addr6(b, 24), " to ", addr6(b, 8))
 	case 138:
-		l.str("router renum ")
-		switch code {
-		case 0:
-			l.str("command")
-		case 1:
-			l.str("result")
-		default:
-			l.str("code-#")
-			l.uint(uint32(code))
+		if code > 1 {
+			l.put("router renum code-#", code)
+			break
 		}
+		l.put("router renum ", [...]string{"command", "result"}[code])
 	case 139:
 		if len(b)-8 == 4 {
-			l.str("who-are-you request")
+			l.put("who-are-you request")
 		} else {
-			l.str("FQDN request")
+			l.put("FQDN request")
 		}
 	case 140:
 		l.whoAreYou(b, code)
 	default:
-		l.str("type-#")
-		l.uint(uint32(typ))
+		if int(typ) < len(icmp6Types) && icmp6Types[typ] != "" {
+			l.put(icmp6Types[typ])
+		} else {
+			l.put("type-#", typ)
+		}
 	}
 	return true
 }
 
 func (l *line) icmp6Unreachable(b []byte, code byte) bool {
+	if code == 4 && len(b) < icmp6QuoteEnd+4 {
+		return false
+	}
+	l.put(addr6(b, icmp6QuoteDst))
 	switch code {
 	case 0:
-		l.addr6(b, icmp6QuoteDst)
-		l.str(" unreachable route")
+		l.put(" unreachable route")
 	case 1:
-		l.addr6(b, icmp6QuoteDst)
-		l.str(" unreachable prohibited")
+		l.put(" unreachable prohibited")
 	case 2:
-		l.addr6(b, icmp6QuoteDst)
-		l.str(" beyond scope of source address ")
-		l.addr6(b, icmp6QuoteSrc)
+		l.put(" beyond scope of source address ", addr6(b, icmp6QuoteSrc))
 	case 3:
-		l.addr6(b, icmp6QuoteDst)
-		l.str(" unreachable address")
+		l.put(" unreachable address")
 	case 4:
-		if len(b) < icmp6QuoteEnd+4 {
-			return false
-		}
-		l.addr6(b, icmp6QuoteDst)
 		l.quotedPort(b[icmp6Quote+6], u16(b, icmp6QuoteEnd+2))
 	default:
-		l.addr6(b, icmp6QuoteDst)
-		l.str(" unreachable code-#")
-		l.uint(uint32(code))
+		l.put(" unreachable code-#", code)
 	}
 	return true
 }
 
 // mld prints the rest of an MLD version 1 message, nothing if it was not captured.
 func (l *line) mld(b []byte) {
-	if len(b) < 24 {
-		return
+	if len(b) >= 24 {
+		l.put("max resp delay: ", u16(b, 4), " addr: ", addr6(b, 8))
 	}
-	l.str("max resp delay: ")
-	l.uint(uint32(u16(b, 4)))
-	l.str(" addr: ")
-	l.addr6(b, 8)
 }
 
 func (l *line) mldQuery(b []byte, length uint32) {
+	l.put("multicast listener query ")
+	switch {
+	case length == 24:
+		l.mld(b)
+		return
+	case length < 28:
+		l.put("unknown-version (len ", length, ") ")
+		return
+	}
+	l.put("v2 ")
 	if len(b) < 24 {
-		l.str("[|icmp6]")
+		l.put("[|icmp6]")
 		return
 	}
-	l.str(" [gaddr ")
-	l.addr6(b, 8)
+	l.put(" [gaddr ", addr6(b, 8))
 	if len(b) < 28 {
-		l.str("[|icmp6]")
+		l.put("[|icmp6]")
 		return
 	}
-	if n := uint32(u16(b, 26)); n > 0 {
-		if length < 28+n*16 {
-			l.str(" [invalid number of sources]")
-		} else {
-			l.str(", ")
-			l.uint(n)
-			l.str(" source(s)")
-		}
+	switch n := uint32(u16(b, 26)); {
+	case n == 0:
+	case length < 28+n*16:
+		l.put(" [invalid number of sources]")
+	default:
+		l.put(", ", n, " source(s)")
 	}
-	l.byte(']')
-}
-
-func (l *line) mldReport(b []byte, length uint32) {
-	if length < 8 {
-		l.str(" [invalid len ")
-		l.uint(length)
-		l.byte(']')
-		return
-	}
-	if len(b) < 8 {
-		l.str("[|icmp6]")
-		return
-	}
-	l.str(", ")
-	l.uint(uint32(u16(b, 6)))
-	l.str(" group record(s)")
+	l.put("]")
 }
 
 // whoAreYou prints a node's name, guessing which of two formats it came in as
@@ -455,30 +377,25 @@ func (l *line) whoAreYou(b []byte, code byte) {
 	fqdn := name == rest || code == 1
 	if !fqdn {
 		for _, c := range from(data, 4) {
-			if c < ' ' || c > '~' {
-				fqdn = true
-			}
+			fqdn = fqdn || c < ' ' || c > '~'
 		}
-		if d := name - rest; !fqdn && -2 <= d && d <= 2 {
+		if d := name - rest; -2 <= d && d <= 2 {
 			fqdn = true
 		}
 	}
 	if fqdn {
-		l.str(`FQDN reply("`)
+		l.put(`FQDN reply("`)
 		data = from(data, 13)
 	} else {
-		l.str(`who-are-you reply("`)
+		l.put(`who-are-you reply("`)
 		data = from(data, 4)
 	}
-	for _, c := range data {
-		if l.full() {
-			break
-		}
+	for _, c := range data[:min(len(data), maxLine)] {
 		if c < ' ' || c > '~' {
 			l.b = append(l.b, '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
 		} else {
-			l.byte(c)
+			l.b = append(l.b, c)
 		}
 	}
-	l.str(`")`)
+	l.put(`")`)
 }

@@ -1,56 +1,30 @@
 package capture
 
-// pair4 prints "source > destination" of the IPv4 header ip.
-func (l *line) pair4(ip []byte) {
-	l.addr4(ip, 12)
-	l.str(" > ")
-	l.addr4(ip, 16)
-}
-
-// pair6 prints "source > destination" of the IPv6 header ip.
-func (l *line) pair6(ip []byte) {
-	l.addr6(ip, 8)
-	l.str(" > ")
-	l.addr6(ip, 24)
-}
-
-func (l *line) pair(ip []byte) {
-	if ip[0]>>4 == 6 {
-		l.pair6(ip)
-	} else {
-		l.pair4(ip)
-	}
-}
-
 // ip4 prints an IPv4 datagram (print-ip.c).
 func (l *line) ip4(b []byte, length uint32) {
 	if len(b) < ipv4HeaderLen {
-		l.str("[|ip]")
+		l.put("[|ip]")
 		return
 	}
 	if v := b[0] >> 4; v != 4 {
-		l.str("bad-ip-version ")
-		l.uint(uint32(v))
+		l.put("bad-ip-version ", v)
 		return
 	}
 	size := uint32(u16(b, 2))
 	if length < size {
-		l.str("truncated-ip - ")
-		l.int(size - length)
-		l.str(" bytes missing!")
+		l.put("truncated-ip - ", int32(size-length), " bytes missing!")
 		size = length
 	}
 	hlen := uint32(b[0]&0xf) * 4
 	if hlen < ipv4HeaderLen || hlen > size {
-		l.str("bad-hlen ")
-		l.uint(hlen)
+		l.put("bad-hlen ", hlen)
 		return
 	}
 	size -= hlen
 	off := u16(b, 6)
 	if off&0x1fff == 0 {
 		if int(hlen) > len(b) {
-			l.str("[|ip]")
+			l.put("[|ip]")
 			return
 		}
 		if whole := l.ip4Payload(b, b[hlen:], size); whole {
@@ -59,47 +33,30 @@ func (l *line) ip4(b []byte, length uint32) {
 	}
 	if off&0x3fff != 0 {
 		if off&0x1fff != 0 {
-			l.pair4(b)
-			l.byte(':')
+			l.pair(b)
+			l.put(":")
 		}
-		l.str(" (frag ")
-		l.uint(uint32(u16(b, 4)))
-		l.byte(':')
-		l.int(size)
-		l.byte('@')
-		l.uint(uint32(off&0x1fff) * 8)
+		l.put(" (frag ", u16(b, 4), ":", int32(size), "@", uint32(off&0x1fff)*8)
 		if off&0x2000 != 0 {
-			l.byte('+')
+			l.put("+")
 		}
-		l.byte(')')
+		l.put(")")
 	}
 	if off&0x4000 != 0 {
-		l.str(" (DF)")
+		l.put(" (DF)")
 	}
 	if tos := b[1]; tos != 0 {
-		l.str(" [tos 0x")
-		l.hex(uint32(tos), 0)
-		if tos&3 != 0 {
-			l.str(" (")
-			if tos&2 != 0 { // ECN-capable transport
-				l.byte('E')
-			}
-			if tos&1 != 0 { // congestion experienced
-				l.byte('C')
-			}
-			l.byte(')')
-		}
-		l.byte(']')
+		// ECN-capable transport, congestion experienced
+		ecn := [...]string{"", " (C)", " (E)", " (EC)"}[tos&3]
+		l.put(" [tos 0x", hexNum{uint32(tos), 0}, ecn, "]")
 	}
 	if ttl := b[8]; ttl <= 1 {
-		l.str(" [ttl ")
-		l.uint(uint32(ttl))
-		l.byte(']')
+		l.put(" [ttl ", ttl, "]")
 	}
 }
 
-// ip4Payload prints what the header ip carries, b and size being that, and reports
-// whether the line is complete with it: nothing is said of the outer header of a
+// ip4Payload prints what the header ip carries, which is b and has size bytes. It
+// returns true if the line is complete: nothing is printed of the outer header of a
 // tunnel.
 func (l *line) ip4Payload(ip, b []byte, size uint32) bool {
 	switch proto := ip[9]; proto {
@@ -109,70 +66,42 @@ func (l *line) ip4Payload(ip, b []byte, size uint32) bool {
 		l.udp(b, size, ip)
 	case protoICMP:
 		l.icmp(b, ip)
-	case protoIGRP:
-		l.igrp(b, size, ip)
-	case protoND:
-		l.pair4(ip)
-		l.str(": nd ")
-		l.int(size)
-	case protoOSPF:
-		l.ospf(b, size, ip)
 	case protoIGMP:
 		l.igmp(b, size, ip)
-	case protoIPv4:
-		l.nested4(b, size)
-		l.str(" (encap)")
-		return true
-	case protoIPv6:
-		l.nested6(b, size)
-		l.str(" (encap)")
+	case protoIPv4, protoIPv6:
+		l.encap(proto, b, size)
 		return true
 	case protoGRE:
-		l.pair4(ip)
-		l.str(": ")
+		l.pair(ip)
+		l.put(": ")
 		l.gre(b, size)
 	case protoESP:
-		l.pair4(ip)
-		l.str(": ")
+		l.pair(ip)
+		l.put(": ")
 		l.esp(b, size)
 	case protoAH:
 		l.ah(b, size, ip)
-	case protoMobile:
-		l.mobile(b, size)
-		l.str(" (mobile encap)")
-		return true
-	case protoEtherIP:
-		l.pair4(ip)
-		l.str(": ")
-		l.etherip(b, size)
-	case protoIPComp:
-		l.ipcomp(b, size, ip)
-	case protoCARP:
-		l.carp(b, size, ip[8])
-	case protoPfsync:
-		// tcpdump ends its line here and prints the rest on others.
-		l.pfsync(b, ip)
-		return true
 	default:
-		l.pair4(ip)
-		l.str(": ip-proto-")
-		l.uint(uint32(proto))
-		l.byte(' ')
-		l.int(size)
+		l.pair(ip)
+		l.put(": ip-proto-", proto, " ", int32(size))
 	}
 	return false
 }
 
-func (l *line) nested4(b []byte, length uint32) {
-	if l.depth++; l.depth <= maxNesting {
-		l.ip4(b, length)
-	}
-	l.depth--
+// encap prints an IP datagram inside another.
+func (l *line) encap(proto byte, b []byte, size uint32) {
+	l.nested(proto == protoIPv6, b, size)
+	l.put(" (encap)")
 }
 
-func (l *line) nested6(b []byte, length uint32) {
-	if l.depth++; l.depth <= maxNesting {
+func (l *line) nested(v6 bool, b []byte, length uint32) {
+	l.depth++
+	switch {
+	case l.depth > maxNesting:
+	case v6:
 		l.ip6(b, length)
+	default:
+		l.ip4(b, length)
 	}
 	l.depth--
 }
@@ -180,213 +109,151 @@ func (l *line) nested6(b []byte, length uint32) {
 // ip6 prints an IPv6 datagram (print-ip6.c).
 func (l *line) ip6(b []byte, length uint32) {
 	if len(b) < ipv6HeaderLen {
-		l.str("[|ip6]")
+		l.put("[|ip6]")
 		return
 	}
 	if length < ipv6HeaderLen {
-		l.str("truncated-ip6 ")
-		l.int(length)
+		l.put("truncated-ip6 ", int32(length))
 		return
 	}
 	if v := b[0] >> 4; v != 6 {
-		l.str("bad-ip6-version ")
-		l.uint(uint32(v))
+		l.put("bad-ip6-version ", v)
 		return
 	}
 	size := uint32(u16(b, 4))
 	if length < size+ipv6HeaderLen {
-		l.str("truncated-ip6 - ")
-		l.int(size + ipv6HeaderLen - length)
-		l.str(" bytes missing!")
+		l.put("truncated-ip6 - ", int32(size+ipv6HeaderLen-length), " bytes missing!")
 	}
 	l.ip6Payload(b, size)
 
 	flow := u32(b, 0)
 	if class := flow >> 20 & 0xff; class != 0 {
-		l.str(" [class 0x")
-		l.hex(class, 0)
-		l.byte(']')
+		l.put(" [class 0x", hexNum{class, 0}, "]")
 	}
 	if label := flow & 0xfffff; label != 0 {
-		l.str(" [flowlabel 0x")
-		l.hex(label, 0)
-		l.byte(']')
+		l.put(" [flowlabel 0x", hexNum{label, 0}, "]")
 	}
 	if hlim := b[7]; hlim <= 1 {
-		l.str(" [hlim ")
-		l.uint(uint32(hlim))
-		l.byte(']')
+		l.put(" [hlim ", hlim, "]")
 	}
 }
 
-// cutHeader is the length of an extension header whose end cannot be known:
+// cutHeader is the length of an extension header behind which nothing can be known. It is
 // longer than any capture, which ends the walk.
-const cutHeader = 65535
+const cutHeader = 1 << 20
 
-// ip6Payload walks the extension headers of the header ip and prints what they
-// carry; size is the header's payload length.
+// ip6Payload walks the extension headers of the header ip and prints what they carry;
+// size is the payload length that the header claims.
 func (l *line) ip6Payload(ip []byte, size uint32) {
 	next := ip[6]
-	off, hlen := 0, ipv6HeaderLen
-	for first := true; off+hlen <= len(ip); first = false {
-		off += hlen
+	switch next {
+	case protoTCP, protoUDP, protoAH, protoIPv4, protoIPv6:
+	default:
+		l.pair(ip)
+		l.put(": ")
+	}
+	for off := ipv6HeaderLen; off <= len(ip); {
 		b := ip[off:]
-		// What is left of the payload, by its own account: less than
-		// nothing where headers claim more than there is.
+		// What is left of the payload by its own account: it wraps where headers
+		// claim more than there is.
 		left := size + ipv6HeaderLen - uint32(off)
-		if first {
-			switch next {
-			case protoTCP, protoUDP, protoAH, protoIPv4, protoIPv6:
-			default:
-				l.pair6(ip)
-				l.str(": ")
-			}
-		}
+		var hlen int
 		switch next {
 		case protoHopOpts:
 			hlen = l.options6(b, "HBH")
-			next = at(b, 0)
 		case protoDstOpts:
 			hlen = l.options6(b, "DSTOPT")
-			next = at(b, 0)
 		case protoFragment:
 			hlen = l.frag6(b, left)
-			next = at(b, 0)
 		case protoRouting:
 			hlen = l.routing6(b)
-			next = at(b, 0)
 		case protoTCP:
 			l.tcp(b, left, ip)
-			return
 		case protoUDP:
 			l.udp(b, left, ip)
-			return
 		case protoESP:
 			l.esp(b, left)
-			return
 		case protoAH:
 			l.ah(b, left, ip)
-			return
 		case protoICMPv6:
 			l.icmp6(b, left)
-			return
-		case protoPIM:
-			l.str("PIM")
-			l.pim(b)
-			return
-		case protoOSPF:
-			l.ospf6(b, size)
-			return
-		case protoIPv6:
-			l.nested6(b, size)
-			l.str(" (encap)")
-			return
-		case protoIPv4:
-			l.nested4(b, size)
-			l.str(" (encap)")
-			return
+		case protoIPv4, protoIPv6:
+			l.encap(next, b, size)
 		case protoGRE:
 			l.gre(b, size)
-			return
 		case protoNone:
-			l.str("no next header")
-			return
-		case protoEtherIP:
-			l.etherip(b, size)
-			return
-		case protoCARP:
-			// Not the end for tcpdump: it goes on by the length
-			// of the header before.
-			l.carp(b, size, ip[7])
+			l.put("no next header")
 		default:
-			// The protocol named is the first header's.
-			l.str("ip-proto-")
-			l.uint(uint32(ip[6]))
-			l.byte(' ')
-			l.uint(size)
+			// tcpdump names the protocol of the first header.
+			l.put("ip-proto-", ip[6], " ", size)
+		}
+		if hlen == 0 {
 			return
 		}
-		if hlen == 0 || l.full() {
-			return
-		}
+		next = at(b, 0)
+		off += hlen
 	}
 }
 
 // options6 prints a hop-by-hop or destination options header (print-ip6opts.c) and
 // returns its length, 0 if that was not captured.
 func (l *line) options6(b []byte, name string) int {
-	n := 0
-	if len(b) >= 2 {
-		n = (int(b[1]) + 1) << 3
+	if len(b) < 2 {
+		l.put("[|", name, "]")
+		return 0
 	}
-	if n == 0 || n > len(b) {
-		l.str("[|")
-		l.str(name)
-		l.byte(']')
-		return n
+	n := (int(b[1]) + 1) * 8
+	if n > len(b) {
+		l.put("[|", name, "]")
+	} else {
+		l.put(name, " ")
 	}
-	l.str(name)
-	l.byte(' ')
 	return n
 }
 
-// frag6 prints a fragment header (print-frag6.c) and returns its length, cutHeader
-// for what is not the first fragment: nothing behind it can be told.
+// frag6 prints a fragment header (print-frag6.c) and returns its length, cutHeader for
+// a fragment other than the first.
 func (l *line) frag6(b []byte, left uint32) int {
 	if len(b) < 8 {
-		l.str("[|frag]")
+		l.put("[|frag]")
 		return cutHeader
 	}
 	off := u16(b, 2)
-	l.str("frag (0x")
-	l.hex(u32(b, 4), 8)
-	l.byte(':')
-	l.int(left - 8)
-	l.byte('@')
-	l.uint(uint32(off &^ 7))
+	l.put("frag (0x", hexNum{u32(b, 4), 8}, ":", int32(left-8), "@", off&^7)
 	if off&1 != 0 {
-		l.byte('+')
+		l.put("+")
 	}
-	l.byte(')')
+	l.put(")")
 	if off&^7 != 0 {
 		return cutHeader
 	}
-	l.byte(' ')
+	l.put(" ")
 	return 8
 }
 
-// routing6 prints a routing header (print-rt6.c) and returns its length, cutHeader
-// when it is not all there.
+// routing6 prints a routing header (print-rt6.c) and returns its length, cutHeader if it
+// was not captured whole.
 func (l *line) routing6(b []byte) int {
-	n := (int(at(b, 1)) + 1) << 3
 	if len(b) >= 4 {
-		l.str("srcrt (len=")
-		l.uint(uint32(b[1]))
-		l.str(", type=")
-		l.uint(uint32(b[2]))
-		l.str(", segleft=")
-		l.uint(uint32(b[3]))
-		if b[2] != 0 {
-			if n <= len(b) {
-				l.byte(')')
-				return n
-			}
-		} else if l.routing6Type0(b) {
-			l.byte(')')
+		n := (int(b[1]) + 1) * 8
+		l.put("srcrt (len=", b[1], ", type=", b[2], ", segleft=", b[3])
+		if b[2] == 0 && l.routing6Type0(b) || b[2] != 0 && n <= len(b) {
+			l.put(")")
 			return n
 		}
 	}
-	l.str(", [|srcrt]")
+	l.put(", [|srcrt]")
 	return cutHeader
 }
 
+// routing6Type0 prints the addresses of a type 0 routing header and reports whether they
+// were captured.
 func (l *line) routing6Type0(b []byte) bool {
 	if len(b) < 8 {
 		return false
 	}
 	if rsv := u32(b, 4); rsv != 0 {
-		l.str(", rsv=0x")
-		l.hex(rsv, 0)
+		l.put(", rsv=0x", hexNum{rsv, 0})
 	}
 	if b[1]%2 == 1 {
 		return false
@@ -395,57 +262,214 @@ func (l *line) routing6Type0(b []byte) bool {
 		if 8+(i+1)*16 > len(b) {
 			return false
 		}
-		l.str(", [")
-		l.uint(uint32(i))
-		l.byte(']')
-		l.addr6(b, 8+i*16)
+		l.put(", [", i, "]", addr6(b, 8+i*16))
 	}
 	return true
 }
 
-// udp prints a UDP header (print-udp.c), ip being the IP header before it.
+// udp prints a UDP header (print-udp.c) behind the IP header ip.
 func (l *line) udp(b []byte, length uint32, ip []byte) {
 	if len(b) < 8 {
 		l.pair(ip)
-		l.str(": [|udp]")
+		l.put(": [|udp]")
 		return
 	}
 	if length < 8 {
 		l.pair(ip)
-		l.str(": truncated-udp ")
-		l.uint(length)
+		l.put(": truncated-udp ", length)
 		return
 	}
 	l.ports(b, ip)
 	if ulen := uint32(u16(b, 4)); length < ulen {
-		l.str(" truncated-udp - ")
-		l.uint(ulen - length)
-		l.str(" bytes missing!")
+		l.put(" truncated-udp - ", ulen-length, " bytes missing!")
 	}
-	length -= 8
-	if !l.wireguard(b[8:], length) {
-		l.str("udp ")
-		l.uint(length)
+	l.put("udp ", length-8)
+}
+
+// esp prints an ESP header (print-ipsec.c). Like ah, it does not check how much was
+// captured.
+func (l *line) esp(b []byte, length uint32) {
+	if length < 8 {
+		l.put("[|esp]")
+		return
+	}
+	l.put("esp")
+	l.spi(b, length)
+}
+
+// ah prints an authentication header behind the IP header ip.
+func (l *line) ah(b []byte, length uint32, ip []byte) {
+	l.put("ah ")
+	l.pair(ip)
+	if length < 12 {
+		l.put("[|ah]")
+		return
+	}
+	l.spi(from(b, 4), length)
+}
+
+func (l *line) spi(b []byte, length uint32) {
+	l.put(" spi 0x", hexNum{u32(b, 0), 8}, " seq ", u32(b, 4), " len ", int32(length))
+}
+
+// igmp prints an IGMP message (print-ip.c). Of DVMRP, PIM and multicast traceroute in it
+// only the name is printed.
+func (l *line) igmp(b []byte, length uint32, ip []byte) {
+	l.pair(ip)
+	l.put(": ")
+	if len(b) < 8 {
+		l.put("[|igmp]")
+		return
+	}
+	hasLength := false
+	switch b[0] {
+	case 0x11:
+		l.put("igmp query")
+		if u32(b, 4) != 0 {
+			l.put(" [gaddr ", addr4(b, 4), "]")
+		}
+		hasLength = true
+	case 0x12:
+		l.put("igmp report ", addr4(b, 4))
+		hasLength = true
+	case 0x16:
+		l.put("igmp nreport ", addr4(b, 4))
+	case 0x17:
+		l.put("igmp leave ", addr4(b, 4))
+	case 0x13:
+		l.put("igmp dvmrp")
+	case 0x14:
+		l.put("igmp pim")
+	case 0x1e:
+		l.put("mresp")
+	case 0x1f:
+		l.put("mtrace")
+	default:
+		l.put("igmp-", b[0]&0xf)
+	}
+	if hasLength && length != 8 {
+		l.put(" [len ", int32(length), "]")
+	}
+	if v := b[0] >> 4; v != 1 {
+		l.put(" [v", v, "]")
+	}
+	if uint64(length) > uint64(len(b)) {
+		l.put("[|igmp]")
 	}
 }
 
-// ports prints "source.port > destination.port: ".
-func (l *line) ports(b, ip []byte) {
-	out := l.b
-	if ip[0]>>4 == 6 {
-		out = appendAddr6(out, (*[16]byte)(ip[8:]))
-		out = append(out, '.')
-		out = appendUint16(out, u16(b, 0))
-		out = append(out, " > "...)
-		out = appendAddr6(out, (*[16]byte)(ip[24:]))
-	} else {
-		out = appendAddr4(out, (*[4]byte)(ip[12:]))
-		out = append(out, '.')
-		out = appendUint16(out, u16(b, 0))
-		out = append(out, " > "...)
-		out = appendAddr4(out, (*[4]byte)(ip[16:]))
+// Flags of a GRE header (RFC 1701, RFC 2637).
+const (
+	greChecksum = 0x8000
+	greRouting  = 0x4000
+	greKey      = 0x2000
+	greSequence = 0x1000
+	greAck      = 0x0080
+	greVersion  = 0x0007
+)
+
+// gre prints a GRE header and the IP datagram in it (print-gre.c). What else it carries
+// is printed as tcpdump prints protocols that it does not know.
+func (l *line) gre(b []byte, length uint32) {
+	const cut = "[|gre]"
+	if len(b) < 2 {
+		l.put(cut)
+		return
 	}
-	out = append(out, '.')
-	out = appendUint16(out, u16(b, 2))
-	l.b = append(out, ": "...)
+	flags := u16(b, 0)
+	if v := flags & greVersion; v > 1 {
+		l.put("gre-unknown-version=", v)
+		return
+	}
+	proto := u16(b, 2)
+	if flags&greVersion == 1 {
+		switch {
+		case len(b) < 4:
+			l.put("[|gre1]")
+		case proto == 0x880b:
+			l.pptp(b[4:], flags)
+		default:
+			l.put("unknown-gre1-proto-", hexNum{uint32(proto), 4})
+		}
+		return
+	}
+	l.put("gre")
+	total := len(b)
+	// next takes n bytes off the front, nil when they were not captured.
+	next := func(n int) (field []byte) {
+		if len(b) >= n {
+			field, b = b[:n:n], b[n:]
+		}
+		return field
+	}
+	if next(4) == nil {
+		l.put(cut)
+		return
+	}
+	for _, f := range [...]uint16{greChecksum | greRouting, greKey, greSequence} {
+		if flags&f == 0 {
+			continue
+		}
+		field := next(4)
+		if field == nil {
+			l.put(cut)
+			return
+		}
+		v := u32(field, 0)
+		switch {
+		case f == greKey: // a key may be a virtual subnet and a flow (NVGRE)
+			l.put(" key=", v, "|", v>>8, "+", hexNum{v & 0xff, 2})
+		case f == greSequence:
+			l.put(" seq ", v)
+		case flags&greRouting != 0:
+			l.put(" off 0x", hexNum{v & 0xffff, 0})
+		}
+	}
+	for flags&greRouting != 0 {
+		// Source routes (RFC 1701) are skipped. The last one is all zero.
+		f := next(4)
+		if f == nil || len(b) < int(f[3]) {
+			l.put(cut)
+			return
+		}
+		b = b[f[3]:]
+		if u16(f, 0) == 0 && f[3] == 0 {
+			break
+		}
+	}
+	l.put(" ")
+	switch length -= uint32(total - len(b)); proto {
+	case 0:
+		l.put("keep-alive")
+	case 0x0800, 0x86dd:
+		l.nested(proto == 0x86dd, b, length)
+	default:
+		l.put("unknown-proto-", hexNum{uint32(proto), 4})
+	}
+}
+
+// pptp prints the rest of an enhanced GRE header, up to the PPP frame.
+func (l *line) pptp(b []byte, flags uint16) {
+	l.put("pptp")
+	if len(b) < 4 {
+		l.put("[|pptp]")
+		return
+	}
+	l.put(" callid ", u16(b, 2))
+	for _, f := range [...]struct {
+		bit  uint16
+		name string
+	}{{greSequence, " seq "}, {greAck, " ack "}} {
+		if flags&f.bit == 0 {
+			continue
+		}
+		if b = b[4:]; len(b) < 4 {
+			l.put("[|pptp]")
+			return
+		}
+		l.put(f.name, u32(b, 0))
+	}
+	if flags&greSequence != 0 {
+		l.put(": ")
+	}
 }

@@ -3,6 +3,7 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"testing"
@@ -31,7 +32,7 @@ func TestLive(t *testing.T) {
 	if name == "" {
 		t.Skip("all pflog interfaces exist")
 	}
-	r, err := Open(Options{Interface: name, ReadTimeout: 100 * time.Millisecond})
+	r, err := Open(Options{Interface: name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,10 +46,10 @@ func TestLive(t *testing.T) {
 		gone = true
 	}
 	defer destroy()
-	t.Logf("%s: two buffers of %d bytes", name, r.BufferSize())
+	t.Logf("%s: two buffers of %d bytes", name, len(r.buf))
 	for range 3 {
-		if b, err := r.Read(); err != nil || !b.Empty() {
-			t.Errorf("read of a silent interface: %v", err)
+		if b, err := r.read(); err != nil || len(b) != 0 {
+			t.Errorf("read of a silent interface: %d bytes, %v", len(b), err)
 		}
 	}
 	if s, err := r.Stats(); err != nil || s != (Stats{}) {
@@ -57,8 +58,17 @@ func TestLive(t *testing.T) {
 	if _, err := Open(Options{Interface: "pflog"}); err == nil {
 		t.Error("an interface without a number was opened")
 	}
+	closing, err := Open(Options{Interface: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var closed time.Time
+	time.AfterFunc(50*time.Millisecond, func() { closed = time.Now(); closing.Close() })
+	if _, _, err := closing.ZeroCopyReadPacketData(); err != io.EOF || time.Since(closed) > 500*time.Millisecond {
+		t.Errorf("a read ended %v after Close: %v", time.Since(closed), err)
+	}
 	destroy()
-	if _, err := r.Read(); !errors.Is(err, ErrInterfaceGone) {
+	if _, _, err := r.ZeroCopyReadPacketData(); !errors.Is(err, ErrInterfaceGone) {
 		t.Errorf("read after the interface was destroyed: %v", err)
 	}
 	if _, err := r.Stats(); !errors.Is(err, ErrInterfaceGone) {

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"time"
+
+	"github.com/google/gopacket"
 )
 
 // IP protocol numbers that the decoder and the printer know.
@@ -13,7 +16,6 @@ const (
 	protoIGMP     = 2
 	protoIPv4     = 4
 	protoTCP      = 6
-	protoIGRP     = 9
 	protoUDP      = 17
 	protoIPv6     = 41
 	protoRouting  = 43
@@ -21,17 +23,9 @@ const (
 	protoGRE      = 47
 	protoESP      = 50
 	protoAH       = 51
-	protoMobile   = 55
 	protoICMPv6   = 58
 	protoNone     = 59
 	protoDstOpts  = 60
-	protoND       = 77
-	protoOSPF     = 89
-	protoEtherIP  = 97
-	protoPIM      = 103
-	protoIPComp   = 108
-	protoCARP     = 112
-	protoPfsync   = 240
 )
 
 const (
@@ -39,50 +33,53 @@ const (
 	ipv6HeaderLen = 40
 )
 
-// ErrPacket says that the IP header behind the pflog header is cut short, or is
-// not of the version that the pflog header names.
+// ErrPacket reports an IP header that is cut short or not of the version that the pflog
+// header names.
 var ErrPacket = errors.New("no whole IP header")
 
-// A Packet is what a record says. One is made once and decoded into again and
-// again; it refers to the record's bytes and is valid as long as they are.
+// A Packet is a decoded packet. It is made once and decoded into again and again. It
+// refers to the data it was decoded from and is valid as long as that is.
 type Packet struct {
-	Record
+	// Time is when pf logged the packet, to the microsecond.
+	Time time.Time
+	// Data is what was captured, from the pflog header on.
+	Data []byte
+	// Length is how long header and packet were before the capture cut them, in
+	// bytes: never less than len(Data).
+	Length int
 	Header Header
 
-	// Src and Dst are the addresses in the packet's own (outermost) IP
-	// header, invalid when Decode returned an error. An IPv4-mapped IPv6
-	// address stays what it is.
+	// Src and Dst are the addresses in the packet's own (outermost) IP header,
+	// invalid when Decode returned an error. An IPv4-mapped IPv6 address is not
+	// unmapped.
 	Src, Dst netip.Addr
-	// Proto is the IP protocol, for IPv6 the one behind the extension
-	// headers, as far as they were captured.
+	// Proto is the IP protocol, for IPv6 the one behind the extension headers, as
+	// far as they were captured.
 	Proto uint8
-	// Fragment says that the packet is a fragment other than the first:
-	// there is no upper header in it.
+	// Fragment is set for a fragment other than the first, in which there is no
+	// upper header.
 	Fragment bool
-	// Ports says that SrcPort and DstPort are there: TCP and UDP, not a
-	// later fragment, captured that far.
+	// Ports is set when SrcPort and DstPort are: for TCP and UDP, not in later
+	// fragments, and only if captured.
 	Ports            bool
 	SrcPort, DstPort uint16
 
-	// hdrlen is where the IP header begins in Data, headerErr what was
-	// wrong with the pflog header in front of it.
-	hdrlen    int
-	headerErr error
+	hdrlen    int   // where the IP header begins in Data
+	headerErr error // of Header.Decode
 }
 
-// Decode makes p what rec says. The error is ErrShort or ErrHeaderLen (nothing but
-// Record is set), ErrFamily or ErrPacket (Record and Header are set), or nil. Every
-// record has a line ([Printer.AppendLine]), whatever Decode said.
-func (p *Packet) Decode(rec Record) error {
-	p.Record = rec
+// Decode decodes a packet that a source returned. The error is ErrShort or ErrHeaderLen
+// (only Time, Data and Length are set), ErrFamily or ErrPacket (Header is set as well),
+// or nil. Every packet has a line ([Packet.AppendLine]), whatever Decode returned.
+func (p *Packet) Decode(data []byte, ci gopacket.CaptureInfo) error {
+	p.Time, p.Data, p.Length = ci.Timestamp, data, max(ci.Length, len(data))
 	p.Src, p.Dst = netip.Addr{}, netip.Addr{}
 	p.SrcPort, p.DstPort = 0, 0
 	p.Proto, p.Fragment, p.Ports = 0, false, false
-	p.hdrlen, p.headerErr = p.Header.decode(rec.Data, rec.swapped)
-	if p.headerErr != nil {
+	if p.hdrlen, p.headerErr = p.Header.Decode(data); p.headerErr != nil {
 		return p.headerErr
 	}
-	ip := rec.Data[p.hdrlen:]
+	ip := data[p.hdrlen:]
 	switch p.Header.AF {
 	case AFInet:
 		return p.decodeIPv4(ip)
@@ -92,8 +89,8 @@ func (p *Packet) Decode(rec Record) error {
 	return ErrFamily
 }
 
-// IP returns the captured bytes from the IP header on, nil when the pflog header
-// did not decode.
+// IP returns the captured bytes from the IP header on, nil when the pflog header could
+// not be decoded.
 func (p *Packet) IP() []byte {
 	if p.headerErr != nil {
 		return nil

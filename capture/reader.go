@@ -4,69 +4,65 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 	"unsafe"
 
-	"golang.org/x/net/bpf"
+	"github.com/google/gopacket"
 )
 
 // Options for [Open]. The zero value reads what is blocked from pflog0.
 type Options struct {
-	// Interface is the pflog interface, "" for pflog0. It is created and
-	// brought up when it does not exist.
+	// Interface is the pflog interface, "" for pflog0. It is created and brought up
+	// if it does not exist.
 	Interface string
-	// Filter is what the kernel lets through.
+	// Filter selects the packets that the kernel returns.
 	Filter Filter
-	// SnapLen is how many bytes of a packet, pflog header included, are
-	// wanted; 0 for all.
-	SnapLen int
-	// BufferSize is the size of each of the kernel's two buffers in bytes,
-	// 0 for the largest the kernel allows (net.bpf.maxbufsize). More than
-	// MaxBufferSize is taken as that. A kernel short of memory may give
-	// less.
-	BufferSize int
-	// ReadTimeout is how long Read waits for a first packet, 0 for 500 ms.
-	ReadTimeout time.Duration
-	// BatchDelay is how long the kernel may collect after a first packet
-	// before Read returns it, 0 for 200 ms. OpenBSD 7.2 and earlier cannot,
-	// and return each packet at once.
-	BatchDelay time.Duration
 }
 
-// MaxBufferSize is the largest buffer asked of the kernel, BPF_MAXBUFSIZE of
-// net/bpf.h; minBufferSize what is still worth having.
+// MaxBufferSize is the largest size of one of the kernel's two buffers in bytes,
+// BPF_MAXBUFSIZE of net/bpf.h; minBufferSize is the smallest that is still useful.
 const (
 	MaxBufferSize = 2 << 20
 	minBufferSize = 32 << 10
 )
 
-// A device is an open /dev/bpf: system calls alone.
+// The time that a read waits for a first packet, and the time that the kernel may then
+// collect others before the read returns. Their sum bounds how long a read goes on
+// after Close.
+const (
+	readTimeout = 250 * time.Millisecond
+	batchDelay  = 200 * time.Millisecond
+)
+
+// A device is an open /dev/bpf.
 type device interface {
 	ioctl(req uint, arg unsafe.Pointer) error
 	read(p []byte) (int, error)
 	close() error
 }
 
-// A system is what opening a capture needs of the kernel otherwise.
+// A system is what else Open needs of the kernel.
 type system interface {
 	// openBPF opens /dev/bpf for reading, close-on-exec.
 	openBPF() (device, error)
-	// maxBufferSize is net.bpf.maxbufsize.
+	// maxBufferSize returns net.bpf.maxbufsize.
 	maxBufferSize() (int, error)
-	// interfaceIoctl does a request about an interface on some socket.
+	// interfaceIoctl makes a request about an interface on some socket.
 	interfaceIoctl(req uint, arg unsafe.Pointer) error
 }
 
-// A Reader reads from bpf(4) on a pflog interface. Read is for one goroutine, Stats
-// and Close for any.
+// A Reader reads from bpf(4) on a pflog interface. One goroutine may read; Stats and
+// Close may be called by any.
 type Reader struct {
-	dev   device
-	name  string
-	buf   []byte
-	batch Batch
+	dev  device
+	name string
+	buf  []byte // for a read
+	rest []byte // of the last read, not yet returned
 
 	mu      sync.Mutex
 	reading bool
@@ -77,14 +73,13 @@ type Reader struct {
 
 var _ Source = (*Reader)(nil)
 
-// Open opens /dev/bpf, sets it up as the options say and locks it (BIOCLOCK), so
-// that the descriptor can do nothing but read on, whoever holds it. It needs root,
-// or the right to open /dev/bpf when the interface exists. Everything is done
-// before it returns: reading then needs no promise beyond pledge(2)'s "stdio",
-// Stats needs "bpf".
+// Open opens /dev/bpf, sets it up as the options say and locks it (BIOCLOCK), so that
+// the descriptor can only be read from. It needs the right to open /dev/bpf, and root
+// if the interface does not exist. Reading then needs only the promise "stdio" of
+// pledge(2), Stats needs "bpf".
 //
-// The error wraps ErrInterfaceGone when the interface is not there and could not be
-// created; on systems other than OpenBSD it wraps errors.ErrUnsupported.
+// The error wraps ErrInterfaceGone when the interface does not exist and could not be
+// created, and errors.ErrUnsupported on systems other than OpenBSD.
 func Open(o Options) (*Reader, error) {
 	sys, err := openSystem()
 	if err != nil {
@@ -105,40 +100,32 @@ func open(sys system, o Options) (*Reader, error) {
 		return nil, fmt.Errorf("/dev/bpf: %w", err)
 	}
 	r := &Reader{dev: dev, name: o.Interface}
-	if err := r.setUp(sys, &o); err != nil {
+	if err := r.setUp(sys, o.Filter); err != nil {
 		dev.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-// pflogName reports whether name can be that of a pflog interface and fits in a
-// struct ifreq with its NUL.
+// pflogName reports whether name can be that of a pflog interface and fits in a struct
+// ifreq with its NUL.
 func pflogName(name string) bool {
-	const prefix = "pflog"
-	if len(name) <= len(prefix) || len(name) >= len(ifreq{}.name) || name[:len(prefix)] != prefix {
-		return false
-	}
-	for _, c := range name[len(prefix):] {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
-	return true
+	digits, ok := strings.CutPrefix(name, "pflog")
+	return ok && digits != "" && len(name) < len(ifreq{}.name) && strings.Trim(digits, "0123456789") == ""
 }
 
-// Each step stands where the kernel wants it: the buffer's size is fixed by
-// BIOCSETIF, and BIOCSETF throws away what came in unfiltered since then.
-func (r *Reader) setUp(sys system, o *Options) error {
+// setUp makes the requests in the order that the kernel requires: BIOCSETIF fixes the
+// size of the buffers, and BIOCSETF discards what came in unfiltered since then.
+func (r *Reader) setUp(sys system, filter Filter) error {
 	var version bpfVersion
 	if err := r.ioctl("BIOCVERSION", hostRequests.version, unsafe.Pointer(&version)); err != nil {
 		return err
 	}
 	if version.major != bpfMajorVersion || version.minor < bpfMinorVersion {
-		return fmt.Errorf("/dev/bpf: filter language %d.%d, this program speaks %d.%d",
+		return fmt.Errorf("/dev/bpf: filter language %d.%d, need %d.%d",
 			version.major, version.minor, bpfMajorVersion, bpfMinorVersion)
 	}
-	if err := r.attach(sys, o.BufferSize); err != nil {
+	if err := r.attach(sys); err != nil {
 		return err
 	}
 	var dlt uint32
@@ -148,21 +135,21 @@ func (r *Reader) setUp(sys system, o *Options) error {
 	if dlt != LinkType {
 		return fmt.Errorf("%s: %w: link type %d, want %d", r.name, ErrLinkType, dlt, LinkType)
 	}
-	prog := o.Filter.Program(o.SnapLen)
+	prog := filter.Program()
 	arg := bpfProgram{length: uint32(len(prog)), insns: unsafe.SliceData(prog)}
 	err := r.ioctl("BIOCSETF", hostRequests.setFilter, unsafe.Pointer(&arg))
 	runtime.KeepAlive(prog)
 	if err != nil {
 		return err
 	}
-	timeout := newTimeval(orDefault(o.ReadTimeout, 500*time.Millisecond))
+	timeout := newTimeval(readTimeout)
 	if err := r.ioctl("BIOCSRTIMEOUT", hostRequests.setReadTimeout, unsafe.Pointer(&timeout)); err != nil {
 		return err
 	}
-	delay := newTimeval(orDefault(o.BatchDelay, 200*time.Millisecond))
+	delay := newTimeval(batchDelay)
 	if err := r.dev.ioctl(hostRequests.setWaitTimeout, unsafe.Pointer(&delay)); err != nil {
-		// Before 7.3 the kernel does not know the request, and a read
-		// would wait for a full buffer or the read time-out.
+		// Before 7.3 the kernel does not know the request, and a read would wait
+		// for a full buffer or the read time-out.
 		on := uint32(1)
 		if err := r.ioctl("BIOCIMMEDIATE", hostRequests.immediate, unsafe.Pointer(&on)); err != nil {
 			return err
@@ -180,14 +167,13 @@ func (r *Reader) setUp(sys system, o *Options) error {
 	return r.ioctl("BIOCLOCK", hostRequests.lock, nil)
 }
 
-// attach sets the buffer size and the interface, creating that if need be, with
-// smaller buffers when the kernel has no memory for two of that size.
-func (r *Reader) attach(sys system, size int) error {
-	if size <= 0 {
-		var err error
-		if size, err = sys.maxBufferSize(); err != nil || size <= 0 {
-			size = MaxBufferSize
-		}
+// attach sets the buffer size and the interface. It creates the interface if it does
+// not exist, and tries smaller buffers when the kernel has no memory for two of that
+// size.
+func (r *Reader) attach(sys system) error {
+	size, err := sys.maxBufferSize()
+	if err != nil || size <= 0 {
+		size = MaxBufferSize
 	}
 	size = max(minBufferSize, min(size, MaxBufferSize))
 	created := false
@@ -243,19 +229,31 @@ func (r *Reader) ioctl(name string, req uint, arg unsafe.Pointer) error {
 	return nil
 }
 
-func orDefault(d, def time.Duration) time.Duration {
-	if d <= 0 {
-		return def
+// ZeroCopyReadPacketData implements [Source]. The data lies in the reader's own buffer.
+// What follows a malformed record in a read is skipped and counted in Stats.
+func (r *Reader) ZeroCopyReadPacketData() (data []byte, ci gopacket.CaptureInfo, err error) {
+	for {
+		for len(r.rest) == 0 {
+			if r.rest, err = r.read(); err != nil {
+				return nil, ci, err
+			}
+		}
+		if data, ci, r.rest, err = cutBPF(r.rest); err == nil {
+			return data, ci, nil
+		}
+		r.mu.Lock()
+		r.stats.Malformed++
+		r.mu.Unlock()
 	}
-	return d
 }
 
-// Read implements [Source]. The records' data is in the reader's own buffer.
-func (r *Reader) Read() (*Batch, error) {
+// read returns what one read from the kernel brought: nothing if the read time-out
+// passed.
+func (r *Reader) read() ([]byte, error) {
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
-		return nil, r.closedError()
+		return nil, io.EOF
 	}
 	r.reading = true
 	r.mu.Unlock()
@@ -266,39 +264,37 @@ func (r *Reader) Read() (*Batch, error) {
 	r.reading = false
 	closed := r.closed
 	if closed {
-		// Close left this to us: a descriptor that another thread is
-		// reading from must not be closed under it.
+		// Close left this to us: a descriptor that another thread is reading
+		// from must not be closed.
 		r.dev.close()
 	}
 	r.mu.Unlock()
 	switch {
 	case err == nil && (n > 0 || !closed):
-		// Also what came while Close was called: it is out of the
-		// kernel's buffer, and nobody else will see it.
-		r.batch.Reset(r.buf[:n])
+		// Also what came while Close was called: it is out of the kernel's
+		// buffer.
+		return r.buf[:n], nil
 	case closed:
-		return nil, r.closedError()
+		return nil, io.EOF
 	case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.EAGAIN):
-		r.batch.Reset(nil)
+		return nil, nil
 	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENXIO):
-		// The descriptor of a destroyed interface is revoked: there is
-		// no way back from here.
+		// The kernel revokes the descriptor of a destroyed interface.
 		return nil, fmt.Errorf("%w: %s: %w", ErrInterfaceGone, r.name, err)
-	default:
-		return nil, fmt.Errorf("%s: read: %w", r.name, err)
 	}
-	return &r.batch, nil
+	return nil, fmt.Errorf("%s: read: %w", r.name, err)
 }
 
-func (r *Reader) closedError() error { return fmt.Errorf("%s: %w", r.name, ErrClosed) }
+// Buffered reports whether the next packet can be returned without asking the kernel.
+func (r *Reader) Buffered() bool { return len(r.rest) > 0 }
 
-// Stats implements [Source]. The kernel counts in 32 bits: to see them wrap, Stats
-// must be called at least once in four thousand million packets.
+// Stats implements [Source]. The kernel counts in 32 bits: to see its counters wrap,
+// Stats must be called at least once in four thousand million packets.
 func (r *Reader) Stats() (Stats, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return r.stats, r.closedError()
+		return r.stats, nil
 	}
 	var now bpfStat
 	if err := r.dev.ioctl(hostRequests.getStats, unsafe.Pointer(&now)); err != nil {
@@ -322,48 +318,7 @@ func (r *Reader) Close() error {
 	}
 	r.closed = true
 	if r.reading {
-		return nil
+		return nil // read closes the device
 	}
 	return r.dev.close()
-}
-
-// Interface returns the name of the interface that is read.
-func (r *Reader) Interface() string { return r.name }
-
-// BufferSize returns the size of each of the kernel's two buffers, and of a Read.
-func (r *Reader) BufferSize() int { return len(r.buf) }
-
-// Filter says which packets the kernel hands out.
-type Filter uint8
-
-const (
-	// FilterBlock lets packets through that were blocked. Up to OpenBSD
-	// 7.4 what pf drops before any rule (a bad header, too many states) is
-	// logged as passed by the default rule and is not among them.
-	FilterBlock Filter = iota
-	// FilterAll lets through whatever is logged.
-	FilterAll
-)
-
-// Program returns the filter as a program for the kernel, which keeps snapLen
-// bytes of each packet, pflog header included; 0 for all of it.
-func (f Filter) Program(snapLen int) []bpf.RawInstruction {
-	if snapLen <= 0 || snapLen > MaxCaptureLength {
-		snapLen = MaxCaptureLength
-	}
-	prog := []bpf.Instruction{bpf.RetConstant{Val: uint32(snapLen)}}
-	if f == FilterBlock {
-		prog = []bpf.Instruction{
-			bpf.LoadAbsolute{Off: offAction, Size: 1},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(ActionBlock), SkipFalse: 1},
-			bpf.RetConstant{Val: uint32(snapLen)},
-			bpf.RetConstant{Val: 0},
-		}
-	}
-	raw, err := bpf.Assemble(prog)
-	if err != nil {
-		// The two programs above assemble, or nothing works.
-		panic(err)
-	}
-	return raw
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -168,7 +169,7 @@ func (d *fakeDevice) read(p []byte) (int, error) {
 	select {
 	case r := <-d.reads:
 		return copy(p, r.data), r.err
-	case <-time.After(10 * time.Millisecond):
+	case <-time.After(readTimeout):
 		return 0, nil
 	}
 }
@@ -181,7 +182,7 @@ func (d *fakeDevice) close() error {
 }
 
 func TestOpen(t *testing.T) {
-	const usual = "BIOCSETF 4;BIOCSRTIMEOUT 500ms;BIOCSWTIMEOUT 200ms;BIOCLOCK"
+	const usual = "BIOCSETF 4;BIOCSRTIMEOUT 250ms;BIOCSWTIMEOUT 200ms;BIOCLOCK"
 	tests := []struct {
 		name  string
 		opts  Options
@@ -197,16 +198,16 @@ func TestOpen(t *testing.T) {
 			calls: "BIOCSBLEN 2097152;BIOCSETIF pflog0;" + usual},
 		{name: "OK kernel does not say", prep: func(s *fakeSystem) { s.maxErr = syscall.ENOENT },
 			calls: "BIOCSBLEN 2097152;BIOCSETIF pflog0;" + usual},
-		{name: "OK own sizes and times", opts: Options{BufferSize: 65536, ReadTimeout: time.Second, BatchDelay: 1500 * time.Millisecond, Filter: FilterAll, SnapLen: 160},
-			calls: "BIOCSBLEN 65536;BIOCSETIF pflog0;BIOCSETF 1;BIOCSRTIMEOUT 1s;BIOCSWTIMEOUT 1.5s;BIOCLOCK"},
-		{name: "OK buffer too small to be of use", opts: Options{BufferSize: 1},
+		{name: "OK all packets", opts: Options{Filter: FilterAll},
+			calls: "BIOCSBLEN 2097152;BIOCSETIF pflog0;BIOCSETF 1;BIOCSRTIMEOUT 250ms;BIOCSWTIMEOUT 200ms;BIOCLOCK"},
+		{name: "OK kernel's limit too small to be of use", prep: func(s *fakeSystem) { s.maxBuffer = 1 },
 			calls: "BIOCSBLEN 32768;BIOCSETIF pflog0;" + usual},
 		{name: "OK memory short", prep: func(s *fakeSystem) { s.noMemory = 1 << 20 },
 			calls: "BIOCSBLEN 2097152;BIOCSETIF pflog0;BIOCSBLEN 1048576;BIOCSETIF pflog0;BIOCSBLEN 524288;BIOCSETIF pflog0;" + usual},
 		{name: "bad no memory at all", prep: func(s *fakeSystem) { s.noMemory = 1 },
 			err: "pflog0: BIOCSETIF: cannot allocate memory", is: syscall.ENOMEM},
 		{name: "OK before 7.3: no wait time-out", prep: func(s *fakeSystem) { s.errs[hostRequests.setWaitTimeout] = syscall.EINVAL },
-			calls: "BIOCSBLEN 2097152;BIOCSETIF pflog0;BIOCSETF 4;BIOCSRTIMEOUT 500ms;" +
+			calls: "BIOCSBLEN 2097152;BIOCSETIF pflog0;BIOCSETF 4;BIOCSRTIMEOUT 250ms;" +
 				fmt.Sprintf("%#x: invalid argument", hostRequests.setWaitTimeout) + ";BIOCIMMEDIATE 1;BIOCLOCK"},
 		{name: "OK created when missing", opts: Options{Interface: "pflog1"},
 			calls: "BIOCSBLEN 2097152;BIOCSETIF pflog1;SIOCIFCREATE pflog1;SIOCGIFFLAGS pflog1;SIOCSIFFLAGS pflog1 0x8101;" +
@@ -224,7 +225,7 @@ func TestOpen(t *testing.T) {
 		{name: "bad interface name without number", opts: Options{Interface: "pflog"}, err: "pflog: not the name of a pflog interface"},
 		{name: "bad interface name too long", opts: Options{Interface: "pflog12345678901"}, err: "not the name of a pflog interface"},
 		{name: "bad no right", prep: func(s *fakeSystem) { s.openErr = syscall.EACCES }, err: "/dev/bpf: permission denied", is: syscall.EACCES},
-		{name: "bad language", prep: func(s *fakeSystem) { s.minor = 0 }, err: "/dev/bpf: filter language 1.0, this program speaks 1.1"},
+		{name: "bad language", prep: func(s *fakeSystem) { s.minor = 0 }, err: "/dev/bpf: filter language 1.0, need 1.1"},
 		{name: "bad link type", prep: func(s *fakeSystem) { s.dlt = 1 }, err: "pflog0: not a capture of pflog: link type 1, want 117", is: ErrLinkType},
 		{name: "bad filter refused", prep: func(s *fakeSystem) { s.errs[hostRequests.setFilter] = syscall.EINVAL }, err: "pflog0: BIOCSETF: invalid argument"},
 		{name: "bad lock refused", prep: func(s *fakeSystem) { s.errs[hostRequests.lock] = syscall.EPERM }, err: "pflog0: BIOCLOCK: operation not permitted"},
@@ -253,10 +254,7 @@ func TestOpen(t *testing.T) {
 			if got := strings.Join(s.calls, ";"); got != tt.calls {
 				t.Errorf("asked\n     %s\nwant %s", got, tt.calls)
 			}
-			if r.BufferSize() != int(s.size) || r.Interface() != orPflog0(tt.opts.Interface) {
-				t.Errorf("buffer %d, interface %s", r.BufferSize(), r.Interface())
-			}
-			if !slices.Equal(s.prog, tt.opts.Filter.Program(tt.opts.SnapLen)) {
+			if !slices.Equal(s.prog, tt.opts.Filter.Program()) {
 				t.Errorf("filter %v", s.prog)
 			}
 			if err := r.Close(); err != nil || s.closed != 1 {
@@ -279,129 +277,102 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reads := nativeReads(t, golden(t, "reads-burst.bin.gz"))
-	records := 0
-	for _, b := range reads {
+	s.reads <- fakeRead{err: syscall.EINTR} // nothing, and so are time-outs
+	s.reads <- fakeRead{}
+	for _, b := range nativeReads(t, golden(t, "reads-burst.bin.gz")) {
 		s.reads <- fakeRead{data: b}
-		batch, err := r.Read()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var rec Record
-		for batch.Next(&rec) {
-			records++
-		}
-		if batch.Err() != nil {
-			t.Error(batch.Err())
-		}
 	}
-	if want := len(goldenRecords(t, "burst.pcap.gz")); records != want {
-		t.Errorf("%d records, want %d", records, want)
+	s.reads <- fakeRead{err: syscall.EIO}
+	got, err := readAll(r)
+	if !errors.Is(err, ErrInterfaceGone) || !errors.Is(err, syscall.EIO) {
+		t.Errorf("interface gone: %v", err)
 	}
-	// Nothing for the time-out is a tick, and so is a signal.
-	for _, err := range []error{nil, syscall.EINTR} {
-		if err != nil {
-			s.reads <- fakeRead{err: err}
-		}
-		if b, err := r.Read(); err != nil || !b.Empty() {
-			t.Errorf("tick: %v", err)
-		}
+	if want := len(goldenRecords(t, "burst.pcap.gz")); len(got) != want {
+		t.Errorf("%d packets, want %d", len(got), want)
 	}
-	for _, errno := range []error{syscall.EIO, syscall.ENXIO} {
+	for errno, gone := range map[error]bool{syscall.ENXIO: true, syscall.EBADF: false} {
 		s.reads <- fakeRead{err: errno}
-		if _, err := r.Read(); !errors.Is(err, ErrInterfaceGone) || !errors.Is(err, errno) {
+		if _, _, err := r.ZeroCopyReadPacketData(); errors.Is(err, ErrInterfaceGone) != gone || !errors.Is(err, errno) {
 			t.Errorf("%v: %v", errno, err)
 		}
 	}
-	s.reads <- fakeRead{err: syscall.EBADF}
-	if _, err := r.Read(); errors.Is(err, ErrInterfaceGone) || !errors.Is(err, syscall.EBADF) {
-		t.Error(err)
-	}
 }
 
-func TestClose(t *testing.T) {
+// TestReadMalformed: what follows a malformed record in a read is skipped and counted, and
+// reading continues with the next read.
+func TestReadMalformed(t *testing.T) {
 	s := newFake()
 	r, err := open(s, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error)
-	started := make(chan struct{})
+	one := appendBPF(nil, 28, logged(ip4(253, nil)))
+	s.reads <- fakeRead{data: append(bytes.Clone(one), make([]byte, 40)...)}
+	s.reads <- fakeRead{data: one[:len(one)-1]}
+	s.reads <- fakeRead{data: one}
+	s.reads <- fakeRead{err: syscall.EIO}
+	got, _ := readAll(r)
+	if stats, err := r.Stats(); len(got) != 2 || stats.Malformed != 2 || err != nil {
+		t.Errorf("%d packets, %+v, %v", len(got), stats, err)
+	}
+}
+
+// TestClose: a read that waits ends within half a second, once, with io.EOF.
+func TestClose(t *testing.T) {
+	if readTimeout+batchDelay >= 500*time.Millisecond {
+		t.Errorf("a read may go on for %v", readTimeout+batchDelay)
+	}
+	s := newFake()
+	r, err := open(s, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, started := make(chan error, 1), make(chan struct{})
+	s.during = sync.OnceFunc(func() { close(started) })
 	go func() {
-		for i := 0; ; i++ {
-			if i == 1 {
-				close(started)
-			}
-			if _, err := r.Read(); err != nil {
-				ended <- err
-				return
-			}
-		}
+		_, _, err := r.ZeroCopyReadPacketData()
+		ended <- err
 	}()
 	<-started
+	s.stats = bpfStat{7, 1}
+	if _, err := r.Stats(); err != nil {
+		t.Error(err)
+	}
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; !errors.Is(err, ErrClosed) {
-		t.Errorf("Read after Close: %v", err)
-	}
-	if s.closed != 1 {
-		t.Errorf("closed %d times", s.closed)
+	select {
+	case err := <-ended:
+		if err != io.EOF {
+			t.Errorf("read after Close: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the read did not end")
 	}
 	if err := r.Close(); err != nil || s.closed != 1 {
 		t.Errorf("second Close: %v, closed %d times", err, s.closed)
 	}
-	if _, err := r.Read(); !errors.Is(err, ErrClosed) {
-		t.Errorf("Read: %v", err)
+	if _, _, err := r.ZeroCopyReadPacketData(); err != io.EOF {
+		t.Errorf("another read: %v", err)
 	}
-	if _, err := r.Stats(); !errors.Is(err, ErrClosed) {
-		t.Errorf("Stats: %v", err)
+	if got, err := r.Stats(); err != nil || got != (Stats{Received: 7, Dropped: 1}) {
+		t.Errorf("the last stats: %+v, %v", got, err)
 	}
 }
 
-// TestCloseKeepsLastRead: what the kernel hands out while Close is called is not thrown
-// away.
+// TestCloseKeepsLastRead: what the kernel returns while Close is called is not lost.
 func TestCloseKeepsLastRead(t *testing.T) {
-	s := newFake()
-	r, err := open(s, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	last := nativeReads(t, golden(t, "reads-burst.bin.gz"))[0]
-	s.during = func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	s.reads <- fakeRead{data: last}
-	b, err := r.Read()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var rec Record
-	n := 0
-	for b.Next(&rec) {
-		n++
-	}
-	if n == 0 || b.Err() != nil {
-		t.Errorf("%d records, %v", n, b.Err())
-	}
-	if s.closed != 1 {
-		t.Errorf("closed %d times", s.closed)
-	}
-	if _, err := r.Read(); !errors.Is(err, ErrClosed) {
-		t.Errorf("the Read after it: %v", err)
-	}
-	// With nothing in hand the end is said at once, whatever the kernel said.
-	for _, errno := range []error{nil, syscall.EINTR, syscall.EIO} {
+	for _, read := range []fakeRead{{data: last}, {}, {err: syscall.EINTR}, {err: syscall.EIO}} {
 		s := newFake()
-		if r, err = open(s, Options{}); err != nil {
+		r, err := open(s, Options{})
+		if err != nil {
 			t.Fatal(err)
 		}
 		s.during = func() { r.Close() }
-		s.reads <- fakeRead{err: errno}
-		if _, err := r.Read(); !errors.Is(err, ErrClosed) || s.closed != 1 {
-			t.Errorf("%v: %v, closed %d times", errno, err, s.closed)
+		s.reads <- read
+		if got, err := readAll(r); err != io.EOF || s.closed != 1 || (len(got) > 0) != (read.data != nil) {
+			t.Errorf("%d bytes, %v: %d packets, %v, closed %d times", len(read.data), read.err, len(got), err, s.closed)
 		}
 	}
 }
@@ -417,10 +388,10 @@ func TestStats(t *testing.T) {
 		kernel bpfStat
 		want   Stats
 	}{
-		{bpfStat{10, 0}, Stats{10, 0}},
-		{bpfStat{4000000000, 3000000000}, Stats{4000000000, 3000000000}},
-		{bpfStat{5, 3000000001}, Stats{1<<32 + 5, 3000000001}},
-		{bpfStat{5, 0}, Stats{1<<32 + 5, 1 << 32}},
+		{bpfStat{10, 0}, Stats{Received: 10, Dropped: 0}},
+		{bpfStat{4000000000, 3000000000}, Stats{Received: 4000000000, Dropped: 3000000000}},
+		{bpfStat{5, 3000000001}, Stats{Received: 1<<32 + 5, Dropped: 3000000001}},
+		{bpfStat{5, 0}, Stats{Received: 1<<32 + 5, Dropped: 1 << 32}},
 	} {
 		s.stats = tt.kernel
 		if got, err := r.Stats(); err != nil || got != tt.want {
@@ -444,41 +415,31 @@ func TestFilter(t *testing.T) {
 	for _, name := range []string{"common-1.pcap.gz", "wild-1.pcap.gz", "burst.pcap.gz"} {
 		records := goldenRecords(t, name)
 		for _, f := range []Filter{FilterBlock, FilterAll} {
-			for _, snap := range []int{0, 160} {
-				prog := f.Program(snap)
-				if len(prog) > 512 {
-					t.Fatalf("%d instructions", len(prog))
-				}
-				insns, ok := bpf.Disassemble(prog)
-				if !ok {
-					t.Fatal("does not disassemble")
-				}
-				vm, err := bpf.NewVM(insns)
+			insns, ok := bpf.Disassemble(f.Program())
+			if !ok {
+				t.Fatal("does not disassemble")
+			}
+			vm, err := bpf.NewVM(insns)
+			if err != nil {
+				t.Fatal(err)
+			}
+			through := 0
+			for i, r := range records {
+				n, err := vm.Run(r.data)
 				if err != nil {
 					t.Fatal(err)
 				}
-				through := 0
-				for i, r := range records {
-					n, err := vm.Run(r.Data)
-					if err != nil {
-						t.Fatal(err)
-					}
-					// The kernel lets nothing through that is too
-					// short to tell.
-					want := f == FilterAll || len(r.Data) > offAction && Action(r.Data[offAction]) == ActionBlock
-					if (n > 0) != want {
-						t.Errorf("%s: record %d, filter %d: %d", name, i, f, n)
-					}
-					if n > 0 {
-						through++
-						if snap != 0 && n != snap || n < min(len(r.Data), 160) {
-							t.Errorf("%s: record %d: %d bytes kept", name, i, n)
-						}
-					}
+				// The kernel lets nothing through that has no action.
+				want := f == FilterAll || len(r.data) > offAction && Action(r.data[offAction]) == ActionBlock
+				if (n > 0) != want || n > 0 && n < len(r.data) || f.Match(r.data) != want {
+					t.Errorf("%s: record %d, filter %d: %d bytes, Match %v", name, i, f, n, f.Match(r.data))
 				}
-				if through == 0 || f == FilterAll && through != len(records) {
-					t.Errorf("%s: %d of %d through filter %d", name, through, len(records), f)
+				if n > 0 {
+					through++
 				}
+			}
+			if through == 0 || f == FilterAll && through != len(records) {
+				t.Errorf("%s: %d of %d through filter %d", name, through, len(records), f)
 			}
 		}
 	}

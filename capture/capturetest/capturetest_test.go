@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net/netip"
 	"strings"
 	"sync"
@@ -45,16 +46,15 @@ func TestPacketLines(t *testing.T) {
 			"rule 0.an-anchor-of-mo.0/(match) block in on an-interface-of: 198.51.100.7 > 192.0.2.1: ip-proto-132 4"},
 		{capturetest.Packet{Action: capture.ActionBlock, Iface: "em0", Raw: []byte{0x45, 0}}, "unknown-af 0"},
 	}
-	pr := capture.Printer{Location: time.UTC}
 	for _, tt := range tests {
 		data := tt.p.AppendRecord(nil)
 		var p capture.Packet
-		err := p.Decode(capture.Record{Time: time.Unix(0, 0), Data: data, Length: len(data)})
-		if got := string(pr.AppendLine(nil, &p)); !strings.HasSuffix(got, tt.want) {
+		err := p.Decode(data, gopacket.CaptureInfo{CaptureLength: len(data), Length: len(data)})
+		if got := string(p.AppendLine(nil, time.UTC)); !strings.HasSuffix(got, tt.want) {
 			t.Errorf("%v\n got %s\nwant %s", err, got, tt.want)
 		}
-		if err == nil && (p.Header.Src() != p.Src || p.Header.Dst() != p.Dst || p.Ports && p.Header.DstPort != p.DstPort) {
-			t.Errorf("header %v > %v:%d", p.Header.Src(), p.Header.Dst(), p.Header.DstPort)
+		if err == nil && (p.Header.Src != p.Src || p.Header.Dst != p.Dst || p.Ports && p.Header.DstPort != p.DstPort) {
+			t.Errorf("header %v > %v:%d", p.Header.Src, p.Header.Dst, p.Header.DstPort)
 		}
 	}
 }
@@ -129,88 +129,76 @@ func newPacket() *capturetest.Packet {
 	return &capturetest.Packet{Action: capture.ActionBlock, Iface: "em0", Src: bad4, Dst: own4, Proto: capturetest.UDP, SrcPort: 1, DstPort: 2}
 }
 
-func count(t *testing.T, b *capture.Batch) (n int) {
+// read reads n packets.
+func read(t *testing.T, r *capturetest.Reader, n int) (ps []capture.Packet) {
 	t.Helper()
-	var r capture.Record
-	for b.Next(&r) {
-		n++
+	for range n {
+		data, ci, err := r.ZeroCopyReadPacketData()
+		if err != nil {
+			t.Fatalf("after %d packets: %v", len(ps), err)
+		}
+		var p capture.Packet
+		if err := p.Decode(data, ci); err != nil {
+			t.Fatal(err)
+		}
+		ps = append(ps, p)
 	}
-	if b.Err() != nil {
-		t.Error(b.Err())
-	}
-	return n
+	return ps
 }
 
 func TestInterface(t *testing.T) {
 	iface := capturetest.NewInterface("pflog1")
-	open := func(o capture.Options) *capturetest.Reader {
+	open := func(f capture.Filter) *capturetest.Reader {
 		t.Helper()
-		o.ReadTimeout = 5 * time.Millisecond
-		r, err := iface.Open(o)
+		r, err := iface.Open(capture.Options{Filter: f})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r
 	}
-	blocked := open(capture.Options{SnapLen: 110})
-	iface.SetBPFHeaderLen(capturetest.OldBPFHeaderLen)
-	all := open(capture.Options{Filter: capture.FilterAll})
+	blocked, all := open(capture.FilterBlock), open(capture.FilterAll)
 	iface.Log(newPacket())
 	passed := newPacket()
 	passed.Action = capture.ActionPass
 	iface.Log(passed)
-
-	var r capture.Record
-	b, err := blocked.Read()
-	if err != nil || !b.Next(&r) || len(r.Data) != 110 || r.Length != 128 || b.Next(&r) {
-		t.Errorf("blocked: %v, %d of %d bytes", err, len(r.Data), r.Length)
-	}
-	if b, err = all.Read(); err != nil || count(t, b) != 2 {
-		t.Errorf("all: %v", err)
-	}
+	read(t, blocked, 1)
+	read(t, all, 2)
 	for _, src := range []*capturetest.Reader{blocked, all} {
-		if s, err := src.Stats(); err != nil || s.Received != 2 || s.Dropped != 0 {
+		if s, err := src.Stats(); err != nil || s.Received != 2 || s.Dropped != 0 || src.Buffered() {
 			t.Errorf("%+v, %v", s, err)
-		}
-		if b, err := src.Read(); err != nil || !b.Empty() {
-			t.Errorf("tick: %v", err)
 		}
 	}
 
 	iface.Destroy()
-	if _, err := all.Read(); !errors.Is(err, capture.ErrInterfaceGone) || !strings.Contains(err.Error(), "pflog1") {
-		t.Errorf("destroyed: %v", err)
+	for _, src := range []*capturetest.Reader{blocked, all} {
+		if _, _, err := src.ZeroCopyReadPacketData(); !errors.Is(err, capture.ErrInterfaceGone) || !strings.Contains(err.Error(), "pflog1") {
+			t.Errorf("destroyed: %v", err)
+		}
 	}
 	if _, err := iface.Open(capture.Options{}); !errors.Is(err, capture.ErrInterfaceGone) {
 		t.Errorf("open without interface: %v", err)
 	}
 	iface.Create()
-	again := open(capture.Options{})
+	again := open(capture.FilterBlock)
 	iface.Log(newPacket())
-	if b, err := again.Read(); err != nil || count(t, b) != 1 {
-		t.Errorf("after it came back: %v", err)
-	}
-	if _, err := blocked.Read(); !errors.Is(err, capture.ErrInterfaceGone) {
+	read(t, again, 1)
+	if _, err := blocked.Stats(); !errors.Is(err, capture.ErrInterfaceGone) {
 		t.Errorf("the old reader: %v", err)
 	}
-	for range 2 {
-		if err := again.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	if _, err := again.Read(); !errors.Is(err, capture.ErrClosed) {
+	time.AfterFunc(10*time.Millisecond, func() { again.Close(); again.Close() })
+	if _, _, err := again.ZeroCopyReadPacketData(); err != io.EOF {
 		t.Errorf("closed: %v", err)
 	}
 	iface.Log(newPacket())
 }
 
 // TestDrops fills both buffers: what comes then is dropped and counted, and what was
-// kept comes out in order, in two reads.
+// kept comes out in order.
 func TestDrops(t *testing.T) {
 	iface := capturetest.NewInterface("")
-	const perBuffer = 10
-	size := perBuffer * (capturetest.BPFHeaderLen + 128)
-	r, err := iface.Open(capture.Options{BufferSize: size, ReadTimeout: time.Millisecond})
+	const perBuffer, size = 10, 10 * (28 + 128)
+	iface.BufferSize = size
+	r, err := iface.Open(capture.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,68 +207,41 @@ func TestDrops(t *testing.T) {
 		p.SrcPort = uint16(i)
 		iface.Log(p)
 	}
-	if s, _ := r.Stats(); s.Received != 50 || s.Dropped != 30 {
+	if s, _ := r.Stats(); s.Received != 50 || s.Dropped != 50-2*perBuffer {
 		t.Errorf("%+v", s)
 	}
-	next := 0
-	for range 2 {
-		b, err := r.Read()
-		if err != nil {
-			t.Fatal(err)
+	for i, p := range read(t, r, 2*perBuffer) {
+		if int(p.SrcPort) != i {
+			t.Errorf("packet %d, want %d", p.SrcPort, i)
 		}
-		var rec capture.Record
-		for b.Next(&rec) {
-			var p capture.Packet
-			if err := p.Decode(rec); err != nil || int(p.SrcPort) != next {
-				t.Fatalf("packet %d, %v, want %d", p.SrcPort, err, next)
-			}
-			next++
-		}
-		if b.Err() != nil {
-			t.Error(b.Err())
-		}
-	}
-	if next != 2*perBuffer {
-		t.Errorf("%d packets kept", next)
-	}
-	iface.Log(newPacket())
-	if b, err := r.Read(); err != nil || count(t, b) != 1 {
-		t.Errorf("after the buffers were read: %v", err)
 	}
 	// One longer than a buffer is cut to it.
 	long := newPacket()
 	long.Payload = make([]byte, 4000)
 	iface.Log(long)
-	b, err := r.Read()
-	var rec capture.Record
-	if err != nil || !b.Next(&rec) || len(rec.Data) != size-capturetest.BPFHeaderLen || rec.Length != 4128 {
-		t.Errorf("long packet: %d of %d bytes, %v", len(rec.Data), rec.Length, err)
+	if p := read(t, r, 1)[0]; len(p.Data) != size-28 || p.Length != 4128 {
+		t.Errorf("long packet: %d of %d bytes", len(p.Data), p.Length)
 	}
 }
 
-// TestConcurrent logs from several goroutines while one reads: offered is received
-// and dropped together, to the packet.
+// TestConcurrent logs from several goroutines while one reads: each packet is read or
+// counted as dropped.
 func TestConcurrent(t *testing.T) {
 	iface := capturetest.NewInterface("")
-	r, err := iface.Open(capture.Options{BufferSize: 32 << 10, ReadTimeout: 10 * time.Millisecond})
+	iface.BufferSize = 32 << 10
+	r, err := iface.Open(capture.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const writers, each = 4, 5000
-	got, done := make(chan int), make(chan struct{})
+	const writers, each, last = 4, 5000, 9
+	got := make(chan uint64)
 	go func() {
-		n, last := 0, false
-		for {
-			b, err := r.Read()
-			if err != nil || last && b.Empty() {
+		for n := uint64(0); ; n++ {
+			data, ci, err := r.ZeroCopyReadPacketData()
+			var p capture.Packet
+			if err != nil || p.Decode(data, ci) != nil || p.SrcPort == last {
 				got <- n
 				return
-			}
-			n += count(t, b)
-			select {
-			case <-done:
-				last = true
-			default:
 			}
 		}
 	}()
@@ -297,8 +258,16 @@ func TestConcurrent(t *testing.T) {
 	if err != nil || s.Received != writers*each {
 		t.Errorf("%+v, %v", s, err)
 	}
-	close(done)
-	if n := <-got; uint64(n)+s.Dropped != s.Received {
+	for {
+		// The last one must not be dropped.
+		end, before := newPacket(), s.Dropped
+		end.SrcPort = last
+		iface.Log(end)
+		if s, _ = r.Stats(); s.Dropped == before {
+			break
+		}
+	}
+	if n := <-got; n+1+s.Dropped != s.Received {
 		t.Errorf("%d read + %d dropped, %d received", n, s.Dropped, s.Received)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"example.org/threatstopd/capture"
 )
 
-// PflogdSnapLen is the snapshot length of pflogd's files unless it was told another:
-// 160 bytes, of which the pflog header has 100.
+// PflogdSnapLen is the default snapshot length of pflogd's files in bytes. The pflog
+// header takes 100 of them.
 const PflogdSnapLen = 160
 
 // A PcapWriter writes a pcap file as pflogd(8) does.
@@ -76,27 +76,4 @@ func timeOf(p *Packet) time.Time {
 		return time.Now()
 	}
 	return p.Time
-}
-
-// Lengths of the header of a bpf record, bh_hdrlen: up to OpenBSD 7.4 and from 7.5.
-const (
-	OldBPFHeaderLen = 24
-	BPFHeaderLen    = 28
-)
-
-// AppendBPF appends a bpf record to what a read returns so far: first padding to a
-// multiple of 4, which the last record of a read lacks, then a header of hdrlen bytes
-// (OldBPFHeaderLen or BPFHeaderLen) and data, which is of a packet of length bytes.
-func AppendBPF(dst []byte, hdrlen int, t time.Time, data []byte, length int) []byte {
-	for len(dst)%4 != 0 {
-		dst = append(dst, 0)
-	}
-	var h [BPFHeaderLen]byte
-	binary.NativeEndian.PutUint32(h[0:], uint32(t.Unix()))
-	binary.NativeEndian.PutUint32(h[4:], uint32(t.Nanosecond()/1000))
-	binary.NativeEndian.PutUint32(h[8:], uint32(len(data)))
-	binary.NativeEndian.PutUint32(h[12:], uint32(length))
-	binary.NativeEndian.PutUint16(h[16:], uint16(hdrlen))
-	h[22] = 2 << 4 // BPF_DIRECTION_OUT: so it is for all of pflog
-	return append(append(dst, h[:hdrlen]...), data...)
 }

@@ -1,20 +1,26 @@
 package capturetest
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
+	"github.com/google/gopacket"
 	"golang.org/x/net/bpf"
 
 	"example.org/threatstopd/capture"
 )
 
-// An Interface is a pflog interface in memory. Any number of readers may be open;
-// each gets every packet. All methods may be called at any time by anyone.
+// An Interface is a pflog interface in memory. Any number of readers may be open; each
+// gets every packet. All methods may be called at any time by any goroutine.
 type Interface struct {
-	name   string
-	hdrlen int
+	name string
+	// BufferSize is the size of each of a reader's two buffers in bytes, for readers
+	// opened from now on; 0 for capture.MaxBufferSize. It must not be changed while
+	// a reader is opened.
+	BufferSize int
 
 	mu      sync.Mutex
 	gone    bool
@@ -22,39 +28,23 @@ type Interface struct {
 	scratch []byte
 }
 
-// NewInterface returns the interface of that name ("" for pflog0), of OpenBSD 7.5 or
-// later.
+// NewInterface returns the interface of that name, "" for pflog0.
 func NewInterface(name string) *Interface {
 	if name == "" {
 		name = "pflog0"
 	}
-	return &Interface{name: name, hdrlen: BPFHeaderLen, readers: make(map[*Reader]struct{})}
+	return &Interface{name: name, readers: make(map[*Reader]struct{})}
 }
 
-// SetBPFHeaderLen makes records have headers of this length (OldBPFHeaderLen,
-// BPFHeaderLen), in readers opened from now on.
-func (i *Interface) SetBPFHeaderLen(n int) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.hdrlen = n
-}
-
-// Open opens a reader as capture.Open does. Options.Interface is not looked at. When
-// the interface is gone the error wraps capture.ErrInterfaceGone: nobody creates it
-// here but Create.
+// Open opens a reader as capture.Open does, whatever Options.Interface is. The error
+// wraps capture.ErrInterfaceGone after Destroy, until Create.
 func (i *Interface) Open(o capture.Options) (*Reader, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.gone {
 		return nil, fmt.Errorf("%w: %s: device not configured", capture.ErrInterfaceGone, i.name)
 	}
-	if o.BufferSize <= 0 || o.BufferSize > capture.MaxBufferSize {
-		o.BufferSize = capture.MaxBufferSize
-	}
-	if o.ReadTimeout <= 0 {
-		o.ReadTimeout = 500 * time.Millisecond
-	}
-	insns, ok := bpf.Disassemble(o.Filter.Program(o.SnapLen))
+	insns, ok := bpf.Disassemble(o.Filter.Program())
 	if !ok {
 		return nil, fmt.Errorf("%s: filter does not disassemble", i.name)
 	}
@@ -62,7 +52,10 @@ func (i *Interface) Open(o capture.Options) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: filter: %w", i.name, err)
 	}
-	r := &Reader{iface: i, opts: o, hdrlen: i.hdrlen, filter: vm, wake: make(chan struct{}, 1)}
+	r := &Reader{iface: i, size: i.BufferSize, filter: vm, wake: make(chan struct{}, 1)}
+	if r.size == 0 {
+		r.size = capture.MaxBufferSize
+	}
 	i.readers[r] = struct{}{}
 	return r, nil
 }
@@ -101,55 +94,65 @@ func (i *Interface) Destroy() {
 	clear(i.readers)
 }
 
-// Create brings a destroyed interface back, for readers to be opened on.
+// Create brings a destroyed interface back, so that readers can be opened.
 func (i *Interface) Create() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.gone = false
 }
 
-// A Reader reads from an Interface. It has the two buffers of bpf(4): packets are
-// stored in one while the other holds what the next Read gets; when both are full,
-// packets are dropped and counted.
+// A Reader reads from an Interface. It has the two buffers of bpf(4): packets are stored
+// in one while the other is read; when both are full, packets are dropped and counted.
 type Reader struct {
 	iface  *Interface
-	opts   capture.Options
-	hdrlen int
+	size   int
 	filter *bpf.VM
 	wake   chan struct{}
 
 	mu          sync.Mutex
-	store, hold []byte
+	store, hold buffer
 	err         error
 	stats       capture.Stats
 
-	buf   []byte
-	batch capture.Batch
+	batch []packet // of the last read, not yet returned
 }
 
 var _ capture.Source = (*Reader)(nil)
 
-// log is what bpf_tap and bpf_catchpacket do (net/bpf.c).
+// A buffer is one of the kernel's two, with the bytes that its packets take there.
+type buffer struct {
+	packets []packet
+	used    int
+}
+
+type packet struct {
+	data []byte
+	ci   gopacket.CaptureInfo
+}
+
+// log does what bpf_tap and bpf_catchpacket do (net/bpf.c).
 func (r *Reader) log(t time.Time, data []byte) {
+	const headerLen = 28 // of a bpf record
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stats.Received++
 	snap, err := r.filter.Run(data)
-	if err != nil || snap == 0 {
+	if err != nil || snap == 0 || r.err != nil {
 		return
 	}
-	kept := data[:min(len(data), snap)]
-	start := (len(r.store) + 3) &^ 3
 	// A packet longer than a whole buffer is cut to fit.
-	kept = kept[:min(len(kept), r.opts.BufferSize-r.hdrlen)]
-	if start+r.hdrlen+len(kept) > r.opts.BufferSize {
-		if len(r.hold) > 0 {
+	kept := data[:min(len(data), snap, r.size-headerLen)]
+	if r.store.used+headerLen+len(kept) > r.size {
+		if len(r.hold.packets) > 0 {
 			r.stats.Dropped++
 			return
 		}
 		r.store, r.hold = r.hold, r.store
 	}
-	r.store = AppendBPF(r.store, r.hdrlen, t, kept, len(data))
+	r.store.packets = append(r.store.packets, packet{bytes.Clone(kept), gopacket.CaptureInfo{
+		Timestamp: t.Truncate(time.Microsecond), CaptureLength: len(kept), Length: len(data),
+	}})
+	r.store.used = (r.store.used + headerLen + len(kept) + 3) &^ 3
 	r.signal()
 }
 
@@ -160,49 +163,49 @@ func (r *Reader) signal() {
 	}
 }
 
+// end makes reads fail with err, after what was read already.
 func (r *Reader) end(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err == nil {
 		r.err = err
 	}
-	r.store, r.hold = nil, nil
+	r.store, r.hold = buffer{}, buffer{}
 	r.signal()
 }
 
-// Read implements capture.Source. What is there is returned at once.
-func (r *Reader) Read() (*capture.Batch, error) {
-	timeout := time.NewTimer(r.opts.ReadTimeout)
-	defer timeout.Stop()
-	for {
+// ZeroCopyReadPacketData implements capture.Source. The caller may keep the data.
+func (r *Reader) ZeroCopyReadPacketData() ([]byte, gopacket.CaptureInfo, error) {
+	for len(r.batch) == 0 {
 		r.mu.Lock()
-		if err := r.err; err != nil {
-			r.mu.Unlock()
-			return nil, err
+		if r.err != nil {
+			defer r.mu.Unlock()
+			return nil, gopacket.CaptureInfo{}, r.err
 		}
-		if len(r.hold) == 0 {
+		if len(r.hold.packets) == 0 {
 			r.store, r.hold = r.hold, r.store
 		}
-		r.buf = append(r.buf[:0], r.hold...)
-		r.hold = r.hold[:0]
+		r.batch, r.hold = r.hold.packets, buffer{}
 		r.mu.Unlock()
-		if len(r.buf) > 0 {
-			r.batch.Reset(r.buf)
-			return &r.batch, nil
-		}
-		select {
-		case <-r.wake:
-		case <-timeout.C:
-			r.batch.Reset(nil)
-			return &r.batch, nil
+		if len(r.batch) == 0 {
+			<-r.wake
 		}
 	}
+	p := r.batch[0]
+	r.batch = r.batch[1:]
+	return p.data, p.ci, nil
 }
+
+// Buffered reports whether the next packet was read already.
+func (r *Reader) Buffered() bool { return len(r.batch) > 0 }
 
 // Stats implements capture.Source.
 func (r *Reader) Stats() (capture.Stats, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.err == io.EOF {
+		return r.stats, nil
+	}
 	return r.stats, r.err
 }
 
@@ -211,6 +214,6 @@ func (r *Reader) Close() error {
 	r.iface.mu.Lock()
 	delete(r.iface.readers, r)
 	r.iface.mu.Unlock()
-	r.end(fmt.Errorf("%s: %w", r.iface.name, capture.ErrClosed))
+	r.end(io.EOF)
 	return nil
 }

@@ -30,24 +30,24 @@ func TestFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var (
-		rec   capture.Record
 		p     capture.Packet
 		from  []string
 		times []time.Time
 	)
 	for {
-		if err := r.Next(&rec); err == io.EOF {
+		data, ci, err := r.ZeroCopyReadPacketData()
+		if err == io.EOF {
 			break
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Decode(rec); err != nil {
+		if err := p.Decode(data, ci); err != nil {
 			t.Fatal(err)
 		}
 		if p.Header.Action != capture.ActionBlock || p.Header.Dir != capture.In {
 			t.Errorf("packet %d: %+v", len(from), p.Header)
 		}
-		from, times = append(from, p.Src.String()), append(times, rec.Time)
+		from, times = append(from, p.Src.String()), append(times, p.Time)
 	}
 	if want := []string{"198.51.100.1", "2001:db8::1"}; !slices.Equal(from, want) {
 		t.Fatalf("from %v, want %v", from, want)

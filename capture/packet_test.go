@@ -2,11 +2,16 @@ package capture_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/gopacket"
 
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -26,100 +31,9 @@ func packets() []capturetest.Packet {
 	}
 }
 
-func batchOf(hdrlen int, ps []capturetest.Packet) (buf []byte, data [][]byte) {
-	for i := range ps {
-		d := ps[i].AppendRecord(nil)
-		data = append(data, d)
-		buf = capturetest.AppendBPF(buf, hdrlen, ps[i].Time, d, len(d)+i)
-	}
-	return buf, data
-}
-
-func TestBatch(t *testing.T) {
-	for _, hdrlen := range []int{20, capturetest.OldBPFHeaderLen, capturetest.BPFHeaderLen} {
-		buf, want := batchOf(hdrlen, packets())
-		var b capture.Batch
-		b.Reset(buf)
-		var r capture.Record
-		for i := range want {
-			if !b.Next(&r) {
-				t.Fatalf("header length %d: %d records, then %v", hdrlen, i, b.Err())
-			}
-			if !bytes.Equal(r.Data, want[i]) || r.Length != len(want[i])+i || !r.Time.Equal(packets()[i].Time) {
-				t.Errorf("header length %d: record %d: %v, length %d, %x", hdrlen, i, r.Time, r.Length, r.Data)
-			}
-		}
-		if b.Next(&r) || b.Err() != nil || b.Empty() {
-			t.Errorf("header length %d: at the end: %v", hdrlen, b.Err())
-		}
-	}
-}
-
-// TestBatchTruncated cuts a read at every byte: whole records come out, the cut one
-// does not, and it is said.
-func TestBatchTruncated(t *testing.T) {
-	buf, want := batchOf(capturetest.BPFHeaderLen, packets())
-	var ends []int // where each record ends, without padding
-	for off := 0; off < len(buf); {
-		end := off + int(binary.NativeEndian.Uint16(buf[off+16:])) + int(binary.NativeEndian.Uint32(buf[off+8:]))
-		ends = append(ends, end)
-		off = (end + 3) &^ 3
-	}
-	for n := range len(buf) + 1 {
-		whole, clean := 0, n == 0
-		for _, end := range ends {
-			if end <= n {
-				whole++
-			}
-			// The padding behind a record may or may not be there.
-			clean = clean || n >= end && n <= (end+3)&^3
-		}
-		var b capture.Batch
-		var r capture.Record
-		b.Reset(buf[:n:n])
-		got := 0
-		for b.Next(&r) {
-			if !bytes.Equal(r.Data, want[got]) {
-				t.Fatalf("%d bytes: record %d differs", n, got)
-			}
-			got++
-		}
-		if got != whole {
-			t.Errorf("%d bytes: %d records, want %d", n, got, whole)
-		}
-		if err := b.Err(); clean != (err == nil) || err != nil && !errors.Is(err, capture.ErrBatch) {
-			t.Errorf("%d bytes: error %v, clean %v", n, err, clean)
-		}
-		if b.Next(&r) {
-			t.Errorf("%d bytes: goes on after the end", n)
-		}
-	}
-}
-
-func TestBatchBad(t *testing.T) {
-	good, _ := batchOf(capturetest.BPFHeaderLen, packets()[:1])
-	tests := []struct {
-		name  string
-		alter func(b []byte)
-	}{
-		{"bad header length 0", func(b []byte) { binary.NativeEndian.PutUint16(b[16:], 0) }},
-		{"bad header length 17: ends in itself", func(b []byte) { binary.NativeEndian.PutUint16(b[16:], 17) }},
-		{"bad header length beyond the read", func(b []byte) { binary.NativeEndian.PutUint16(b[16:], 65535) }},
-		{"bad capture length beyond the read", func(b []byte) { binary.NativeEndian.PutUint32(b[8:], uint32(len(b)-28+1)) }},
-		{"bad capture length that wraps 32 bits", func(b []byte) { binary.NativeEndian.PutUint32(b[8:], 0xffffffff) }},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			buf := bytes.Clone(good)
-			tt.alter(buf)
-			var b capture.Batch
-			var r capture.Record
-			b.Reset(buf)
-			if b.Next(&r) || !errors.Is(b.Err(), capture.ErrBatch) {
-				t.Errorf("error %v", b.Err())
-			}
-		})
-	}
+// infoOf returns the gopacket.CaptureInfo of a packet that was captured whole.
+func infoOf(p *capturetest.Packet, data []byte) gopacket.CaptureInfo {
+	return gopacket.CaptureInfo{Timestamp: p.Time, CaptureLength: len(data), Length: len(data)}
 }
 
 func TestDecode(t *testing.T) {
@@ -132,14 +46,14 @@ func TestDecode(t *testing.T) {
 	}
 	data := p.AppendRecord(nil)
 	var got capture.Packet
-	if err := got.Decode(capture.Record{Time: at, Data: data, Length: len(data)}); err != nil {
+	if err := got.Decode(data, infoOf(&p, data)); err != nil {
 		t.Fatal(err)
 	}
 	h := &got.Header
 	if h.Len != 100 || h.AF != capture.AFInet || h.Action != capture.ActionBlock || h.Reason.String() != "memory" ||
 		h.Ifname.String() != "pppoe0" || h.Ruleset.String() != "threatstop" || h.RuleNr != 7 || h.SubRuleNr != 2 ||
 		h.UID != 1000 || h.PID != 4242 || h.RuleUID != 0 || h.RulePID != 31337 || h.Dir != capture.Out ||
-		h.Rewritten || h.NAF != capture.AFInet || h.Src() != p.Src || h.Dst() != p.Dst || h.SrcPort != 65535 || h.DstPort != 443 {
+		h.Rewritten || h.Src != p.Src || h.Dst != p.Dst || h.SrcPort != 65535 || h.DstPort != 443 {
 		t.Errorf("header %+v", h)
 	}
 	if got.Src != p.Src || got.Dst != p.Dst || got.Proto != capturetest.TCP || !got.Ports || got.SrcPort != 65535 ||
@@ -205,10 +119,10 @@ func TestDecodeOutcomes(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			// Leave everything set from another packet.
-			if err := p.Decode(capture.Record{Data: four, Length: len(four)}); err != nil {
+			if err := p.Decode(four, infoOf(&full, four)); err != nil {
 				t.Fatal(err)
 			}
-			err := p.Decode(capture.Record{Data: tt.data, Length: len(tt.data)})
+			err := p.Decode(tt.data, infoOf(&full, tt.data))
 			if !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
 				t.Errorf("error %v, want %v", err, tt.err)
 			}
@@ -222,38 +136,31 @@ func TestDecodeOutcomes(t *testing.T) {
 	}
 }
 
-// TestShortHeader: a header that claims less than today's is read as far as it
-// claims; what it lacks reads as never filled in.
+// TestShortHeader: a header that claims less than today's is read where today's has its
+// fields, as far as it was captured.
 func TestShortHeader(t *testing.T) {
 	p := packets()[0]
 	p.UID, p.PID = 5, 6
 	rec := p.AppendRecord(nil)
 	for _, tt := range []struct {
-		n        int
-		skip     int
-		uid, pid uint32
-		dir      capture.Direction
+		n, captured, skip int
+		uid, pid          uint32
+		dir               capture.Direction
 	}{
-		{45, 48, capture.NoUID, capture.NoPID, 0},
-		{48, 48, 5, capture.NoPID, 0},
-		{52, 52, 5, 6, 0},
-		{61, 64, 5, 6, capture.In},
-		{100, 100, 5, 6, capture.In},
+		{45, 140, 48, 5, 6, capture.In},
+		{45, 48, 48, 5, 0, 0},
+		{48, 52, 48, 5, 6, 0},
+		{61, 64, 64, 5, 6, capture.In},
+		{100, 100, 100, 5, 6, capture.In},
+		{253, 140, 0, 5, 6, capture.In}, // tcpdump rounds in a byte
 	} {
-		b := bytes.Clone(rec)
+		b := bytes.Clone(rec)[:tt.captured]
 		b[0] = byte(tt.n)
 		var h capture.Header
 		skip, err := h.Decode(b)
 		if err != nil || skip != tt.skip || h.UID != tt.uid || h.PID != tt.pid || h.Dir != tt.dir || h.RuleNr != 3 {
-			t.Errorf("length %d: skip %d, %+v, %v", tt.n, skip, h, err)
+			t.Errorf("length %d, %d captured: skip %d, %+v, %v", tt.n, tt.captured, skip, h, err)
 		}
-	}
-	// tcpdump rounds in a byte: 253 and more skip nothing.
-	b := bytes.Clone(rec)
-	b[0] = 253
-	var h capture.Header
-	if skip, err := h.Decode(b); skip != 0 || err != nil || h.RuleNr != 3 || h.DstPort != 22 {
-		t.Errorf("length 253: skip %d, %+v, %v", skip, h, err)
 	}
 }
 
@@ -274,5 +181,41 @@ func TestNames(t *testing.T) {
 	}
 	if s := capture.Reason(17).String(); s != "unkn 17" {
 		t.Errorf("reason 17: %q", s)
+	}
+}
+
+func ExamplePacket_AppendLine() {
+	logged := capturetest.Packet{
+		Time: time.Unix(1700000000, 127887000), Action: capture.ActionBlock, Iface: "em0", Ruleset: "threatstop", Rule: 3,
+		Src: netip.MustParseAddr("198.51.100.7"), Dst: netip.MustParseAddr("192.0.2.1"),
+		Proto: capturetest.TCP, SrcPort: 40000, DstPort: 22, Seq: 1234567890, DontFragment: true,
+	}
+	data := logged.AppendRecord(nil)
+	var p capture.Packet
+	if err := p.Decode(data, infoOf(&logged, data)); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%s\n", p.AppendLine(nil, time.UTC))
+	// Output: 22:13:20.127887 rule 3.threatstop.0/(match) block in on em0: 198.51.100.7.40000 > 192.0.2.1.22: S 1234567890:1234567890(0) win 16384 (DF)
+}
+
+// TestDependencies: capture links neither gopacket/layers (7 MB, and a table built at each
+// start) nor another package of this module.
+func TestDependencies(t *testing.T) {
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		t.Skip("no go command here")
+	}
+	cmd := exec.Command(goTool, "list", "-deps", "example.org/threatstopd/capture")
+	cmd.Env = append(os.Environ(), "GOPROXY=off", "GOTOOLCHAIN=local") // nothing is fetched for this
+	out, err := cmd.Output()
+	if err != nil {
+		t.Skipf("go list: %v", err)
+	}
+	for _, p := range strings.Fields(string(out)) {
+		if strings.HasPrefix(p, "github.com/google/gopacket/") || strings.Contains(p, "threatstopd/") && p != "example.org/threatstopd/capture" {
+			t.Errorf("depends on %s", p)
+		}
 	}
 }
