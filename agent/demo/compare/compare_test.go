@@ -89,7 +89,7 @@ func TestPflog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := capture.Print(&out, f, &capture.Printer{Location: time.UTC, Relative: true}); n != 5000 || err != nil {
+	if n, err := capture.Print(&out, f, time.UTC); n != 5000 || err != nil {
 		t.Fatal(n, err)
 	}
 	counts := make(map[string]int)

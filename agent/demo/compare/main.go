@@ -137,7 +137,7 @@ words them otherwise than OpenBSD's, the time and both ends of every packet, in 
   batch     sh: dig PTR, one dig +keepopen -f for all parts, sed, sort -u into a file
   ours      threatstopd --sync-now: the same from the same server, and every check on the answers, the policy built, pf's
             table set (the simulated one) and read back, the file written and fsynced
-  tcpdump   tcpdump -n -e -r file, against threatstopd --read file; both to /dev/null. Without TZ, Debian's tcpdump
+  tcpdump   tcpdump -n -e -S -r file, against threatstopd --read file; both to /dev/null. Without TZ, Debian's tcpdump
             looks at the zone's file for every packet: with TZ it is shown, too
   curl      curl -F of a file, one process for each upload as in the vendor's loop, against one attempt of the daemon's
             client with a connection of its own. Not the whole of our way, which spools with an fsync before

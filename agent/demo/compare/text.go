@@ -39,7 +39,7 @@ func compareText(ctx context.Context, dir string, o *options, t *table) error {
 		zones[1].name, zones[1].env, zones[1].target = "TZ=UTC", append(os.Environ(), "TZ=UTC"), 0
 	}
 	for _, z := range zones {
-		theirs, ours := []string{"tcpdump", "-n", "-e", "-r", file}, []string{o.agent, "--read", file}
+		theirs, ours := []string{"tcpdump", "-n", "-e", "-S", "-r", file}, []string{o.agent, "--read", file}
 		if err := sameText(ctx, z.env, theirs, ours, o.packets); err != nil {
 			return err
 		}

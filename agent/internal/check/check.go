@@ -284,22 +284,19 @@ func (c *checker) search(f *os.File, read *int) (count int, last []string, err e
 	if err != nil {
 		return 0, nil, err
 	}
-	var (
-		rec     capture.Record
-		p       capture.Packet
-		printer = capture.Printer{Location: c.env.Local}
-	)
+	var p capture.Packet
 	for *read <= maxRecords {
-		if err := r.Next(&rec); err != nil {
+		data, ci, err := r.ZeroCopyReadPacketData()
+		if err != nil {
 			return count, last, err
 		}
 		*read++
-		if p.Decode(rec) != nil || p.Src.Unmap() != c.addr && p.Dst.Unmap() != c.addr {
+		if p.Decode(data, ci) != nil || p.Src.Unmap() != c.addr && p.Dst.Unmap() != c.addr {
 			continue
 		}
 		count++
-		day := rec.Time.In(c.env.Local).Format("2006-01-02 ")
-		last = append(last, day+string(printer.AppendLine(nil, &p)))
+		day := p.Time.In(c.env.Local).AppendFormat(nil, "2006-01-02 ")
+		last = append(last, string(p.AppendLine(day, c.env.Local)))
 		last = last[max(len(last)-maxHits, 0):]
 	}
 	return count, last, nil

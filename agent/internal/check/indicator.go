@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -68,9 +69,7 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	if err := t.ready.pflogErr; err != nil {
 		t.say(Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
 	}
-	if log != nil {
-		drain(log)
-	}
+	record := t.ready.seen.want(a)
 	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
 	c, err := t.env.Dial(dialCtx, "tcp", netip.AddrPortFrom(a, indicatorPort).String())
 	timedOut := dialCtx.Err() != nil
@@ -82,7 +81,11 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	}
 	line := ""
 	if log != nil {
-		line = t.record(ctx, log, a)
+		select {
+		case line = <-record:
+		case <-time.After(seenWithin):
+		case <-ctx.Done():
+		}
 	}
 	t.connected(what, err, timedOut, line)
 	switch {
@@ -116,24 +119,41 @@ func (t *tester) connected(what string, err error, timedOut bool, line string) {
 	}
 }
 
-// record waits for the record of a blocked packet from or to an address, and
-// returns its line, "" if none came.
-func (t *tester) record(ctx context.Context, log capture.Source, a netip.Addr) string {
-	var (
-		rec     capture.Record
-		p       capture.Packet
-		printer = capture.Printer{Location: t.env.Local}
-	)
-	for end := time.Now().Add(seenWithin); time.Now().Before(end) && ctx.Err() == nil; {
-		batch, err := log.Read()
+// A watch reads a pflog interface until it is closed and picks out the record that is
+// wanted.
+type watch struct {
+	mu    sync.Mutex
+	addr  netip.Addr
+	since time.Time
+	line  chan string
+}
+
+// want returns where the line of the first blocked packet from or to a that is logged from
+// now on is sent.
+func (w *watch) want(a netip.Addr) <-chan string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.addr, w.since, w.line = a, time.Now().Truncate(time.Microsecond), make(chan string, 1)
+	return w.line
+}
+
+func (w *watch) run(log capture.Source, loc *time.Location) {
+	var p capture.Packet
+	for {
+		data, ci, err := log.ZeroCopyReadPacketData()
 		if err != nil {
-			return ""
+			return
 		}
-		for batch.Next(&rec) {
-			if p.Decode(rec) == nil && (p.Src.Unmap() == a || p.Dst.Unmap() == a) && p.Header.Action == capture.ActionBlock {
-				return string(printer.AppendLine(nil, &p))
+		if p.Decode(data, ci) != nil || p.Header.Action != capture.ActionBlock {
+			continue
+		}
+		w.mu.Lock()
+		if (p.Src.Unmap() == w.addr || p.Dst.Unmap() == w.addr) && !p.Time.Before(w.since) {
+			select {
+			case w.line <- string(p.AppendLine(nil, loc)):
+			default: // only the first is wanted
 			}
 		}
+		w.mu.Unlock()
 	}
-	return ""
 }

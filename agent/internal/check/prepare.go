@@ -27,6 +27,7 @@ type prepared struct {
 	blockErr    error
 
 	pflog    capture.Source // nil without an error: it is not to be looked at
+	seen     watch          // reads pflog
 	pflogErr error
 
 	roots    *x509.CertPool // for the log server
@@ -45,9 +46,10 @@ func (t *tester) prepare(context.Context) {
 		if cfg.ReloadPF {
 			r.block, r.blockErr = t.pf.Get(t.block)
 			if t.report() && !t.noPflog { // opening would create it
-				log, err := t.env.OpenPflog(capture.Options{Interface: cfg.PflogIf, Filter: capture.FilterBlock, ReadTimeout: 100 * time.Millisecond, BatchDelay: 50 * time.Millisecond})
+				log, err := t.env.OpenPflog(capture.Options{Interface: cfg.PflogIf, Filter: capture.FilterBlock})
 				if r.pflogErr = err; err == nil {
 					r.pflog = log
+					go r.seen.run(log, t.env.Local)
 				}
 			}
 		}
@@ -128,15 +130,4 @@ func (r *prepared) decides(a netip.Addr) (entry pfioctl.Addr, ok bool) {
 		}
 	}
 	return entry, ok
-}
-
-// drain takes from the interface what came before: its buffer may be full.
-func drain(log capture.Source) {
-	const most = 16
-	for range most {
-		batch, err := log.Read()
-		if err != nil || batch.Empty() {
-			return
-		}
-	}
 }

@@ -175,7 +175,7 @@ with the policy and reports what was blocked; rc.d puts it into the background.
                     show does: the block table, the allow table, or any by name
       --json        the same as JSON
       --read file   print a pflog file (.gz too; - is standard input) as
-                    tcpdump -n -e -r does
+                    tcpdump -n -e -S -r does
       --install     put threatstopd on this host, and take over from the vendor's
                     scripts: shows what it is about to do, and asks
       --uninstall   give back what was there before --install

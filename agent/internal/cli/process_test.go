@@ -10,9 +10,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/gopacket"
 
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report/reporttest"
@@ -50,10 +53,7 @@ func TestMain(m *testing.M) {
 // appended to it from now on.
 type tail struct {
 	f      *os.File
-	mu     sync.Mutex
-	closed bool
-	buf    []byte
-	batch  capture.Batch
+	closed atomic.Bool
 }
 
 func openTail(name string) (*tail, error) {
@@ -65,41 +65,31 @@ func openTail(name string) (*tail, error) {
 	return &tail{f: f}, err
 }
 
-func (t *tail) Read() (*capture.Batch, error) {
-	for range 20 {
-		t.mu.Lock()
-		closed := t.closed
-		t.mu.Unlock()
-		if closed {
-			return nil, capture.ErrClosed
-		}
+func (t *tail) ZeroCopyReadPacketData() (data []byte, ci gopacket.CaptureInfo, err error) {
+	for !t.closed.Load() {
 		var header [16]byte
 		at, err := t.f.Seek(0, io.SeekCurrent)
 		if err != nil {
-			return nil, err
+			return nil, ci, err
 		}
 		if n, _ := t.f.ReadAt(header[:], at); n == len(header) {
 			data := make([]byte, binary.NativeEndian.Uint32(header[8:]))
 			if n, _ := t.f.ReadAt(data, at+16); n == len(data) {
-				when := time.Unix(int64(binary.NativeEndian.Uint32(header[:])), 1000*int64(binary.NativeEndian.Uint32(header[4:])))
-				t.buf = capturetest.AppendBPF(t.buf[:0], capturetest.BPFHeaderLen, when, data, len(data))
-				t.batch.Reset(t.buf)
+				ci.Timestamp = time.Unix(int64(binary.NativeEndian.Uint32(header[:])), 1000*int64(binary.NativeEndian.Uint32(header[4:])))
+				ci.CaptureLength, ci.Length = len(data), len(data)
 				_, err := t.f.Seek(at+16+int64(len(data)), io.SeekStart)
-				return &t.batch, err
+				return data, ci, err
 			}
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.batch.Reset(nil)
-	return &t.batch, nil
+	return nil, ci, io.EOF
 }
 
 func (t *tail) Stats() (capture.Stats, error) { return capture.Stats{}, nil }
 
 func (t *tail) Close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.closed = true
+	t.closed.Store(true)
 	return nil
 }
 

@@ -11,7 +11,7 @@ import (
 	"example.org/threatstopd/capture"
 )
 
-// readFile prints a pflog file as tcpdump -n -e -r does. It needs neither a
+// readFile prints a pflog file as tcpdump -n -e -S -r does. It needs neither a
 // configuration nor any privilege but that of reading the file.
 func readFile(_ context.Context, env Env, f *flags) error {
 	from := env.Stdin
@@ -37,8 +37,7 @@ func readFile(_ context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	lines, err := capture.Print(env.Stdout, file, &capture.Printer{Location: env.Local, Relative: true})
+	lines, err := capture.Print(env.Stdout, file, env.Local)
 	if err != nil && lines > 0 {
 		return fmt.Errorf("%w (after %d packets)", err, lines)
 	}

@@ -9,8 +9,11 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
+
+	"github.com/google/gopacket"
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/capture"
@@ -20,27 +23,34 @@ import (
 // a policy of as many entries as the vendor's largest have, and more: when nothing is
 // listed, and when every packet is a hit of its own.
 func BenchmarkLine(b *testing.B) {
-	f, err := capture.OpenFile("../../../capture/testdata/common-1.pcap.gz")
+	file, err := os.Open("../../../capture/testdata/common-1.pcap.gz")
 	if errors.Is(err, fs.ErrNotExist) {
 		b.Skip("the test data of package capture is not on this host")
 	}
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer f.Close()
-	var records []capture.Record
+	defer file.Close()
+	f, err := capture.NewFileReader(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	type record struct {
+		data []byte
+		ci   gopacket.CaptureInfo
+	}
+	var records []record
 	var far []netip.Prefix // the sender of each packet
 	for {
-		var r capture.Record
-		if err := f.Next(&r); err == io.EOF {
+		data, ci, err := f.ZeroCopyReadPacketData()
+		if err == io.EOF {
 			break
 		} else if err != nil {
 			b.Fatal(err)
 		}
-		r.Data = bytes.Clone(r.Data)
-		records = append(records, r)
+		records = append(records, record{bytes.Clone(data), ci})
 		var p capture.Packet
-		if err := p.Decode(r); err != nil {
+		if err := p.Decode(data, ci); err != nil {
 			b.Fatal(err)
 		}
 		far = append(far, netip.PrefixFrom(p.Src, p.Src.BitLen()))
@@ -62,19 +72,18 @@ func BenchmarkLine(b *testing.B) {
 				m := matcherOf(b, entries)
 				b.ReportAllocs()
 				var p capture.Packet
-				pr := capture.Printer{Location: time.UTC}
 				buf := make([]byte, 0, 2*maxLine)
 				hits, rounds := 0, 0
 				for b.Loop() {
 					rounds++
 					for i := range records {
-						if p.Decode(records[i]) != nil {
+						if p.Decode(records[i].data, records[i].ci) != nil {
 							b.Fatal("a packet that does not decode")
 						}
 						if m.match(&p) {
 							hits++
 						}
-						buf = append(pr.AppendLine(buf[:0], &p), '\n')
+						buf = append(p.AppendLine(buf[:0], time.UTC), '\n')
 					}
 				}
 				if total := rounds * len(records); hit && hits != total || !hit && hits > total/10 {
@@ -133,23 +142,24 @@ func BenchmarkBatch(b *testing.B) {
 				b.Fatal(err)
 			}
 			r.SetPolicy(index(b), []netip.Addr{own})
-			var rec capture.Record
 			looked := 0
 			look := func() {
-				src.left = src.read
-				reads, _ := src.Read()
-				r.liveLane.live(reads, &rec)
+				src.left = len(src.data)
+				for src.left > 0 {
+					data, ci, _ := src.ZeroCopyReadPacketData()
+					r.liveLane.live(data, ci)
+				}
 				for len(r.full) > 0 {
 					(<-r.full).release()
 				}
-				looked += src.read
+				looked += len(src.data)
 			}
 			for range 200 {
 				look() // batches get their memory
 			}
 			looked = 0
 			if n := testing.AllocsPerRun(10, look); n > 0 {
-				b.Fatalf("%v allocations in %d packets", n, src.read)
+				b.Fatalf("%v allocations in %d packets", n, len(src.data))
 			}
 			looked = 0
 			b.ReportAllocs()

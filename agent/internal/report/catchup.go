@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/google/gopacket"
+
 	"example.org/threatstopd/capture"
 )
 
@@ -119,24 +121,23 @@ func logReader(f *os.File) (*capture.FileReader, error) {
 // find looks for the packets of the gap's marks, newest file first, since that is where
 // they are nearly always.
 func (r *Reporter) find(ctx context.Context, files []*os.File, g gap) (from, until *spot) {
-	var (
-		rec capture.Record
-		p   capture.Packet
-	)
+	var p capture.Packet
 	for i := len(files) - 1; i >= 0; i-- {
 		if !g.from.packet() && (!g.until.packet() || until != nil) {
 			break
 		}
 		fr, err := logReader(files[i])
 		for n := 0; err == nil && ctx.Err() == nil; n++ {
-			if err = fr.Next(&rec); err != nil {
+			var data []byte
+			var ci gopacket.CaptureInfo
+			if data, ci, err = fr.ZeroCopyReadPacketData(); err != nil {
 				break
 			}
-			usec := rec.Time.UnixMicro()
+			usec := ci.Timestamp.UnixMicro()
 			if usec != g.from.usec && usec != g.until.usec {
 				continue
 			}
-			_ = p.Decode(rec) // what is there of a damaged one identifies it as well
+			_ = p.Decode(data, ci) // what is there of a damaged one identifies it as well
 			m := markOf(&p)
 			if m.is(g.from) {
 				from = &spot{i, n}
@@ -213,7 +214,6 @@ func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) bool {
 // the file's first record.
 func (r *Reporter) fillFrom(ctx context.Context, fr *capture.FileReader, wanted func(time.Time, int) bool, first func(time.Time)) error {
 	l := r.gapLane
-	var rec capture.Record
 	for n := 0; ; {
 		if err := r.gapBatch(ctx); err != nil {
 			return err
@@ -221,18 +221,17 @@ func (r *Reporter) fillFrom(ctx context.Context, fr *capture.FileReader, wanted 
 		err := func() error {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			any := false
-			defer func() { l.endRead(any) }()
 			for range chunk {
-				if err := fr.Next(&rec); err != nil {
+				data, ci, err := fr.ZeroCopyReadPacketData()
+				if err != nil {
 					return err
 				}
 				if n == 0 {
-					first(rec.Time)
+					first(ci.Timestamp)
 				}
-				if wanted(rec.Time, n) && r.passes(&rec) {
-					l.look(rec)
-					any = true
+				// The live capture has the filter in the kernel.
+				if wanted(ci.Timestamp, n) && r.o.Filter.Match(data) {
+					l.look(data, ci)
 				}
 				n++
 				if l.cur == nil {
@@ -248,12 +247,6 @@ func (r *Reporter) fillFrom(ctx context.Context, fr *capture.FileReader, wanted 
 			return err
 		}
 	}
-}
-
-// passes is the filter that the live capture has in the kernel.
-func (r *Reporter) passes(rec *capture.Record) bool {
-	const action = 2 // offset in the pflog header
-	return r.o.Filter != capture.FilterBlock || len(rec.Data) > action && capture.Action(rec.Data[action]) == capture.ActionBlock
 }
 
 // gapBatch sees to it that there is a batch to write to. Catching up is in no hurry:
@@ -297,8 +290,8 @@ func (r *Reporter) endGap(ctx context.Context) bool {
 			continue
 		}
 		l.cur.ends = true
-		l.close(l.last)
-		l.last = mark{}
+		l.close(l.last.mark())
+		l.last = packetKey{}
 		l.mu.Unlock()
 		return true
 	}

@@ -407,11 +407,10 @@ func TestFilesDifferFromLive(t *testing.T) {
 	h.pflogd.log(pass, cut)
 	var p capture.Packet
 	data := cut.AppendRecord(nil)
-	if err := p.Decode(capture.Record{Time: cut.Time, Data: data[:snap], Length: len(data)}); err != nil {
+	if err := p.Decode(data[:snap], infoOf(cut, snap)); err != nil {
 		t.Fatal(err)
 	}
-	pr := capture.Printer{Location: time.UTC}
-	text := string(pr.AppendLine(nil, &p))
+	text := string(p.AppendLine(nil, time.UTC))
 	if text == line(cut) {
 		t.Fatal("nothing was cut")
 	}
@@ -437,7 +436,7 @@ func TestMarkOfCutPacket(t *testing.T) {
 		var m mark
 		for _, n := range []int{len(data), 160, 144} {
 			var c capture.Packet
-			if err := c.Decode(capture.Record{Time: p.Time, Data: data[:min(n, len(data))], Length: len(data)}); err != nil {
+			if err := c.Decode(data[:min(n, len(data))], infoOf(p, min(n, len(data)))); err != nil {
 				t.Fatal(err)
 			}
 			got := markOf(&c)
@@ -455,8 +454,8 @@ func TestMarkOfCutPacket(t *testing.T) {
 	a, b := hit(1), hit(1)
 	b.DstPort++
 	var pa, pb capture.Packet
-	pa.Decode(capture.Record{Time: a.Time, Data: a.AppendRecord(nil)})
-	pb.Decode(capture.Record{Time: b.Time, Data: b.AppendRecord(nil)})
+	pa.Decode(a.AppendRecord(nil), infoOf(a, 0))
+	pb.Decode(b.AppendRecord(nil), infoOf(b, 0))
 	if markOf(&pa) == markOf(&pb) {
 		t.Error("ports do not count")
 	}

@@ -53,7 +53,7 @@ func child() error {
 		return err
 	}
 	iface := capturetest.NewInterface("")
-	src, err := iface.Open(capture.Options{ReadTimeout: 5 * time.Millisecond})
+	src, err := iface.Open(capture.Options{})
 	if err != nil {
 		return err
 	}

@@ -5,11 +5,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/gopacket"
+
 	"example.org/threatstopd/agent/internal/report/spool"
 	"example.org/threatstopd/capture"
 )
 
-// maxLine is the longest line that capture.Printer writes, with its newline.
+// maxLine is the longest line that capture.Packet.AppendLine writes, with its newline.
 const maxLine = 4096 + 1
 
 // A batch is lines on their way from a lane to the spool. There is a fixed number of
@@ -34,19 +36,15 @@ type lane struct {
 	free chan *batch
 	gap  bool
 
-	// mu is held while a read's packets are looked at, and for a moment by
-	// whoever closes a batch. Nobody waits for disk or network under it.
+	// mu is held while a packet is looked at or a batch closed. Nothing waits for
+	// disk or network under it.
 	mu      sync.Mutex
 	matcher *matcher
 	packet  capture.Packet
-	printer capture.Printer
 	cur     *batch
-	// last is the last packet that was looked at, as of the end of the last
-	// read.
-	last mark
+	// last identifies the last packet that was looked at.
+	last packetKey
 
-	// Counted here first, once for a whole read.
-	seen, hits, wanted, undecoded, lost, lines int64
 	*laneCounters
 }
 
@@ -56,7 +54,6 @@ type laneCounters struct {
 
 func newLane(r *Reporter, batches int, gap bool, c *laneCounters) *lane {
 	l := &lane{r: r, free: make(chan *batch, batches), gap: gap, laneCounters: c}
-	l.printer.Location = r.o.Location
 	for range batches {
 		l.free <- &batch{lane: l}
 	}
@@ -65,30 +62,31 @@ func newLane(r *Reporter, batches int, gap bool, c *laneCounters) *lane {
 
 // look looks at one packet. It does not allocate, except for a batch's text when the
 // batch is used for the first time.
-func (l *lane) look(rec capture.Record) {
-	l.seen++
+func (l *lane) look(data []byte, ci gopacket.CaptureInfo) {
+	l.Seen.Add(1)
 	p := &l.packet
-	if p.Decode(rec) != nil {
-		l.undecoded++
+	if p.Decode(data, ci) != nil {
+		l.Undecoded.Add(1)
 	}
+	l.last = keyOf(p)
 	if l.matcher != nil && l.matcher.match(p) {
-		l.hits++
+		l.Hits.Add(1)
 	} else if !l.r.o.All {
 		return
 	}
-	l.wanted++
+	l.Wanted.Add(1)
 	b := l.cur
 	if b == nil {
 		if b = l.take(); b == nil {
-			l.lost++
+			l.Lost.Add(1)
 			return
 		}
 	}
-	b.text = append(l.printer.AppendLine(b.text, p), '\n')
+	b.text = append(p.AppendLine(b.text, l.r.o.Location), '\n')
 	b.lines++
-	l.lines++
+	l.r.inMemory.Add(1)
 	if b.lines >= l.r.batchLines || len(b.text) > l.r.batchBytes-maxLine {
-		l.close(markOf(p))
+		l.close(l.last.mark())
 	}
 }
 
@@ -120,55 +118,34 @@ func (l *lane) close(m mark) {
 	l.r.full <- b
 }
 
-// endRead ends the packets of a read, the last of which is in l.packet.
-func (l *lane) endRead(any bool) {
-	if any {
-		l.last = markOf(&l.packet)
-	}
-	l.r.inMemory.Add(l.lines)
-	l.Seen.Add(l.seen)
-	l.Hits.Add(l.hits)
-	l.Wanted.Add(l.wanted)
-	l.Undecoded.Add(l.undecoded)
-	l.Lost.Add(l.lost)
-	l.seen, l.hits, l.wanted, l.undecoded, l.lost, l.lines = 0, 0, 0, 0, 0, 0
-}
-
 // flush closes the current batch if there is one. If there is none it returns the last
 // packet looked at: everything up to it is either on its way already or was no hit.
 func (l *lane) flush() (last mark, idle bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cur != nil {
-		l.close(l.last)
+		l.close(l.last.mark())
 		return mark{}, false
 	}
-	return l.last, true
+	return l.last.mark(), true
 }
 
 // release gives a batch back to its lane.
 func (b *batch) release() { b.lane.free <- b }
 
-// live looks at the packets of one read. A mark is returned for the first packet ever
-// that there was a policy for.
-func (l *lane) live(reads *capture.Batch, rec *capture.Record) {
+// live looks at a packet from the live capture. The first one that there was a policy for
+// is where the live capture begins.
+func (l *lane) live(data []byte, ci gopacket.CaptureInfo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.matcher = l.r.matcher.Load()
-	any := false
-	for reads.Next(rec) {
-		if l.matcher == nil && !l.r.o.All {
-			l.r.noPolicy.Add(1)
-			continue
-		}
-		l.look(*rec)
-		if !any && l.last.zero() {
-			l.r.firstLive(markOf(&l.packet))
-		}
-		any = true
+	if l.matcher == nil && !l.r.o.All {
+		l.r.noPolicy.Add(1)
+		return
 	}
-	if reads.Err() != nil {
-		l.r.malformed.Add(1)
+	first := l.last.zero()
+	l.look(data, ci)
+	if first {
+		l.r.firstLive(l.last.mark())
 	}
-	l.endRead(any)
 }

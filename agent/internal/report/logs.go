@@ -13,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"example.org/threatstopd/capture"
 )
 
 // OpenLogs opens what pflogd writes at path (/var/log/pflog) and what newsyslog(8) has
@@ -167,11 +165,8 @@ func firstRecord(f *os.File) (time.Time, []byte, bool) {
 	if err != nil {
 		return time.Time{}, nil, false
 	}
-	var rec capture.Record
-	if fr.Next(&rec) != nil {
-		return time.Time{}, nil, false
-	}
-	return rec.Time, bytes.Clone(rec.Data), true
+	data, ci, err := fr.ZeroCopyReadPacketData()
+	return ci.Timestamp, bytes.Clone(data), err == nil
 }
 
 // FlushPflogd asks every pflogd(8) to write out what it has in memory, as newsyslog.conf

@@ -36,29 +36,47 @@ func (m mark) time() time.Time { return time.UnixMicro(m.usec) }
 // is reports whether both are of the same packet.
 func (m mark) is(o mark) bool { return m.usec == o.usec && m.id == o.id && m.packet() }
 
-// markOf returns the mark of a packet: its time, pflog header, addresses and ports.
+// A packetKey is what identifies a packet: its time, pflog header, addresses and ports.
 // It is the same for the packet read live, whole, and for the one in a file, cut at
-// pflogd's snapshot length (160 bytes unless told otherwise; 124 for IPv4 and 144 for
-// IPv6 are enough: what is behind options or extension headers is left out).
-func markOf(p *capture.Packet) mark {
-	m := mark{usec: p.Time.UnixMicro()}
-	var b [8 + capture.HeaderLen + 2*17 + 4]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(m.usec))
-	copy(b[8:8+capture.HeaderLen], p.Data)
+// pflogd's snapshot length (160 bytes by default; 124 for IPv4 and 144 for IPv6 are
+// enough: what is behind options or extension headers is left out).
+type packetKey [8 + capture.HeaderLen + 2*17 + 4]byte
+
+func keyOf(p *capture.Packet) (k packetKey) {
+	binary.LittleEndian.PutUint64(k[:], uint64(p.Time.UnixMicro()))
+	copy(k[8:8+capture.HeaderLen], p.Data)
 	n := 8 + capture.HeaderLen
 	if p.Src.IsValid() {
 		src, dst := p.Src.As16(), p.Dst.As16()
-		b[n], b[n+17] = byte(p.Src.BitLen()), byte(p.Dst.BitLen())
-		copy(b[n+1:], src[:])
-		copy(b[n+18:], dst[:])
+		k[n], k[n+17] = byte(p.Src.BitLen()), byte(p.Dst.BitLen())
+		copy(k[n+1:], src[:])
+		copy(k[n+18:], dst[:])
 	}
 	if n += 2 * 17; p.Ports && plainHeader(p.IP()) {
-		binary.BigEndian.PutUint16(b[n:], p.SrcPort)
-		binary.BigEndian.PutUint16(b[n+2:], p.DstPort)
+		binary.BigEndian.PutUint16(k[n:], p.SrcPort)
+		binary.BigEndian.PutUint16(k[n+2:], p.DstPort)
 	}
-	sum := sha256.Sum256(b[:])
+	return k
+}
+
+// zero reports whether k is no packet's.
+func (k *packetKey) zero() bool { return *k == packetKey{} }
+
+// mark returns the mark of the packet, the zero one if k is no packet's.
+func (k *packetKey) mark() mark {
+	if k.zero() {
+		return mark{}
+	}
+	m := mark{usec: int64(binary.LittleEndian.Uint64(k[:]))}
+	sum := sha256.Sum256(k[:])
 	copy(m.id[:], sum[:])
 	return m
+}
+
+// markOf returns the mark of a packet.
+func markOf(p *capture.Packet) mark {
+	k := keyOf(p)
+	return k.mark()
 }
 
 // plainHeader reports whether the transport header follows the fixed part of the IP

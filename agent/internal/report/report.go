@@ -167,11 +167,10 @@ type Reporter struct {
 	toSend sendQueue
 
 	liveCount, gapCount          laneCounters
-	noPolicy, malformed          atomic.Int64
+	noPolicy                     atomic.Int64
 	inMemory                     atomic.Int64
 	lostSpool, lostAside         atomic.Int64
 	spoolErrors, watermarkErrors atomic.Int64
-	kernel                       atomic.Pointer[capture.Stats]
 	inherited                    spool.Count
 	up                           uploadStats
 	catchUp                      catchUpStats
@@ -326,23 +325,15 @@ func (r *Reporter) read(ctx context.Context) error {
 			r.o.Source.Close()
 		}
 	}()
-	var rec capture.Record
 	for {
-		reads, err := r.o.Source.Read()
-		if ctx.Err() != nil {
-			// What a last read brought is in pflogd's files, and behind the
-			// watermark; but here it need not wait for the next start.
-			if err == nil {
-				r.liveLane.live(reads, &rec)
-			}
-			return nil
-		}
-		if err != nil {
-			r.kernelStats()
+		data, ci, err := r.o.Source.ZeroCopyReadPacketData()
+		switch {
+		case err == nil:
+			r.liveLane.live(data, ci)
+		case ctx.Err() != nil:
+			return nil // the source was closed, and what it had read is in the lane
+		default:
 			return fmt.Errorf("capture: %w", err)
-		}
-		if !reads.Empty() {
-			r.liveLane.live(reads, &rec)
 		}
 	}
 }

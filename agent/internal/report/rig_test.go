@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/gopacket"
 	"github.com/rs/zerolog"
 
 	"example.org/threatstopd/agent/internal/policy"
@@ -74,9 +75,14 @@ func miss(n int) *capturetest.Packet {
 
 func line(p *capturetest.Packet) string {
 	var cp capture.Packet
-	_ = cp.Decode(capture.Record{Time: p.Time, Data: p.AppendRecord(nil)})
-	pr := capture.Printer{Location: time.UTC}
-	return string(pr.AppendLine(nil, &cp))
+	data := p.AppendRecord(nil)
+	_ = cp.Decode(data, infoOf(p, len(data)))
+	return string(cp.AppendLine(nil, time.UTC))
+}
+
+// infoOf is what a source says of a packet of which n bytes were captured.
+func infoOf(p *capturetest.Packet, n int) gopacket.CaptureInfo {
+	return gopacket.CaptureInfo{Timestamp: p.Time, CaptureLength: n, Length: len(p.AppendRecord(nil))}
 }
 
 func hitLines(from, to int) []string {
@@ -175,7 +181,7 @@ func run(t testing.TB, col *reporttest.Collector, iface *capturetest.Interface, 
 func (g *rig) run(t testing.TB, col *reporttest.Collector, dir string, change func(*Options)) {
 	t.Helper()
 	o := options(t, col, dir)
-	src, err := g.iface.Open(capture.Options{ReadTimeout: 10 * time.Millisecond})
+	src, err := g.iface.Open(capture.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -185,25 +185,13 @@ func (c *laneCounters) packets() Packets {
 	return Packets{Seen: c.Seen.Load(), Hits: c.Hits.Load(), Reported: c.Wanted.Load(), Undecoded: c.Undecoded.Load()}
 }
 
-// kernelStats asks the kernel for its counters, and returns the last ones known when it
-// does not say.
-func (r *Reporter) kernelStats() capture.Stats {
-	if s, err := r.o.Source.Stats(); err == nil {
-		r.kernel.Store(&s)
-		return s
-	}
-	if s := r.kernel.Load(); s != nil {
-		return *s
-	}
-	return capture.Stats{}
-}
-
 // Stats returns the figures. It may be called at any time and waits for nothing.
 func (r *Reporter) Stats() Stats {
+	kernel, _ := r.o.Source.Stats() // after an error, the last known
 	s := Stats{
 		Live: r.liveCount.packets(), Files: r.gapCount.packets(),
-		NoPolicy: r.noPolicy.Load(), MalformedReads: r.malformed.Load(),
-		Kernel: r.kernelStats(), Lists: r.hits.snapshot(),
+		NoPolicy: r.noPolicy.Load(), MalformedReads: int64(kernel.Malformed),
+		Kernel: kernel, Lists: r.hits.snapshot(),
 		InMemory: max(0, r.inMemory.Load()), Inherited: r.inherited,
 		Spool: r.spool.Stats(), Aside: r.aside.Stats(),
 		SpoolErrors: r.spoolErrors.Load(), WatermarkErrors: r.watermarkErrors.Load(),
