@@ -178,7 +178,7 @@ func (s *stage) env() cli.Env {
 	env := cli.System()
 	env.Terminal = false
 	env.OpenPF = s.open
-	env.Socket, env.StatusSocket = filepath.Join(s.dir, "sock"), ""
+	env.Socket, env.StatusSocket, env.CrashFile = filepath.Join(s.dir, "sock"), "", ""
 	env.Host = func() (policy.Facts, error) {
 		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{s.own}}}}, nil
 	}

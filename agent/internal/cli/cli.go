@@ -57,6 +57,8 @@ type Env struct {
 	OpenSyslog  func() (zerolog.LevelWriter, error)
 	// Socket and StatusSocket are where the daemon is asked; empty: nowhere.
 	Socket, StatusSocket string
+	// CrashFile is where the daemon leaves the reason of its death; empty: nowhere.
+	CrashFile string
 	// Signals brings what the daemon acts on: SIGHUP, and those that ask for a
 	// status line.
 	Signals <-chan os.Signal
@@ -106,6 +108,7 @@ func System() Env {
 
 		Socket:       status.SocketPath,
 		StatusSocket: status.StatusSocketPath,
+		CrashFile:    privsep.CrashPath,
 
 		Confine: privsep.System(),
 		Reexec:  reexec,

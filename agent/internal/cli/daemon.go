@@ -58,7 +58,8 @@ func daemonOnce(ctx context.Context, env Env, f *flags) error {
 	if env.Confine != nil && service == (account{}) && os.Geteuid() == 0 {
 		log.Warn().Str("user", cfg.User).Msg("no such user (USER): the processes for the network stay root")
 	}
-	return daemon.New(daemon.Options{
+	closeCrash := openCrash(env, log)
+	err = daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
 			cfg, warnings, err := config.Load(f.file)
 			for _, w := range warnings {
@@ -79,6 +80,25 @@ func daemonOnce(ctx context.Context, env Env, f *flags) error {
 		Roles:     env.Roles,
 		Confine:   env.Confine,
 	}).Run(ctx)
+	closeCrash()
+	return err
+}
+
+// openCrash opens the file for the reason of the main process's death, and logs how the one before
+// ended. The function returned marks a clean end.
+func openCrash(env Env, log zerolog.Logger) (closeCrash func()) {
+	if env.CrashFile == "" {
+		return func() {}
+	}
+	crash, last, err := privsep.OpenCrashFile(env.CrashFile)
+	if err != nil {
+		log.Warn().Err(err).Msg("a crash of the main process will leave no report")
+		return func() {}
+	}
+	if last != "" {
+		log.Error().Str("reason", last).Msg("the daemon did not end cleanly before this start")
+	}
+	return func() { crash.Close() }
 }
 
 // listen makes the sockets that the daemon answers at. A host without the socket for

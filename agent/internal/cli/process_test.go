@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -212,4 +213,39 @@ func hits(all []reporttest.Receipt) string {
 	}
 	slices.Sort(from)
 	return strings.Join(from, " ")
+}
+
+// How the main process ended is logged by the next start, unless it ended cleanly.
+func TestMainIsKilled(t *testing.T) {
+	h := newDaemonHost(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := h.writeConf()
+	// run starts the daemon, ends it by a signal, and returns what it logged.
+	run := func(end syscall.Signal) string {
+		var out lockedBuffer
+		cmd := exec.Command(self, "-d", "-f", conf)
+		cmd.Env = append(os.Environ(), strictEnv+"="+h.socket)
+		cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+		h.until("enforced", func() bool { return strings.Contains(out.String(), "policy enforced") })
+		cmd.Process.Signal(end)
+		cmd.Wait()
+		return out.String()
+	}
+	const killed = "did not end cleanly before this start reason=\"no report: SIGKILL"
+	for i, tt := range []struct {
+		end   syscall.Signal
+		found bool // of the start before
+	}{{syscall.SIGKILL, false}, {syscall.SIGTERM, true}, {syscall.SIGTERM, false}} {
+		if out := run(tt.end); strings.Contains(out, killed) != tt.found {
+			t.Errorf("start %d: %s", i, out)
+		}
+	}
 }

@@ -91,6 +91,7 @@ func strictMain(env Env) {
 		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.18.0.1/24")}}}}, nil
 	}
 	env.Socket, env.StatusSocket = os.Getenv(strictEnv), ""
+	env.CrashFile = env.Socket + ".crash"
 	env.Roles = privsep.Exec()
 	if os.Getenv(strictReads) != "" {
 		env.Stdout = reads{env.Stdout}
@@ -107,19 +108,19 @@ type traced struct {
 	err  error
 }
 
-// trace starts threatstopd under strace. The test is skipped where there is none.
-func (h *daemonHost) trace(args ...string) *traced {
-	h.t.Helper()
+// trace starts threatstopd under strace. The test t, which may be a subtest, is skipped where there is none.
+func (h *daemonHost) trace(t *testing.T, args ...string) *traced {
+	t.Helper()
 	path, err := exec.LookPath("strace")
 	if err != nil || runtime.GOOS != "linux" {
-		h.t.Skip("no strace(1)")
+		t.Skip("no strace(1)")
 	}
 	self, err := os.Executable()
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
-	x := &traced{log: filepath.Join(h.t.TempDir(), "trace"), done: make(chan struct{})}
-	const calls = "%file,socket,connect,bind,listen,accept,accept4,ioctl,execve,clone,clone3,fork,vfork,kill"
+	x := &traced{log: filepath.Join(t.TempDir(), "trace"), done: make(chan struct{})}
+	const calls = "%file,socket,connect,bind,listen,accept,accept4,ioctl,execve,setsockopt,clone,clone3,fork,vfork,kill"
 	x.Cmd = exec.Command(path, append([]string{"-f", "-y", "--seccomp-bpf", "-s", "400", "-o", x.log, "-e", "trace=" + calls, "--", self}, args...)...)
 	x.Dir = h.dir
 	// Go's signals to its own threads, a hundred a second, would each stop strace.
@@ -127,13 +128,13 @@ func (h *daemonHost) trace(args ...string) *traced {
 	x.Stdout, x.Stderr = &x.out, &x.out
 	x.SysProcAttr, x.WaitDelay = &syscall.SysProcAttr{Setpgid: true}, time.Second
 	if err := x.Start(); err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
 	go func() {
 		defer close(x.done)
 		x.err = x.Wait()
 	}()
-	h.t.Cleanup(x.kill)
+	t.Cleanup(x.kill)
 	return x
 }
 
@@ -344,6 +345,24 @@ func first(problems ...string) string {
 	return ""
 }
 
+// socketOptions are those that Go's net package sets, and that confined processes therefore use. OpenBSD's
+// pledge(2) allows each of them with the promise that the socket itself needs ("inet" or "unix"), and
+// from 8.0 on it also compares the level with the socket's family: IPPROTO_IPV6 is used on IPv6 sockets
+// alone. Options of Linux alone are marked: Go has no such options on OpenBSD.
+var socketOptions = []struct{ level, name, family string }{
+	{"SOL_SOCKET", "SO_REUSEADDR", ""}, // listeners
+	{"SOL_SOCKET", "SO_BROADCAST", ""}, // UDP, unix datagrams
+	{"SOL_SOCKET", "SO_KEEPALIVE", ""},
+	{"SOL_SOCKET", "SO_SNDBUF", ""}, // socketpairs of privsep
+	{"SOL_SOCKET", "SO_RCVBUF", ""},
+	{"SOL_TCP", "TCP_NODELAY", ""},
+	{"SOL_IPV6", "IPV6_V6ONLY", "TCPv6"},
+	{"SOL_IPV6", "IPV6_V6ONLY", "UDPv6"},
+	{"SOL_TCP", "TCP_KEEPIDLE", ""},  // Linux
+	{"SOL_TCP", "TCP_KEEPINTVL", ""}, // Linux
+	{"SOL_TCP", "TCP_KEEPCNT", ""},   // Linux
+}
+
 // allows says why a call is not allowed, "" if it is.
 func (p *proc) allows(name, args string) string {
 	paths := pathsOf(args)
@@ -387,6 +406,13 @@ func (p *proc) allows(name, args string) string {
 		case strings.HasPrefix(args, "AF_NETLINK"): // as sysctl(2) of the routing table
 			return p.promised("route")
 		}
+	case "setsockopt":
+		for _, o := range socketOptions {
+			if strings.Contains(args, ", "+o.level+", "+o.name+", ") && (o.family == "" || strings.Contains(args, "<"+o.family)) {
+				return ""
+			}
+		}
+		return "not a known socket option"
 	case "connect", "bind", "listen", "accept", "accept4":
 		switch {
 		case strings.Contains(args, "sun_path=") && name == "connect":
@@ -479,6 +505,9 @@ func TestStrictJudge(t *testing.T) {
 		"unix":                  {`7 socket(AF_UNIX, SOCK_STREAM, 0) = 3<UNIX-STREAM:[1]>`, "not promised: unix"},
 		"raw":                   {`7 socket(AF_PACKET, SOCK_RAW, 0) = 3<PACKET:[1]>`, "in no promise"},
 		"ioctl":                 {`7 ioctl(3</dev/x>, _IOC(_IOC_READ, 0x44, 1, 1), 0x1) = 0`, "in no promise"},
+		"a socket option":       {`7 setsockopt(3<TCP:[1]>, SOL_TCP, TCP_NODELAY, [1], 4) = 0`, ""},
+		"of IPv6 on IPv4":       {`7 setsockopt(3<TCP:[1]>, SOL_IPV6, IPV6_V6ONLY, [1], 4) = 0`, "not a known socket option"},
+		"another option":        {`7 setsockopt(3<TCP:[1]>, SOL_IP, IP_TOS, [1], 4) = 0`, "not a known socket option"},
 		"a terminal?":           {`7 ioctl(1</dev/null>, TCGETS, 0x1) = -1 ENOTTY`, ""},
 		"a thread":              {`7 clone(child_stack=0x1, flags=CLONE_VM|CLONE_THREAD) = 8`, ""},
 		"of a thread": {`7 clone(child_stack=0x1, flags=CLONE_VM|CLONE_THREAD <unfinished ...>
@@ -522,7 +551,7 @@ func TestStrictDaemon(t *testing.T) {
 	}
 	pflogd := logs{w}
 	h.conf["KILL_STATES"] = "yes"
-	x := h.trace("-d", "-v", "-f", h.writeConf())
+	x := h.trace(t, "-d", "-v", "-f", h.writeConf())
 	h.log = &x.out
 	daemon := x.daemon(t, h)
 	h.until("read", h.says("catch"))
@@ -620,7 +649,7 @@ func TestStrictCommands(t *testing.T) {
 		{"--test", "log server", []string{"--test", "-f", conf, "10.0.0.1"}},
 	} {
 		t.Run(strings.Join(tt.args[:1], " "), func(t *testing.T) {
-			x := h.trace(tt.args...)
+			x := h.trace(t, tt.args...)
 			s := x.end(t)
 			s.tell(t, tt.role)
 			if !strings.Contains(x.out.String(), tt.want) {
@@ -636,7 +665,7 @@ func TestStrictCommands(t *testing.T) {
 // Without a daemon --sync-now does it, with a process that fetches.
 func TestStrictSync(t *testing.T) {
 	h := newDaemonHost(t)
-	x := h.trace("--sync-now", "-f", h.writeConf())
+	x := h.trace(t, "--sync-now", "-f", h.writeConf())
 	x.end(t).tell(t, "--sync-now", "fetch")
 	if !strings.Contains(x.out.String(), "Table ThreatSTOP-Block: ") {
 		t.Errorf("said:\n%s", x.out.String())
@@ -647,7 +676,7 @@ func TestStrictSync(t *testing.T) {
 func TestStrictFinds(t *testing.T) {
 	h := newDaemonHost(t)
 	t.Setenv(strictReads, "/etc/hosts")
-	s := h.trace("--version").end(t)
+	s := h.trace(t, "--version").end(t)
 	if len(s.wrong) != 1 || !strings.Contains(s.wrong[0], `"/etc/hosts"`) || !strings.HasSuffix(s.wrong[0], ": not promised: rpath") {
 		t.Errorf("found %q", s.wrong)
 	}

@@ -250,6 +250,9 @@ func init() {
 		if err := w.Ready(); err != nil {
 			return err
 		}
+		if err := w.Send(18, []byte(isConfined)); err != nil {
+			return err
+		}
 		result := "done"
 		if err := attempts[a.Try](a.Target); err != nil {
 			result = "refused: " + err.Error()
@@ -257,26 +260,29 @@ func init() {
 		if err := w.Send(18, []byte(result)); err != nil {
 			return err
 		}
-		return idle(w)
+		return nil
 	}
 }
+
+// isConfined is sent before the attempt.
+const isConfined = "confined"
 
 // try has a process of a role, confined, try something, and returns what became of it:
 // "done", "refused: …", or how the process ended.
 func try(t *testing.T, a attempt) string {
 	t.Helper()
 	k := keep(t, Exec(), Job{Role: "confined", Once: true, Begin: func(c *Conn) error { return c.SendJSON(kindAttempt, a) }})
-	select {
-	case <-k.up:
-	case reason := <-k.down:
-		return "not confined: " + reason
+	// Its death may be known before that it was ready, but not before what it sent.
+	result := "not confined: " + <-k.down
+	for len(k.got) > 0 {
+		switch got := strings.TrimPrefix(<-k.got, "18 "); got {
+		case isConfined:
+			result = strings.TrimPrefix(result, "not confined: ")
+		default:
+			result = got
+		}
 	}
-	select {
-	case got := <-k.got:
-		return strings.TrimPrefix(got, "18 ")
-	case reason := <-k.down:
-		return reason
-	}
+	return result
 }
 
 // On OpenBSD, roles under their real confinement try what they may not, and die or are

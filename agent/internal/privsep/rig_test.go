@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("PRIVSEP_TEST_MAIN") != "" {
 		mainThatIsKilled()
 	}
+	if path := os.Getenv("PRIVSEP_TEST_CRASH"); path != "" {
+		crashMain(path, os.Getenv("PRIVSEP_TEST_HOW"))
+	}
 	os.Exit(m.Run())
 }
 

@@ -90,6 +90,23 @@ func paths(all ...[]Path) []Path {
 }
 
 // Roles is the one table of the processes and of what confines them.
+//
+// From OpenBSD 7.9 on, every open(2) after pledge needs its promise and its unveil. What Go's runtime
+// and standard library may open late:
+//
+//   - the time zone (/etc/localtime, /usr/share/zoneinfo): Confine loads it;
+//   - /dev/null: [Exec] opens it; nothing uses os/exec;
+//   - /etc/resolv.conf and /etc/hosts, for each look-up that is seconds after the last: unveiled with
+//     NamePromises. Go does not read nsswitch.conf on OpenBSD;
+//   - /etc/services, /etc/protocols: ports are numbers, and networks are tcp, udp and unix;
+//   - /etc/ssl/cert.pem and CA_FILE: report loads the pool before Confine, and CA_FILE is unveiled;
+//   - MIME types (/etc/mime.types and others): nothing serves files or asks for the type of a name;
+//   - /etc/passwd, /etc/group: users and groups are looked up once, before Confine;
+//   - /dev/log, again when syslogd(8) was restarted: unveiled for main, which alone logs;
+//   - random numbers, processors, memory, interfaces: system calls, not files.
+//
+// What we open late ourselves has a path in the table. The tests under strace(1) of package cli fail on
+// any other path.
 var Roles = []Role{
 	{
 		Name:     "main",
