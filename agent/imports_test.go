@@ -68,7 +68,7 @@ func TestImports(t *testing.T) {
 		"agent/internal/owner":               {},
 		"agent/internal/host":                {"agent/internal/policy"},
 		"agent/internal/apply":               {"agent/internal/policy", "pfioctl"},
-		"agent/internal/update":              {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl"},
+		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl", "pfioctl/*"},
 		"agent/internal/report":              {"agent/internal/owner", "agent/internal/policy", "agent/internal/report/*", "capture"},
 		"agent/internal/report/spool":        {},
 		"agent/internal/report/upload":       {"agent/internal/owner"},

@@ -246,15 +246,15 @@ func entry(p netip.Prefix) string {
 	return p.String()
 }
 
-// count is a number of things: "1 part", "2 parts".
-func count(n int, one, many string) string {
+// Plural is a number of things: "1 part", "2 parts".
+func Plural(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-func entries(n int) string { return count(n, "entry", "entries") }
+func entries(n int) string { return Plural(n, "entry", "entries") }
 
 func (n *Narrator) table(t Table) {
 	name := t.Table.String()

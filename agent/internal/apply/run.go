@@ -316,9 +316,9 @@ func (r *run) judge() {
 // Counts returns what a set holds, in words: "26424 blocked addresses, 3 exceptions".
 func Counts(kind policy.Kind, s *policy.Set) string {
 	c := s.Counts()
-	text := count(c.V4+c.V6-c.Not, kind.String()+"ed address", kind.String()+"ed addresses")
+	text := Plural(c.V4+c.V6-c.Not, kind.String()+"ed address", kind.String()+"ed addresses")
 	if c.Not > 0 {
-		text += ", " + count(c.Not, "exception", "exceptions")
+		text += ", " + Plural(c.Not, "exception", "exceptions")
 	}
 	return text
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
@@ -43,7 +43,6 @@ const (
 // The answer is that of the kernel's block table, for that is what happens to
 // packets; where pf cannot be asked it is that of the policy.
 func Check(ctx context.Context, a netip.Addr, o Options, env Env, w io.Writer) (Answer, error) {
-	o.Update.Host, o.Update.Lookup = env.Host, env.Lookup
 	c := &checker{o: o, env: env, w: w, addr: a.Unmap().WithZone(""), block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
 	if !c.addr.IsValid() {
 		return CannotTell, errors.New("no address")
@@ -84,7 +83,7 @@ type checker struct {
 // prepare gets ready what is needed when the process is confined: with it what strangers
 // have sent is read.
 func (c *checker) prepare() {
-	c.o.Update.Host = once(c.o.Update.Host)
+	c.env.Host = once(c.env.Host)
 	if err := c.env.FlushPflogd(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		c.say("hits", "%v: the latest may be missing", err)
 	}
@@ -185,22 +184,21 @@ func (c *checker) policy(ctx context.Context) Answer {
 		return CannotTell
 	}
 	defer client.Close()
-	var lists []update.List
-	for _, want := range c.o.Update.Wanted() {
-		l, err := client.Fetch(ctx, dnsfetch.Request{Name: want.Name, AllowEmpty: want.Kind == policy.Allow})
-		if err != nil {
-			c.say("list", "%v", err)
-			continue
+	src := sources.New(c.o.Sources)
+	src.Fetch(ctx, fetcher{client, c.env.Lookup}, sources.Progress{Done: func(r sources.Result) {
+		switch {
+		case r.Err != nil:
+			c.say("list", "%v", r.Err)
+		case r.List != nil:
+			c.list(r)
 		}
-		want.List = l
-		lists = append(lists, want)
-		c.list(want)
-	}
-	never, warnings, err := facts(ctx, &c.o)
+	}})
+	host, err := c.env.Host()
 	if err != nil {
 		c.say("policy", "what it never blocks is not known: %v", err)
 		return CannotTell
 	}
+	never, warnings := src.Facts(host)
 	for _, w := range warnings {
 		c.say("warning", "%s", w)
 	}
@@ -209,10 +207,10 @@ func (c *checker) policy(ctx context.Context) Answer {
 			c.say("excepted", "never blocked: %s (%s)", pfioctl.Addr{Prefix: x.Prefix}, x.Why)
 		}
 	}
-	if len(lists) < len(c.o.Config.AllowLists)+len(c.o.Config.BlockLists) {
+	if src.Failed() {
 		return CannotTell
 	}
-	p, err := c.o.Update.Build(lists, never)
+	p, err := src.Build(never, c.o.Policy)
 	if err != nil {
 		c.say("policy", "%v", err)
 		return CannotTell
@@ -227,11 +225,21 @@ func (c *checker) policy(ctx context.Context) Answer {
 	return Blocked
 }
 
+// fetcher fetches lists and looks up names in this process.
+type fetcher struct {
+	*dnsfetch.Client
+	lookup func(context.Context, string) ([]netip.Addr, error)
+}
+
+func (f fetcher) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	return f.lookup(ctx, name)
+}
+
 // list tells what one list says of the address: its longest entry decides.
-func (c *checker) list(l update.List) {
+func (c *checker) list(l sources.Result) {
 	var best netip.Prefix
 	not := false
-	for e := range l.All() {
+	for e := range l.List.All() {
 		if p := e.Prefix(); p.Contains(c.addr) && (!best.IsValid() || p.Bits() > best.Bits() || p == best && e.Not) {
 			best, not = p, e.Not
 		}

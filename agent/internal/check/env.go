@@ -10,7 +10,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
@@ -22,10 +22,9 @@ type Options struct {
 	Warnings []config.Warning
 	File     string // where Config was read from
 
-	Fetch dnsfetch.Options // all policy servers; they are asked one by one
-	// Update is what an update would work with. Its Host and Lookup are those
-	// of the Env.
-	Update update.Options
+	Fetch   dnsfetch.Options // all policy servers; they are asked one by one
+	Sources sources.Options
+	Policy  policy.Options
 
 	PfConf string // the file that pf is loaded from
 

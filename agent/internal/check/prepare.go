@@ -38,7 +38,7 @@ type prepared struct {
 // prepare gets ready what the checks need that come when the process is confined.
 func (t *tester) prepare(context.Context) {
 	r, cfg := &t.ready, t.o.Config
-	t.o.Update.Host = once(t.o.Update.Host)
+	t.env.Host = once(t.env.Host)
 	if r.pf = t.pf != nil; r.pf {
 		if r.used, _, r.countErr = t.pf.Used(); r.countErr == nil {
 			r.limit, r.countErr = t.pf.Limit(pfioctl.LimitTableEntries)

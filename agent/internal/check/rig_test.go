@@ -306,7 +306,7 @@ func (r *rig) options() Options {
 		r.t.Fatal(err)
 	}
 	r.o.Config, r.o.Warnings = cfg, append(warnings, r.warnings...)
-	r.o.Update.Block, r.o.Update.Allow, r.o.Update.NeverBlock = cfg.BlockLists, cfg.AllowLists, cfg.NeverBlock
+	r.o.Sources.Block, r.o.Sources.Allow, r.o.Sources.NeverBlock = cfg.BlockLists, cfg.AllowLists, cfg.NeverBlock
 	r.o.Fetch.Servers, r.o.Fetch.Timeout = cfg.DNSServers, cfg.DNSTimeout
 	return r.o
 }

@@ -11,14 +11,14 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/dnsfetch"
 )
 
 // servers asks each policy server: whether it can be reached, and whether it gives
 // the lists. All of them come from the first that does, the others are asked for one.
 func (t *tester) servers(ctx context.Context) {
-	var lists []update.List
+	var lists *sources.Sources
 	for _, server := range t.o.Fetch.Servers {
 		if ctx.Err() != nil {
 			return
@@ -36,15 +36,17 @@ func (t *tester) servers(ctx context.Context) {
 		return
 	}
 	fmt.Fprintln(t.w, "DNS Server is ready.")
-	never, warnings, err := facts(ctx, &t.o)
-	for _, w := range warnings {
-		t.say(Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")
-	}
+	host, err := t.env.Host()
 	if err != nil {
 		t.fail("policy", err)
 		return
 	}
-	p, err := t.o.Update.Build(lists, never)
+	lists.Names(ctx, t.env.Lookup)
+	never, warnings := lists.Facts(host)
+	for _, w := range warnings {
+		t.say(Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")
+	}
+	p, err := lists.Build(never, t.o.Policy)
 	if err != nil {
 		t.fail("policy", err)
 		return
@@ -153,9 +155,9 @@ func lookup(ctx context.Context, env *Env, host string) ([]netip.Addr, error) {
 	return addrs, err
 }
 
-// ask fetches all lists from a server, or with one just the first, and returns
-// them if all have come.
-func (t *tester) ask(ctx context.Context, server string, one bool) []update.List {
+// ask fetches all lists from a server, or with one just the first block list, and returns them if all
+// have come or do not exist.
+func (t *tester) ask(ctx context.Context, server string, one bool) *sources.Sources {
 	o := t.o.Fetch
 	o.Servers = []string{server}
 	client, err := dnsfetch.New(o)
@@ -164,41 +166,31 @@ func (t *tester) ask(ctx context.Context, server string, one bool) []update.List
 		return nil
 	}
 	defer client.Close()
-	var lists []update.List
-	complete := true
-	for _, want := range t.o.Update.Wanted() {
-		if one && want.Kind != policy.Block {
-			continue
+	want := t.o.Sources
+	if one {
+		want.Allow, want.Block = nil, want.Block[:1]
+	}
+	src := sources.New(want)
+	for _, l := range src.Lists() {
+		got, err := client.Fetch(ctx, dnsfetch.Request{Name: l.Name, AllowEmpty: l.Kind == policy.Allow})
+		src.Take(sources.Result{Kind: l.Kind, Name: l.Name, List: got, Err: err}, t.env.Now())
+		refused := errors.Is(err, dnsfetch.ErrRefused)
+		t.refused = t.refused || refused
+		switch {
+		case l.Err == nil:
+			t.say(OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
+				l.Kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
+		case refused:
+			t.say(t.serverLevel(), err.Error(), "the servers do not know this host's public address, or not yet")
+		default:
+			t.say(t.serverLevel(), err.Error(), "look at the name in "+t.o.File+": it must be as the service gives it")
 		}
-		l, err := client.Fetch(ctx, dnsfetch.Request{Name: want.Name, AllowEmpty: want.Kind == policy.Allow})
-		if err != nil {
-			complete = false
-			t.refused = t.refused || errors.Is(err, dnsfetch.ErrRefused)
-			do := "look at the name in " + t.o.File + ": it must be as the service gives it"
-			if errors.Is(err, dnsfetch.ErrRefused) {
-				do = "the servers do not know this host's public address, or not yet"
-			}
-			t.say(t.serverLevel(), err.Error(), do)
-			if errors.Is(err, dnsfetch.ErrRefused) || ctx.Err() != nil {
-				break // the others would be, too
-			}
-			continue
-		}
-		t.say(OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
-			want.Kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
-		lists = append(lists, update.List{Kind: want.Kind, Name: want.Name, List: l})
-		if one {
-			break
+		if refused || ctx.Err() != nil {
+			return nil // the others would be refused, too
 		}
 	}
-	if !complete {
+	if src.Failed() {
 		return nil
 	}
-	return lists
-}
-
-// facts returns what exceptions follow from, as an update finds it, and what could
-// not be found.
-func facts(ctx context.Context, o *Options) (policy.Facts, []string, error) {
-	return o.Update.Facts(ctx, make(map[string][]netip.Addr))
+	return src
 }

@@ -20,7 +20,6 @@ import (
 // First comes what is this host's: it takes root, and believes only root's files and the
 // kernel. Then the process is confined, and talks to others.
 func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
-	o.Update.Host, o.Update.Lookup = env.Host, env.Lookup
 	t := &tester{o: o, env: env, w: w, block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
 	for _, check := range []func(context.Context){
 		t.configuration, t.root, t.openPF, t.pflog, t.rules, t.pfConf, t.files, t.prepare, t.confine,

@@ -18,7 +18,7 @@ import (
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/reporttest"
-	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch/dnstest"
@@ -192,11 +192,11 @@ func TestWhatIsWrong(t *testing.T) {
 			delete(r.conf, "AUTH_URL")
 		}, []string{"FAIL REFUSED", "FAIL no policy server gives all lists", "skip authorised > AUTH_URL"}},
 		"no such list": {func(r *rig) { r.conf["BLOCK_LISTS"] = "nothing.test.threatstop.local" },
-			[]string{"FAIL list nothing.test.threatstop.local > as the service gives it", "FAIL no policy server gives all lists"}},
+			[]string{"FAIL list nothing.test.threatstop.local > as the service gives it", "FAIL policy: it blocks nothing > BLOCK_LISTS"}},
 		"a list without an answer": {func(r *rig) { r.dns.Fail(dnstest.On{List: blockList}, dnstest.NoRecords{}) },
-			[]string{"FAIL list basic.test.threatstop.local; no records", "FAIL no policy server gives all lists"}},
+			[]string{"FAIL list basic.test.threatstop.local; no records", "FAIL policy: it blocks nothing > BLOCK_LISTS"}},
 		"a policy of nothing": {func(r *rig) { r.serve(blockList, "198.18.0.1") }, []string{"FAIL policy: it blocks nothing > BLOCK_LISTS"}},
-		"a host that cannot be excepted": {func(r *rig) { r.o.Update.Reach = []update.Reach{{Role: "log server", Host: "logs.example"}} },
+		"a host that cannot be excepted": {func(r *rig) { r.o.Sources.Reach = []sources.Reach{{Role: "log server", Host: "logs.example"}} },
 			[]string{"warn policy: log server logs.example; not kept out of the block table > resolver"}},
 		"own addresses unknown": {func(r *rig) {
 			r.env.Host = func() (policy.Facts, error) { return policy.Facts{}, errors.New("own addresses: no route") }

@@ -71,6 +71,7 @@ func daemonOnce(ctx context.Context, env Env, f *flags) error {
 			return daemonSetup(cfg, env, f, service, log.GetLevel()), nil
 		},
 		PF:        pf,
+		Host:      env.Host,
 		Signals:   env.Signals,
 		Log:       log,
 		Version:   shortVersion(),
@@ -145,7 +146,8 @@ func openLog(env Env, f *flags) (zerolog.Logger, error) {
 
 func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.Level) *daemon.Setup {
 	s := &daemon.Setup{
-		Update:       updateOptions(c, env),
+		Sources:      sourcesOptions(c),
+		Apply:        applyOptions(c, env),
 		Fetch:        fetchOptions(c),
 		PollInterval: c.PollInterval,
 		FullCheck:    c.FullCheck,

@@ -263,7 +263,7 @@ func TestDaemonPflogGone(t *testing.T) {
 	h.pflog.Destroy()
 	h.until("told", h.says("hits are not read"))
 	h.pflog.Create()
-	h.until("over", h.says("over: hits are not read"))
+	h.until("over", h.says("resolved: hits are not read"))
 	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
 	h.seen(1)
 	h.stop()

@@ -12,7 +12,7 @@ import (
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/reportrole"
-	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
@@ -30,34 +30,32 @@ func fetchOptions(c *config.Config) dnsfetch.Options {
 	}
 }
 
-func updateOptions(c *config.Config, env Env) update.Options {
-	return update.Options{
-		Block:      c.BlockLists,
-		Allow:      c.AllowLists,
-		Policy:     policy.Options{MinPrefixV4: c.MinPrefixV4, MinPrefixV6: c.MinPrefixV6, Aggregate: c.Aggregate, MaxEntries: c.MaxEntries},
-		Guard:      policy.Guard{MaxShrink: c.MaxShrink, Hold: c.ShrinkHold},
-		BlockTable: apply.Target{Table: pfioctl.Table{Name: c.BlockTable}, File: c.BlockFile, Load: c.ReloadPF},
-		AllowTable: apply.Target{Table: pfioctl.Table{Name: c.AllowTable}, File: c.AllowFile, Load: c.ReloadPF},
-		NeverBlock: c.NeverBlock,
-		Reach:      reach(c),
-		Host:       env.Host,
-		Lookup:     env.Lookup,
-		Now:        env.Now,
+func sourcesOptions(c *config.Config) sources.Options {
+	return sources.Options{Block: c.BlockLists, Allow: c.AllowLists, NeverBlock: c.NeverBlock, Reach: reach(c)}
+}
+
+func applyOptions(c *config.Config, env Env) apply.Options {
+	return apply.Options{
+		Policy: policy.Options{MinPrefixV4: c.MinPrefixV4, MinPrefixV6: c.MinPrefixV6, Aggregate: c.Aggregate, MaxEntries: c.MaxEntries},
+		Guard:  policy.Guard{MaxShrink: c.MaxShrink, Hold: c.ShrinkHold},
+		Block:  apply.Target{Table: pfioctl.Table{Name: c.BlockTable}, File: c.BlockFile, Load: c.ReloadPF},
+		Allow:  apply.Target{Table: pfioctl.Table{Name: c.AllowTable}, File: c.AllowFile, Load: c.ReloadPF},
+		Now:    env.Now,
 	}
 }
 
 // reach lists the servers that the policy must not cut off.
-func reach(c *config.Config) []update.Reach {
-	var all []update.Reach
+func reach(c *config.Config) []sources.Reach {
+	var all []sources.Reach
 	for _, s := range c.DNSServers {
-		all = append(all, update.Reach{Role: "policy server", Host: serverHost(s)})
+		all = append(all, sources.Reach{Role: "policy server", Host: serverHost(s)})
 	}
 	for _, u := range []struct {
 		role string
 		*url.URL
 	}{{"log server", c.URL}, {"proxy", c.Proxy}} {
 		if u.URL != nil {
-			all = append(all, update.Reach{Role: u.role, Host: u.Hostname()})
+			all = append(all, sources.Reach{Role: u.role, Host: u.Hostname()})
 		}
 	}
 	return all

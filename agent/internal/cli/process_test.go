@@ -165,7 +165,7 @@ func TestDaemonProcesses(t *testing.T) {
 	roles.kill("report")
 	pflogd.log(t, "10.0.0.2")
 	h.until("told", h.says("report process: killed"))
-	h.until("over", h.says("over: report process: killed"))
+	h.until("over", h.says("resolved: report process: killed"))
 	// A packet that is read live ends what there is to catch up with; without one that
 	// takes seconds to be known.
 	h.until("matched", func() bool { return strings.Count(h.log.String(), "policy taken") > taken })
@@ -178,7 +178,7 @@ func TestDaemonProcesses(t *testing.T) {
 	})
 	roles.kill("fetch")
 	h.until("told", h.says("fetch process: killed"))
-	h.until("over", h.says("over: fetch process: killed"))
+	h.until("over", h.says("resolved: fetch process: killed"))
 	h.serve(blockList, "10.0.0.1", "10.0.0.77")
 	expect(t, h.sync(0), "Table ThreatSTOP-Block: 1 added, 4 deleted")
 	if got := hits(h.collector.Receipts()); got != "10.0.0.1 10.0.0.2 192.0.2.1" {

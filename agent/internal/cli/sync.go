@@ -7,17 +7,19 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/agent/internal/status"
-	"example.org/threatstopd/agent/internal/update"
 	"example.org/threatstopd/pfioctl"
 )
+
+// errInterrupted is why a run ended early.
+var errInterrupted = errors.New("interrupted: the policy in force stays")
 
 // syncNow is one policy run: the daemon's where one is running, and else our
 // own.
@@ -63,10 +65,8 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		return err
 	}
 	defer e.Close()
-	o := updateOptions(cfg, env)
-	o.Lookup = fetcher.Lookup
-	facts, hostErr := o.Host()
-	o.Host = func() (policy.Facts, error) { return facts, hostErr }
+	o, src := applyOptions(cfg, env), sources.New(sourcesOptions(cfg))
+	facts, hostErr := env.Host()
 	// From here on pf is asked for nothing else than its promise allows.
 	if _, err := pf.Limit(pfioctl.LimitTableEntries); err != nil {
 		return err
@@ -91,14 +91,18 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		Version: shortVersion(),
 	}
 	n.Begin(env.Now())
-	trace := update.Narrate(n)
-	setting, ended := trace.Setting, sync.OnceFunc(func() { go fetcher.Close() })
-	trace.Setting = func(k policy.Kind, s *policy.Set) {
-		ended() // the lists have come: it goes while pf and the disk are at work
-		setting(k, s)
+	began := env.Now()
+	src.Fetch(ctx, fetcher, sources.Narrate(n))
+	go fetcher.Close() // while pf and the disk are at work
+	out := &apply.Outcome{Err: errInterrupted}
+	if ctx.Err() == nil {
+		if !src.Failed() {
+			n.Complete()
+		}
+		out = src.Enforce(e, &o, func() (policy.Facts, error) { return facts, hostErr }, f.force, n.Setting)
 	}
-	out := update.New(o, fetcher).Run(ctx, e, f.force, trace)
-	n.End(out.Outcome)
+	out.Began, out.Elapsed = began, env.Now().Sub(began)
+	n.End(out)
 	if !out.OK() {
 		return errSaid
 	}

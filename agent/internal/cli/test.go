@@ -89,7 +89,8 @@ func preflightOptions(c *config.Config, env Env, f *flags) check.Options {
 		Config:     c,
 		File:       f.file,
 		Fetch:      fetchOptions(c),
-		Update:     updateOptions(c, env),
+		Sources:    sourcesOptions(c),
+		Policy:     applyOptions(c, env).Policy,
 		PfConf:     pfConf,
 		Indicators: []string{check.DefaultIndicator},
 	}

@@ -27,7 +27,7 @@ import (
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/reportrole"
-	"example.org/threatstopd/agent/internal/update"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch"
@@ -93,10 +93,13 @@ type site struct {
 	poll    time.Duration
 	upload  time.Duration
 	badConf bool
-	hits    int // logged while somebody read
-	roles   *mortal
-	body    privsep.Body // runs in the role that reports, unless nil
-	sender  func(upload.Options) (report.Sender, error)
+
+	factsMu   sync.Mutex
+	resolvers []netip.Addr
+	hits      int // logged while somebody read
+	roles     *mortal
+	body      privsep.Body // runs in the role that reports, unless nil
+	sender    func(upload.Options) (report.Sender, error)
 }
 
 func (s *site) Write(p []byte) (int, error) {
@@ -198,14 +201,10 @@ func (s *site) load() (*daemon.Setup, error) {
 		return apply.Target{Table: t, File: filepath.Join(s.dir, file), Load: true}
 	}
 	return &daemon.Setup{
-		Update: update.Options{
-			Block: []string{blockList}, Allow: []string{allowList},
-			Guard:      policy.Guard{MaxShrink: policy.DefaultMaxShrink, Hold: policy.DefaultHold},
-			BlockTable: target(blockTable, "block"), AllowTable: target(allowTable, "allow"),
-			Host: func() (policy.Facts, error) {
-				return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.PrefixFrom(own, 24)}}}}, nil
-			},
-			Now: time.Now,
+		Sources: sources.Options{Block: []string{blockList}, Allow: []string{allowList}},
+		Apply: apply.Options{
+			Guard: policy.Guard{MaxShrink: policy.DefaultMaxShrink, Hold: policy.DefaultHold},
+			Block: target(blockTable, "block"), Allow: target(allowTable, "allow"),
 		},
 		Fetch:        dnsfetch.Options{Servers: []string{s.server.Addr()}, Timeout: 20 * time.Second},
 		PollInterval: s.poll,
@@ -219,6 +218,16 @@ func (s *site) load() (*daemon.Setup, error) {
 			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
 		},
 		LockDir: s.dir,
+	}, nil
+}
+
+// host is what the firewall knows of itself.
+func (s *site) host() (policy.Facts, error) {
+	s.factsMu.Lock()
+	defer s.factsMu.Unlock()
+	return policy.Facts{
+		Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.PrefixFrom(own, 24)}}},
+		Resolvers:  s.resolvers,
 	}, nil
 }
 
@@ -305,7 +314,7 @@ func (s *site) daemon(load func() (*daemon.Setup, error)) *daemon.Daemon {
 	}
 	s.roles = &mortal{Starter: privseptest.InProcess(bodies)}
 	return daemon.New(daemon.Options{
-		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Signals: s.signals,
+		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Host: s.host, Signals: s.signals,
 		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{},
 	})
 }

@@ -2,60 +2,46 @@ package daemon
 
 import "time"
 
-// Troubles with the processes of roles.
+// Names of the processes of roles, as troubles have them.
 const (
 	fetchProcess  = "fetch process"
 	reportProcess = "report process"
 	statesProcess = "states process"
 )
 
-// A role that died is started again, and that is that. One that dies often is for its
-// owner to see to, and its trouble is not over when it is only up again.
+// A role that dies is started again. The owner is needed when it dies so often, and the trouble then
+// lasts until the deaths are this long ago.
 const (
 	deathsLong = 10 * time.Minute
 	deathsMany = 3
 )
 
-// down notes that a role is gone.
-func (d *Daemon) down(key, text string) {
-	d.mu.Lock()
-	if d.deaths == nil {
-		d.deaths = make(map[string][]time.Time)
-	}
-	recent := append(d.recent(key), time.Now())
-	// More tell no more.
-	d.deaths[key] = recent[max(0, len(recent)-deathsMany):]
-	many := len(recent) >= deathsMany
-	d.mu.Unlock()
-	d.trouble.is(key, text, many)
+// down notes that a role died, and why.
+func (d *Daemon) down(process, reason string) {
+	recent := append(d.recent(process), time.Now())
+	d.deaths[process] = recent[max(0, len(recent)-deathsMany):]
+	d.trouble.is(process, process+": "+reason, len(recent) >= deathsMany)
 }
 
-// up notes that a role is at work.
-func (d *Daemon) up(key string) {
-	d.mu.Lock()
-	many := len(d.recent(key)) >= deathsMany
-	d.mu.Unlock()
-	if !many {
-		d.trouble.over(key)
+// up notes that a role works.
+func (d *Daemon) up(process string) {
+	if len(d.recent(process)) < deathsMany {
+		d.trouble.over(process)
 	}
 }
 
-// settle ends the troubles of roles that died often, and no more: one that is not up
-// would have failed to start again meanwhile.
+// settle resolves the troubles of roles that have stopped dying.
 func (d *Daemon) settle() {
-	for _, key := range []string{fetchProcess, reportProcess, statesProcess} {
-		d.mu.Lock()
-		quiet := len(d.recent(key)) == 0
-		d.mu.Unlock()
-		if quiet {
-			d.trouble.over(key)
+	for process := range d.deaths {
+		if len(d.recent(process)) == 0 {
+			d.trouble.over(process)
 		}
 	}
 }
 
-// recent returns when a role died of late. The caller holds mu.
-func (d *Daemon) recent(key string) []time.Time {
-	all := d.deaths[key]
+// recent returns when a role died lately.
+func (d *Daemon) recent(process string) []time.Time {
+	all := d.deaths[process]
 	for len(all) > 0 && time.Since(all[0]) > deathsLong {
 		all = all[1:]
 	}

@@ -1,130 +1,103 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"syscall"
 	"time"
 
-	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
 )
 
-// glanceEvery is how often pf is asked, cheaply, whether anything has changed.
-const glanceEvery = time.Minute
-
-// watch sees to it that pf goes on enforcing the policy: it notices when pf is
-// disabled, when no rule refers to the table any more, and when something else
-// has changed a table, which it mends.
-func (l *life) watch(ctx context.Context) {
-	tick := time.NewTicker(glanceEvery)
-	defer tick.Stop()
-	full := time.Now()
-	var last apply.Glance
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		l.settle()
-		g, err := l.glance()
-		if err != nil {
-			l.trouble.is("pf", err.Error(), true)
-			continue
-		}
-		l.trouble.over("pf")
-		loaded := g.Checksum != last.Checksum
-		if loaded && last.Known && l.tight() {
-			close(l.again)
-			return
-		}
-		changed := loaded || l.countsDiffer(g)
-		last = g
-		if changed || time.Since(full) >= l.setup.FullCheck {
-			full = time.Now()
-			l.mend()
-		}
-		l.checkStale()
+// watch looks at pf and the host each minute, without the network: it notices when pf is disabled or no
+// rule refers to the table, repairs tables that something else has changed, and applies the policy again
+// when the host's addresses, gateways or resolvers have changed.
+func (d *Daemon) watch() {
+	d.settle()
+	before, known := d.glance.Checksum, d.glanced
+	if !d.look() {
+		return
 	}
+	loaded := known && d.glance.Checksum != before
+	if loaded && d.glance.Known && d.tight() {
+		d.o.Log.Info().Msg("pf.conf was loaded, and may have other limits: executing this program again")
+		d.again = true
+		return
+	}
+	if loaded || d.countsDiffer() || time.Since(d.checked) >= d.setup.FullCheck {
+		d.mend()
+	}
+	d.checkHost()
+	d.checkStale()
 }
 
-// tight reports whether there is not room enough in pf, by the limit as it was when this
-// process was confined: it is not allowed to ask for that any more. Who has changed
-// pf.conf may have raised it.
-func (l *life) tight() bool {
-	if l.o.Confine == nil {
+// look asks pf for what it can report without walking a table. It returns false when pf does not answer.
+func (d *Daemon) look() bool {
+	g, err := d.enforcer.Glance(d.setup.Apply.Block.Table, d.setup.Apply.Allow.Table)
+	d.trouble.check("pf", errText(err), true)
+	if err != nil {
 		return false
 	}
-	l.state.mu.Lock()
+	d.glance, d.glanced = g, true
+	d.trouble.check("not enforced", g.NotEnforced(), true)
+	return true
+}
+
+// tight reports whether pf has too little room, by the limit as it was before pledge(2), after which it
+// cannot be read: a pf.conf that was loaded since may have raised it.
+func (d *Daemon) tight() bool {
+	if d.o.Confine == nil {
+		return false
+	}
 	files := 0
-	for _, t := range l.tables {
-		if t.set != nil {
-			files += t.set.Len()
-		}
+	for _, t := range d.tables {
 		if errors.Is(t.Err, syscall.ENOMEM) {
-			l.state.mu.Unlock()
 			return true
 		}
+		if t.inForce != nil {
+			files += t.inForce.Set.Len()
+		}
 	}
-	l.state.mu.Unlock()
-	advice, err := l.enforcer.ReloadAdvice(files)
+	advice, err := d.enforcer.ReloadAdvice(files)
 	return err == nil && advice != ""
 }
 
-// glance asks pf what it can tell without walking a table, and tells the owner
-// when the policy is not enforced.
-func (l *life) glance() (apply.Glance, error) {
-	g, err := l.enforcer.Glance(l.setup.Update.BlockTable.Table, l.setup.Update.AllowTable.Table)
-	if err != nil {
-		return g, err
-	}
-	l.setGlance(g)
-	l.trouble.check("not enforced", g.NotEnforced(), true)
-	return g, nil
-}
-
-// countsDiffer reports whether a table has another number of entries than it
-// was set to.
-func (l *life) countsDiffer(g apply.Glance) bool {
-	l.state.mu.Lock()
-	defer l.state.mu.Unlock()
-	for _, t := range l.inForce.tables {
-		n := g.Block
-		if t.Kind == policy.Allow {
-			n = g.Allow
-		}
-		if t.Load && n.Entries != t.Set.Len() {
+// countsDiffer reports whether a table has another number of entries than it was set to.
+func (d *Daemon) countsDiffer() bool {
+	for kind, n := range []int{policy.Block: d.glance.Block.Entries, policy.Allow: d.glance.Allow.Entries} {
+		if t := d.tables[kind].inForce; t != nil && t.Load && n != t.Set.Len() {
 			return true
 		}
 	}
 	return false
 }
 
-// mend compares the tables, entry for entry, with the policy that was last
-// enforced, and puts back what else has changed.
-func (l *life) mend() {
-	l.enforcing.Lock()
-	defer l.enforcing.Unlock()
-	l.state.mu.Lock()
-	tables := l.inForce.tables
-	l.state.mu.Unlock()
-	for _, t := range tables {
-		if !t.Load {
+// mend compares the tables, entry for entry, with the policy in force, and puts back what something else
+// has changed.
+func (d *Daemon) mend() {
+	d.checked = time.Now()
+	for _, kind := range []policy.Kind{policy.Allow, policy.Block} {
+		x := &d.tables[kind]
+		if x.inForce == nil || !x.inForce.Load {
 			continue
 		}
-		target := l.setup.Update.Target(t.Kind)
-		res, err := l.enforcer.Apply(target, t.Set, t.Header)
-		key := "drift " + t.Kind.String()
+		key := "drift " + kind.String()
+		res, err := d.enforcer.Apply(d.setup.Apply.Target(kind), x.inForce.Set, x.inForce.Header)
+		d.trouble.check(key, errText(err), true)
 		if err != nil {
-			l.trouble.is(key, apply.Explain(err), true)
 			continue
 		}
-		l.trouble.over(key)
-		l.setChecked(t.Kind, res)
+		x.checked = d.checked
+		if res.FileWritten {
+			x.written = d.checked
+		}
+		if res.Steps > 0 {
+			x.mended++
+			x.drift, x.driftAt = res.Delta, d.checked
+		}
 		if res.Steps > 0 || res.FileWritten {
-			l.o.Log.Warn().Str("table", t.Table.String()).
+			d.o.Log.Warn().Str("table", res.Table.String()).
 				Int("added", res.Delta.Added).Int("deleted", res.Delta.Deleted).Int("changed", res.Delta.Changed).
 				Bool("file", res.FileWritten).Bool("created", res.Created).
 				Msg("drift mended: something else had changed the table")
@@ -132,24 +105,39 @@ func (l *life) mend() {
 	}
 }
 
-// checkStale tells of lists that have not come for too long.
-func (l *life) checkStale() {
-	if l.setup.StaleAfter <= 0 {
+// checkHost applies the policy again, from the lists at hand, when the host's own addresses, gateways or
+// resolvers are others than it was made for: a new lease must not be blocked until the next poll.
+func (d *Daemon) checkHost() {
+	if d.poll != nil || d.policy == nil {
+		return // a poll reads them itself
+	}
+	host, err := d.o.Host()
+	if err != nil {
+		return // the next poll reports it
+	}
+	facts, _ := d.sources.Facts(host)
+	if reflect.DeepEqual(facts, d.facts) {
 		return
 	}
-	for _, x := range l.listStates() {
-		key := "stale " + x.key
-		since := x.fetched
+	d.enforce(false, nil)
+	d.o.Log.Info().Msg("addresses of this host or its servers have changed: policy applied again")
+}
+
+// checkStale reports lists that have not come for too long.
+func (d *Daemon) checkStale() {
+	if d.setup.StaleAfter <= 0 {
+		return
+	}
+	for _, l := range d.sources.Lists() {
+		since, last := l.Fetched, "last fetched "+l.Fetched.Format("2006-01-02 15:04")
 		if since.IsZero() {
-			since = l.started
+			since, last = d.started, "not fetched since the start"
 		}
-		// On the wall: what counts is how old the list is, whatever the
-		// machine did meanwhile.
-		age := time.Since(since.Round(0))
-		if age < l.setup.StaleAfter {
-			l.trouble.over(key)
-			continue
+		// By the wall clock: what counts is the age of the list, also after a suspend.
+		if time.Since(since.Round(0)) < d.setup.StaleAfter {
+			d.trouble.over("stale " + l.Key())
+		} else {
+			d.trouble.is("stale "+l.Key(), fmt.Sprintf("%s is older than %v: %s", l.Key(), d.setup.StaleAfter, last), true)
 		}
-		l.trouble.is(key, fmt.Sprintf("%s is older than %v: last fetched %s", x.key, l.setup.StaleAfter, since.UTC().Format(time.RFC3339)), true)
 	}
 }

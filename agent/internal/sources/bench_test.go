@@ -1,4 +1,4 @@
-package update_test
+package sources_test
 
 import (
 	"bufio"
@@ -32,7 +32,7 @@ var benchTable = pfioctl.Table{Name: "ThreatSTOP-Block"}
 
 // serveEnv, in the environment, makes the test binary a policy server with
 // that many entries, so that what is measured is the agent's part alone.
-const serveEnv = "UPDATE_TEST_SERVE"
+const serveEnv = "SOURCES_TEST_SERVE"
 
 func init() {
 	n, err := strconv.Atoi(os.Getenv(serveEnv))

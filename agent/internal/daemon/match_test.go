@@ -10,7 +10,6 @@ import (
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/reportrole"
-	"example.org/threatstopd/agent/internal/update"
 )
 
 // Which policy a new one is compared with, poll by poll.
@@ -24,9 +23,10 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		}
 		return p.Block
 	}
-	l := &life{Daemon: &Daemon{o: Options{Log: zerolog.Nop()}, trouble: newTroubles(zerolog.Nop()), report: new(reportrole.Client)}, setup: new(Setup)}
+	d := New(Options{Log: zerolog.Nop()})
+	d.setup, d.report = new(Setup), new(reportrole.Client)
 	// What the kernel had at the start is matched against, and is no policy.
-	l.inForce.set = set("10.9.0.0/16")
+	d.match.set = set("10.9.0.0/16")
 	for _, poll := range []struct {
 		name  string
 		set   string
@@ -40,14 +40,18 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		{"changed", "10.2.0.0/16", 1, true, nil, "10.1.0.1"},
 		{"pf refuses", "10.3.0.0/16", 0, true, errors.New("refused"), ""},
 		{"set in two steps", "10.3.0.0/16", 2, true, nil, "10.2.0.1"},
-		{"set, and the file is not", "10.4.0.0/16", 1, true, errors.New("disk full"), ""},
-		{"the file too", "10.4.0.0/16", 0, true, nil, "10.3.0.1"},
+		{"set, and the file is not", "10.4.0.0/16", 1, true, errors.New("disk full"), "10.3.0.1"},
+		{"the file too", "10.4.0.0/16", 0, true, nil, ""},
 		{"unchanged", "10.4.0.0/16", 0, true, nil, ""},
 		{"only the file is written", "10.5.0.0/16", 0, false, nil, ""},
 	} {
-		before := l.takeTables(&update.Outcome{Outcome: &apply.Outcome{Tables: []apply.Table{{
-			Kind: policy.Block, Set: set(poll.set), Load: poll.load, Result: apply.Result{Steps: poll.steps}, Err: poll.err,
-		}}}})
+		x := apply.Table{Kind: policy.Block, Set: set(poll.set), Load: poll.load, Err: poll.err,
+			Result: apply.Result{Steps: poll.steps}}
+		if poll.steps > 0 || poll.err == nil { // pf has it
+			x.InForce = x.Set.Len()
+		}
+		d.tookTable(x)
+		before := d.matchTables(&apply.Outcome{Tables: []apply.Table{x}})
 		if before == nil {
 			if poll.want != "" {
 				t.Errorf("%s: nothing was in force before", poll.name)

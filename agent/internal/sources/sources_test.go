@@ -1,4 +1,4 @@
-package update
+package sources
 
 import (
 	"context"
@@ -26,12 +26,15 @@ const (
 	allowList = "allow.test.threatstop.local"
 )
 
-// rig is an Updater between a policy server and a simulated kernel.
+// rig is a one-shot run between a policy server and a simulated kernel.
 type rig struct {
 	t      *testing.T
 	server *dnstest.Server
 	kernel *pfsim.Kernel
 	o      Options
+	apply  apply.Options
+	host   func() (policy.Facts, error)
+	lookup func(context.Context, string) ([]netip.Addr, error)
 	now    time.Time
 	fetch  dnsfetch.Options
 }
@@ -47,17 +50,16 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, server: server, now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 	r.kernel = pfsim.New(pfsim.Options{MaxEntries: 5000, Now: func() time.Time { return r.now }})
 	r.fetch = dnsfetch.Options{Servers: []string{server.Addr()}, Timeout: 20 * time.Second}
-	r.o = Options{
-		Block:      []string{blockList},
-		Allow:      []string{allowList},
-		Guard:      policy.Guard{MaxShrink: 0.5, Hold: 24 * time.Hour},
-		BlockTable: apply.Target{Table: pfioctl.Table{Name: "block"}, File: filepath.Join(dir, "block"), Load: true},
-		AllowTable: apply.Target{Table: pfioctl.Table{Name: "allow"}, File: filepath.Join(dir, "allow"), Load: true},
-		Host:       func() (policy.Facts, error) { return policy.Facts{}, nil },
-		Lookup: func(context.Context, string) ([]netip.Addr, error) {
-			return nil, &net.DNSError{Err: "no such host", Name: "x", Server: "192.0.2.53:53"}
-		},
-		Now: func() time.Time { return r.now },
+	r.o = Options{Block: []string{blockList}, Allow: []string{allowList}}
+	r.apply = apply.Options{
+		Guard: policy.Guard{MaxShrink: 0.5, Hold: 24 * time.Hour},
+		Block: apply.Target{Table: pfioctl.Table{Name: "block"}, File: filepath.Join(dir, "block"), Load: true},
+		Allow: apply.Target{Table: pfioctl.Table{Name: "allow"}, File: filepath.Join(dir, "allow"), Load: true},
+		Now:   func() time.Time { return r.now },
+	}
+	r.host = func() (policy.Facts, error) { return policy.Facts{}, nil }
+	r.lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return nil, &net.DNSError{Err: "no such host", Name: "x", Server: "192.0.2.53:53"}
 	}
 	r.serve(blockList, "10.0.0.1", "10.0.0.2", "192.0.2.0/24")
 	r.serve(allowList, "192.0.2.7")
@@ -75,18 +77,34 @@ func (r *rig) serve(name string, list ...string) {
 	}
 }
 
-func (r *rig) updater() *Updater {
+// fetcher fetches lists in this process, and looks up names as the rig says.
+type fetcher struct {
+	*dnsfetch.Client
+	r *rig
+}
+
+func (f fetcher) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	return f.r.lookup(ctx, name)
+}
+
+func (r *rig) fetcher() fetcher {
 	r.t.Helper()
 	c, err := dnsfetch.New(r.fetch)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { c.Close() })
-	return New(r.o, c)
+	return fetcher{c, r}
 }
 
-// run is one run as --sync-now does it, and all that is said of it.
-func (r *rig) run(ctx context.Context, force bool) (*Outcome, string) {
+// run is one run as --sync-now does it, and everything that is printed.
+func (r *rig) run(force bool) (*apply.Outcome, string) {
+	r.t.Helper()
+	return r.runWith(New(r.o), force)
+}
+
+// runWith is a run of a process that has copies of lists.
+func (r *rig) runWith(s *Sources, force bool) (*apply.Outcome, string) {
 	r.t.Helper()
 	var text strings.Builder
 	line := func(s string) { fmt.Fprintln(&text, s) }
@@ -94,8 +112,9 @@ func (r *rig) run(ctx context.Context, force bool) (*Outcome, string) {
 	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
 	defer pf.Close()
 	n.Begin(r.now)
-	out := r.updater().Run(ctx, apply.New(pf), force, Narrate(n))
-	n.End(out.Outcome)
+	s.Fetch(r.t.Context(), r.fetcher(), Narrate(n))
+	out := s.Enforce(apply.New(pf), &r.apply, r.host, force, n.Setting)
+	n.End(out)
 	return out, text.String()
 }
 
@@ -133,39 +152,12 @@ func expect(t *testing.T, text string, phrases ...string) {
 	}
 }
 
-// A signal that cuts look-ups short must not let a policy in force from which
-// their addresses were not kept out.
-func TestInterruptedLookup(t *testing.T) {
-	r := newRig(t)
-	r.o.Reach = []Reach{{"log server", "logs.example.net"}}
-	ctx, interrupt := context.WithCancel(t.Context())
-	r.o.Lookup = func(ctx context.Context, _ string) ([]netip.Addr, error) {
-		interrupt()
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}
-	out, text := r.run(ctx, false)
-	if out.OK() || out.Policy != nil || len(out.Tables) != 0 {
-		t.Errorf("the run went on: %+v", out)
-	}
-	expect(t, text, "interrupted: the policy in force stays")
-	if got := r.table(r.o.BlockTable); got != "" {
-		t.Errorf("the block table was set to %s", got)
-	}
-}
-
+// A fetch that ends early reports nothing of what it did not wait for.
 func TestInterruptedFetch(t *testing.T) {
 	r := newRig(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	out, text := r.run(ctx, false)
-	if out.OK() || len(out.Tables) != 0 {
-		t.Errorf("the run went on: %+v", out)
-	}
-	expect(t, text, "interrupted: the policy in force stays")
-	if strings.Contains(text, "list "+allowList+": ") {
-		t.Errorf("an interrupted fetch is told as one that failed:\n%s", text)
-	}
+	New(r.o).Plan(false).Run(ctx, r.fetcher(), Progress{Done: func(x Result) { t.Errorf("reported: %+v", x) }})
 }
 
 // Names are looked up at once: one that takes its time holds up none.
@@ -176,7 +168,7 @@ func TestLookupsAtOnce(t *testing.T) {
 		r.o.Reach = append(r.o.Reach, Reach{"policy server", fmt.Sprintf("ns%d.example.net", i)})
 	}
 	r.o.Reach = append(r.o.Reach, Reach{"proxy", "10.0.0.1"}, Reach{"log server", "nosuch.example.net"})
-	r.o.Lookup = func(ctx context.Context, name string) ([]netip.Addr, error) {
+	r.lookup = func(ctx context.Context, name string) ([]netip.Addr, error) {
 		if strings.HasPrefix(name, "nosuch") {
 			return nil, &net.DNSError{Err: "no such host", Name: name, Server: "192.0.2.53:53"}
 		}
@@ -190,12 +182,12 @@ func TestLookupsAtOnce(t *testing.T) {
 		}
 		close(seen)
 	}()
-	_, text := r.run(t.Context(), false)
+	_, text := r.run(false)
 	expect(t, text,
 		"Excepted 10.0.0.1 (proxy): listed as 10.0.0.1 in "+blockList,
 		"Excepted 10.0.0.2 (policy server ns0.example.net, policy server ns1.example.net, ",
 		"warning: log server nosuch.example.net: no such host: its address is not kept out of the block table in this run\n")
-	if got := r.table(r.o.BlockTable); got != "192.0.2.0/24 !192.0.2.7" {
+	if got := r.table(r.apply.Block); got != "192.0.2.0/24 !192.0.2.7" {
 		t.Errorf("block table %s", got)
 	}
 }
@@ -231,9 +223,11 @@ func TestUnreachable(t *testing.T) {
 			}
 			r.fetch.Resolver = noResolver{}
 			asked := 0
+			src := New(r.o)
+			src.Fetch(t.Context(), r.fetcher(), Progress{Begin: func(policy.Kind, string) { asked++ }})
 			pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
 			defer pf.Close()
-			out := r.updater().Run(t.Context(), apply.New(pf), false, Trace{List: func(policy.Kind, string) { asked++ }})
+			out := src.Enforce(apply.New(pf), &r.apply, r.host, false, nil)
 			if asked != tc.asked {
 				t.Errorf("%d lists were asked for, want %d", asked, tc.asked)
 			}
@@ -263,29 +257,29 @@ func (noResolver) LookupNetIP(context.Context, string, string) ([]netip.Addr, er
 // the block table keeps its holes.
 func TestAllowTableCannotBeChecked(t *testing.T) {
 	r := newRig(t)
-	r.o.AllowTable.Load, r.o.BlockTable.Load = false, false
+	r.apply.Allow.Load, r.apply.Block.Load = false, false
 	r.serve(blockList, "10.9.0.0/16")
 	r.serve(allowList, hosts(200)...)
-	if out, text := r.run(t.Context(), false); !out.OK() {
+	if out, text := r.run(false); !out.OK() {
 		t.Fatal(text)
 	}
-	before, err := os.ReadFile(r.o.BlockTable.File)
+	before, err := os.ReadFile(r.apply.Block.File)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.serve(allowList, "10.9.0.1")
-	if err := os.Remove(r.o.AllowTable.File); err != nil {
+	if err := os.Remove(r.apply.Allow.File); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(r.o.AllowTable.File, 0o700); err != nil {
+	if err := os.Mkdir(r.apply.Allow.File, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	out, text := r.run(t.Context(), false)
+	out, text := r.run(false)
 	if out.OK() {
 		t.Errorf("all is well:\n%s", text)
 	}
 	expect(t, text, "is not a regular file", "pf table block: not set: it was made with the allow lists")
-	if after, err := os.ReadFile(r.o.BlockTable.File); err != nil || string(after) != string(before) {
+	if after, err := os.ReadFile(r.apply.Block.File); err != nil || string(after) != string(before) {
 		t.Errorf("the block table's file changed: %v", err)
 	}
 }
@@ -294,29 +288,29 @@ func TestAllowTableCannotBeChecked(t *testing.T) {
 // run that can write it does.
 func TestFileFailsTableIsSet(t *testing.T) {
 	r := newRig(t)
-	for _, target := range []apply.Target{r.o.BlockTable, r.o.AllowTable} {
+	for _, target := range []apply.Target{r.apply.Block, r.apply.Allow} {
 		if err := os.Mkdir(target.File, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	out, text := r.run(t.Context(), false)
+	out, text := r.run(false)
 	if out.OK() {
 		t.Error("all is well")
 	}
-	expect(t, text, "Table allow: 1 added, 0 deleted, 0 unchanged: 1 entry\n", "Table block: 4 added, ", "persist file "+r.o.BlockTable.File+": is not a regular file", "pf has the policy, but at a reboot")
-	if got := r.table(r.o.BlockTable); got != "10.0.0.1 10.0.0.2 192.0.2.0/24 !192.0.2.7" {
+	expect(t, text, "Table allow: 1 added, 0 deleted, 0 unchanged: 1 entry\n", "Table block: 4 added, ", "persist file "+r.apply.Block.File+": is not a regular file", "pf has the policy, but at a reboot")
+	if got := r.table(r.apply.Block); got != "10.0.0.1 10.0.0.2 192.0.2.0/24 !192.0.2.7" {
 		t.Errorf("block table %s", got)
 	}
-	for _, target := range []apply.Target{r.o.BlockTable, r.o.AllowTable} {
+	for _, target := range []apply.Target{r.apply.Block, r.apply.Allow} {
 		if err := os.Remove(target.File); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if out, text = r.run(t.Context(), false); !out.OK() {
+	if out, text = r.run(false); !out.OK() {
 		t.Fatal(text)
 	}
 	expect(t, text, "Table block: unchanged, 4 entries")
-	if n, err := apply.FileEntries(r.o.BlockTable.File); n != 4 || err != nil {
+	if n, err := apply.FileEntries(r.apply.Block.File); n != 4 || err != nil {
 		t.Errorf("%d entries in the file, %v", n, err)
 	}
 }
@@ -326,24 +320,24 @@ func TestFileFailsTableIsSet(t *testing.T) {
 func TestHeldWithoutFile(t *testing.T) {
 	r := newRig(t)
 	r.serve(blockList, hosts(1000)...)
-	if out, text := r.run(t.Context(), false); !out.OK() {
+	if out, text := r.run(false); !out.OK() {
 		t.Fatal(text)
 	}
-	if err := os.Remove(r.o.BlockTable.File); err != nil {
+	if err := os.Remove(r.apply.Block.File); err != nil {
 		t.Fatal(err)
 	}
 	r.serve(blockList, hosts(400)...)
-	_, text := r.run(t.Context(), false)
+	_, text := r.run(false)
 	expect(t, text, "held back", "until 2026-03-02 12:00 or --force")
-	if n, err := apply.FileEntries(r.o.BlockTable.File); n != 1000 || err != nil {
+	if n, err := apply.FileEntries(r.apply.Block.File); n != 1000 || err != nil {
 		t.Errorf("%d entries in the file, %v: want what is in force", n, err)
 	}
 	// Times are told in the zone of the clock, whatever the file has.
 	r.now = r.now.Add(20 * time.Hour).In(time.FixedZone("EST", -5*3600))
-	_, text = r.run(t.Context(), false)
+	_, text = r.run(false)
 	expect(t, text, "until 2026-03-02 07:00 or --force")
 	r.now = r.now.Add(5 * time.Hour)
-	out, text := r.run(t.Context(), false)
+	out, text := r.run(false)
 	if !out.OK() {
 		t.Error(text)
 	}
@@ -353,7 +347,7 @@ func TestHeldWithoutFile(t *testing.T) {
 // What RELOAD_PF=no leaves to the owner's pfctl is counted as well.
 func TestReloadAdviceCountsFiles(t *testing.T) {
 	r := newRig(t)
-	r.o.AllowTable.Load, r.o.BlockTable.Load = false, false
+	r.apply.Allow.Load, r.apply.Block.Load = false, false
 	r.serve(blockList, hosts(1000)...)
 	r.kernel = pfsim.New(pfsim.Options{MaxEntries: 1200})
 	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
@@ -369,7 +363,7 @@ func TestReloadAdviceCountsFiles(t *testing.T) {
 	if _, err := pf.Add(other, own...); err != nil {
 		t.Fatal(err)
 	}
-	_, text := r.run(t.Context(), false)
+	_, text := r.run(false)
 	expect(t, text, "not loaded (RELOAD_PF=no), the file has it now")
 	if strings.Contains(text, "cannot be loaded again") {
 		t.Errorf("199 + 1001 do fit into 1200:\n%s", text)
@@ -377,7 +371,7 @@ func TestReloadAdviceCountsFiles(t *testing.T) {
 	if _, err := pf.Add(other, pfioctl.Addr{Prefix: netip.MustParsePrefix("10.8.1.0/24")}); err != nil {
 		t.Fatal(err)
 	}
-	out, text := r.run(t.Context(), false)
+	out, text := r.run(false)
 	if len(out.Warnings) == 0 {
 		t.Errorf("200 + 1001 do not fit into 1200, and nobody says so:\n%s", text)
 	}
@@ -385,8 +379,8 @@ func TestReloadAdviceCountsFiles(t *testing.T) {
 
 func TestTooManyEntriesNamesTheKey(t *testing.T) {
 	r := newRig(t)
-	r.o.Policy.MaxEntries = 3
-	_, text := r.run(t.Context(), false)
+	r.apply.Policy.MaxEntries = 3
+	_, text := r.run(false)
 	expect(t, text, "too many entries: 4, the limit is 3: MAX_ENTRIES in threatstop.conf allows more", "the policy in force stays")
 }
 
@@ -395,15 +389,16 @@ func TestTooManyEntriesNamesTheKey(t *testing.T) {
 func TestSamePolicyIsNotMadeAgain(t *testing.T) {
 	r := newRig(t)
 	own := netip.MustParsePrefix("172.16.0.1/24")
-	r.o.Host = func() (policy.Facts, error) {
+	r.host = func() (policy.Facts, error) {
 		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{own}}}}, nil
 	}
 	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
 	defer pf.Close()
-	e, u := apply.New(pf), r.updater()
+	e, src, f := apply.New(pf), New(r.o), r.fetcher()
 	run := func() *policy.Policy {
 		t.Helper()
-		out := u.Run(t.Context(), e, false, Trace{})
+		src.Fetch(t.Context(), f, Progress{})
+		out := src.Enforce(e, &r.apply, r.host, false, nil)
 		if !out.OK() {
 			t.Fatal(out.Err)
 		}
@@ -411,7 +406,7 @@ func TestSamePolicyIsNotMadeAgain(t *testing.T) {
 	}
 	block := func(want string) {
 		t.Helper()
-		if got := r.table(r.o.BlockTable); got != want {
+		if got := r.table(r.apply.Block); got != want {
 			t.Errorf("the block table has %s", got)
 		}
 	}
@@ -420,7 +415,7 @@ func TestSamePolicyIsNotMadeAgain(t *testing.T) {
 	if run() != first {
 		t.Error("the same lists made another policy")
 	}
-	if _, err := pf.Delete(r.o.BlockTable.Table, pfioctl.Addr{Prefix: netip.MustParsePrefix("10.0.0.2/32")}); err != nil {
+	if _, err := pf.Delete(r.apply.Block.Table, pfioctl.Addr{Prefix: netip.MustParsePrefix("10.0.0.2/32")}); err != nil {
 		t.Fatal(err)
 	}
 	if run() != first {
@@ -445,4 +440,51 @@ func TestSamePolicyIsNotMadeAgain(t *testing.T) {
 		t.Error("another own address made the same policy")
 	}
 	block("192.0.2.0/24 !192.0.2.8") // without its own private network
+}
+
+// A list that does not exist is reported, and is no reason to enforce nothing.
+func TestAbsentLists(t *testing.T) {
+	r := newRig(t)
+	r.o.Block = append(r.o.Block, moreList)
+	src := New(r.o)
+	out, text := r.runWith(src, false)
+	if out.OK() || out.Err != nil {
+		t.Errorf("%v:\n%s", out.Err, text)
+	}
+	expect(t, text, "list "+moreList+": ", "no such name", "Table block: 4 added")
+	if src.Failed() {
+		t.Error("an absent list is tried again soon")
+	}
+
+	// It appears, and is retired: its copy stays for SHRINK_HOLD, also in the eyes of the table file.
+	r.serve(moreList, "10.7.0.1")
+	if out, text = r.runWith(src, false); !out.OK() {
+		t.Fatal(text)
+	}
+	r.server.Remove(moreList)
+	for range 2 {
+		r.runWith(src, false)
+		if got := r.table(r.apply.Block); !strings.Contains(got, "10.7.0.1") {
+			t.Errorf("the copy of a retired list is gone at once: %s", got)
+		}
+		r.now = r.now.Add(20 * time.Hour)
+	}
+	r.runWith(src, false)
+	if got := r.table(r.apply.Block); strings.Contains(got, "10.7.0.1") || !strings.Contains(got, "10.0.0.1") {
+		t.Errorf("a day later the table has %s", got)
+	}
+}
+
+// What it means that an allow list is not there.
+func TestAbsentAllowList(t *testing.T) {
+	r := newRig(t)
+	r.o.Allow = []string{"typo.test.threatstop.local"}
+	out, text := r.run(false)
+	if out.Err == nil {
+		t.Error("an allow list that never existed is taken for an empty one")
+	}
+	expect(t, text, "no such name", "1 of 2 lists could not be fetched: the policy in force stays")
+	if got := r.table(r.apply.Block); got != "" {
+		t.Errorf("the block table was set to %s", got)
+	}
 }

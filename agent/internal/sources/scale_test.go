@@ -1,4 +1,4 @@
-package update_test
+package sources_test
 
 import (
 	"net/netip"

@@ -1,0 +1,256 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/sources"
+	"example.org/threatstopd/pfioctl"
+)
+
+// request is a sync that somebody waits for.
+type request struct {
+	force bool
+	say   func(line string, warn bool) // does not wait
+	exit  chan int                     // has room for one
+}
+
+// Sync carries out a poll, describes it through say, which must not wait, and returns the exit status of
+// --sync-now. Requests that come during a poll are answered together by the next one.
+func (d *Daemon) Sync(ctx context.Context, force bool, say func(line string, warn bool)) int {
+	r := &request{force: force, say: say, exit: make(chan int, 1)}
+	d.do(func() { d.waiting = append(d.waiting, r) })
+	select {
+	case exit := <-r.exit:
+		return exit
+	case <-ctx.Done():
+	case <-d.stopped:
+	}
+	say(errStopping, true)
+	return 1
+}
+
+// poll is one that is under way.
+type poll struct {
+	cancel   context.CancelFunc
+	began    time.Time
+	force    bool
+	requests []*request
+	narrator *apply.Narrator
+}
+
+// say tells everybody who waits for the poll.
+func (p *poll) say(line string, warn bool) {
+	for _, r := range p.requests {
+		r.say(line, warn)
+	}
+}
+
+// startPoll has everything fetched that the next policy is made of; what has come is handled by the loop.
+func (d *Daemon) startPoll() {
+	retry := d.schedule.retry && len(d.waiting) == 0
+	p := &poll{began: time.Now(), requests: d.waiting}
+	d.waiting = nil
+	for _, r := range p.requests {
+		p.force = p.force || r.force
+	}
+	p.narrator = &apply.Narrator{
+		Say:     func(line string) { p.say(line, false) },
+		Warn:    func(line string) { p.say(line, true) },
+		Verbose: true,
+		Local:   time.Local,
+		Version: d.o.Version,
+	}
+	p.narrator.Begin(p.began)
+	ctx, cancel := context.WithCancel(d.ctx)
+	p.cancel, d.poll = cancel, p
+
+	plan, fetcher, narrate := d.sources.Plan(retry), d.fetcher, sources.Narrate(p.narrator)
+	mine := func(f func()) {
+		d.do(func() {
+			if d.poll == p { // and not given up since
+				f()
+			}
+		})
+	}
+	go func() {
+		plan.Run(ctx, fetcher, sources.Progress{
+			Begin: func(k policy.Kind, name string) { mine(func() { narrate.Begin(k, name) }) },
+			Done:  func(r sources.Result) { mine(func() { narrate.Done(r); d.took(r) }) },
+		})
+		mine(d.finishPoll)
+	}()
+}
+
+// abandon gives up a poll that is under way. Those who wait for it wait for the next one.
+func (d *Daemon) abandon() {
+	if p := d.poll; p != nil {
+		p.cancel()
+		d.waiting = append(p.requests, d.waiting...)
+		d.poll = nil
+	}
+}
+
+// took handles a list or a name that has come, or has not.
+func (d *Daemon) took(r sources.Result) {
+	l := d.sources.Take(r, time.Now())
+	switch {
+	case l == nil:
+	case l.Err != nil:
+		d.trouble.is(l.Key(), l.Err.Error(), false)
+	default:
+		d.trouble.over(l.Key())
+		d.trouble.over("stale " + l.Key())
+	}
+}
+
+// finishPoll makes a policy of what has come, and brings pf to it.
+func (d *Daemon) finishPoll() {
+	p := d.poll
+	if !d.sources.Failed() {
+		p.narrator.Complete()
+	}
+	out := d.enforce(p.force, func(kind policy.Kind, s *policy.Set) { p.narrator.Setting(kind, s) })
+	out.Began, out.Elapsed = p.began, time.Since(p.began)
+	d.last = out
+	if out.OK() {
+		d.lastGood = time.Now()
+	}
+	// A policy that was held, or that pf refused, is not asked for sooner than usual: it would be
+	// the same.
+	d.schedule.done(!d.sources.Failed() && out.Err == nil, d.setup.PollInterval)
+	d.logOutcome(out)
+	p.narrator.End(out)
+	p.cancel()
+	d.poll = nil
+	d.push() // before those who waited ask for it
+	exit := 0
+	if !out.OK() {
+		exit = 1
+	}
+	for _, r := range p.requests {
+		r.exit <- exit
+	}
+	// The next poll is some time away: return the memory that this one took.
+	debug.FreeOSMemory()
+}
+
+// enforce makes a policy of the lists at hand and the host as it is now, and brings pf to it.
+func (d *Daemon) enforce(force bool, setting func(policy.Kind, *policy.Set)) *apply.Outcome {
+	out := d.sources.Enforce(d.enforcer, &d.setup.Apply, d.o.Host, force, func(kind policy.Kind, s *policy.Set) {
+		d.applying = time.Now()
+		d.push()
+		if setting != nil {
+			setting(kind, s)
+		}
+	})
+	d.applying = time.Time{}
+	if out.Policy != nil {
+		d.policy, d.facts = out.Policy, out.Facts
+	}
+	d.trouble.check("update", errText(out.Err), false)
+	d.trouble.check("warning", strings.Join(out.Warnings, "; "), false)
+	for _, t := range out.Tables {
+		d.tookTable(t)
+	}
+	d.matchPolicy(out)
+	d.look()
+	return out
+}
+
+// table is one of the two tables, over several polls.
+type table struct {
+	apply.Table               // of the last run
+	known       bool          // there was one
+	inForce     *apply.Table  // what pf has as far as the daemon knows; nil before the first policy
+	change      pfioctl.Delta // what the last change was
+	updated     time.Time     // when it came
+	written     time.Time     // when the table file was last replaced
+	checked     time.Time     // when the table was last compared with the policy
+	mended      int           // how often something else had changed it
+	drift       pfioctl.Delta // what the last repair was
+	driftAt     time.Time     // when it was made
+}
+
+// tookTable keeps what became of a table in a run.
+func (d *Daemon) tookTable(t apply.Table) {
+	now, x, key := time.Now(), &d.tables[t.Kind], "table "+t.Table.String()
+	switch {
+	case t.Err != nil:
+		d.trouble.is(key, apply.Explain(t.Err), true)
+	case !t.Decision.Allowed():
+		d.trouble.is(key, "held back: "+t.Decision.Why, true)
+	default:
+		d.trouble.over(key)
+	}
+	x.Table, x.known = t, true
+	if t.Steps > 0 {
+		x.updated, x.change = now, t.Delta
+	}
+	// When only the table file failed the new policy is in force, and must not be repaired back to
+	// the old one.
+	if t.InPF() {
+		x.checked, x.inForce = now, &t
+	}
+	if t.FileWritten {
+		x.written = now
+	} else if st, err := os.Stat(d.setup.Apply.Target(t.Kind).File); err == nil && x.written.IsZero() {
+		x.written = st.ModTime()
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return apply.Explain(err)
+}
+
+// logOutcome logs one event for a poll.
+func (d *Daemon) logOutcome(out *apply.Outcome) {
+	event := d.o.Log.Info()
+	if !out.OK() {
+		event = d.o.Log.Warn()
+	}
+	entries, server := 0, ""
+	for _, l := range d.sources.Lists() {
+		if l.List != nil {
+			entries += l.Len()
+			server = l.Server
+		}
+	}
+	event = event.Int("lists", len(out.Lists)).Int("entries", entries)
+	if server != "" {
+		event = event.Str("server", server)
+	}
+	held, changed := false, false
+	for _, t := range out.Tables {
+		held = held || t.Err != nil || !t.Decision.Allowed()
+		changed = changed || t.Steps > 0 || t.FileWritten
+		if t.Kind == policy.Allow {
+			event = event.Int("allowed", t.InForce)
+			continue
+		}
+		event = event.Int("blocked", t.InForce).Int("excepted", len(out.Policy.Report.Excepted)).
+			Int("added", t.Delta.Added).Int("deleted", t.Delta.Deleted).Int("changed", t.Delta.Changed)
+	}
+	text := "policy enforced"
+	switch {
+	case out.Err != nil:
+		text = "policy not updated"
+	case held:
+		text = "policy held"
+	case !out.OK() && !d.sources.Failed():
+		text = "policy enforced without lists that do not exist"
+	case !out.OK():
+		text = "policy enforced with earlier copies of lists that failed"
+	case !changed:
+		text = "policy unchanged"
+	}
+	event.Str("took", out.Elapsed.Round(time.Millisecond).String()).Time("next", d.schedule.next).Msg(text)
+}
