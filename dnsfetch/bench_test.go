@@ -14,8 +14,8 @@ import (
 )
 
 // serverOnly, in the environment, makes the test binary a policy server with a list of this
-// layout and that many entries ("parts 26424"), so that benchmarks can tell what the client
-// costs.
+// layout and that many entries ("parts 26424"), so that benchmarks measure the client
+// alone.
 const serverOnly = "DNSFETCH_TEST_SERVE"
 
 var benchLayouts = map[string]dnsfetch.Layout{

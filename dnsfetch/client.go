@@ -66,7 +66,7 @@ type Resolver interface {
 type Request struct {
 	// Name is the list, in presentation form, with or without the last dot.
 	Name string
-	// AllowEmpty accepts a list that says, by an APL record without items, that it is empty.
+	// AllowEmpty accepts a list that is explicitly empty: an APL record without items.
 	AllowEmpty bool
 	// Progress, when not nil, is called after each answer that brought entries. The fetch waits for
 	// it.
@@ -173,7 +173,7 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 			continue
 		}
 		if absent[ep.addr.Addr()] && !ep.fixed {
-			continue // its other port would say the same
+			continue // its other port would give the same answer
 		}
 		a := &attempt{c: c, ep: ep, req: &r, name: n, siblings: siblings}
 		a.window = c.opt.Pipeline

@@ -35,10 +35,10 @@
 //
 // NXDOMAIN, and NOERROR without records, mean "not in this layout" where another layout is still to be
 // tried, and "not in use" at a sibling name. A list for which a server has no records in any layout is
-// an error, and [Error.Kind] says whether that can be relied on: only if every server that was reached
-// gave an authoritative answer (AA) to that effect, it is [KindNXDomain] or [KindNoData]. A list that
-// says that it is empty, by an APL record without items, is accepted where [Request.AllowEmpty] allows
-// it, and else [KindEmpty]. A part of a list may be empty in that way.
+// an error, and its kind distinguishes absent from failed: only if every server that was reached gave
+// an authoritative answer (AA) to that effect, [Error.Kind] is [KindNXDomain] or [KindNoData]. A list
+// with an APL record without items is explicitly empty. It is accepted where [Request.AllowEmpty] is set,
+// and else the error is of [KindEmpty]. A part of a list may be empty in that way.
 //
 // # Leniency
 //

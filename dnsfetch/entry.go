@@ -82,8 +82,8 @@ const (
 	aplIPv6 = 2
 )
 
-// appendAPL appends the items of an APL record to dst. rdata without items is a list that says that it
-// is empty.
+// appendAPL appends the items of an APL record to dst. rdata without items is an
+// explicitly empty list.
 func appendAPL(dst []Entry, rdata []byte) ([]Entry, error) {
 	for item := 1; len(rdata) > 0; item++ {
 		if len(rdata) < 4 {

@@ -70,14 +70,14 @@ var advice = []struct {
 // Kind is what a failed fetch means for the list.
 type Kind uint8
 
-// The kinds. A server that was not reached is no evidence: the kind is that of the servers that were.
-// If these differ, it is KindFailed, or, if all of them say that there is no such list, KindNXDomain.
+// The kinds. Servers that were not reached do not count. If the kinds of the others differ, the kind is
+// KindNXDomain if each of them is KindNXDomain or KindNoData, and else KindFailed.
 const (
 	KindFailed    Kind = iota // a server failed, or its answer is not to be relied on
 	KindUnreached             // no server could be reached: no other list can be fetched either
-	KindEmpty                 // each server reached says by an APL record that the list is empty
-	KindNoData                // each server reached has, authoritatively, no records at the name
-	KindNXDomain              // each server reached says, authoritatively, that the name does not exist
+	KindEmpty                 // by an APL record without items, from each server reached
+	KindNoData                // authoritative answers without records, from each server reached
+	KindNXDomain              // authoritative NXDOMAIN, from each server reached
 )
 
 // Error is why a list could not be fetched.

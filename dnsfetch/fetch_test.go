@@ -200,7 +200,7 @@ func raw(m func(q fakeQuery) []byte) handler {
 	return func(w net.Conn, q fakeQuery) bool { return write(w, m(q)) }
 }
 
-// TestTraps has every way in which a server can be wrong about a list, told by name.
+// TestTraps has every way in which a server can be wrong about a list.
 func TestTraps(t *testing.T) {
 	z := parts()
 	rcode := func(n byte) handler { return raw(func(q fakeQuery) []byte { return reply(q, n) }) }

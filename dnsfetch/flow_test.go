@@ -121,7 +121,7 @@ func TestRandomLists(t *testing.T) {
 	}
 }
 
-// TestFaults has each fault befall one of two servers at the list's third part, and sees that
+// TestFaults has each fault affect one of two servers at the list's third part, and sees that
 // it is named and that the other server gives the whole list.
 func TestFaults(t *testing.T) {
 	list := dnstest.List{Name: name, Entries: prefixes(5000), PartSize: 500, ItemsPerRecord: 100}
@@ -167,7 +167,7 @@ func TestFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 			if on.Fired() == 0 {
-				t.Error("the fault befell nothing")
+				t.Error("the fault affected nothing")
 			}
 			if l.Server != good.Addr() || len(l.Failed) != 1 || !errors.Is(l.Failed[0], tt.want) {
 				t.Errorf("from %s after %v; want %v", l.Server, l.Failed, tt.want)

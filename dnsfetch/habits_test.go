@@ -231,7 +231,7 @@ func TestRefusedAfterProgress(t *testing.T) {
 	}
 }
 
-// drain closes c in such a way that its client sees an orderly end, whatever it still sends.
+// drain closes c in such a way that its client sees an orderly end, even if it still sends.
 func drain(c net.Conn, r *bufio.Reader) {
 	c.(*net.TCPConn).CloseWrite()
 	r.WriteTo(discard{})

@@ -342,7 +342,7 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// Knows tells the servers of the options from others.
+// Knows distinguishes the servers of the options from others.
 func TestKnows(t *testing.T) {
 	c, err := New(Options{Servers: []string{"192.0.2.1", "192.0.2.2:99", "2001:db8::1", "dns.example.net", "::ffff:192.0.2.3"}, Ports: []uint16{53, 5353}})
 	if err != nil {

@@ -119,7 +119,7 @@ func TestDiffer(t *testing.T) {
 	}
 }
 
-// A list that a server changes, loses or answers with an error is told.
+// A list that a server changes, loses or answers with an error is reported.
 func TestFailuresShow(t *testing.T) {
 	tests := []struct {
 		name  string

@@ -29,7 +29,7 @@ import (
 )
 
 func main() {
-	// The servers are told by the kernel when the thread that started them
+	// The kernel signals the servers when the thread that started them
 	// ends: the main one, then.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

@@ -15,7 +15,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// stopPatience is for a server that was told to end.
+// stopPatience is how long a server may take to end.
 const stopPatience = 10 * time.Second
 
 // ErrNotReady is what a server fails with that runs and does not serve its zone.

@@ -2,8 +2,8 @@ package nameserver
 
 import "syscall"
 
-// mortal has a process told to end with the thread that started it, be that
-// killed. Not by force: nsd has children of its own to end.
+// mortal makes the kernel send a process SIGTERM when the thread that started it
+// ends, even if that is killed. Not SIGKILL: nsd has children to end.
 func mortal() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 }

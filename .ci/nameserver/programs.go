@@ -40,7 +40,7 @@ func (p *Program) Path() string { return p.path }
 
 // Provide finds the programs' binaries, and installs the packages of those that
 // are missing if it may (install) and can (root, on Debian): without starting
-// them as services. What it installs it says on standard error, after who. The
+// them as services. It reports on standard error, after who, what it installs. The
 // error names the packages that are missing still.
 func Provide(ctx context.Context, who string, programs []*Program, install bool) error {
 	missing := func() (packages []string) {

@@ -36,8 +36,8 @@ var servers = []*Server{
 		Program: Program{Binary: "named", Packages: []string{"bind9"}},
 		version: []string{"-v"},
 		configure: func(ctx context.Context, s *Server, zone, dir string, port int) (map[string]string, []string) {
-			// BIND keeps no more than 100 records of a type at a name unless it
-			// is told to; versions from before that limit do not know the word.
+			// BIND keeps no more than 100 records of a type at a name by
+			// default; versions from before that limit do not know the option.
 			limit := ""
 			if out, err := exec.CommandContext(ctx, s.path, "-C").Output(); err == nil && strings.Contains(string(out), "max-records-per-type") {
 				limit = "max-records-per-type 0;"
@@ -163,14 +163,14 @@ next:
 	return out, nil
 }
 
-// Version returns the server's version, as far as it says it.
+// Version returns the server's version, or "unknown".
 func (s *Server) Version(ctx context.Context) string {
 	out, _ := exec.CommandContext(ctx, s.path, s.version...).CombinedOutput()
 	return version(string(out))
 }
 
-// version finds the version in what a server says of itself: the first word
-// that begins as one.
+// version finds the version in a server's output: the first word
+// that begins like one.
 func version(said string) string {
 	for _, word := range strings.Fields(said) {
 		var major, minor, patch int

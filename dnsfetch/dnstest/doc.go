@@ -1,10 +1,10 @@
 // Package dnstest is a policy server for tests and demonstrations: it serves
 // lists of address prefixes over DNS/TCP on a loopback address, in every
 // layout that package dnsfetch reads, and breaks its answers in every way that
-// dnsfetch must survive.
+// dnsfetch must withstand.
 //
 // Start starts a server; Set, at any time, gives it lists; Fail makes chosen
-// answers go wrong; Queries and Stats tell what was asked:
+// answers go wrong; Queries and Stats return what was asked:
 //
 //	srv, err := dnstest.Start(dnstest.Options{})
 //	if err != nil {
@@ -30,8 +30,8 @@
 //
 // # Faults
 //
-// A Fault is a small value; an On says which answers it befalls: which list,
-// which of its parts, which type of question, the how-manieth time. They are
+// A Fault is a small value; an On selects the answers that it affects: which list,
+// which of its parts, which type of question, only the nth time. They are
 // made for tables of test cases:
 //
 //	{"part missing", dnstest.On{Part: 2}, dnstest.NXDomain, dnsfetch.ErrNXDomain},
@@ -42,6 +42,6 @@
 // is one that was not set, or that Remove took away.
 //
 // The server needs nothing of package testing. Command policyserver serves
-// files of prefixes and writes them as zone files; command interop does so for
-// the name servers that others run.
+// files of prefixes and writes them as zone files. The project's interop command
+// writes such zones for the name servers that others run.
 package dnstest

@@ -9,7 +9,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// On says which answers a fault befalls. A zero field does not choose; the
+// On selects the answers that a fault affects. A zero field does not restrict; the
 // zero On is every answer, be its question about a list or not.
 type On struct {
 	List string // name of the list that the question is about; its parts and siblings belong to it
@@ -19,7 +19,7 @@ type On struct {
 	From int    // the nth such question and all that follow
 }
 
-// matches tells whether a question is one that On chooses, apart from Nth and
+// matches reports whether On selects a question, apart from Nth and
 // From.
 func (o On) matches(q Query) bool {
 	return (o.List == "" || canonical(o.List) == q.List) &&
@@ -28,7 +28,7 @@ func (o On) matches(q Query) bool {
 }
 
 // Fault is one thing that goes wrong with an answer. The types of this package
-// that implement it are all there are. Where several befall one answer they
+// that implement it are all there are. Where several affect one answer they
 // apply in the order in which they were set.
 type Fault interface {
 	apply(*answer)
@@ -43,7 +43,7 @@ type Injection struct {
 	fired int
 }
 
-// Fired returns the number of answers that the fault befell.
+// Fired returns the number of answers that the fault affected.
 func (i *Injection) Fired() int {
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
@@ -95,7 +95,7 @@ type (
 	// Rcode answers with a response code and no records.
 	Rcode uint8
 	// Truncated answers NOERROR with TC set and the first Keep records of the
-	// answer. With none of them it is what PowerDNS says, over TCP, of an
+	// answer. With none of them it is what PowerDNS sends, over TCP, in place of an
 	// answer that is longer than a message.
 	Truncated struct{ Keep int }
 	// NoRecords answers NOERROR without any record.
@@ -204,7 +204,7 @@ type (
 	// NoPipelining throws away the questions that arrived on the connection
 	// before the answer was sent. It gives them a moment to arrive.
 	NoPipelining struct{}
-	// Silence sends no answer, and goes on with the next question.
+	// Silence sends no answer, and continues with the next question.
 	Silence struct{}
 	// Stall sends no answer and reads no further question, and leaves the
 	// connection open.

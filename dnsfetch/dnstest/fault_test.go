@@ -350,7 +350,7 @@ func TestWhichAnswersAFaultBefalls(t *testing.T) {
 		name string
 		on   On
 		ask  []q
-		want string // x: befallen
+		want string // x: affected
 	}{
 		{"all", On{}, []q{ptr, one, two, other}, "xxxx"},
 		{"a list", On{List: "Block.Example."}, []q{ptr, one, two, other, {"none." + list, dns.TypeAPL}}, "xxx-x"},
@@ -378,7 +378,7 @@ func TestWhichAnswersAFaultBefalls(t *testing.T) {
 				}
 			}
 			if got != tt.want {
-				t.Errorf("befell %s, want %s", got, tt.want)
+				t.Errorf("affected %s, want %s", got, tt.want)
 			}
 			if in.Fired() != strings.Count(tt.want, "x") {
 				t.Errorf("fired %d times", in.Fired())
@@ -416,7 +416,7 @@ func TestConnectionFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// quiet tells whether nothing comes for a while.
+	// quiet reports whether nothing comes for a while.
 	quiet := func(c *client) bool {
 		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 		defer c.SetDeadline(time.Now().Add(patience))
@@ -427,7 +427,7 @@ func TestConnectionFaults(t *testing.T) {
 	tests := []struct {
 		name  string
 		fault Fault
-		check func(t *testing.T, s *Server, c *client) // two questions were asked, 1 befallen
+		check func(t *testing.T, s *Server, c *client) // two questions were asked, 1 of them affected
 	}{
 		{"slow drip", SlowDrip{Bytes: 1000, Every: time.Millisecond}, func(t *testing.T, s *Server, c *client) {
 			if b := c.read(); len(b) != size {

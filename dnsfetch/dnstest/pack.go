@@ -101,8 +101,7 @@ func appendAPLItem(b []byte, e Entry) []byte {
 }
 
 // packAPL packs entries as APL records of at most perRecord items each, 0 for
-// no limit. Without entries it is one empty record, which says "no addresses"
-// where no record would say nothing.
+// no limit. Without entries it is one empty record: an explicitly empty list.
 func packAPL(entries []Entry, perRecord int, ttl uint32) *rrset {
 	if perRecord <= 0 {
 		perRecord = max(len(entries), 1)

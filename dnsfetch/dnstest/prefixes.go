@@ -17,13 +17,13 @@ const maxLine = 64 << 10
 // and some room for blanks.
 const maxPrefix = 64
 
-// maxLineErrors is how many bad lines are told before the rest is only counted.
+// maxLineErrors is how many bad lines are reported before the rest is only counted.
 const maxLineErrors = 10
 
 // ReadPrefixes reads a file of prefixes: one a line, in the form of pf's table
 // files; an address without a length is a host, "!" in front negates, "#" begins
 // a comment. Unlike pfctl it takes no host bits behind a prefix, since they are
-// a mistake as often as a habit. File names r in errors. An error tells up to
+// a mistake as often as a habit. File names r in errors. An error names up to
 // ten bad lines, one to a line, and then no entries are returned.
 func ReadPrefixes(r io.Reader, file string) ([]Entry, error) {
 	var (

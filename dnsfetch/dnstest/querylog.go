@@ -21,7 +21,7 @@ type Query struct {
 	Rcode   int      // of the answer, as are the following
 	Records int      // that the header counts in its answer section
 	Bytes   int      // length of the message
-	Faults  []string // that befell it
+	Faults  []string // that affected it
 }
 
 // Stats are counts since the server was started or ResetStats was called.
@@ -30,7 +30,7 @@ type Stats struct {
 	MaxOpen int   // most of them open at one time
 	TCP     int   // questions over TCP
 	UDP     int   // questions over UDP
-	Faulty  int   // answers that a fault befell
+	Faulty  int   // answers that a fault affected
 	Bytes   int64 // of all answers
 }
 

@@ -31,7 +31,7 @@ type Options struct {
 	Idle time.Duration
 	// KeepQueries is how many questions Queries remembers; 0 is 10,000.
 	KeepQueries int
-	// Log is told of each question when its answer is made; calls may overlap.
+	// Log is called for each question when its answer is made; calls may overlap.
 	Log func(Query)
 }
 
@@ -287,7 +287,7 @@ func (s *Server) Lists() []string {
 	return names
 }
 
-// inZone tells whether a name is zone or below, both as keys. A suffix counts
+// inZone reports whether a name is zone or below, both as keys. A suffix counts
 // only at a label's boundary.
 func inZone(name, zone string) bool {
 	for len(name) > len(zone) {
@@ -296,7 +296,7 @@ func inZone(name, zone string) bool {
 	return name == zone
 }
 
-// exists tells whether a name exists because something below it does (RFC 8020):
+// exists reports whether a name exists because something below it does (RFC 8020):
 // then it has no records, but is no NXDOMAIN either.
 func (s *Server) exists(k string) bool {
 	for name := range s.nodes {
@@ -346,7 +346,7 @@ func (s *Server) accept(l net.Listener) {
 	}
 }
 
-// sleep waits, and tells whether the server still runs.
+// sleep waits, and reports whether the server still runs.
 func (s *Server) sleep(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -358,7 +358,7 @@ func (s *Server) sleep(d time.Duration) bool {
 	}
 }
 
-// serveUDP answers everything with TC, so that whoever asks turns to TCP.
+// serveUDP answers everything with TC, so that the client turns to TCP.
 func (s *Server) serveUDP(pc net.PacketConn) {
 	defer s.wg.Done()
 	buf := make([]byte, maxMessage)
@@ -461,7 +461,7 @@ func (c *conn) release() bool {
 	return true
 }
 
-// answer answers one question and tells whether the connection goes on.
+// answer answers one question and reports whether the connection stays open.
 func (c *conn) answer(m []byte, r *bufio.Reader) bool {
 	q, ok := parseQuery(m)
 	if !ok {
@@ -509,7 +509,7 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// sleep waits, and tells whether the connection was left open.
+// sleep waits, and reports whether the connection was left open.
 func (c *conn) sleep(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -521,8 +521,8 @@ func (c *conn) sleep(d time.Duration) bool {
 	}
 }
 
-// send sends an answer the way its faults want it and tells whether the
-// connection goes on.
+// send sends an answer as its faults require and reports whether the
+// connection stays open.
 func (c *conn) send(a *answer) bool {
 	bufs := a.buffers()
 	if !a.cut && a.drip == 0 {

@@ -705,7 +705,7 @@ func TestQueryLog(t *testing.T) {
 	}
 	mu.Lock()
 	if len(logged) != 4 {
-		t.Errorf("Log was told of %d questions", len(logged))
+		t.Errorf("Log was called for %d questions", len(logged))
 	}
 	mu.Unlock()
 	if st := s.Stats(); st.TCP != 4 || st.Faulty != 1 || st.Conns != 1 || st.MaxOpen != 1 || st.Bytes == 0 {
@@ -717,7 +717,7 @@ func TestQueryLog(t *testing.T) {
 	}
 }
 
-// FuzzQuery asks whatever comes: no query stops the server, and what it answers
+// FuzzQuery sends arbitrary queries: no query stops the server, and what it answers
 // is a response to just that query, whole, and no longer than a message.
 func FuzzQuery(f *testing.F) {
 	s, err := newServer(Options{Zone: "example"})

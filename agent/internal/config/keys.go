@@ -108,7 +108,7 @@ var keys = []key{
 		Key: Key{
 			Name:    "DNS_TIMEOUT",
 			Default: "10s",
-			Doc:     "How long a policy server may take to accept a connection, and for each whole answer.",
+			Doc:     "How long a policy server may take to accept a connection, and for each whole answer. A list may take an hour as long as answers keep coming.",
 		},
 		kind: duration(func(c *Config) *time.Duration { return &c.DNSTimeout }, time.Second, 5*time.Minute),
 	},

@@ -6,7 +6,7 @@
 //
 // A file holds one prefix a line, as pf's table files do: an address alone is a
 // host, "!" negates, "#" begins a comment. "-" is the standard input, and an
-// empty file an empty list. The first line of output says where the server
+// empty file an empty list. The first line of output is the address where the server
 // listens. SIGHUP reads the files again, and keeps what is served if one of
 // them is bad; SIGINT and SIGTERM end the server.
 package main
