@@ -97,7 +97,7 @@ func TestImports(t *testing.T) {
 		}
 	}
 	for _, d := range deps["agent"] {
-		for _, never := range []string{"pfsim", "dnstest", "capturetest", "reporttest", "privseptest", "agent/demo", "gopacket/layers"} {
+		for _, never := range []string{"pfsim", "dnstest", "capturetest", "reporttest", "privseptest", "agent/demo", "pfloglayer", "gopacket/layers"} {
 			if strings.HasSuffix(d, "/"+never) {
 				t.Errorf("threatstopd links %s", d)
 			}

@@ -54,7 +54,7 @@ func Print(w io.Writer, src gopacket.ZeroCopyPacketDataSource, loc *time.Locatio
 // the packet, without a newline, and returns it. Times are those of loc, nil for
 // time.Local, in its zone at the packet's time. (tcpdump takes the zone's offset at its
 // own start.) The line is printable ASCII, at most 4096 bytes, and every packet has
-// one, whatever Decode returned. Nothing is allocated if dst has room; 512 bytes are
+// one, even if Decode failed. Nothing is allocated if dst has room; 512 bytes are
 // enough for nearly every line.
 //
 // Printed in full are IPv4, IPv6, fragments, TCP, UDP, ICMP, ICMPv6, IGMP, ESP, AH, and
@@ -65,12 +65,27 @@ func (p *Packet) AppendLine(dst []byte, loc *time.Location) []byte {
 	if loc == nil {
 		loc = time.Local
 	}
-	l := line{b: p.Time.In(loc).AppendFormat(dst, "15:04:05.000000 "), start: len(dst)}
+	l := line{b: appendClock(dst, p.Time.In(loc)), start: len(dst)}
 	l.packet(p)
 	if len(l.b)-l.start > maxLine {
 		l.b = l.b[:l.start+maxLine]
 	}
 	return l.b
+}
+
+// appendClock appends what the format "15:04:05.000000 " gives. Every line has it, so it is
+// written out.
+func appendClock(b []byte, t time.Time) []byte {
+	h, m, s := t.Clock()
+	n := uint64(h*10000+m*100+s)*1000000 + uint64(t.Nanosecond()/1000)
+	text := [...]byte{'0', '0', ':', '0', '0', ':', '0', '0', '.', '0', '0', '0', '0', '0', '0', ' '}
+	for i := len(text) - 2; i >= 0; i-- {
+		if text[i] == '0' {
+			text[i] += byte(n % 10)
+			n /= 10
+		}
+	}
+	return append(b, text[:]...)
 }
 
 // A line is one line being written. The methods take as b what was captured from some
@@ -95,26 +110,22 @@ func (l *line) packet(p *Packet) {
 		return
 	}
 	h := &p.Header
-	l.put("rule ")
 	if h.RuleNr == NoRule {
-		l.put("def")
+		l.put("rule def")
 	} else {
-		l.put(h.RuleNr)
-		if h.Ruleset[0] != 0 {
-			l.put(".", &h.Ruleset, ".")
-			if h.SubRuleNr == NoRule {
-				l.put("def")
-			} else {
-				l.put(h.SubRuleNr)
-			}
+		l.put("rule ", h.RuleNr)
+		if h.Ruleset[0] != 0 && h.SubRuleNr == NoRule {
+			l.put(".", &h.Ruleset, ".def")
+		} else if h.Ruleset[0] != 0 {
+			l.put(".", &h.Ruleset, ".", h.SubRuleNr)
 		}
 	}
 	if int(h.Reason) < len(reasonNames) {
-		l.put("/(", reasonNames[h.Reason], ") ")
+		l.put("/(", reasonNames[h.Reason])
 	} else {
-		l.put("/(unkn ", uint8(h.Reason), ") ")
+		l.put("/(unkn ", uint8(h.Reason))
 	}
-	l.put(h.Action.String(), " ", h.Dir.String(), " on ", &h.Ifname, ": ")
+	l.put(") ", h.Action.String(), " ", h.Dir.String(), " on ", &h.Ifname, ": ")
 
 	length := uint32(p.Length - p.hdrlen)
 	switch h.AF {

@@ -224,15 +224,7 @@ func (l *line) icmp6Message(b []byte, length uint32) bool {
 	}
 	typ, code := b[0], b[1]
 	if typ == 143 { // the one kind without the prefix
-		l.put("multicast listener report v2")
-		switch {
-		case length < 8:
-			l.put(" [invalid len ", length, "]")
-		case len(b) < 8:
-			l.put("[|icmp6]")
-		default:
-			l.put(", ", u16(b, 6), " group record(s)")
-		}
+		l.mldReport(b, length)
 		return true
 	}
 	need := 0
@@ -256,14 +248,7 @@ func (l *line) icmp6Message(b []byte, length uint32) bool {
 	case 2:
 		l.put("too big ", u32(b, 4))
 	case 3:
-		switch code {
-		case 0:
-			l.put("time exceeded in-transit for ", addr6(b, icmp6QuoteDst))
-		case 1:
-			l.put("ip6 reassembly time exceeded")
-		default:
-			l.put("time exceeded code-#", code)
-		}
+		l.icmp6Exceeded(b, code)
 	case 4:
 		if code > 2 {
 			l.put("parameter problem code-#", code)
@@ -307,6 +292,17 @@ func (l *line) icmp6Message(b []byte, length uint32) bool {
 		}
 	}
 	return true
+}
+
+func (l *line) icmp6Exceeded(b []byte, code byte) {
+	switch code {
+	case 0:
+		l.put("time exceeded in-transit for ", addr6(b, icmp6QuoteDst))
+	case 1:
+		l.put("ip6 reassembly time exceeded")
+	default:
+		l.put("time exceeded code-#", code)
+	}
 }
 
 func (l *line) icmp6Unreachable(b []byte, code byte) bool {
@@ -366,6 +362,19 @@ func (l *line) mldQuery(b []byte, length uint32) {
 		l.put(", ", n, " source(s)")
 	}
 	l.put("]")
+}
+
+// mldReport prints an MLD version 2 report.
+func (l *line) mldReport(b []byte, length uint32) {
+	l.put("multicast listener report v2")
+	switch {
+	case length < 8:
+		l.put(" [invalid len ", length, "]")
+	case len(b) < 8:
+		l.put("[|icmp6]")
+	default:
+		l.put(", ", u16(b, 6), " group record(s)")
+	}
 }
 
 // whoAreYou prints a node's name, guessing which of two formats it came in as

@@ -29,7 +29,7 @@ func cutLine(t testing.TB, ip []byte, n int) string {
 	return s
 }
 
-// TestLineICMPCodes has every code of the types that tell codes apart, and where
+// TestLineICMPCodes has every code of the types that distinguish codes, and where
 // each type wants bytes that may not have been captured: one fewer gives
 // "[|icmp]" and nothing else (print-icmp.c).
 func TestLineICMPCodes(t *testing.T) {

@@ -70,7 +70,7 @@ type Packet struct {
 
 // Decode decodes a packet that a source returned. The error is ErrShort or ErrHeaderLen
 // (only Time, Data and Length are set), ErrFamily or ErrPacket (Header is set as well),
-// or nil. Every packet has a line ([Packet.AppendLine]), whatever Decode returned.
+// or nil. Every packet has a line ([Packet.AppendLine]), even if Decode failed.
 func (p *Packet) Decode(data []byte, ci gopacket.CaptureInfo) error {
 	p.Time, p.Data, p.Length = ci.Timestamp, data, max(ci.Length, len(data))
 	p.Src, p.Dst = netip.Addr{}, netip.Addr{}

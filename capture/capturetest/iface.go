@@ -36,7 +36,7 @@ func NewInterface(name string) *Interface {
 	return &Interface{name: name, readers: make(map[*Reader]struct{})}
 }
 
-// Open opens a reader as capture.Open does, whatever Options.Interface is. The error
+// Open opens a reader as capture.Open does; Options.Interface is ignored. The error
 // wraps capture.ErrInterfaceGone after Destroy, until Create.
 func (i *Interface) Open(o capture.Options) (*Reader, error) {
 	i.mu.Lock()
