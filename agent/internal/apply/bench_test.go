@@ -22,8 +22,7 @@ var sizes = []struct {
 // version.
 func manyEntries(tb testing.TB, n, version int) *policy.Set {
 	tb.Helper()
-	bl := policy.NewBuilder(policy.Options{})
-	id := bl.List("basic", policy.Block)
+	var all policy.Prefixes
 	for i := range n {
 		v := uint32(i) * 37
 		if i%100 == 2 {
@@ -44,9 +43,9 @@ func manyEntries(tb testing.TB, n, version int) *policy.Set {
 			binary.BigEndian.PutUint32(b[:], 1<<24+v)
 			p = netip.PrefixFrom(netip.AddrFrom4(b), 32)
 		}
-		bl.Add(id, p, false)
+		all = append(all, p)
 	}
-	p, err := bl.Build()
+	p, err := policy.Build([]policy.List{{Name: "basic", Entries: all}}, nil, policy.Options{})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -153,6 +154,24 @@ func (k kernelEntries) All() iter.Seq2[netip.Prefix, bool] {
 			}
 		}
 	}
+}
+
+// Read returns what pf has in a table, as a set of one list with the given name. It is empty when there is
+// no such table.
+func (e *Enforcer) Read(t pfioctl.Table, list string) (*policy.Set, error) {
+	addrs, err := e.pf.Get(t)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer addrs.Close()
+	p, err := policy.Build([]policy.List{{Name: list, Entries: kernelEntries{addrs}}}, nil, policy.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return p.Block, nil
 }
 
 // set asks pf what want would change, and changes it.

@@ -192,7 +192,7 @@ func listedAs(x policy.Excepted, lists []policy.ListReport) string {
 	}
 	var names []string
 	for _, e := range shown {
-		name := entry(e.Prefix)
+		name := entry(e.Prefix())
 		if !one { // each is named with its own
 			name += " in " + lists[e.List].Name
 		}

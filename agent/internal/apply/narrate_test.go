@@ -9,9 +9,9 @@ import (
 
 func TestNarratesExceptions(t *testing.T) {
 	lists := []policy.ListReport{{Name: "a"}, {Name: "b"}}
-	listed := func(ids ...policy.ListID) (all []policy.Listed) {
+	listed := func(ids ...policy.ListID) (all []policy.Entry) {
 		for i, id := range ids {
-			all = append(all, policy.Listed{List: id, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 32)})
+			all = append(all, policy.NewEntry(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), 32), false, id))
 		}
 		return all
 	}

@@ -187,7 +187,7 @@ func (r *run) settle(l *List) {
 		since = r.now
 	}
 	if r.force || !r.now.Before(since.Add(r.o.Guard.Hold)) {
-		l.Entries = new(policy.None)
+		l.Entries = new(policy.Prefixes)
 		return
 	}
 	r.kept[l.Kind] = since

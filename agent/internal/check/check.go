@@ -186,11 +186,8 @@ func (c *checker) policy(ctx context.Context) Answer {
 	defer client.Close()
 	src := sources.New(c.o.Sources)
 	src.Fetch(ctx, fetcher{client, c.env.Lookup}, sources.Progress{Done: func(r sources.Result) {
-		switch {
-		case r.Err != nil:
+		if r.Err != nil {
 			c.say("list", "%v", r.Err)
-		case r.List != nil:
-			c.list(r)
 		}
 	}})
 	host, err := c.env.Host()
@@ -202,26 +199,26 @@ func (c *checker) policy(ctx context.Context) Answer {
 	for _, w := range warnings {
 		c.say("warning", "%s", w)
 	}
-	for _, x := range policy.Exceptions(never) {
-		if x.Prefix.Contains(c.addr) {
-			c.say("excepted", "never blocked: %s (%s)", pfioctl.Addr{Prefix: x.Prefix}, x.Why)
-		}
+	x := policy.Explain(c.addr, src.Inputs(), policy.Exceptions(never), c.o.Policy)
+	for _, l := range x.Lists {
+		c.list(l)
+	}
+	for _, e := range x.Except {
+		c.say("excepted", "never blocked: %s (%s)", pfioctl.Addr{Prefix: e.Prefix}, e.Why)
 	}
 	if src.Failed() {
 		return CannotTell
 	}
-	p, err := src.Build(never, c.o.Policy)
-	if err != nil {
-		c.say("policy", "%v", err)
-		return CannotTell
-	}
-	x := policy.NewIndex(p.Block)
-	id, entry, ok := x.Lookup(c.addr)
-	if !ok {
+	if !x.Blocked {
 		c.say("policy", "does not block it")
 		return NotBlocked
 	}
-	c.say("policy", "blocks it: entry %s of list %s", pfioctl.Addr{Prefix: entry}, x.Lists()[id])
+	for _, l := range x.Lists {
+		if l.On {
+			c.say("policy", "blocks it: entry %s of list %s", pfioctl.Addr{Prefix: l.Entry}, l.Name)
+			break
+		}
+	}
 	return Blocked
 }
 
@@ -235,23 +232,19 @@ func (f fetcher) Lookup(ctx context.Context, name string) ([]netip.Addr, error) 
 	return f.lookup(ctx, name)
 }
 
-// list tells what one list says of the address: its longest entry decides.
-func (c *checker) list(l sources.Result) {
-	var best netip.Prefix
-	not := false
-	for e := range l.List.All() {
-		if p := e.Prefix(); p.Contains(c.addr) && (!best.IsValid() || p.Bits() > best.Bits() || p == best && e.Not) {
-			best, not = p, e.Not
-		}
-	}
+// list prints what one list says of the address.
+func (c *checker) list(l policy.Answer) {
 	text := "not on it"
-	switch {
-	case best.IsValid() && not:
-		text = "not on it, by " + pfioctl.Addr{Prefix: best, Not: true}.String()
-	case best.IsValid():
-		text = "on it, by " + pfioctl.Addr{Prefix: best}.String()
+	if l.On {
+		text = "on it"
+	}
+	if l.Entry.IsValid() {
+		text += ", by " + pfioctl.Addr{Prefix: l.Entry, Not: !l.On}.String()
 	}
 	c.say("list", "%s list %s: %s", l.Kind, l.Name, text)
+	for _, d := range l.Dropped {
+		c.say("list", "%s list %s: entry %s is dropped: %s", l.Kind, l.Name, pfioctl.Addr{Prefix: d.Prefix, Not: d.Not}, d.Why)
+	}
 }
 
 // hits shows the latest records of the address.

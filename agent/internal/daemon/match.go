@@ -19,21 +19,11 @@ type match struct {
 // readInForce reads what pf has in the block table before the first policy: at boot that is the table
 // file. Packets are matched against it.
 func (d *Daemon) readInForce() {
-	addrs, err := d.o.PF.Get(d.setup.Apply.Block.Table)
-	if err != nil {
-		return // there is no such table yet
-	}
-	defer addrs.Close()
-	b := policy.NewBuilder(policy.Options{})
-	id := b.List("in force at start", policy.Block)
-	for a := range addrs.All() {
-		b.Add(id, a.Prefix, a.Not)
-	}
-	p, err := b.Build()
-	if err != nil || p.Block.Len() == 0 {
+	set, err := d.enforcer.Read(d.setup.Apply.Block.Table, "in force at start")
+	if err != nil || set.Len() == 0 {
 		return
 	}
-	d.match.set = p.Block
+	d.match.set = set
 	if facts, err := d.o.Host(); err == nil {
 		d.match.own = ownAddresses(facts)
 	}

@@ -15,9 +15,7 @@ import (
 // Which policy a new one is compared with, poll by poll.
 func TestWhatWasInForceBefore(t *testing.T) {
 	set := func(s string) *policy.Set {
-		b := policy.NewBuilder(policy.Options{})
-		b.Add(b.List("test", policy.Block), netip.MustParsePrefix(s), false)
-		p, err := b.Build()
+		p, err := policy.Build([]policy.List{{Name: "test", Entries: policy.Prefixes{netip.MustParsePrefix(s)}}}, nil, policy.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

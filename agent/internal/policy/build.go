@@ -1,46 +1,301 @@
 package policy
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 )
 
-// List is the input that Build takes of one list.
+// Kind says what a list is for.
+type Kind uint8
+
+const (
+	// Block is a list of addresses to be blocked.
+	Block Kind = iota
+	// Allow is a list of addresses that no block list can block.
+	Allow
+)
+
+// String returns "block" or "allow".
+func (k Kind) String() string {
+	switch k {
+	case Block:
+		return "block"
+	case Allow:
+		return "allow"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// ListID names a list by its place in the lists given to [Build]. It indexes what [Set.Lists] returns.
+type ListID uint16
+
+const (
+	// MaxLists is the number of lists that one policy may have.
+	MaxLists = 254
+	// NoList stands where no list is meant.
+	NoList ListID = 1<<14 - 1
+)
+
+// MaxRecords is the number of entries and exceptions that a policy is made from at most. It is far above
+// what a table of pf can hold.
+const MaxRecords = 1<<25 - 2
+
+// ErrTooMany is what Build fails with when a limit on lists or entries is exceeded.
+var ErrTooMany = errors.New("too many")
+
+// Options are the limits and the form of a policy. The zero value sets no limits and leaves entries as
+// they are listed.
+type Options struct {
+	// MinPrefixV4 and MinPrefixV6 are the shortest prefix lengths of entries that block: those of block
+	// lists that are not negated. Wider ones are dropped and reported. What allows may be as wide as it
+	// likes.
+	MinPrefixV4, MinPrefixV6 int
+	// Aggregate asks for the smallest tables that give the same verdicts, instead of the entries as
+	// they are listed.
+	Aggregate bool
+	// MaxEntries is the largest number of entries that one table may have; 0 means no limit.
+	MaxEntries int
+}
+
+// List is a list as [Build] takes it.
 type List struct {
 	Name    string
 	Kind    Kind
 	Entries Entries
 }
 
-// Entries are prefixes, and for each whether it is negated.
+// Entries are prefixes, each with whether it is negated.
 type Entries interface {
 	Len() int
 	All() iter.Seq2[netip.Prefix, bool]
 }
 
-// None is an empty list.
-type None struct{ _ byte }
+// Prefixes are entries none of which is negated.
+type Prefixes []netip.Prefix
 
-// Len returns 0.
-func (*None) Len() int { return 0 }
+// Len returns the number of entries.
+func (ps Prefixes) Len() int { return len(ps) }
 
-// All returns nothing.
-func (*None) All() iter.Seq2[netip.Prefix, bool] { return func(func(netip.Prefix, bool) bool) {} }
-
-// Build returns the policy of the lists and the exceptions. The order of the lists matters only for
-// reports: an entry that several lists have is counted for the first of them. It fails when a limit is
-// exceeded (then errors.Is(err, ErrTooMany)) and when an exception is invalid. An empty policy is no
-// error here: see Guard.
-func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
-	b := NewBuilder(o)
-	for _, l := range lists {
-		id := b.List(l.Name, l.Kind)
-		for p, not := range l.Entries.All() {
-			b.Add(id, p, not)
+// All returns the entries.
+func (ps Prefixes) All() iter.Seq2[netip.Prefix, bool] {
+	return func(yield func(netip.Prefix, bool) bool) {
+		for _, p := range ps {
+			if !yield(p, false) {
+				return
+			}
 		}
 	}
-	for _, x := range exceptions {
-		b.Except(x.Prefix, x.Why)
+}
+
+// Policy is what a set of lists and exceptions means.
+type Policy struct {
+	// Block is the table of blocked addresses: what block lists list, less what allow lists and
+	// exceptions cover. It may be empty; see [Guard].
+	Block *Set
+	// Allow is the table of allowed addresses: what allow lists list. Exceptions do not change it.
+	Allow *Set
+	// Report says what became of each list's entries.
+	Report Report
+}
+
+// MaxNamed is how many dropped entries a [Report] names, and how many entries of each exception; all are
+// counted.
+const MaxNamed = 10_000
+
+// Report says what became of the entries of all lists.
+type Report struct {
+	// Lists has the counts of each list, by ListID.
+	Lists []ListReport
+	// Excepted has the exceptions that made a difference: those that cover entries of block lists or
+	// lie inside them. Sorted by prefix.
+	Excepted []Excepted
+	// Dropped names entries that were refused, by list and prefix; DroppedCount counts all of them.
+	Dropped      []Dropped
+	DroppedCount int
+}
+
+// ListReport counts the entries of one list. Entries is the sum of those below it but for Dropped.
+type ListReport struct {
+	Name string
+	Kind Kind
+
+	Entries    int // accepted
+	Enforced   int // some or all of these addresses are in the table, and no list before has the prefix
+	Shared     int // the same prefix, listed by a list before this one
+	Duplicates int // the same entry once more in this list
+	Conflicts  int // listed and negated in this list: the negated entry stands
+	Negated    int // negated entries
+	Excepted   int // inside an exception
+	Allowed    int // inside an entry of an allow list, with nothing left to block
+	Covered    int // exceptions, allow lists and negated entries together leave nothing
+
+	Dropped int // not accepted; see Report.Dropped
+}
+
+// Excepted is an exception that entries of block lists met.
+type Excepted struct {
+	Exception
+	// Inside counts the listed entries that lie inside the exception and are not enforced for it.
+	// Around counts the entries that are wider: the innermost one of each list that would have listed
+	// the exception's addresses.
+	Inside, Around int
+	// Entries names them, those around first.
+	Entries []Entry
+}
+
+func (x *Excepted) name(e Entry) {
+	if len(x.Entries) < MaxNamed {
+		x.Entries = append(x.Entries, e)
 	}
-	return b.Build()
+}
+
+// Dropped is an entry that was refused.
+type Dropped struct {
+	List   ListID
+	Prefix netip.Prefix
+	Not    bool
+	Why    string
+}
+
+// Build returns the policy of the lists and the exceptions.
+//
+// A list has the addresses of an entry, or if the entry is negated has them not, unless a longer entry
+// of the same list says otherwise. Where a list has an entry both ways the negated one stands. The order
+// of the lists matters only for reports: an entry that several lists have is counted for the first.
+// An entry that is wider than the Options allow, or invalid, or has bits set behind its prefix, is
+// dropped and reported. Bits are not masked, since that could turn a mistyped host into a network; where
+// a format gives them no meaning (APL, RFC 3123) its reader masks them. An IPv4-mapped IPv6 prefix is
+// taken as the IPv4 prefix that it stands for.
+//
+// Bits of an exception behind its prefix are ignored; the same network again changes nothing.
+//
+// Build fails when a limit is exceeded (then errors.Is(err, ErrTooMany)), and when an exception is
+// invalid, since it must not get lost. An empty policy is no error: see [Guard].
+func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
+	if len(lists) > MaxLists {
+		return nil, fmt.Errorf("policy: %d lists: %w, a policy has %d at most", len(lists), ErrTooMany, MaxLists)
+	}
+	n := len(exceptions)
+	for _, l := range lists {
+		n += l.Entries.Len()
+	}
+	if n > MaxRecords {
+		return nil, fmt.Errorf("policy: %w entries: %d, a policy is made from %d at most", ErrTooMany, n, MaxRecords)
+	}
+	p := &Policy{}
+	names := make([]string, len(lists))
+	entries := make([]Entry, 0, n)
+	for i, l := range lists {
+		names[i] = l.Name
+		p.Report.Lists = append(p.Report.Lists, ListReport{Name: l.Name, Kind: l.Kind})
+		entries = p.Report.accept(entries, ListID(i), l, o)
+	}
+	excepted, entries, err := except(exceptions, entries)
+	if err != nil {
+		return nil, err
+	}
+	v4 := partition(entries)
+	sortEntries(entries[:v4], 0)
+	sortEntries(entries[v4:], 0)
+	for _, t := range []struct {
+		kind Kind
+		to   **Set
+	}{{Block, &p.Block}, {Allow, &p.Allow}} {
+		s := &sweep{kind: t.kind, lists: p.Report.Lists, aggregate: o.Aggregate, to: &Set{lists: names}}
+		if t.kind == Block {
+			s.exceptions = excepted
+		}
+		s.table(entries[:v4], entries[v4:])
+		if n := s.to.Len(); o.MaxEntries > 0 && n > o.MaxEntries {
+			err = errors.Join(err, fmt.Errorf("policy: %v table: %w entries: %d, the limit is %d", t.kind, ErrTooMany, n, o.MaxEntries))
+		}
+		*t.to = s.to
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range excepted {
+		if x.Inside+x.Around > 0 {
+			p.Report.Excepted = append(p.Report.Excepted, x)
+		}
+	}
+	return p, nil
+}
+
+// accept appends the entries of a list to entries, and reports those that it drops.
+func (r *Report) accept(entries []Entry, id ListID, l List, o Options) []Entry {
+	report, first := &r.Lists[id], len(r.Dropped)
+	for p, not := range l.Entries.All() {
+		e, why := o.accept(p, not, l.Kind)
+		if why == "" {
+			e.List = id
+			report.Entries++
+			entries = append(entries, e)
+			continue
+		}
+		report.Dropped++
+		r.DroppedCount++
+		if len(r.Dropped) < MaxNamed {
+			r.Dropped = append(r.Dropped, Dropped{id, p, not, why})
+		}
+	}
+	// A server may send its entries in another order each time.
+	slices.SortFunc(r.Dropped[first:], func(a, b Dropped) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	})
+	return entries
+}
+
+// accept returns the entry of a list, or why it is refused.
+func (o *Options) accept(p netip.Prefix, not bool, k Kind) (e Entry, why string) {
+	p = unmap(p)
+	least := o.MinPrefixV6
+	if p.Addr().Is4() {
+		least = o.MinPrefixV4
+	}
+	switch {
+	case !p.IsValid():
+		return e, "invalid"
+	case p.Bits() < least && k == Block && !not:
+		return e, fmt.Sprintf("wider than /%d", least)
+	}
+	if e = NewEntry(p, not, NoList); e.addr.first(e.bits) != e.addr {
+		return e, fmt.Sprintf("bits set behind /%d", p.Bits())
+	}
+	return e, ""
+}
+
+// except returns the exceptions in order, each network once, and appends them to entries.
+func except(exceptions []Exception, entries []Entry) ([]Excepted, []Entry, error) {
+	all := make([]Excepted, 0, len(exceptions))
+	for _, x := range exceptions {
+		c := canonical(x.Prefix)
+		if !c.IsValid() {
+			return nil, nil, fmt.Errorf("policy: exception %v (%s): not a valid prefix", x.Prefix, x.Why)
+		}
+		all = append(all, Excepted{Exception: Exception{c, x.Why}})
+	}
+	slices.SortStableFunc(all, func(a, b Excepted) int {
+		return compare(NewEntry(a.Prefix, false, NoList), NewEntry(b.Prefix, false, NoList))
+	})
+	all = slices.CompactFunc(all, func(a, b Excepted) bool { return a.Prefix == b.Prefix })
+	for _, x := range all {
+		entries = append(entries, NewEntry(x.Prefix, false, NoList))
+	}
+	return all, entries, nil
+}
+
+// partition puts the IPv4 entries first, and returns how many they are.
+func partition(entries []Entry) (v4 int) {
+	for i := range entries {
+		if !entries[i].v6 {
+			entries[i], entries[v4] = entries[v4], entries[i]
+			v4++
+		}
+	}
+	return v4
 }

@@ -8,21 +8,15 @@ import (
 )
 
 func Example() {
-	b := policy.NewBuilder(policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
-	bad := b.List("bad.example", policy.Block)
-	worse := b.List("worse.example", policy.Block)
-	good := b.List("good.example", policy.Allow)
-	b.Add(bad, netip.MustParsePrefix("198.51.100.0/24"), false)
-	b.Add(bad, netip.MustParsePrefix("198.51.100.64/26"), true)
-	b.Add(worse, netip.MustParsePrefix("198.51.100.66/32"), false)
-	b.Add(worse, netip.MustParsePrefix("192.0.2.0/24"), false)
-	b.Add(good, netip.MustParsePrefix("192.0.2.53/32"), false)
-	for _, x := range policy.Exceptions(policy.Facts{
-		Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.9/24")}}},
-	}) {
-		b.Except(x.Prefix, x.Why)
+	lists := []policy.List{
+		{Name: "bad.example", Kind: policy.Block, Entries: policy.Prefixes{netip.MustParsePrefix("198.51.100.0/24")}},
+		{Name: "worse.example", Kind: policy.Block, Entries: policy.Prefixes{netip.MustParsePrefix("192.0.2.0/24")}},
+		{Name: "good.example", Kind: policy.Allow, Entries: policy.Prefixes{netip.MustParsePrefix("192.0.2.53/32")}},
 	}
-	p, err := b.Build()
+	exceptions := policy.Exceptions(policy.Facts{
+		Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.9/24")}}},
+	})
+	p, err := policy.Build(lists, exceptions, policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -34,7 +28,7 @@ func Example() {
 		fmt.Println(prefix)
 	}
 	for _, x := range p.Report.Excepted {
-		fmt.Printf("%v is excepted: %s; %v lists %v\n", x.Prefix, x.Why, p.Block.Lists()[x.Entries[0].List], x.Entries[0].Prefix)
+		fmt.Printf("%v is excepted: %s; %v lists %v\n", x.Prefix, x.Why, p.Block.Lists()[x.Entries[0].List], x.Entries[0].Prefix())
 	}
 	list, entry, ok := policy.NewIndex(p.Block).Lookup(netip.MustParseAddr("198.51.100.66"))
 	fmt.Println(p.Block.Lists()[list], entry, ok)
@@ -43,8 +37,6 @@ func Example() {
 	// !192.0.2.53/32
 	// 198.51.100.0/24
 	// !198.51.100.9/32
-	// !198.51.100.64/26
-	// 198.51.100.66/32
 	// 198.51.100.9/32 is excepted: own address of em0; bad.example lists 198.51.100.0/24
-	// worse.example 198.51.100.66/32 true
+	// bad.example 198.51.100.0/24 true
 }

@@ -1,45 +1,33 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
 )
 
-// Set is a table: entries and negated entries, sorted as DIOCRGETADDRS
-// returns them: IPv4 before IPv6, ascending by address, and of one address
-// the longest prefix first. It never changes. A nil Set is empty.
+// Set is a table: entries and negated entries in the order of DIOCRGETADDRS: IPv4 before IPv6,
+// ascending by address, and of one address the longest prefix first. It never changes. A nil Set is
+// empty.
 //
-// It takes 7 bytes an IPv4 entry and 19 an IPv6 entry.
+// It is kept as the records in which it crosses from one process to another, each of the address (4 or
+// 16 bytes), the prefix length (1) and the list with the sign as highest bit (2), most significant byte
+// first.
 type Set struct {
-	lists []string
-
-	// Columns: address, prefix length, sign and list. They are made once and
-	// never written again.
-	addr4 []uint32
-	bits4 []uint8
-	tag4  []tag
-	addr6 []u128
-	bits6 []uint8
-	tag6  []tag
-
-	not int // negated entries
+	lists  []string
+	v4, v6 []byte
+	not    int // negated entries
 }
 
-// tag is a ListID, and whether the entry is negated.
-type tag uint16
+const (
+	size4, size6 = 4 + 1 + 2, 16 + 1 + 2 // of a record
 
-const tagNot tag = 1 << 15
-
-func newTag(l ListID, not bool) tag {
-	if not {
-		return tag(l) | tagNot
-	}
-	return tag(l)
-}
-
-func (t tag) list() ListID { return ListID(t &^ tagNot) }
-func (t tag) not() bool    { return t&tagNot != 0 }
+	tagNot = 1 << 15
+)
 
 // Counts counts the entries of a Set.
 type Counts struct {
@@ -49,10 +37,8 @@ type Counts struct {
 
 // Len returns the number of entries, negated ones included.
 func (s *Set) Len() int {
-	if s == nil {
-		return 0
-	}
-	return len(s.addr4) + len(s.addr6)
+	n := s.Counts()
+	return n.V4 + n.V6
 }
 
 // Counts returns the number of entries by family and sign.
@@ -60,54 +46,61 @@ func (s *Set) Counts() Counts {
 	if s == nil {
 		return Counts{}
 	}
-	return Counts{V4: len(s.addr4), V6: len(s.addr6), Not: s.not}
+	return Counts{V4: len(s.v4) / size4, V6: len(s.v6) / size6, Not: s.not}
 }
 
-// At returns entry i, and whether it is negated. It panics unless 0 <= i <
-// Len.
-func (s *Set) At(i int) (p netip.Prefix, not bool) {
-	if i < len(s.addr4) {
-		return prefix4(s.addr4[i], s.bits4[i]), s.tag4[i].not()
+// At returns entry i. It panics unless 0 <= i < Len.
+//
+// The entry's List is the first of the lists that have this very prefix. Where none has, as for entries
+// that were aggregated or that an allow list's negated entry brings about, it is the first list that
+// lists the first address in the prefix that is in the table. For a negated entry it is NoList.
+func (s *Set) At(i int) Entry {
+	if r := i * size4; r < len(s.v4) {
+		return entry4(s.v4[r : r+size4])
 	}
-	i -= len(s.addr4)
-	return prefix6(s.addr6[i], s.bits6[i]), s.tag6[i].not()
+	r := (i - len(s.v4)/size4) * size6
+	return entry6(s.v6[r : r+size6])
+}
+
+func entry4(r []byte) Entry {
+	tag := binary.BigEndian.Uint16(r[5:])
+	return Entry{addr: u128{hi: uint64(binary.BigEndian.Uint32(r)) << 32}, bits: r[4], List: ListID(tag &^ tagNot), Not: tag&tagNot != 0}
+}
+
+func entry6(r []byte) Entry {
+	tag := binary.BigEndian.Uint16(r[17:])
+	return Entry{addr: u128{binary.BigEndian.Uint64(r), binary.BigEndian.Uint64(r[8:])}, bits: r[16], v6: true,
+		List: ListID(tag &^ tagNot), Not: tag&tagNot != 0}
+}
+
+func (s *Set) append(e Entry) {
+	tag := uint16(e.List)
+	if e.Not {
+		tag = uint16(NoList) | tagNot
+		s.not++
+	}
+	if e.v6 {
+		s.v6 = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(s.v6, e.addr.hi), e.addr.lo)
+		s.v6 = binary.BigEndian.AppendUint16(append(s.v6, e.bits), tag)
+		return
+	}
+	s.v4 = binary.BigEndian.AppendUint32(s.v4, uint32(e.addr.hi>>32))
+	s.v4 = binary.BigEndian.AppendUint16(append(s.v4, e.bits), tag)
 }
 
 // All returns all entries in order, each with whether it is negated.
 func (s *Set) All() iter.Seq2[netip.Prefix, bool] {
 	return func(yield func(netip.Prefix, bool) bool) {
-		if s == nil {
-			return
-		}
-		for i, a := range s.addr4 {
-			if !yield(prefix4(a, s.bits4[i]), s.tag4[i].not()) {
-				return
-			}
-		}
-		for i, a := range s.addr6 {
-			if !yield(prefix6(a, s.bits6[i]), s.tag6[i].not()) {
+		for i := range s.Len() {
+			if e := s.At(i); !yield(e.Prefix(), e.Not) {
 				return
 			}
 		}
 	}
 }
 
-// ListOf returns the list that entry i comes from: the first in order of
-// those that list this very prefix. Where none does, as for entries restated
-// or aggregated, it is the first that lists the first address in it that is
-// in the table. For a negated entry it is about the first address in it that
-// is not: the first allow list that lists it, else the first list that
-// negates it, and NoList when it is excepted or when no list says anything of
-// it. It panics unless 0 <= i < Len.
-func (s *Set) ListOf(i int) ListID {
-	if i < len(s.addr4) {
-		return s.tag4[i].list()
-	}
-	return s.tag6[i-len(s.addr4)].list()
-}
-
-// Lists returns the names of all lists of the policy, block and allow, by
-// ListID; the caller must not change them.
+// Lists returns the names of all lists of the policy, block and allow, by ListID; the caller must not
+// change them.
 func (s *Set) Lists() []string {
 	if s == nil {
 		return nil
@@ -115,60 +108,133 @@ func (s *Set) Lists() []string {
 	return s.lists
 }
 
-// Equal reports whether both sets have the same entries with the same signs,
-// which is what a table in the kernel has. Lists do not matter.
-func (s *Set) Equal(o *Set) bool {
-	if s == o || s.Len() == 0 && o.Len() == 0 {
-		return true
-	}
-	if s.Counts() != o.Counts() {
-		return false
-	}
-	sameSign := func(a, b tag) bool { return a.not() == b.not() }
-	return slices.Equal(s.addr4, o.addr4) && slices.Equal(s.bits4, o.bits4) &&
-		slices.Equal(s.addr6, o.addr6) && slices.Equal(s.bits6, o.bits6) &&
-		slices.EqualFunc(s.tag4, o.tag4, sameSign) && slices.EqualFunc(s.tag6, o.tag6, sameSign)
-}
-
-func (s *Set) append4(a uint32, n uint8, t tag) {
-	s.addr4 = append(s.addr4, a)
-	s.bits4 = append(s.bits4, n)
-	s.tag4 = append(s.tag4, t)
-	if t.not() {
-		s.not++
-	}
-}
-
-func (s *Set) append6(a u128, n uint8, t tag) {
-	s.addr6 = append(s.addr6, a)
-	s.bits6 = append(s.bits6, n)
-	s.tag6 = append(s.tag6, t)
-	if t.not() {
-		s.not++
+// Chunks returns the entries in chunks of at most size bytes (at least 20), each one byte for the family,
+// 4 or 6, and records. A chunk is valid until the next. A [Loader] makes the set from them again.
+func (s *Set) Chunks(size int) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		if s == nil {
+			return
+		}
+		var chunk []byte
+		size = max(size, 1+size6)
+		for _, f := range []struct {
+			family  byte
+			records []byte
+			size    int
+		}{{4, s.v4, size4}, {6, s.v6, size6}} {
+			for part := range slices.Chunk(f.records, (size-1)/f.size*f.size) {
+				chunk = append(append(chunk[:0], f.family), part...)
+				if !yield(chunk) {
+					return
+				}
+			}
+		}
 	}
 }
 
-func (s *Set) grow4(n int) {
-	s.addr4 = slices.Grow(s.addr4, n)
-	s.bits4 = slices.Grow(s.bits4, n)
-	s.tag4 = slices.Grow(s.tag4, n)
-}
-
-func (s *Set) grow6(n int) {
-	s.addr6 = slices.Grow(s.addr6, n)
-	s.bits6 = slices.Grow(s.bits6, n)
-	s.tag6 = slices.Grow(s.tag6, n)
-}
-
-// trim gives back what grow4 and grow6 took in vain.
-func (s *Set) trim() {
-	s.addr4, s.bits4, s.tag4 = trim(s.addr4), trim(s.bits4), trim(s.tag4)
-	s.addr6, s.bits6, s.tag6 = trim(s.addr6), trim(s.bits6), trim(s.tag6)
-}
-
-func trim[E any](c []E) []E {
-	if cap(c)-len(c) <= len(c)/16+64 {
-		return c
+// Sum returns a checksum (SHA-256) of the names of the lists and all entries. Sets with the same sum are
+// the same, lists included.
+func (s *Set) Sum() [sha256.Size]byte {
+	h := sha256.New()
+	names, n := s.Lists(), s.Counts()
+	fmt.Fprintf(h, "%q %d %d ", names, n.V4, n.V6)
+	if s != nil {
+		h.Write(s.v4)
+		h.Write(s.v6)
 	}
-	return append(make([]E, 0, len(c)), c...)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// Loader makes a Set from chunks that another process sent. It checks everything.
+type Loader struct {
+	set  Set
+	want Counts
+	err  error
+}
+
+// NewLoader returns a Loader for a set with the given lists and numbers of entries (n.Not is ignored),
+// of which there may be most. It allocates the memory for them at once.
+func NewLoader(lists []string, n Counts, most int) (*Loader, error) {
+	switch {
+	case n.V4 < 0 || n.V6 < 0 || n.V4 > most || n.V6 > most-n.V4:
+		return nil, fmt.Errorf("policy: set with %d and %d entries: %w, the limit is %d", n.V4, n.V6, ErrTooMany, most)
+	case len(lists) > MaxLists:
+		return nil, fmt.Errorf("policy: set of %d lists: %w, the limit is %d", len(lists), ErrTooMany, MaxLists)
+	}
+	return &Loader{want: n, set: Set{lists: slices.Clone(lists), v4: make([]byte, 0, n.V4*size4), v6: make([]byte, 0, n.V6*size6)}}, nil
+}
+
+// Add adds the next chunk. After an error no set can be made.
+func (l *Loader) Add(chunk []byte) error {
+	if l.err == nil {
+		l.err = l.add(chunk)
+	}
+	return l.err
+}
+
+func (l *Loader) add(chunk []byte) error {
+	s := &l.set
+	if len(chunk) == 0 {
+		return errors.New("policy: chunk is empty")
+	}
+	to, room, size, most, decode := &s.v6, l.want.V6*size6, size6, uint8(128), entry6
+	if chunk[0] == 4 {
+		to, room, size, most, decode = &s.v4, l.want.V4*size4, size4, 32, entry4
+	}
+	records := chunk[1:]
+	switch {
+	case chunk[0] != 4 && chunk[0] != 6 || len(records)%size != 0:
+		return fmt.Errorf("policy: chunk of family %d with %d bytes", chunk[0], len(chunk))
+	case chunk[0] == 4 && len(s.v6) > 0:
+		return errors.New("policy: chunk of IPv4 entries comes after IPv6 entries")
+	case len(records) > room-len(*to):
+		return fmt.Errorf("policy: chunk has more than the %d IPv%d entries announced", room/size, chunk[0])
+	}
+	for r := range slices.Chunk(records, size) {
+		n := len(*to)
+		if err := l.check(decode(r), most, (*to)[max(n-size, 0):n], decode); err != nil {
+			return fmt.Errorf("policy: IPv%d entry %d: %w", chunk[0], n/size, err)
+		}
+		*to = append(*to, r...)
+	}
+	return nil
+}
+
+// check checks an entry, which follows the record before, if there is one.
+func (l *Loader) check(e Entry, most uint8, before []byte, decode func([]byte) Entry) error {
+	switch {
+	case e.bits > most:
+		return fmt.Errorf("prefix length %d", e.bits)
+	case e.addr.first(e.bits) != e.addr:
+		return fmt.Errorf("bits set behind prefix length %d", e.bits)
+	case int(e.List) >= len(l.set.lists) && !(e.Not && e.List == NoList):
+		return fmt.Errorf("list %d of %d", e.List, len(l.set.lists))
+	}
+	if len(before) > 0 {
+		if b := decode(before); e.addr.less(b.addr) || e.addr == b.addr && e.bits >= b.bits {
+			return errors.New("out of order")
+		}
+	}
+	if e.Not {
+		l.set.not++
+	}
+	return nil
+}
+
+// Set returns the set when all of it has come and has the given sum.
+func (l *Loader) Set(sum [sha256.Size]byte) (*Set, error) {
+	n := l.set.Counts()
+	switch {
+	case l.err != nil:
+		return nil, l.err
+	case n.V4 != l.want.V4 || n.V6 != l.want.V6:
+		l.err = fmt.Errorf("policy: set has %d and %d entries, %d and %d were announced", n.V4, n.V6, l.want.V4, l.want.V6)
+		return nil, l.err
+	case l.set.Sum() != sum:
+		l.err = errors.New("policy: the checksum of the set differs from the one announced")
+		return nil, l.err
+	}
+	s := l.set
+	l.err = errors.New("policy: the set has been taken")
+	return &s, nil
 }

@@ -113,12 +113,7 @@ func randomEntries(n int) []netip.Prefix {
 }
 
 func matcherOf(b *testing.B, entries []netip.Prefix) *matcher {
-	bl := policy.NewBuilder(policy.Options{})
-	id := bl.List("basic", policy.Block)
-	for _, e := range entries {
-		bl.Add(id, e, false)
-	}
-	p, err := bl.Build()
+	p, err := policy.Build([]policy.List{{Name: "basic", Entries: policy.Prefixes(entries)}}, nil, policy.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -111,9 +111,7 @@ func TestPolicyIsSwapped(t *testing.T) {
 	g.SetPolicy(nil, nil)
 	g.iface.Log(hit(2))
 	g.until("second", func(s Stats) bool { return s.Live.Seen == 2 })
-	b := policy.NewBuilder(policy.Options{})
-	b.Add(b.List("three", policy.Block), netip.PrefixFrom(blocked, 32), false)
-	p, err := b.Build()
+	p, err := policy.Build([]policy.List{{Name: "three", Entries: policy.Prefixes{netip.PrefixFrom(blocked, 32)}}}, nil, policy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

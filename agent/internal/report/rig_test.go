@@ -43,14 +43,11 @@ func index(t testing.TB) *policy.Index {
 }
 
 func newIndex() (*policy.Index, error) {
-	b := policy.NewBuilder(policy.Options{})
-	one, two := b.List("one", policy.Block), b.List("two", policy.Block)
-	for p, id := range map[string]policy.ListID{
-		"198.51.100.0/24": one, "192.0.2.0/24": one, "203.0.113.64/26": two, "2001:db8:b::/48": two,
-	} {
-		b.Add(id, netip.MustParsePrefix(p), false)
-	}
-	p, err := b.Build()
+	prefix := netip.MustParsePrefix
+	p, err := policy.Build([]policy.List{
+		{Name: "one", Entries: policy.Prefixes{prefix("198.51.100.0/24"), prefix("192.0.2.0/24")}},
+		{Name: "two", Entries: policy.Prefixes{prefix("203.0.113.64/26"), prefix("2001:db8:b::/48")}},
+	}, nil, policy.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -236,12 +236,11 @@ func (g *rig) hit(from string) {
 
 func set(t testing.TB, list string, entries ...string) *policy.Set {
 	t.Helper()
-	b := policy.NewBuilder(policy.Options{})
-	id := b.List(list, policy.Block)
+	var all policy.Prefixes
 	for _, s := range entries {
-		b.Add(id, netip.MustParsePrefix(s), false)
+		all = append(all, netip.MustParsePrefix(s))
 	}
-	p, err := b.Build()
+	p, err := policy.Build([]policy.List{{Name: list, Entries: all}}, nil, policy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -384,7 +384,7 @@ func TestRoleRefuses(t *testing.T) {
 		"commit of nothing": {[]message{{kindCommit, []byte{}}}, "commit of none"},
 		"another sum":       {[]message{{kindBegin, wrong}, {kindChunk, chunk}, {kindCommit, []byte{}}}, "checksum of the set"},
 		"no sum":            {[]message{{kindBegin, policyHead{}}}, "checksum"},
-		"too little":        {[]message{{kindBegin, more}, {kindChunk, chunk}, {kindCommit, []byte{}}}, "announced were 2"},
+		"too little":        {[]message{{kindBegin, more}, {kindChunk, chunk}, {kindCommit, []byte{}}}, "2 and 0 were announced"},
 		"too much":          {[]message{{kindBegin, head}, {kindChunk, chunk}, {kindChunk, chunk}}, "more than the 1"},
 		"too many":          {[]message{{kindBegin, huge}}, "too many"},
 		"committed twice":   {[]message{{kindBegin, head}, {kindChunk, chunk}, {kindCommit, []byte{}}, {kindCommit, []byte{}}}, "commit of none"},
@@ -465,14 +465,13 @@ func BenchmarkPolicy(b *testing.B) {
 	const entries = 1_000_000
 	sets := make([]*policy.Set, 2)
 	for n := range sets {
-		builder := policy.NewBuilder(policy.Options{})
-		id := builder.List("test", policy.Block)
+		var all policy.Prefixes
 		for i := range uint32(entries) {
 			var a [4]byte
 			binary.BigEndian.PutUint32(a[:], 1<<28+i*2654435761>>3+uint32(n))
-			builder.Add(id, netip.PrefixFrom(netip.AddrFrom4(a), 32), false)
+			all = append(all, netip.PrefixFrom(netip.AddrFrom4(a), 32))
 		}
-		p, err := builder.Build()
+		p, err := policy.Build([]policy.List{{Name: "test", Entries: all}}, nil, policy.Options{})
 		if err != nil {
 			b.Fatal(err)
 		}

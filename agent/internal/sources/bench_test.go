@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -18,6 +17,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 	"example.org/threatstopd/pfioctl"
@@ -117,18 +117,9 @@ func numbered(n int) netip.Prefix {
 }
 
 // build makes the policy of lists, as an update does.
-func build(lists ...iter.Seq[dnsfetch.Entry]) (*policy.Policy, error) {
-	b := policy.NewBuilder(policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
-	for i, l := range lists {
-		id := b.List(fmt.Sprintf("%d.%s", i, benchList), policy.Block)
-		for e := range l {
-			b.Add(id, e.Prefix(), e.Not)
-		}
-	}
-	for _, x := range policy.Exceptions(policy.Facts{Resolvers: []netip.Addr{netip.MustParseAddr("9.9.9.9")}}) {
-		b.Except(x.Prefix, x.Why)
-	}
-	return b.Build()
+func build(l *dnsfetch.List) (*policy.Policy, error) {
+	return policy.Build([]policy.List{{Name: l.Name, Entries: sources.Entries(l)}},
+		policy.Exceptions(policy.Facts{Resolvers: []netip.Addr{netip.MustParseAddr("9.9.9.9")}}), policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
 }
 
 // BenchmarkPath is the straight line of an update, from the policy server (in
@@ -163,7 +154,7 @@ func BenchmarkPath(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					p, err := build(l.All())
+					p, err := build(l)
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -12,6 +12,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 	"example.org/threatstopd/pfioctl"
@@ -69,22 +70,16 @@ func newStage(t *testing.T, server string, most int) *stage {
 // update is a poll: what was held is replaced.
 func (s *stage) update(names ...string) {
 	s.t.Helper()
-	bl := policy.NewBuilder(policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
+	var all []policy.List
 	lists := make([]*dnsfetch.List, len(names))
 	for i, name := range names {
 		var err error
 		if lists[i], err = s.client.Fetch(s.t.Context(), dnsfetch.Request{Name: name}); err != nil {
 			s.t.Fatal(err)
 		}
-		id := bl.List(name, policy.Block)
-		for e := range lists[i].All() {
-			bl.Add(id, e.Prefix(), e.Not)
-		}
+		all = append(all, policy.List{Name: name, Entries: sources.Entries(lists[i])})
 	}
-	for _, x := range policy.Exceptions(policy.Facts{}) {
-		bl.Except(x.Prefix, x.Why)
-	}
-	p, err := bl.Build()
+	p, err := policy.Build(all, policy.Exceptions(policy.Facts{}), policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -240,7 +240,7 @@ func (s *Sources) Take(r Result, now time.Time) *List {
 	}
 	l.Absent = false
 	if l.List == nil || !l.List.SameEntries(r.List) {
-		l.entries = &entries{r.List}
+		l.entries = Entries(r.List)
 	}
 	l.List, l.Fetched, l.Failures, l.fresh = r.List, now, 0, true
 	return l
@@ -291,14 +291,22 @@ func (s *Sources) Failed() bool {
 
 // Build returns the policy of the copies at hand, for a caller that does not enforce it.
 func (s *Sources) Build(facts policy.Facts, o policy.Options) (*policy.Policy, error) {
+	return policy.Build(s.Inputs(), policy.Exceptions(facts), o)
+}
+
+// Inputs returns the copies at hand as a policy is made from them.
+func (s *Sources) Inputs() []policy.List {
 	var lists []policy.List
 	for _, l := range s.lists {
 		if l.List != nil {
 			lists = append(lists, policy.List{Name: l.Name, Kind: l.Kind, Entries: l.entries})
 		}
 	}
-	return policy.Build(lists, policy.Exceptions(facts), o)
+	return lists
 }
+
+// Entries returns the entries of a list as a policy is made from them.
+func Entries(l *dnsfetch.List) policy.Entries { return &entries{l} }
 
 // Facts completes what the host reports by what must never be blocked besides. A name without any
 // address makes a warning.

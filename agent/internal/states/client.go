@@ -24,8 +24,8 @@ import (
 // Name is that of the role.
 const Name = "states"
 
-// Messages to the role: a Setup first; then for each request a request, chunks of its ranges
-// (policy.Ranges.Chunks) and a go. The role sends one answer to each.
+// Messages to the role: a Setup first; then for each request a request, chunks of its
+// addresses (policy.Set.Chunks) and a go. The role sends one answer to each.
 const (
 	kindSetup   = privsep.FirstKind + iota // JSON, a Setup
 	kindRequest                            // JSON, a request
@@ -38,9 +38,8 @@ const (
 	chunkSize = 256 << 10
 	maxText   = 800 // bytes of an answer's error
 	maxAnswer = 8 * maxText
-	// maxRanges is how many ranges a request has: 8 bytes of the role's memory each, 32 for IPv6. More
-	// make several requests.
-	maxRanges = 1 << 20
+	// maxEntries is how many networks a request has: at most 23 bytes of the role's memory each.
+	maxEntries = 1 << 22
 	// maxWait bounds the time that a request may take.
 	maxWait = time.Minute
 	// maxStates is more states than a firewall has: they would take 17 GB of the kernel's memory.
@@ -60,12 +59,13 @@ type Setup struct {
 	Confinement privsep.Confinement
 }
 
-// request asks for the states of some ranges of addresses to be killed.
+// request asks for the states of some addresses to be killed.
 type request struct {
 	ID     uint64
-	Ranges int           // how many follow
+	V4, V6 int           // how many networks follow
+	Sum    [32]byte      // policy.Set.Sum
 	Wait   time.Duration // how long it may take
-	Own    []netip.Addr  // the host's addresses, which the ranges do not contain
+	Own    []netip.Addr  // the host's addresses, which do not follow
 }
 
 // Killed is what became of the states.
@@ -94,11 +94,11 @@ func (a answer) check(id uint64) error {
 }
 
 // Memory returns the bound for the memory of the role where pf has at most so many states (its limit),
-// in bytes: the state table is read whole, with some room, and the ranges of a request are held twice
-// while they arrive.
+// in bytes: the state table is read whole, with some room, besides the addresses of a
+// request.
 func Memory(states int) uint64 {
-	const state, ranges = 288, 2 * 32 * maxRanges
-	return privsep.Memory(0) + ranges + state*uint64(max(0, states))
+	const state, entries = 288, 23 * maxEntries
+	return privsep.Memory(0) + entries + state*uint64(max(0, states))
 }
 
 // Options are what a Client needs of main.
@@ -189,27 +189,28 @@ func (c *Client) handle(_ *privsep.Conn, _ byte, payload []byte) error {
 // KillStates removes the states of the addresses that now blocks and before did not. own are the
 // addresses of this host, whose states with other hosts stay. At the deadline the rest is left. After an
 // error the numbers are those reached until then.
-func (c *Client) KillStates(before, now *policy.Set, own []netip.Addr, deadline time.Time) (all Killed, err error) {
+func (c *Client) KillStates(before, now *policy.Set, own []netip.Addr, deadline time.Time) (Killed, error) {
 	c.asking.Lock()
 	defer c.asking.Unlock()
-	for part := range policy.Difference(now, before, own).Parts(maxRanges) {
-		done, err := c.ask(part, own, deadline)
-		// Each part has all states examined.
-		all.Considered, all.Left = max(all.Considered, done.Considered), max(all.Left, done.Left)
-		all.Killed += done.Killed
-		if err != nil || done.Left > 0 {
-			return all, err
-		}
+	cut, err := policy.Difference(now, before, own)
+	switch {
+	case err != nil:
+		return Killed{}, err
+	case cut.Len() > maxEntries:
+		return Killed{}, fmt.Errorf("%d networks are newly blocked, the limit is %d: their states stay", cut.Len(), maxEntries)
+	case cut.Len() == 0:
+		return Killed{}, nil
 	}
-	return all, nil
+	return c.ask(cut, own, deadline)
 }
 
 // ask has the states of the addresses in cut killed.
-func (c *Client) ask(cut *policy.Ranges, own []netip.Addr, deadline time.Time) (Killed, error) {
+func (c *Client) ask(cut *policy.Set, own []netip.Addr, deadline time.Time) (Killed, error) {
 	results := make(chan result, 1)
 	c.mu.Lock()
 	c.last++
-	q := request{ID: c.last, Ranges: cut.Len(), Wait: min(max(time.Until(deadline), 0), maxWait), Own: own}
+	n := cut.Counts()
+	q := request{ID: c.last, V4: n.V4, V6: n.V6, Sum: cut.Sum(), Wait: min(max(time.Until(deadline), 0), maxWait), Own: own}
 	c.result = results
 	c.mu.Unlock()
 	if err := send(c.keeper.Conn(), cut, q); err != nil {
@@ -226,7 +227,7 @@ func (c *Client) ask(cut *policy.Ranges, own []netip.Addr, deadline time.Time) (
 	}
 }
 
-func send(conn *privsep.Conn, cut *policy.Ranges, q request) error {
+func send(conn *privsep.Conn, cut *policy.Set, q request) error {
 	if err := conn.SendJSON(kindRequest, q); err != nil {
 		return err
 	}

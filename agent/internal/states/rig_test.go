@@ -36,12 +36,11 @@ func TestMain(m *testing.M) {
 
 func set(t testing.TB, entries ...string) *policy.Set {
 	t.Helper()
-	b := policy.NewBuilder(policy.Options{})
-	id := b.List("test", policy.Block)
+	var all policy.Prefixes
 	for _, s := range entries {
-		b.Add(id, netip.MustParsePrefix(s), false)
+		all = append(all, netip.MustParsePrefix(s))
 	}
-	p, err := b.Build()
+	p, err := policy.Build([]policy.List{{Name: "test", Entries: all}}, nil, policy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,10 +52,10 @@ type role struct {
 	w  *privsep.Worker
 	pf *pfioctl.PF
 
-	// Of the request whose ranges arrive, if any.
+	// Of the request whose addresses arrive, if any.
 	asked    *request
 	deadline time.Time
-	ranges   *policy.RangesLoader
+	loader   *policy.Loader
 }
 
 // handle takes a message of main. An error ends the role: main does not make mistakes.
@@ -65,31 +65,33 @@ func (r *role) handle(kind byte, payload []byte) error {
 		if err := privsep.Unmarshal(payload, &q); err != nil {
 			return fmt.Errorf("request: %w", err)
 		}
-		if q.Ranges < 1 || q.Ranges > maxRanges || q.Wait < 0 || q.Wait > maxWait {
-			return fmt.Errorf("request of %d ranges in %v", q.Ranges, q.Wait)
+		if q.V4+q.V6 < 1 || q.Wait < 0 || q.Wait > maxWait {
+			return fmt.Errorf("request of %d networks in %v", q.V4+q.V6, q.Wait)
 		}
-		r.asked, r.deadline, r.ranges = &q, time.Now().Add(q.Wait), policy.NewRangesLoader(q.Ranges)
+		loader, err := policy.NewLoader([]string{"new"}, policy.Counts{V4: q.V4, V6: q.V6}, maxEntries)
+		if err != nil {
+			return err
+		}
+		r.asked, r.deadline, r.loader = &q, time.Now().Add(q.Wait), loader
 		return nil
 	}
 	if r.asked == nil {
 		return fmt.Errorf("message of kind %d without a request", kind)
 	}
 	if kind == kindRanges {
-		return r.ranges.Add(payload)
+		return r.loader.Add(payload)
 	}
 	q := r.asked
-	cut, err := r.ranges.Ranges()
-	if err == nil && cut.Len() != q.Ranges {
-		err = fmt.Errorf("request: %d of %d ranges came", cut.Len(), q.Ranges)
-	}
+	set, err := r.loader.Set(q.Sum)
 	if err != nil {
 		return err
 	}
-	r.asked, r.ranges = nil, nil
+	cut := policy.NewIndex(set)
+	r.asked, r.loader = nil, nil
 	// Main has left out the host's own addresses. Killing their states would cut the owner off, so that
 	// it is checked once more.
 	for _, a := range q.Own {
-		if cut.Contains(a) {
+		if contains(cut, a) {
 			return fmt.Errorf("request for %v, an address of this host", a)
 		}
 	}
@@ -97,8 +99,8 @@ func (r *role) handle(kind byte, payload []byte) error {
 	if a.Done, err = kill(r.pf, cut, r.deadline); err != nil {
 		a.Error = privsep.Clean(explained(err).Error(), maxText)
 	}
-	if cut.Len() > 1<<12 {
-		cut = nil
+	if set.Len() > 1<<12 {
+		set, cut = nil, nil
 		debug.FreeOSMemory() // the next request is hours away
 	}
 	return r.w.SendJSON(kindAnswer, a)
@@ -114,7 +116,7 @@ const clockEvery = 256
 //
 // At the deadline the rest is left. Reading the state table, which comes first, cannot be interrupted.
 // After an error the numbers are those reached until then.
-func kill(pf *pfioctl.PF, cut *policy.Ranges, deadline time.Time) (done Killed, err error) {
+func kill(pf *pfioctl.PF, cut *policy.Index, deadline time.Time) (done Killed, err error) {
 	states, err := pf.States()
 	if err != nil {
 		return done, err
@@ -125,7 +127,7 @@ func kill(pf *pfioctl.PF, cut *policy.Ranges, deadline time.Time) (done Killed, 
 		if done.Considered%clockEvery == 0 && late() {
 			break
 		}
-		if hasAddr(s, cut.Contains) {
+		if hasAddr(s, func(a netip.Addr) bool { return contains(cut, a) }) {
 			// This takes the kernel's locks and time, unlike examining.
 			if late() {
 				break
@@ -141,6 +143,11 @@ func kill(pf *pfioctl.PF, cut *policy.Ranges, deadline time.Time) (done Killed, 
 	}
 	done.Left = states.Len() - done.Considered
 	return done, nil
+}
+
+func contains(cut *policy.Index, a netip.Addr) bool {
+	_, _, ok := cut.Lookup(a)
+	return ok
 }
 
 // hasAddr reports whether f holds for an address of one of the state's keys.

@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/pfioctl"
@@ -152,31 +151,6 @@ func TestKillStatesFails(t *testing.T) {
 	}
 	if told := b.told(); len(told) != 1 {
 		t.Errorf("a refusal of pf is the process's trouble: %q", told)
-	}
-}
-
-// More ranges than a request may have come in several.
-func TestManyRanges(t *testing.T) {
-	if testing.Short() {
-		t.Skip("two million entries")
-	}
-	b := newBench(t, nil)
-	x := policy.NewBuilder(policy.Options{})
-	id := x.List("test", policy.Block)
-	const n = maxRanges + 1000
-	for i := range n {
-		x.Add(id, netip.PrefixFrom(netip.AddrFrom4([4]byte{10 + byte(i>>23), byte(i >> 15), byte(i >> 7), byte(i << 1)}), 32), false)
-	}
-	p, err := x.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	manyStates(b.kernel, 10)
-	b.kernel.AddState(pfsim.State{Dir: pfioctl.DirIn, Wire: stateKey("10.32.2.4:1", "198.51.100.1:22")})
-	b.up()
-	res, err := b.KillStates(set(t), p.Block, nil, time.Now().Add(time.Minute))
-	if err != nil || res != (Killed{Considered: 11, Killed: 6}) {
-		t.Errorf("%v, %v; states %v", res, err, b.left())
 	}
 }
 

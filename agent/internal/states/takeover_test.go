@@ -128,7 +128,11 @@ func TestAnswerUnasked(t *testing.T) {
 // Requests that main does not make are not carried out: the role ends.
 func TestRequests(t *testing.T) {
 	var chunks [][]byte
-	for c := range policy.Difference(set(t, "10.0.0.0/8"), nil, nil).Chunks(chunkSize) {
+	cut, err := policy.Difference(set(t, "10.0.0.0/8"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for c := range cut.Chunks(chunkSize) {
 		chunks = append(chunks, append([]byte(nil), c...))
 	}
 	begin := func(q request) []byte {
@@ -142,20 +146,20 @@ func TestRequests(t *testing.T) {
 		kind    byte
 		payload []byte
 	}
-	chunk, good := frame{kindRanges, chunks[0]}, frame{kindRequest, begin(request{ID: 1, Ranges: 1, Wait: time.Second})}
+	chunk, good := frame{kindRanges, chunks[0]}, frame{kindRequest, begin(request{ID: 1, V4: 1, Sum: cut.Sum(), Wait: time.Second})}
 	for _, tt := range []struct {
 		name string
 		send []frame
 		want string
 	}{
-		{"ranges of nothing", []frame{chunk}, "message of kind 18 without a request"},
+		{"addresses of nothing", []frame{chunk}, "message of kind 18 without a request"},
 		{"nothing to carry out", []frame{{kind: kindGo}}, "message of kind 19 without a request"},
-		{"no ranges", []frame{{kindRequest, begin(request{Wait: 1})}}, "request of 0 ranges in 1ns"},
-		{"too many", []frame{{kindRequest, begin(request{Ranges: maxRanges + 1})}}, "request of 1048577 ranges in 0s"},
-		{"too long", []frame{{kindRequest, begin(request{Ranges: 1, Wait: time.Hour})}}, "request of 1 ranges in 1h0m0s"},
-		{"more than announced", []frame{good, chunk, chunk}, "policy: too many ranges, the limit is 1"},
-		{"fewer than announced", []frame{good, {kind: kindGo}}, "request: 0 of 1 ranges came"},
-		{"own address", []frame{{kindRequest, begin(request{Ranges: 1, Wait: 1, Own: []netip.Addr{netip.MustParseAddr("10.2.3.4")}})}, chunk, {kind: kindGo}}, "request for 10.2.3.4, an address of this host"},
+		{"no addresses", []frame{{kindRequest, begin(request{Wait: 1})}}, "request of 0 networks in 1ns"},
+		{"too many", []frame{{kindRequest, begin(request{V4: maxEntries + 1})}}, "policy: set with 4194305 and 0 entries: too many, the limit is 4194304"},
+		{"too long", []frame{{kindRequest, begin(request{V4: 1, Wait: time.Hour})}}, "request of 1 networks in 1h0m0s"},
+		{"more than announced", []frame{good, chunk, chunk}, "policy: chunk has more than the 1 IPv4 entries announced"},
+		{"fewer than announced", []frame{good, {kind: kindGo}}, "policy: set has 0 and 0 entries, 1 and 0 were announced"},
+		{"own address", []frame{{kindRequest, begin(request{V4: 1, Sum: cut.Sum(), Wait: 1, Own: []netip.Addr{netip.MustParseAddr("10.2.3.4")}})}, chunk, {kind: kindGo}}, "request for 10.2.3.4, an address of this host"},
 		{"twice", []frame{good, chunk, {kind: kindGo}, {kind: kindGo}}, "message of kind 19 without a request"},
 		{"not one", []frame{{kindRequest, []byte("7")}}, "request: json: "},
 	} {
