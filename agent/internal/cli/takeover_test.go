@@ -22,7 +22,7 @@ import (
 	"example.org/threatstopd/pfioctl/pfsim"
 )
 
-// Messages of the role that fetches, as agent/fetchrole has them.
+// Messages of the role that fetches, as package fetch has them.
 const (
 	fetchSetup  = privsep.FirstKind
 	fetchFetch  = privsep.FirstKind + 1
@@ -30,8 +30,7 @@ const (
 
 	fetchHeader    = privsep.FirstKind + 17
 	fetchChunk     = privsep.FirstKind + 18
-	fetchCommit    = privsep.FirstKind + 19
-	fetchAddresses = privsep.FirstKind + 21
+	fetchAddresses = privsep.FirstKind + 20
 )
 
 // taken is a role that fetches for somebody else.
@@ -39,7 +38,6 @@ type taken struct {
 	*privsep.Worker
 	conn   net.Conn
 	server string
-	number uint32
 	name   string
 }
 
@@ -62,7 +60,6 @@ func takeover(do func(*taken) error) privsep.Body {
 		}
 		return a.Run(context.Background(), func(kind byte, payload []byte) error {
 			var ask struct {
-				Number               uint32
 				Name, Server         string
 				AllowEmpty, Progress bool
 				Siblings             []string
@@ -72,11 +69,11 @@ func takeover(do func(*taken) error) privsep.Body {
 			}
 			switch kind {
 			case fetchFetch:
-				a.number, a.name = ask.Number, ask.Name
+				a.name = ask.Name
 				return do(a)
 			case fetchLookup:
 				// Whatever it says is kept out of the block table, and that is all.
-				return a.SendJSON(fetchAddresses, map[string]any{"Number": ask.Number, "Addresses": []string{"8.8.8.8"}})
+				return a.SendJSON(fetchAddresses, map[string]any{"Name": ask.Name, "Addresses": []string{"8.8.8.8"}})
 			}
 			return nil
 		})
@@ -86,7 +83,7 @@ func takeover(do func(*taken) error) privsep.Body {
 // begin begins a list of n entries.
 func (a *taken) begin(n int) error {
 	return a.SendJSON(fetchHeader, map[string]any{
-		"Number": a.number, "Name": a.name, "Server": a.server, "Layout": dnsfetch.LayoutAPL, "Parts": 1, "Entries": n,
+		"Name": a.name, "Server": a.server, "Layout": dnsfetch.LayoutAPL, "Parts": 1, "Entries": n,
 	})
 }
 
@@ -112,7 +109,7 @@ func (a *taken) list(entries ...netip.Prefix) error {
 			return err
 		}
 	}
-	return a.Send(fetchCommit, binary.BigEndian.AppendUint32(nil, a.number))
+	return nil
 }
 
 // honest sends the allow list as it is, so that the block list is what an attack is about.
@@ -158,20 +155,18 @@ var attacks = map[string]struct {
 		a.name = blockList // main asks for the allow list first
 		return a.begin(1)
 	}, says: []string{"fetch process: misbehaved, killed: ", "list " + blockList + " where " + allowList + " was asked for"}},
-	"sends another number": {do: func(a *taken) error { a.number++; return a.begin(1) },
-		says: []string{"fetch process: misbehaved, killed: ", "answer to a request for a list that was not made"}},
 	"sends a list twice": {do: func(a *taken) error {
 		if a.honest() {
 			return a.begin(1)
 		}
 		return nil
-	}, says: []string{"fetch process: misbehaved, killed: ", "answer to a request for a list that was not made"}},
+	}, says: []string{"fetch process: misbehaved, killed: ", "killed: list "}},
 	"sends garbage": {do: func(a *taken) error { _, err := a.conn.Write(make([]byte, 100)); return err },
 		says: []string{"fetch process: misbehaved, killed: ", "unknown kind 0"}},
 	"sends giant strings": {do: func(a *taken) error { return a.Send(fetchHeader, make([]byte, 1<<20)) },
 		says: []string{"fetch process: misbehaved, killed: ", "are taken"}},
 	"answers what nobody asked": {do: func(a *taken) error {
-		return a.SendJSON(fetchAddresses, map[string]any{"Number": 4711, "Addresses": []string{"8.8.8.8"}})
+		return a.SendJSON(fetchAddresses, map[string]any{"Name": "x", "Addresses": []string{"8.8.8.8"}})
 	}, says: []string{"fetch process: misbehaved, killed: ", "addresses of a name that was not asked for"}},
 	"dies": {do: func(*taken) error { return errors.New("had enough") }, says: []string{"fetch process: had enough"}},
 

@@ -57,7 +57,7 @@ func attacker(do func(*taken) error) privsep.Body {
 // head is the header of a list of n entries, as it was asked for.
 func (a *taken) head(n int) header {
 	return header{
-		Number: a.fetch.Number, Name: a.fetch.Name, Server: a.setup.Options.Servers[0],
+		Name: a.fetch.Name, Server: a.setup.Options.Servers[0],
 		Layout: dnsfetch.LayoutAPL, Parts: 1, Bytes: 1000, Elapsed: 1000, Entries: n,
 	}
 }
@@ -78,7 +78,7 @@ func raw(n int, addr string, bits, flags byte) []byte {
 	return bytes.Repeat(append(x, bits, flags), n)
 }
 
-const whole = maxChunk / entryLen // entries of a chunk
+const whole = maxEntries / entryLen // entries of a chunk
 
 // attacks are what is tried on main, what it says of the role then, and whether it was a name
 // that main asked for.
@@ -107,34 +107,22 @@ var attacks = map[string]struct {
 	"sends no chunk":               {do: entry(nil), want: "chunk of 0 bytes"},
 	"sends too long a chunk": {do: func(a *taken) error {
 		a.begin(100_000)
-		return a.Send(kindChunk, make([]byte, maxChunk+1))
+		return a.Send(kindEntries, make([]byte, maxEntries+1))
 	}, want: "are taken"},
-	"sends half of it": {do: func(a *taken) error {
-		a.begin(2)
-		a.Send(kindChunk, raw(1, "10.0.0.1", 32, 0))
-		return a.Send(kindCommit, number(a.fetch.Number))
-	}, want: "end of a list of which 1 entries are missing"},
 	"sends an empty list": {do: func(a *taken) error { return a.begin(0) }, want: "empty list where it may not be"},
 	"begins twice":        {do: func(a *taken) error { a.begin(1); return a.begin(1) }, want: "list begun twice"},
 	"sends list and error": {do: func(a *taken) error {
 		a.begin(1)
-		return (&role{Worker: a.Worker}).fail(a.fetch, dnsfetch.ErrCut)
+		return (&role{Worker: a.Worker}).fail(a.fetch.Name, dnsfetch.ErrCut)
 	}, want: "list and error in one"},
 
-	"answers another request": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Number++ }) },
-		want: "answer to a request for a list that was not made"},
-	"ends another request": {do: func(a *taken) error { return a.Send(kindCommit, number(a.fetch.Number-1)) },
-		want: "answer to a request for a list that was not made"},
-	"fails another request": {do: func(a *taken) error { return (&role{Worker: a.Worker}).fail(fetch{Number: 77}, dnsfetch.ErrCut) },
-		want: "answer to a request for a list that was not made"},
 	"sends another list": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Name = "allow.example.net" }) },
 		want: "list allow.example.net where"},
 	"names another server": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Server = "203.0.113.1:53" }) },
 		want: "from 203.0.113.1:53, which is none of the policy servers"},
-	"sends entries alone":  {do: func(a *taken) error { return a.Send(kindChunk, raw(1, "10.0.0.1", 32, 0)) }, want: "entries of a list that was not begun"},
-	"sends an end alone":   {do: func(a *taken) error { return a.Send(kindCommit, number(a.fetch.Number)) }, want: "end of a list that was not begun"},
+	"sends entries alone":  {do: func(a *taken) error { return a.Send(kindEntries, raw(1, "10.0.0.1", 32, 0)) }, want: "entries without a header"},
 	"sends nothing at all": {do: func(a *taken) error { return a.Send(kindHeader, nil) }, want: "header: "},
-	"sends half a header":  {do: func(a *taken) error { return a.Send(kindHeader, []byte(`{"Number":1,`)) }, want: "header: "},
+	"sends half a header":  {do: func(a *taken) error { return a.Send(kindHeader, []byte(`{"Name":1,`)) }, want: "header: "},
 	"sends giant strings": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Server = strings.Repeat("b", 60_000) }) },
 		want: "a server that is not printable"},
 	"sends a giant header": {do: func(a *taken) error { return a.Send(kindHeader, make([]byte, 1<<20)) }, want: "are taken"},
@@ -146,29 +134,28 @@ var attacks = map[string]struct {
 	}, want: "list with 65 servers that failed"},
 	"sends a failure without a reason": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Failed = make([]failure, 1) }) },
 		want: "without a printable reason"},
-	"fails without a reason": {do: func(a *taken) error { return a.SendJSON(kindFailure, failure{Number: a.fetch.Number}) }, want: "without a printable reason"},
-	"fails with a line break": {do: func(a *taken) error { return a.SendJSON(kindFailure, failure{Number: a.fetch.Number, Text: "a\nb"}) },
+	"fails without a reason": {do: func(a *taken) error { return a.SendJSON(kindFailure, failure{}) }, want: "without a printable reason"},
+	"fails with a line break": {do: func(a *taken) error { return a.SendJSON(kindFailure, failure{Text: "a\nb"}) },
 		want: "without a printable reason"},
 	"fails in an unknown way": {do: func(a *taken) error {
-		return a.SendJSON(kindFailure, failure{Number: a.fetch.Number, Kind: 77, Text: "x"})
+		return a.SendJSON(kindFailure, failure{Kind: 77, Text: "x"})
 	},
 		want: "failure of kind 77"},
 	"fails with garbage":      {do: func(a *taken) error { return a.Send(kindFailure, []byte("garbage")) }, want: "failure: "},
 	"fails with a giant text": {do: func(a *taken) error { return a.Send(kindFailure, make([]byte, 1<<20)) }, want: "are taken"},
 
-	"tells progress of another list": {do: func(a *taken) error { return a.SendJSON(kindProgress, progress{Number: 99}) }, want: "progress of a list that was not asked for"},
-	"tells progress below nothing":   {do: func(a *taken) error { return a.SendJSON(kindProgress, progress{Number: a.fetch.Number, Done: -1}) }, want: "progress of -1 parts of 0"},
+	"tells progress below nothing": {do: func(a *taken) error { return a.SendJSON(kindProgress, progress{Done: -1}) }, want: "progress of -1 parts of 0"},
 	"tells progress beyond the end": {do: func(a *taken) error {
-		return a.SendJSON(kindProgress, progress{Number: a.fetch.Number, Done: 2, Parts: 1})
+		return a.SendJSON(kindProgress, progress{Done: 2, Parts: 1})
 	}, want: "progress of 2 parts of 1"},
 	"tells progress beyond limits": {do: func(a *taken) error {
-		return a.SendJSON(kindProgress, progress{Number: a.fetch.Number, Entries: 2_000_000})
+		return a.SendJSON(kindProgress, progress{Entries: 2_000_000})
 	}, want: "progress of 2000000 entries where the limit is 1000000"},
 	"tells progress of an escape": {do: func(a *taken) error {
-		return a.SendJSON(kindProgress, progress{Number: a.fetch.Number, Server: "\x1b[2J"})
+		return a.SendJSON(kindProgress, progress{Server: "\x1b[2J"})
 	}, want: "progress with a server that cannot be"},
 	"tells progress with more": {do: func(a *taken) error {
-		return a.SendJSON(kindProgress, map[string]any{"Number": a.fetch.Number, "Root": true})
+		return a.SendJSON(kindProgress, map[string]any{"Root": true})
 	}, want: "unknown field"},
 	"tells progress in no JSON": {do: func(a *taken) error { return a.Send(kindProgress, []byte("{{{{")) }, want: "progress: invalid character"},
 	"sends an unknown kind":     {do: func(a *taken) error { return a.Send(200, nil) }, want: "unknown kind 200"},
@@ -178,7 +165,7 @@ var attacks = map[string]struct {
 		return err
 	}, want: "unknown kind 97"},
 
-	"looks up on its own":       {do: answer(func(r *addresses) { r.Number++ }), want: "addresses of a name that was not asked for", lookup: true},
+	"looks up on its own":       {do: answer(func(r *addresses) { r.Name += "x" }), want: "addresses of a name that was not asked for", lookup: true},
 	"looks up instead":          {do: answer(func(*addresses) {}), want: "addresses of a name that was not asked for"},
 	"answers twice":             {do: func(a *taken) error { answer(func(*addresses) {})(a); return answer(func(*addresses) {})(a) }, want: "addresses of a name that was not asked for", lookup: true},
 	"answers 10.000 addresses":  {do: answer(func(r *addresses) { r.Addresses = make([]netip.Addr, 10_000) }), want: "are taken", lookup: true},
@@ -206,7 +193,7 @@ func repeated(n int) []netip.Addr {
 // answer answers a lookup, which is what change makes of it.
 func answer(change func(*addresses)) func(*taken) error {
 	return func(a *taken) error {
-		r := addresses{Number: a.lookup.Number, Addresses: repeated(1)}
+		r := addresses{Name: a.lookup.Name, Addresses: repeated(1)}
 		change(&r)
 		return a.SendJSON(kindAddresses, r)
 	}
@@ -218,7 +205,7 @@ func entry(chunk []byte) func(*taken) error {
 		if err := a.begin(10); err != nil {
 			return err
 		}
-		return a.Send(kindChunk, chunk)
+		return a.Send(kindEntries, chunk)
 	}
 }
 
@@ -227,12 +214,12 @@ func (a *taken) endless(announced, send int) error {
 	if err := a.begin(announced); err != nil {
 		return err
 	}
-	if err := a.Send(kindChunk, raw(min(announced, whole), "10.0.0.1", 32, 0)); err != nil {
+	if err := a.Send(kindEntries, raw(min(announced-1, whole), "10.0.0.1", 32, 0)); err != nil {
 		return err
 	}
 	full := raw(whole, "10.0.0.1", 32, 0)
 	for ; send > 0; send -= whole {
-		if err := a.Send(kindChunk, full); err != nil {
+		if err := a.Send(kindEntries, full); err != nil {
 			return nil
 		}
 	}
@@ -249,7 +236,7 @@ var million = func() func(*taken) error {
 		h := a.head(0)
 		l := h.list()
 		l.Chunks = made()
-		return (&role{Worker: a.Worker}).send(a.fetch.Number, l)
+		return (&role{Worker: a.Worker}).send(l)
 	}
 }()
 

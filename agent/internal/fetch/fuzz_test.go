@@ -9,7 +9,7 @@ import (
 	"example.org/threatstopd/dnsfetch"
 )
 
-// asking is a client that has asked for a list, number 1, and for a name, number 2.
+// asking is a client that has asked for a list and for a name.
 func asking(t testing.TB, most int) (*Client, *listing, *looking) {
 	t.Helper()
 	checked, err := dnsfetch.New(dnsfetch.Options{Servers: []string{"127.0.0.1:9"}})
@@ -17,11 +17,13 @@ func asking(t testing.TB, most int) (*Client, *listing, *looking) {
 		t.Fatal(err)
 	}
 	list := &listing{
-		number: 1, request: &dnsfetch.Request{Name: listName, Progress: func(dnsfetch.Progress) {}},
+		request:  &dnsfetch.Request{Name: listName, Progress: func(dnsfetch.Progress) {}},
 		progress: make(chan dnsfetch.Progress, 1), done: make(chan struct{}),
 	}
-	look := &looking{name: "two.example.net", done: make(chan struct{})}
-	return &Client{checked: checked, most: most, list: list, lookups: map[uint32]*looking{2: look}}, list, look
+	look := &looking{done: make(chan struct{})}
+	c := &Client{checked: checked, list: list, lookups: map[string]*looking{"two.example.net": look}}
+	c.o.Fetch.MaxEntries = most
+	return c, list, look
 }
 
 // FuzzHandle: whatever the role sends, what main takes of it is a list that was asked for, within
@@ -40,18 +42,17 @@ func FuzzHandle(f *testing.F) {
 	}
 	a := &taken{}
 	a.setup.Options.Servers = []string{"127.0.0.1:9"}
-	a.fetch.Number, a.fetch.Name = 1, listName
+	a.fetch.Name = listName
 	h := a.head(3)
 	h.Failed = []failure{{Text: "server 127.0.0.1:8: query refused"}}
 	whole := message(kindHeader, text(h))
-	whole = append(whole, message(kindChunk, raw(1, "10.0.0.0", 8, 0))...)
-	whole = append(whole, message(kindChunk, append(raw(1, "2001:db8::", 32, entryV6), raw(1, "10.1.0.0", 16, entryNot)...))...)
-	whole = append(whole, message(kindCommit, number(1))...)
+	whole = append(whole, message(kindEntries, raw(1, "10.0.0.0", 8, 0))...)
+	whole = append(whole, message(kindEntries, append(raw(1, "2001:db8::", 32, entryV6), raw(1, "10.1.0.0", 16, entryNot)...))...)
 	f.Add(whole)
-	failure := text(failure{Number: 1, Kind: dnsfetch.KindNoData, Text: "no records"})
-	found := text(addresses{Number: 2, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}})
-	none := text(addresses{Number: 2, Error: "no such host"})
-	step := text(progress{Number: 1, Server: "127.0.0.1:9", Done: 1, Parts: 2, Entries: 3, Bytes: 4})
+	failure := text(failure{Kind: dnsfetch.KindNoData, Text: "no records"})
+	found := text(addresses{Name: "two.example.net", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}})
+	none := text(addresses{Name: "two.example.net", Error: "no such host"})
+	step := text(progress{Server: "127.0.0.1:9", Done: 1, Parts: 2, Entries: 3, Bytes: 4})
 	f.Add(message(kindFailure, failure))
 	f.Add(append(message(kindAddresses, found), whole...))
 	f.Add(append(message(kindProgress, step), message(kindAddresses, none)...))
@@ -91,7 +92,7 @@ func FuzzHandle(f *testing.F) {
 				t.Fatal("it is still waited for")
 			}
 		default:
-			if list.got != nil || list.err != nil {
+			if list.err != nil {
 				t.Fatal("there is an end that nobody hears of")
 			}
 		}

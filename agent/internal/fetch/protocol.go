@@ -1,7 +1,12 @@
+// Package fetch runs DNS in a process of its own. The role fetches lists and looks up host names; the
+// Client, in main, asks it to. Main checks every entry that arrives, so that a role which was taken over
+// can invent a list, as a policy server can, and nothing else.
+//
+// One list is fetched at a time: the role sends progress, if it is wanted, and then the list (a header,
+// and entries until all have come) or the reason why there is none. Names are looked up beside it.
 package fetch
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -19,21 +24,19 @@ const (
 	kindSetup  = privsep.FirstKind + iota // setup, the first
 	kindFetch                             // fetch
 	kindLookup                            // lookup
-	kindCancel                            // number of the fetch to give up
+	kindCancel                            // gives up the fetch under way
 )
 
-// Kinds of messages to main. A list is a header, chunks and a commit.
+// Kinds of messages to main.
 const (
 	kindProgress  = privsep.FirstKind + 16 + iota // progress
 	kindHeader                                    // header
-	kindChunk                                     // entries, of the list whose header came last
-	kindCommit                                    // number
+	kindEntries                                   // records of entryLen bytes
 	kindFailure                                   // failure
 	kindAddresses                                 // addresses
 )
 
 const (
-	numberLen = 4
 	maxName   = 1 << 10 // characters of a name
 	maxAddrs  = 64      // addresses of one
 	maxReason = 300     // characters of why a name has none
@@ -41,7 +44,8 @@ const (
 	maxFailed = 64      // servers that failed before one gave a list
 	maxOther  = 1 << 10 // characters of why another server did not give it
 	entryLen  = 18      // bytes of an entry: address 16, prefix length 1, flags 1
-	maxChunk  = 14_000 * entryLen
+
+	maxEntries = 14_000 * entryLen
 )
 
 // Flags of an entry.
@@ -54,15 +58,14 @@ var toRole = privsep.Limits{
 	kindSetup:  1 << 20,
 	kindFetch:  64 << 10,
 	kindLookup: 8 << 10,
-	kindCancel: numberLen,
+	kindCancel: 0,
 }
 
 var toMain = privsep.Limits{
 	kindProgress: 4 << 10,
 	kindHeader:   6 * (maxFailed*maxOther + 4*maxName), // JSON may write a character as six
 
-	kindChunk:     maxChunk,
-	kindCommit:    numberLen,
+	kindEntries:   maxEntries,
 	kindFailure:   6*maxText + 1<<10,
 	kindAddresses: 8 << 10,
 }
@@ -75,7 +78,6 @@ type setup struct {
 
 // fetch asks for a list.
 type fetch struct {
-	Number     uint32
 	Name       string
 	AllowEmpty bool
 	Progress   bool // progress is wanted
@@ -83,13 +85,11 @@ type fetch struct {
 
 // lookup asks for the addresses of a host.
 type lookup struct {
-	Number uint32
-	Name   string
+	Name string
 }
 
 // progress is a dnsfetch.Progress.
 type progress struct {
-	Number               uint32
 	Server               string
 	Done, Parts, Entries int
 	Bytes                int64
@@ -97,14 +97,13 @@ type progress struct {
 
 // addresses answers a lookup.
 type addresses struct {
-	Number    uint32
+	Name      string
 	Addresses []netip.Addr
 	Error     string // why there are none
 }
 
 // header is a list without its entries.
 type header struct {
-	Number                   uint32
 	Name, Server             string
 	Layout                   dnsfetch.Layout
 	Parts, Restarts, Entries int
@@ -115,14 +114,13 @@ type header struct {
 
 // failure is why a list could not be fetched: a text for people, and what it means.
 type failure struct {
-	Number uint32
-	Kind   dnsfetch.Kind
-	Text   string // without the list's name
+	Kind dnsfetch.Kind
+	Text string // without the list's name
 }
 
-// failed makes a failure of a fetch's error, with a text of at most most characters.
-func failed(n uint32, err *dnsfetch.Error, most int) failure {
-	return failure{n, err.Kind, printable(err.Reason(), most)}
+// newFailure returns the failure that stands for an error, with a text of at most most characters.
+func newFailure(err *dnsfetch.Error, most int) failure {
+	return failure{err.Kind, printable(err.Reason(), most)}
 }
 
 // error returns the error that a checked failure stands for.
@@ -203,16 +201,6 @@ func parseEntries(b []byte, left int) ([]dnsfetch.Entry, error) {
 	return all, nil
 }
 
-func number(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
-
-// cutNumber takes the number off a message.
-func cutNumber(b []byte) (uint32, []byte, error) {
-	if len(b) < numberLen {
-		return 0, nil, errors.New("message without a number")
-	}
-	return binary.BigEndian.Uint32(b), b[numberLen:], nil
-}
-
 // plain reports whether s is printable ASCII and has at most n characters.
 func plain(s string, n int) bool {
 	for i := range len(s) {
@@ -223,14 +211,31 @@ func plain(s string, n int) bool {
 	return len(s) <= n
 }
 
+// check returns what is wrong with the answer to a look-up.
+func (a *addresses) check() error {
+	switch {
+	case len(a.Addresses) > maxAddrs:
+		return fmt.Errorf("%d addresses of one name", len(a.Addresses))
+	case (len(a.Addresses) == 0) == (a.Error == ""):
+		return errors.New("neither addresses nor a reason, or both")
+	case !plain(a.Error, maxReason):
+		return errors.New("reason that is not printable")
+	}
+	for _, addr := range a.Addresses {
+		if !usable(addr) {
+			return fmt.Errorf("%s, which no host has, as the address of one", addr)
+		}
+	}
+	return nil
+}
+
 // usable reports whether a can be the address of a host to talk to.
 func usable(a netip.Addr) bool {
 	return a.IsValid() && a.Zone() == "" && !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast() &&
 		a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// check says what is wrong with a progress. The numbers are for show; those that no fetch has
-// would spoil it.
+// check returns what is wrong with a progress. The numbers are only shown, but must be possible.
 func (p *progress) check(most int) error {
 	switch {
 	case !plain(p.Server, maxName):
