@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -94,6 +96,7 @@ type site struct {
 	upload  time.Duration
 	badConf bool
 
+	hanging   atomic.Bool // the role that fetches answers nothing but pings
 	factsMu   sync.Mutex
 	resolvers []netip.Addr
 	hits      int // logged while somebody read
@@ -234,7 +237,15 @@ func (s *site) host() (policy.Facts, error) {
 // bodies are the roles, on this site.
 func (s *site) bodies() map[string]privsep.Body {
 	return map[string]privsep.Body{
-		"fetch": fetch.Body(nil, nil),
+		"fetch": func(conn net.Conn, files []*os.File) error {
+			if s.hanging.Load() {
+				if privsep.NewConn(conn, nil).Send(sayReady, nil) == nil {
+					pong(conn)
+				}
+				return nil
+			}
+			return fetch.Body(nil, nil)(conn, files)
+		},
 		"report": reportrole.Body(reportrole.Env{
 			OpenPflog: func(o capture.Options) (capture.Source, error) {
 				r, err := s.pflog.Open(o)

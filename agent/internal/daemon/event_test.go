@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -200,4 +201,121 @@ func TestEventsAndFaults(t *testing.T) {
 			})
 		}
 	}
+}
+
+// begin starts a daemon on a site with a policy of 300 entries in force, and calls f in the bubble.
+func begin(t *testing.T, f func(r *running)) {
+	s := newSite(t)
+	r := &running{site: s}
+	r.serve(300, 0)
+	synctest.Test(t, func(t *testing.T) {
+		s.t = t
+		r.boot()
+		r.start()
+		defer func() { r.stop() }()
+		time.Sleep(10 * time.Second)
+		if !r.inForce() {
+			t.Fatalf("no policy in force:\n%s", s.log.String())
+		}
+		f(r)
+	})
+}
+
+// hang makes every list from now on take for ever, or no longer.
+func (r *running) hang(on bool) {
+	r.hanging.Store(on)
+	r.roles.kill("fetch")
+	time.Sleep(3 * time.Second) // until the next process is there
+}
+
+// While a fetch hangs, pf is looked at, and other hands in the table are put right.
+func TestWatchDuringAFetch(t *testing.T) {
+	begin(t, func(r *running) {
+		r.hang(true)
+		r.signals <- syscall.SIGHUP
+		r.wait(5 * time.Minute)
+		r.kernel.SetRunning(false)
+		pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+		if _, err := pf.Clear(blockTable); err != nil {
+			r.t.Fatal(err)
+		}
+		time.Sleep(65 * time.Second)
+		if r.said("NOT ENFORCED")+r.said("pf is disabled") == 0 {
+			r.t.Errorf("nobody noticed that pf is disabled:\n%s", r.log.String())
+		}
+		r.kernel.SetRunning(true)
+		r.probe()
+	})
+}
+
+// Syncs that come during a poll are answered together by the next one, forced if one of them is.
+func TestSyncsDuringAPoll(t *testing.T) {
+	begin(t, func(r *running) {
+		r.serve(20, 0) // too small to be believed
+		r.hang(true)
+		polls := r.said("took")
+		answers := make(chan int, 4)
+		ask := func(force bool) { _, exit := r.sync(force); answers <- exit }
+		go ask(false)
+		time.Sleep(time.Second)
+		for range 2 {
+			go ask(false)
+		}
+		go ask(true)
+		time.Sleep(time.Second)
+		r.hang(false)
+		var exits []int
+		for range 4 {
+			exits = append(exits, <-answers)
+		}
+		if want := []int{1, 0, 0, 0}; !slices.Equal(exits, want) {
+			r.t.Errorf("exit statuses %v, want %v", exits, want)
+		}
+		if n := r.said("took") - polls; n != 2 {
+			r.t.Errorf("%d polls for four syncs, want 2:\n%s", n, r.log.String())
+		}
+	})
+}
+
+// A daemon that is stopped during a fetch does not wait for it, and tells those who wait.
+func TestStopDuringAFetch(t *testing.T) {
+	begin(t, func(r *running) {
+		r.hang(true)
+		answer := make(chan string, 1)
+		go func() {
+			text, exit := r.sync(false)
+			if exit != 1 {
+				r.t.Errorf("exit status %d", exit)
+			}
+			answer <- text
+		}()
+		r.wait(5 * time.Second)
+		began := time.Now()
+		r.stop()
+		text := <-answer
+		if took := time.Since(began); took > 8*time.Second {
+			r.t.Errorf("stopped after %v", took)
+		}
+		if !strings.Contains(text, "threatstopd is stopping") || strings.Contains(text, "context canceled") {
+			r.t.Errorf("the client printed:\n%s", text)
+		}
+		r.start()
+	})
+}
+
+// A resolver that comes with a new lease is not blocked until the next poll.
+func TestNewLease(t *testing.T) {
+	begin(t, func(r *running) {
+		listed := netip.MustParseAddr("20.0.0.77")
+		if r.verdict(listed) != pfioctl.ActionBlock {
+			r.t.Fatal("20.0.0.77 is not listed")
+		}
+		r.factsMu.Lock()
+		r.resolvers = []netip.Addr{listed}
+		r.factsMu.Unlock()
+		r.wait(61 * time.Second)
+		if r.verdict(listed) != pfioctl.ActionPass {
+			r.t.Errorf("the new resolver is blocked:\n%s", r.log.String())
+		}
+	})
 }
