@@ -24,6 +24,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/config"
+	"example.org/threatstopd/agent/internal/daemon"
 	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
@@ -68,7 +69,7 @@ type Env struct {
 	// very process; nil: the mode begins again.
 	Roles   privsep.Starter
 	Confine privsep.Confiner
-	Reexec  func() error
+	Reexec  func(carry *os.File) error
 
 	// Destdir is the root directory of the system that --install and --uninstall
 	// work on; empty for the one that is running.
@@ -123,10 +124,17 @@ func System() Env {
 // program is where this program is, found before anything can hide it.
 var program, _ = os.Executable()
 
-// reexec executes this program again with the same arguments. It returns when that
-// fails.
-func reexec() error {
-	return fmt.Errorf("execute %s again: %w", program, syscall.Exec(program, os.Args, os.Environ()))
+// reexec executes this program again with the same arguments; it inherits carry, if that is not nil. It
+// returns when that fails.
+func reexec(carry *os.File) error {
+	environ := os.Environ()
+	if carry != nil {
+		var err error
+		if environ, err = daemon.PassCarry(carry); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("execute %s again: %w", program, syscall.Exec(program, os.Args, environ))
 }
 
 func openPF() (*pfioctl.PF, error) {

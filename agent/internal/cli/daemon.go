@@ -20,19 +20,20 @@ import (
 
 // runDaemon runs until ctx ends.
 func runDaemon(ctx context.Context, env Env, f *flags) error {
+	var carry *os.File // opened once; the process that is executed inherits it
 	for {
-		err := daemonOnce(ctx, env, f)
+		err := daemonOnce(ctx, env, f, &carry)
 		switch {
 		case !errors.Is(err, daemon.ErrAgain):
 			return err
 		case env.Reexec != nil:
-			return env.Reexec()
+			return env.Reexec(carry)
 		}
 	}
 }
 
 // daemonOnce runs until ctx ends, or a configuration needs another process.
-func daemonOnce(ctx context.Context, env Env, f *flags) error {
+func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	// The first reading tells of a bad configuration the way the other modes
 	// do; later ones are told to the log.
 	cfg, err := load(env, f)
@@ -58,6 +59,11 @@ func daemonOnce(ctx context.Context, env Env, f *flags) error {
 	if env.Confine != nil && service == (account{}) && os.Geteuid() == 0 {
 		log.Warn().Str("user", cfg.User).Msg("no such user (USER): the processes for the network stay root")
 	}
+	if *carry == nil {
+		if *carry, err = daemon.OpenCarry(filepath.Dir(cfg.BlockFile)); err != nil {
+			log.Warn().Err(err).Msg("a restart by another configuration will forget the lists")
+		}
+	}
 	closeCrash := openCrash(env, log)
 	err = daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
@@ -80,6 +86,7 @@ func daemonOnce(ctx context.Context, env Env, f *flags) error {
 		Missing:   missing,
 		Roles:     env.Roles,
 		Confine:   env.Confine,
+		Carry:     *carry,
 	}).Run(ctx)
 	closeCrash()
 	return err

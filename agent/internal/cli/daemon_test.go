@@ -34,7 +34,7 @@ type daemonHost struct {
 	log       *lockedBuffer
 	signals   chan os.Signal
 	roles     privsep.Starter // nil: in this process
-	reexec    func() error
+	reexec    func(*os.File) error
 	stop      func() int // ends the daemon and returns its exit code
 }
 

@@ -52,7 +52,7 @@ func TestDaemonBeginsAgain(t *testing.T) {
 // The program is executed again by the system where there is one for that.
 func TestDaemonExecutesItself(t *testing.T) {
 	h := newDaemonHost(t)
-	h.reexec = func() error {
+	h.reexec = func(*os.File) error {
 		if _, err := os.Stat(h.socket); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the socket is still there: %v", err)
 		}

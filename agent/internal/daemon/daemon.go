@@ -72,6 +72,8 @@ type Options struct {
 	// everything that needs them is open; nil: it keeps them.
 	Roles   privsep.Starter
 	Confine privsep.Confiner
+	// Carry is the file of [OpenCarry]; nil: another process begins without the state of this one.
+	Carry *os.File
 }
 
 // ErrAgain is what Run returns when a configuration was read that this process cannot change to: the
@@ -155,6 +157,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	for i, err := range d.o.Missing {
 		d.trouble.is(fmt.Sprintf("socket %d", i), err.Error(), true)
 	}
+	d.restore()
 	d.readInForce()
 	d.look()
 	if setup.KillStates {
@@ -210,6 +213,7 @@ func (d *Daemon) loop() error {
 		case d.ctx.Err() != nil:
 			return nil
 		case d.again:
+			d.save()
 			return ErrAgain
 		case d.poll == nil && (len(d.waiting) > 0 || d.schedule.due()):
 			d.startPoll()
@@ -311,7 +315,7 @@ func (d *Daemon) startReport() {
 		Starter:   d.o.Roles,
 		Setup:     d.setup.Report,
 		Listeners: d.o.Listeners,
-		Status:    func() status.Status { return *d.latest.Load() },
+		Status:    d.Status,
 		Sync:      d.Sync,
 		Down:      func(reason string) { d.do(func() { d.down(reportProcess, reason) }) },
 		Up:        func() { d.do(func() { d.up(reportProcess) }) },

@@ -96,6 +96,8 @@ type site struct {
 	upload  time.Duration
 	badConf bool
 
+	fixed     string      // what takes another process to change
+	carry     *os.File    // what crosses to that
 	hanging   atomic.Bool // the role that fetches answers nothing but pings
 	factsMu   sync.Mutex
 	resolvers []netip.Addr
@@ -221,6 +223,7 @@ func (s *site) load() (*daemon.Setup, error) {
 			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
 		},
 		LockDir: s.dir,
+		Fixed:   s.fixed,
 	}, nil
 }
 
@@ -326,7 +329,7 @@ func (s *site) daemon(load func() (*daemon.Setup, error)) *daemon.Daemon {
 	s.roles = &mortal{Starter: privseptest.InProcess(bodies)}
 	return daemon.New(daemon.Options{
 		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Host: s.host, Signals: s.signals,
-		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{},
+		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{}, Carry: s.carry,
 	})
 }
 

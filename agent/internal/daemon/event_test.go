@@ -319,3 +319,40 @@ func TestNewLease(t *testing.T) {
 		}
 	})
 }
+
+// A configuration that needs another process finds there what this one knew, also while no policy server
+// answers.
+func TestAnotherProcess(t *testing.T) {
+	begin(t, func(r *running) {
+		var err error
+		if r.carry, err = daemon.OpenCarry(r.dir); err != nil {
+			r.t.Fatal(err)
+		}
+		defer r.carry.Close()
+		r.stop()
+		r.start()
+		r.wait(10 * time.Second)
+		r.server.Fail(dnstest.On{}, dnstest.Refused)
+		r.wait(2 * time.Hour) // long enough for a retry to be an hour away
+		since := r.daemon.Status().Started
+		r.fixed = "another user"
+		r.signals <- syscall.SIGHUP
+		if err := <-r.ended; err != daemon.ErrAgain {
+			r.t.Fatalf("the daemon ended with %v", err)
+		}
+		r.start()
+		r.factsMu.Lock()
+		r.resolvers = []netip.Addr{netip.MustParseAddr("20.0.0.77")}
+		r.factsMu.Unlock()
+		r.wait(3 * time.Minute)
+		if r.said("policy enforced with earlier copies of lists that failed") == 0 {
+			r.t.Errorf("the lists are forgotten:\n%s", r.log.String())
+		}
+		if r.verdict(netip.MustParseAddr("20.0.0.77")) != pfioctl.ActionPass || r.verdict(netip.MustParseAddr("20.0.0.78")) != pfioctl.ActionBlock {
+			r.t.Error("no policy was made of the lists that crossed")
+		}
+		if got := r.daemon.Status().Started; !got.Equal(since) {
+			r.t.Errorf("running since %v, before %v", got, since)
+		}
+	})
+}

@@ -10,7 +10,6 @@ import (
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/sources"
-	"example.org/threatstopd/pfioctl"
 )
 
 // request is a sync that somebody waits for.
@@ -165,16 +164,10 @@ func (d *Daemon) enforce(force bool, setting func(policy.Kind, *policy.Set)) *ap
 
 // table is one of the two tables, over several polls.
 type table struct {
-	apply.Table               // of the last run
-	known       bool          // there was one
-	inForce     *apply.Table  // what pf has as far as the daemon knows; nil before the first policy
-	change      pfioctl.Delta // what the last change was
-	updated     time.Time     // when it came
-	written     time.Time     // when the table file was last replaced
-	checked     time.Time     // when the table was last compared with the policy
-	mended      int           // how often something else had changed it
-	drift       pfioctl.Delta // what the last repair was
-	driftAt     time.Time     // when it was made
+	apply.Table              // of the last run
+	known       bool         // there was one
+	inForce     *apply.Table // what pf has as far as the daemon knows; nil before the first policy
+	tableHistory
 }
 
 // tookTable keeps what became of a table in a run.
@@ -190,17 +183,17 @@ func (d *Daemon) tookTable(t apply.Table) {
 	}
 	x.Table, x.known = t, true
 	if t.Steps > 0 {
-		x.updated, x.change = now, t.Delta
+		x.Updated, x.Change = now, t.Delta
 	}
 	// When only the table file failed the new policy is in force, and must not be repaired back to
 	// the old one.
 	if t.InPF() {
-		x.checked, x.inForce = now, &t
+		x.Checked, x.inForce = now, &t
 	}
 	if t.FileWritten {
-		x.written = now
-	} else if st, err := os.Stat(d.setup.Apply.Target(t.Kind).File); err == nil && x.written.IsZero() {
-		x.written = st.ModTime()
+		x.Written = now
+	} else if st, err := os.Stat(d.setup.Apply.Target(t.Kind).File); err == nil && x.Written.IsZero() {
+		x.Written = st.ModTime()
 	}
 }
 

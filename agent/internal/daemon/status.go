@@ -9,8 +9,12 @@ import (
 	"example.org/threatstopd/pfioctl"
 )
 
-// Status returns everything but hits and uploads, which the role that reports adds.
-func (d *Daemon) Status() status.Status {
+// Status returns the status as of the last event, without hits and uploads, which the role that reports
+// adds. It may be called by any goroutine once the roles have started.
+func (d *Daemon) Status() status.Status { return *d.latest.Load() }
+
+// status is what the loop knows.
+func (d *Daemon) status() status.Status {
 	s := status.Status{Version: d.o.Version, Config: d.o.Config, Started: d.started, Now: time.Now()}
 	for _, t := range d.trouble.list() {
 		s.Troubles = append(s.Troubles, status.Trouble{Text: t.Text, Since: t.Since, Last: t.Last, Count: t.Count, NeedsOwner: t.NeedsOwner})
@@ -71,7 +75,7 @@ func (d *Daemon) Status() status.Status {
 
 // push hands the status to those who ask for it.
 func (d *Daemon) push() {
-	s := d.Status()
+	s := d.status()
 	d.latest.Store(&s)
 }
 
@@ -98,10 +102,10 @@ func describeTable(t *table) status.Table {
 	}
 	x := status.Table{
 		Kind: t.Kind.String(), Name: t.Table.Table.String(), Loaded: t.Load,
-		Updated: t.updated, Change: change(t.change),
+		Updated: t.Updated, Change: change(t.Change),
 		Error:   errText(t.Err),
-		Checked: t.checked, FileWritten: t.written,
-		Drift: status.Drift{Mended: t.mended, Last: t.driftAt, Change: change(t.drift)},
+		Checked: t.Checked, FileWritten: t.Written,
+		Drift: status.Drift{Mended: t.Mended, Last: t.DriftAt, Change: change(t.Drift)},
 	}
 	if t.inForce != nil {
 		x.Policy, x.Not = t.inForce.Set.Len(), t.inForce.Set.Counts().Not

@@ -88,13 +88,13 @@ func (d *Daemon) mend() {
 		if err != nil {
 			continue
 		}
-		x.checked = d.checked
+		x.Checked = d.checked
 		if res.FileWritten {
-			x.written = d.checked
+			x.Written = d.checked
 		}
 		if res.Steps > 0 {
-			x.mended++
-			x.drift, x.driftAt = res.Delta, d.checked
+			x.Mended++
+			x.Drift, x.DriftAt = res.Delta, d.checked
 		}
 		if res.Steps > 0 || res.FileWritten {
 			d.o.Log.Warn().Str("table", res.Table.String()).

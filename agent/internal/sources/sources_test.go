@@ -1,6 +1,7 @@
 package sources
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -486,5 +487,51 @@ func TestAbsentAllowList(t *testing.T) {
 	expect(t, text, "no such name", "1 of 2 lists could not be fetched: the policy in force stays")
 	if got := r.table(r.apply.Block); got != "" {
 		t.Errorf("the block table was set to %s", got)
+	}
+}
+
+// What another process loads is what this one saved.
+func TestSaveLoad(t *testing.T) {
+	r := newRig(t)
+	r.o.Block = append(r.o.Block, moreList) // which does not exist
+	src := New(r.o)
+	r.runWith(src, false)
+	src.Take(Result{Name: "logs.example.net", Host: &Name{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.99")}}}, r.now)
+	var b bytes.Buffer
+	if err := src.Save(&b); err != nil {
+		t.Fatal(err)
+	}
+	whole := b.Bytes()
+	other := New(r.o)
+	if err := other.Load(bytes.NewReader(whole), src.Addresses()); err != nil {
+		t.Fatal(err)
+	}
+	want, err := src.Build(policy.Facts{}, policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := other.Build(policy.Facts{}, policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Block.Len() != want.Block.Len() || got.Allow.Len() != want.Allow.Len() || got.Block.Len() != 4 {
+		t.Errorf("%d entries to block, %d to allow; want %d, %d", got.Block.Len(), got.Allow.Len(), want.Block.Len(), want.Allow.Len())
+	}
+	if a := other.Addresses()["logs.example.net"]; len(a) != 1 {
+		t.Errorf("addresses %v", a)
+	}
+	if l := other.Lists()[1]; l.Server != r.server.Addr() || l.Fetched.IsZero() {
+		t.Errorf("%+v", l)
+	}
+	for n := range whole {
+		cut := New(r.o)
+		if cut.Load(bytes.NewReader(whole[:n]), nil) != nil {
+			continue
+		}
+		for i, l := range cut.Lists() {
+			if l.List != nil && l.Len() != src.Lists()[i].Len() {
+				t.Errorf("cut at %d of %d: list %s has %d entries", n, len(whole), l.Name, l.Len())
+			}
+		}
 	}
 }
