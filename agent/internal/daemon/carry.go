@@ -110,6 +110,7 @@ func (d *Daemon) restore() {
 	d.started, d.lastGood = c.Started, c.LastGood
 	if c.Troubles != nil {
 		d.trouble.open = c.Troubles
+		d.trouble.forget([]string{"socket "}, nil) // Missing has those of this process
 	}
 	if c.Deaths != nil {
 		d.deaths = c.Deaths

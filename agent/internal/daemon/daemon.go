@@ -154,10 +154,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer d.enforcer.Close()
 	d.o.Log.Info().Str("version", d.o.Version).Msg("started")
 	defer d.o.Log.Info().Msg("stopped")
+	d.restore()
 	for i, err := range d.o.Missing {
 		d.trouble.is(fmt.Sprintf("socket %d", i), err.Error(), true)
 	}
-	d.restore()
 	d.readInForce()
 	d.look()
 	if setup.KillStates {

@@ -152,6 +152,11 @@ func (d *Daemon) enforce(force bool, setting func(policy.Kind, *policy.Set)) *ap
 	if out.Policy != nil {
 		d.policy, d.facts = out.Policy, out.Facts
 	}
+	keys := []string{"table " + d.setup.Apply.Block.Table.String(), "table " + d.setup.Apply.Allow.Table.String()}
+	for _, l := range d.sources.Lists() {
+		keys = append(keys, l.Key(), "stale "+l.Key())
+	}
+	d.trouble.forget([]string{"table ", "block list ", "allow list ", "stale "}, keys)
 	d.trouble.check("update", errText(out.Err), false)
 	d.trouble.check("warning", strings.Join(out.Warnings, "; "), false)
 	for _, t := range out.Tables {

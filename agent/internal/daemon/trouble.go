@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -73,4 +74,14 @@ func (t *troubles) list() []*trouble {
 	}
 	slices.SortFunc(all, func(a, b *trouble) int { return a.Since.Compare(b.Since) })
 	return all
+}
+
+// forget resolves the troubles with what is not configured any more: those whose key has one of the
+// prefixes and is none of keys.
+func (t *troubles) forget(prefixes, keys []string) {
+	for key := range t.open {
+		if !slices.Contains(keys, key) && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) }) {
+			t.over(key)
+		}
+	}
 }
