@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -9,8 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/report/reporttest"
-	"example.org/threatstopd/agent/internal/report/upload"
 )
 
 // uploadPackets are as many as a busy firewall blocks in a quarter of an hour,
@@ -60,13 +59,13 @@ func compareUpload(ctx context.Context, dir string, o *options, t *table) error 
 		name: "upload",
 		run: func(ctx context.Context) (took, error) {
 			// A client of its own for each, so that a connection is made.
-			c, err := upload.New(upload.Options{URL: collector.URL(), DeviceID: device, CAFile: ca})
+			c, err := report.NewUploader(report.UploadOptions{URL: collector.URL(), DeviceID: device, CAFile: ca})
 			if err != nil {
 				return took{}, err
 			}
 			defer c.Close()
 			began := time.Now()
-			err = c.Send(ctx, upload.Batch{ID: fmt.Sprintf("compare-%d", seen), Text: bytes.Clone(text)})
+			err = c.Send(ctx, report.ID{byte(seen)}, text)
 			return took{wall: time.Since(began)}, err
 		},
 		check: check,

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/pfioctl"
 )
@@ -57,9 +57,9 @@ func (t *tester) prepare(context.Context) {
 		t.pf = nil
 	}
 	// Go loads the system's when they are first used; a nil pool has none.
-	r.system, _ = upload.Roots("")
+	r.system, _ = report.Roots("")
 	if t.report() {
-		r.roots, r.rootsErr = upload.Roots(cfg.CAFile)
+		r.roots, r.rootsErr = report.Roots(cfg.CAFile)
 	}
 	_ = time.Now().In(t.env.Local).String() // reads the zone's file
 }

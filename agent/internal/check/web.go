@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/report"
 )
 
 // webTimeout bounds a request.
@@ -103,7 +103,7 @@ func (t *tester) logServer(ctx context.Context) {
 		proxy, via = cfg.Proxy.String(), " through proxy "+cfg.Proxy.Host
 	}
 	where := "log server " + cfg.URL.Host + via
-	if err := upload.Check(cfg.URL.String(), cfg.AllowHTTP, proxy); err != nil {
+	if err := report.CheckUpload(cfg.URL.String(), cfg.AllowHTTP, proxy); err != nil {
 		t.fail("log server", err)
 		return
 	}
@@ -197,5 +197,5 @@ func readRoots(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	return upload.Roots(file)
+	return report.Roots(file)
 }

@@ -10,7 +10,7 @@ import (
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/reportrole"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
@@ -104,8 +104,8 @@ func reporting(c *config.Config, u account) *reportrole.Reporting {
 // (pflogd(8)).
 const pflogdInterface = "pflog0"
 
-func uploadOptions(c *config.Config) upload.Options {
-	o := upload.Options{
+func uploadOptions(c *config.Config) report.UploadOptions {
+	o := report.UploadOptions{
 		URL:         c.URL.String(),
 		AllowHTTP:   c.AllowHTTP,
 		DeviceID:    c.DeviceID,

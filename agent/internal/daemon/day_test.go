@@ -27,7 +27,6 @@ import (
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report"
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/reportrole"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
@@ -61,14 +60,14 @@ type logServer struct {
 	batches  map[string]int // lines
 }
 
-func (l *logServer) Send(_ context.Context, b upload.Batch) error {
+func (l *logServer) Send(_ context.Context, id report.ID, text []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.attempts++
 	if l.failures > 0 && rand.IntN(l.failures) != 0 {
-		return &upload.Error{Err: errors.New("log server: away")}
+		return &report.UploadError{Err: errors.New("log server: away")}
 	}
-	l.batches[b.ID] = bytes.Count(b.Text, []byte("\n"))
+	l.batches[id.String()] = bytes.Count(text, []byte("\n"))
 	return nil
 }
 
@@ -104,7 +103,7 @@ type site struct {
 	hits      int // logged while somebody read
 	roles     *mortal
 	body      privsep.Body // runs in the role that reports, unless nil
-	sender    func(upload.Options) (report.Sender, error)
+	sender    func(report.UploadOptions) (report.Sender, error)
 }
 
 func (s *site) Write(p []byte) (int, error) {
@@ -131,7 +130,7 @@ func newSite(t *testing.T) *site {
 	return &site{
 		t: t, server: server, dir: t.TempDir(), logs: logs,
 		poll: time.Hour, upload: 15 * time.Minute,
-		sender: func(upload.Options) (report.Sender, error) { return logs, nil },
+		sender: func(report.UploadOptions) (report.Sender, error) { return logs, nil },
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"example.org/threatstopd/agent/internal/daemon"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/report/reporttest"
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/dnsfetch/dnstest"
 )
 
@@ -50,8 +49,8 @@ func TestSoak(t *testing.T) {
 	if err := collector.WriteCA(ca); err != nil {
 		t.Fatal(err)
 	}
-	s.sender = func(upload.Options) (report.Sender, error) {
-		return upload.New(upload.Options{URL: collector.URL(), DeviceID: "tdid_test", CAFile: ca})
+	s.sender = func(report.UploadOptions) (report.Sender, error) {
+		return report.NewUploader(report.UploadOptions{URL: collector.URL(), DeviceID: "tdid_test", CAFile: ca})
 	}
 	setup := func() (*daemon.Setup, error) {
 		x, err := s.load()

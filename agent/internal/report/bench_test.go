@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -117,55 +116,8 @@ func matcherOf(b *testing.B, entries []netip.Prefix) *matcher {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &Reporter{havePolicy: make(chan struct{})}
+	r := &Reporter{havePolicy: make(chan struct{}), history: newHistory(time.Now)}
 	r.o.Now = time.Now
 	r.SetPolicy(policy.NewIndex(p.Block), []netip.Addr{netip.MustParseAddr("203.0.113.7")})
 	return r.matcher.Load()
-}
-
-// BenchmarkBatch is the path of a packet from the record to its line in a batch, when all of
-// them are hits, one in ten, and one in a thousand.
-func BenchmarkBatch(b *testing.B) {
-	for _, bm := range []struct {
-		name   string
-		misses int
-	}{{"hits", 0}, {"tenth", 9}, {"thousandth", 999}} {
-		b.Run(bm.name, func(b *testing.B) {
-			src := newTorrent(1000, 0, bm.misses)
-			r, err := New(Options{Source: src, Sender: deaf{}, SpoolDir: spoolDir(b)})
-			if err != nil {
-				b.Fatal(err)
-			}
-			r.SetPolicy(index(b), []netip.Addr{own})
-			looked := 0
-			look := func() {
-				src.left = len(src.data)
-				for src.left > 0 {
-					data, ci, _ := src.ZeroCopyReadPacketData()
-					r.liveLane.live(data, ci)
-				}
-				for len(r.full) > 0 {
-					(<-r.full).release()
-				}
-				looked += len(src.data)
-			}
-			for range 200 {
-				look() // batches get their memory
-			}
-			looked = 0
-			if n := testing.AllocsPerRun(10, look); n > 0 {
-				b.Fatalf("%v allocations in %d packets", n, len(src.data))
-			}
-			looked = 0
-			b.ReportAllocs()
-			b.ResetTimer()
-			for looked < b.N {
-				look()
-			}
-			b.ReportMetric(float64(looked)/b.Elapsed().Seconds(), "packets/s")
-			if n := r.liveCount.Lost.Load(); n > 0 {
-				b.Fatal(fmt.Sprint("lost ", n))
-			}
-		})
-	}
 }

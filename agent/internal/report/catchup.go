@@ -22,11 +22,11 @@ func (r *Reporter) catch(ctx context.Context) {
 		defer r.o.LogsDone()
 	}
 	if len(r.gaps()) == 0 {
-		r.catchUp.set("none: first start")
+		r.setCatchUp("none: first start")
 		r.o.Log.Info().Msg("first start: nothing to catch up with")
 		return
 	}
-	r.catchUp.set("waiting for a policy")
+	r.setCatchUp("waiting for a policy")
 	if !r.o.All {
 		select {
 		case <-r.havePolicy:
@@ -34,7 +34,7 @@ func (r *Reporter) catch(ctx context.Context) {
 			return
 		}
 	}
-	r.catchUp.set("waiting for pflogd")
+	r.setCatchUp("waiting for pflogd")
 	if !r.awaitFirst(ctx) {
 		return
 	}
@@ -53,22 +53,21 @@ func (r *Reporter) catch(ctx context.Context) {
 		}
 	}()
 	if err != nil {
-		r.catchUp.set("failed: " + err.Error())
+		r.setCatchUp("failed: " + err.Error())
 		r.o.Log.Error().Err(err).Msg("pflogd's files not opened: not caught up")
 		return
 	}
 	began := r.o.Now()
 	gaps := r.gaps()
 	for i, g := range gaps {
-		r.catchUp.set(fmt.Sprintf("reading %d files for gap %d of %d", len(files), i+1, len(gaps)))
+		r.setCatchUp(fmt.Sprintf("reading %d files for gap %d of %d", len(files), i+1, len(gaps)))
 		if !r.fill(ctx, files, g) {
-			r.catchUp.set("interrupted")
+			r.setCatchUp("interrupted")
 			return
 		}
 	}
-	p := r.gapCount.packets()
-	r.catchUp.set("done")
-	r.o.Log.Info().Int("files", len(files)).Int64("packets", p.Seen).Int64("hits", p.Hits).Time("since", gaps[0].from.time()).
+	r.setCatchUp("done")
+	r.o.Log.Info().Int("files", len(files)).Int64("packets", r.gapLane.seen.Load()).Int64("hits", r.gapLane.hits.Load()).Time("since", gaps[0].From.time()).
 		Dur("elapsed", r.o.Now().Sub(began)).Msg("caught up with what was logged while the agent was down")
 }
 
@@ -85,7 +84,7 @@ func (r *Reporter) awaitFirst(ctx context.Context) bool {
 		if m := r.matcher.Load(); m != nil && m.since.After(since) {
 			since = m.since
 		}
-		r.firstOnce.Do(func() { r.beginLive(timeMark(since)) })
+		r.beginLive(timeMark(since))
 	case <-ctx.Done():
 		return false
 	}
@@ -123,7 +122,7 @@ func logReader(f *os.File) (*capture.FileReader, error) {
 func (r *Reporter) find(ctx context.Context, files []*os.File, g gap) (from, until *spot) {
 	var p capture.Packet
 	for i := len(files) - 1; i >= 0; i-- {
-		if !g.from.packet() && (!g.until.packet() || until != nil) {
+		if !g.From.packet() && (!g.Until.packet() || until != nil) {
 			break
 		}
 		fr, err := logReader(files[i])
@@ -134,15 +133,15 @@ func (r *Reporter) find(ctx context.Context, files []*os.File, g gap) (from, unt
 				break
 			}
 			usec := ci.Timestamp.UnixMicro()
-			if usec != g.from.usec && usec != g.until.usec {
+			if usec != g.From.usec && usec != g.Until.usec {
 				continue
 			}
 			_ = p.Decode(data, ci) // what is there of a damaged one identifies it as well
 			m := markOf(&p)
-			if m.is(g.from) {
+			if m.is(g.From) {
 				from = &spot{i, n}
 			}
-			if m.is(g.until) && (until == nil || until.file > i) {
+			if m.is(g.Until) && (until == nil || until.file > i) {
 				until = &spot{i, n}
 			}
 		}
@@ -179,20 +178,20 @@ func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) bool {
 		wanted := func(t time.Time, n int) bool {
 			at := spot{i, n}
 			if from != nil {
-				if at.less(*from) || at == *from && !g.from.before {
+				if at.less(*from) || at == *from && !g.From.before {
 					return false
 				}
-			} else if t.UnixMicro() < g.from.usec {
+			} else if t.UnixMicro() < g.From.usec {
 				return false
 			}
 			if until != nil {
 				return at.less(*until)
 			}
-			return t.UnixMicro() < g.until.usec
+			return t.UnixMicro() < g.Until.usec
 		}
 		err = r.fillFrom(ctx, fr, wanted, func(first time.Time) {
-			if oldest && from == nil && g.from.packet() && first.UnixMicro() > g.from.usec {
-				r.o.Log.Warn().Time("until", g.from.time()).Time("oldest", first).
+			if oldest && from == nil && g.From.packet() && first.UnixMicro() > g.From.usec {
+				r.o.Log.Warn().Time("until", g.From.time()).Time("oldest", first).
 					Msg("pflogd's files do not go back to where reporting ended: what is between is not reported")
 			}
 			oldest = false
@@ -231,7 +230,7 @@ func (r *Reporter) fillFrom(ctx context.Context, fr *capture.FileReader, wanted 
 				}
 				// The live capture has the filter in the kernel.
 				if wanted(ci.Timestamp, n) && r.o.Filter.Match(data) {
-					l.look(data, ci)
+					l.examine(data, ci)
 				}
 				n++
 				if l.cur == nil {
@@ -260,15 +259,15 @@ func (r *Reporter) gapBatch(ctx context.Context) error {
 	if have {
 		return ctx.Err()
 	}
-	for r.spool.Stats().DiskBytes > r.o.SpoolMax/2 {
+	for r.Stats().Spool.DiskBytes > r.o.SpoolMax/2 {
 		if !sleep(ctx, time.Second) {
 			return ctx.Err()
 		}
 	}
 	select {
-	case b := <-l.free:
+	case text := <-l.free:
 		l.mu.Lock()
-		l.begin(b)
+		l.begin(text)
 		l.mu.Unlock()
 		return nil
 	case <-ctx.Done():

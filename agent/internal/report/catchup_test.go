@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -33,7 +34,7 @@ type host struct {
 }
 
 func newHost(t *testing.T, snap int) *host {
-	return &host{t: t, iface: capturetest.NewInterface(""), pflogd: newPflogd(t, snap), col: collector(t), dir: spoolDir(t)}
+	return &host{t: t, iface: capturetest.NewInterface(""), pflogd: newPflogd(t, snap), col: collector(t), dir: tempSpool(t)}
 }
 
 // log logs hits, and misses between them, on the interface and with pflogd. They are
@@ -608,65 +609,61 @@ func TestPflogdProcesses(t *testing.T) {
 }
 
 func FuzzWatermark(f *testing.F) {
-	w := watermark{gen: 7, done: mark{usec: 5, id: [16]byte{1}}, gaps: []gap{{from: mark{usec: 1}, until: mark{usec: 2, before: true}}}}
-	f.Add(w.encode())
-	f.Add(encodeWatermarkFile(&w))
-	f.Add([]byte(watermarkMagic))
-	f.Add((&watermark{}).encode())
+	w := watermark{Gen: 7, Done: mark{usec: 5, id: [16]byte{1}}, Gaps: []gap{{From: mark{usec: 1}, Until: mark{usec: 2, before: true}}}}
+	b, _ := json.Marshal(w)
+	f.Add(b)
+	f.Add([]byte(`{"gen":1,"done":"x"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if w, ok := decodeWatermark(b); ok {
-			again, ok := decodeWatermark(w.encode())
-			if !ok || fmt.Sprint(again) != fmt.Sprint(w) {
-				t.Fatalf("%+v became %+v", w, again)
-			}
-			got, err := decodeWatermarkFile(encodeWatermarkFile(&w))
-			if err != nil || fmt.Sprint(got) != fmt.Sprint(w) {
-				t.Fatalf("%+v became %+v, %v", w, got, err)
-			}
+		var w, again watermark
+		if json.Unmarshal(b, &w) != nil {
+			return
 		}
-		if w, err := decodeWatermarkFile(b); err == nil && !bytes.Equal(b[:9], encodeWatermarkFile(&w)[:9]) {
-			t.Fatal("not what was written")
+		c, err := json.Marshal(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(c, &again); err != nil || fmt.Sprint(again) != fmt.Sprint(w) {
+			t.Fatalf("%+v became %+v, %v", w, again, err)
 		}
 	})
 }
 
 func TestWatermarkFile(t *testing.T) {
-	dir := t.TempDir()
-	if _, err := readWatermark(dir); !errors.Is(err, os.ErrNotExist) {
+	dir := spoolDir(t.TempDir())
+	if _, err := dir.readWatermark(); !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
 	var w watermark
 	for i := range 2 * maxGaps {
-		w.gen++
-		w.addGap(gap{from: mark{usec: int64(2 * i)}, until: mark{usec: int64(2*i + 1)}})
-		if err := writeWatermark(d, &w); err != nil {
+		w.Gen++
+		w.addGap(gap{From: mark{usec: int64(2 * i), id: [16]byte{byte(i)}}, Until: mark{usec: int64(2*i + 1), before: true}})
+		if err := dir.writeWatermark(&w); err != nil {
 			t.Fatal(err)
 		}
-		got, err := readWatermark(dir)
+		got, err := dir.readWatermark()
 		if err != nil || fmt.Sprint(got) != fmt.Sprint(w) {
 			t.Fatalf("%+v became %+v, %v", w, got, err)
 		}
 	}
 	// The oldest gaps were joined: nothing between them is left out.
-	if len(w.gaps) != maxGaps || w.gaps[0].from.usec != 0 {
-		t.Errorf("gaps: %+v", w.gaps)
+	if len(w.Gaps) != maxGaps || w.Gaps[0].From.usec != 0 {
+		t.Errorf("gaps: %+v", w.Gaps)
 	}
-	path := filepath.Join(dir, watermarkFile)
-	for name, b := range map[string][]byte{"empty": nil, "cut": encodeWatermarkFile(&w)[:20], "longer": append(encodeWatermarkFile(&w), 0), "foreign": []byte("hello, this is a text file")} {
+	whole, _ := json.Marshal(w)
+	if len(headerMark)+len(whole)+100 > maxHeader {
+		t.Errorf("a watermark of %d bytes does not fit in a header of %d", len(whole), maxHeader)
+	}
+	path := filepath.Join(string(dir), watermarkFile)
+	for name, b := range map[string][]byte{"empty": nil, "cut": whole[:20], "longer": append(whole, 'x'), "foreign": []byte("hello, this is a text file"), "none": []byte("{}")} {
 		os.WriteFile(path, b, 0o600)
-		if _, err := readWatermark(dir); err == nil {
+		if _, err := dir.readWatermark(); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}
-	// A process that finds it so goes by the spool.
+	// A process that finds it so uses the spool's.
 	col := collector(t)
 	col.Fail(reporttest.Failure{Fault: reporttest.Refuse})
-	spooled := spoolDir(t)
+	spooled := tempSpool(t)
 	g := run(t, col, capturetest.NewInterface(""), spooled, nil)
 	g.burst(0, 5)
 	g.until("seen", func(s Stats) bool { return s.Live.Hits == 5 })
@@ -674,6 +671,6 @@ func TestWatermarkFile(t *testing.T) {
 	os.WriteFile(filepath.Join(spooled, watermarkFile), []byte("garbage"), 0o600)
 	g = run(t, col, capturetest.NewInterface(""), spooled, nil)
 	equal(t, "known", g.known, true)
-	equal(t, "told", g.events.count("watermark not readable, going by the spool's"), 1)
+	equal(t, "told", g.events.count("watermark not readable, using the spool's"), 1)
 	g.stop()
 }

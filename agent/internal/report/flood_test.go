@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/gopacket"
 
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )
@@ -61,7 +60,7 @@ func (s *torrent) Close() error                  { return nil }
 // deaf is a server that cannot be reached.
 type deaf struct{}
 
-func (deaf) Send(context.Context, upload.Batch) error { return errors.New("connection refused") }
+func (deaf) Send(context.Context, ID, []byte) error { return errors.New("connection refused") }
 
 // Hundreds of thousands of hits come at once and nothing can be delivered: all are read,
 // memory and disk stay within their bounds, and every hit is accounted for.
@@ -73,7 +72,7 @@ func TestFlood(t *testing.T) {
 	const spoolMax, batchBytes = 4 << 20, 256 << 10
 	src := newTorrent(1000, packets, 0)
 	r, err := New(Options{
-		Source: src, Sender: deaf{}, SpoolDir: spoolDir(t), SpoolMax: spoolMax, BatchBytes: batchBytes, BatchLines: 1 << 30,
+		Source: src, Sender: deaf{}, SpoolDir: tempSpool(t), SpoolMax: spoolMax, BatchBytes: batchBytes, BatchLines: 1 << 30,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +116,7 @@ func TestFlood(t *testing.T) {
 func TestFloodWithCollector(t *testing.T) {
 	const packets = 100_000
 	col := collector(t)
-	o := options(t, col, spoolDir(t))
+	o := options(t, col, tempSpool(t))
 	o.Source, o.BatchBytes, o.StopTimeout = newTorrent(500, packets, 4), 64<<10, patience
 	r, err := New(o)
 	if err != nil {
@@ -142,29 +141,4 @@ func TestFloodWithCollector(t *testing.T) {
 	}
 	equal(t, "arrived", len(lines), s.Delivered.Lines)
 	equal(t, "left", s.Spool.Pending.Lines, 0)
-}
-
-func TestPathDoesNotAllocate(t *testing.T) {
-	src := newTorrent(100, 0, 1)
-	r, err := New(Options{Source: src, Sender: deaf{}, SpoolDir: spoolDir(t), BatchLines: 150})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.SetPolicy(index(t), []netip.Addr{own})
-	look := func() {
-		src.left = len(src.data)
-		for src.left > 0 {
-			data, ci, _ := src.ZeroCopyReadPacketData()
-			r.liveLane.live(data, ci)
-		}
-		for len(r.full) > 0 {
-			(<-r.full).release()
-		}
-	}
-	for range 50 {
-		look()
-	}
-	if n := testing.AllocsPerRun(100, look); n > 0 {
-		t.Errorf("%v allocations for %d packets", n, len(src.data))
-	}
 }

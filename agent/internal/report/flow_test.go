@@ -15,7 +15,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/reporttest"
-	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )
@@ -44,7 +44,7 @@ func TestMatch(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, all := range []bool{false, true} {
 				col := collector(t)
-				g := run(t, col, capturetest.NewInterface(""), spoolDir(t), func(o *Options) { o.All = all })
+				g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.All = all })
 				g.SetPolicy(index(t), []netip.Addr{own, addr("2001:db8:b::99")})
 				p := hit(1)
 				p.Src, p.Dst = tt.src, tt.dst
@@ -53,7 +53,7 @@ func TestMatch(t *testing.T) {
 				s := g.Stats()
 				var lists []string
 				hits := int64(0)
-				for _, l := range s.Lists {
+				for _, l := range listHits(g.Reporter) {
 					if l.Hits > 0 {
 						lists = append(lists, fmt.Sprintf("%s:%d", l.List, l.Hits))
 						hits = 1
@@ -78,10 +78,16 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+func listHits(r *Reporter) []status.ListHits {
+	var h status.Hits
+	r.history.report(0, &h)
+	return h.Lists
+}
+
 func TestUndecodable(t *testing.T) {
 	for _, all := range []bool{false, true} {
 		col := collector(t)
-		g := run(t, col, capturetest.NewInterface(""), spoolDir(t), func(o *Options) { o.All = all })
+		g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.All = all })
 		whole := hit(1).AppendRecord(nil)
 		g.iface.LogRecord(epoch, whole[:110])
 		g.iface.LogRecord(epoch, whole[:50])
@@ -105,7 +111,7 @@ func TestUndecodable(t *testing.T) {
 // A new policy is in force for the next packet.
 func TestPolicyIsSwapped(t *testing.T) {
 	col := collector(t)
-	g := run(t, col, capturetest.NewInterface(""), spoolDir(t), nil)
+	g := run(t, col, capturetest.NewInterface(""), tempSpool(t), nil)
 	g.iface.Log(hit(1))
 	g.until("first", func(s Stats) bool { return s.Live.Seen == 1 })
 	g.SetPolicy(nil, nil)
@@ -121,10 +127,10 @@ func TestPolicyIsSwapped(t *testing.T) {
 	g.stop()
 	delivered(t, col.Receipts(), []string{line(hit(1)), line(hit(3))})
 	got := map[string]int64{}
-	for _, l := range g.Stats().Lists {
+	for _, l := range listHits(g.Reporter) {
 		got[l.List] = l.Hits
 	}
-	equal(t, "lists", got, map[string]int64{"one": 1, "two": 0, "three": 1, noList: 0})
+	equal(t, "lists", got, map[string]int64{"one": 1, "two": 0, "three": 1})
 }
 
 func TestWhenBatchesGo(t *testing.T) {
@@ -150,7 +156,7 @@ func TestWhenBatchesGo(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			col := collector(t)
-			dir := spoolDir(t)
+			dir := tempSpool(t)
 			g := run(t, col, capturetest.NewInterface(""), dir, tt.change)
 			g.log(0, 100)
 			g.until("packets seen", func(s Stats) bool { return s.Live.Seen == 200 })
@@ -174,7 +180,7 @@ func TestWhenBatchesGo(t *testing.T) {
 					t.Errorf("batch of %d bytes, limit %d", len(r.Text), max)
 				}
 			}
-			if left, _ := filepath.Glob(filepath.Join(dir, "*.seg")); len(left) != 0 {
+			if left, _ := filepath.Glob(filepath.Join(dir, "*.txt")); len(left) != 0 {
 				t.Errorf("left in the spool: %v", left)
 			}
 		})
@@ -187,8 +193,8 @@ type switched struct{ now atomic.Pointer[Sender] }
 
 func (s *switched) to(x Sender) { s.now.Store(&x) }
 
-func (s *switched) Send(ctx context.Context, b upload.Batch) error {
-	return (*s.now.Load()).Send(ctx, b)
+func (s *switched) Send(ctx context.Context, id ID, text []byte) error {
+	return (*s.now.Load()).Send(ctx, id, text)
 }
 
 // Hits go on being logged while the collector fails in each way; in the end everything
@@ -212,7 +218,7 @@ func TestCollectorFails(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			col := collector(t)
-			dir := spoolDir(t)
+			dir := tempSpool(t)
 			patient := sender(t, col, patience)
 			sending := &switched{}
 			sending.to(patient)
@@ -230,7 +236,7 @@ func TestCollectorFails(t *testing.T) {
 			g.until("all on disk", func(s Stats) bool { return s.InMemory == 20 })
 			s := g.Stats()
 			balanced(t, s)
-			if s.LastError == "" || s.Spool.Pending.Batches < 10 {
+			if s.LastError == nil || s.Spool.Pending.Batches < 10 {
 				t.Errorf("while failing: %+v", s)
 			}
 			equal(t, "told", g.events.count("hits not delivered, kept for later\"}"), 1+g.events.count(`"level":"debug"`))
@@ -247,15 +253,15 @@ func TestCollectorFails(t *testing.T) {
 			s = g.Stats()
 			balanced(t, s)
 			equal(t, "lost", s.Lost.Total(), 0)
-			equal(t, "last error", s.LastError, "")
-			equal(t, "recovery told", g.events.count("log server takes hits again"), 1)
+			equal(t, "last error", s.LastError, nil)
+			equal(t, "recovery told", g.events.count("uploads work again"), 1)
 		})
 	}
 }
 
 func TestFlushTellsOfFailure(t *testing.T) {
 	col := collector(t)
-	g := run(t, col, capturetest.NewInterface(""), spoolDir(t), func(o *Options) { o.RetryMin, o.RetryMax = time.Hour, time.Hour })
+	g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.RetryMin, o.RetryMax = time.Hour, time.Hour })
 	col.Fail(reporttest.Failure{Fault: reporttest.Status, Status: 503})
 	g.log(0, 10)
 	g.until("seen", func(s Stats) bool { return s.Live.Hits == 10 })
@@ -279,7 +285,7 @@ func TestFlushTellsOfFailure(t *testing.T) {
 // The next process takes up what the last one could not deliver.
 func TestSpoolIsTakenUp(t *testing.T) {
 	col := collector(t)
-	dir := spoolDir(t)
+	dir := tempSpool(t)
 	col.Fail(reporttest.Failure{Fault: reporttest.Refuse})
 	g := run(t, col, capturetest.NewInterface(""), dir, nil)
 	g.log(0, 50)
@@ -297,30 +303,6 @@ func TestSpoolIsTakenUp(t *testing.T) {
 	equal(t, "repeated", delivered(t, col.Receipts(), hitLines(0, 50)), 0)
 }
 
-// What the server refuses is set aside and does not hold up the rest.
-func TestRefused(t *testing.T) {
-	col := collector(t)
-	dir := spoolDir(t)
-	g := run(t, col, capturetest.NewInterface(""), dir, func(o *Options) { o.BatchLines = 10 })
-	col.Fail(reporttest.Failure{Fault: reporttest.Status, Status: 413, Times: 3})
-	g.log(0, 100)
-	g.until("settled", func(s Stats) bool { return s.Delivered.Batches+s.Refused.Batches == 10 })
-	g.stop()
-	s := g.Stats()
-	balanced(t, s)
-	equal(t, "refused", s.Refused.Lines, 30)
-	equal(t, "failures", s.Failures, 0)
-	delivered(t, col.Receipts(), hitLines(30, 100))
-	equal(t, "set aside", asideLines(t, dir), hitLines(0, 30))
-	equal(t, "warned", strings.Count(g.events.String(), `"level":"warn"`), 1)
-	equal(t, "told", g.events.count("log server refuses a batch: set aside in the spool"), 3)
-	// It stays, and is not sent again.
-	g = run(t, col, capturetest.NewInterface(""), dir, nil)
-	equal(t, "aside after a restart", g.Stats().Aside.Pending.Lines, 30)
-	g.stop()
-	equal(t, "requests", col.Requests(), 10)
-}
-
 // Without its directory the spool takes nothing: hits stay in memory, within bounds, go
 // to the server directly, and to the spool when it is back.
 func TestSpoolDirectoryGone(t *testing.T) {
@@ -328,7 +310,7 @@ func TestSpoolDirectoryGone(t *testing.T) {
 		t.Skip("open directories cannot be removed")
 	}
 	col := collector(t)
-	dir := spoolDir(t)
+	dir := tempSpool(t)
 	g := run(t, col, capturetest.NewInterface(""), dir, func(o *Options) { o.BatchLines = 10 })
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
@@ -359,7 +341,7 @@ func TestSpoolDirectoryGone(t *testing.T) {
 	balanced(t, s)
 	equal(t, "left", s.InMemory+s.Spool.Pending.Lines, 0)
 	equal(t, "delivered", s.Delivered.Lines, 205-s.Lost.Memory)
-	if _, err := readWatermark(dir); err != nil {
+	if _, err := spoolDir(dir).readWatermark(); err != nil {
 		t.Errorf("watermark after it came back: %v", err)
 	}
 }
@@ -370,7 +352,7 @@ func TestOptionsAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := options(t, col, spoolDir(t))
+	o := options(t, col, tempSpool(t))
 	if _, err := New(o); err == nil {
 		t.Error("without a source")
 	}

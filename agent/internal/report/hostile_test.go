@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/capture/capturetest"
 )
 
@@ -46,18 +45,13 @@ func TestStrangeWatermark(t *testing.T) {
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
-					if _, err := readWatermark(dir); err == nil {
+					d := spoolDir(dir)
+					if _, err := d.readWatermark(); err == nil {
 						t.Error("read")
 					}
-					d, err := os.Open(dir)
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					defer d.Close()
-					w := watermark{gen: 7, done: timeMark(epoch)}
-					err = writeWatermark(d, &w)
-					if got, e := readWatermark(dir); what != "a directory" && !(name == watermarkFile && what == "an empty directory") && (err != nil || e != nil || got.gen != 7) {
+					w := watermark{Gen: 7, Done: timeMark(epoch)}
+					err := d.writeWatermark(&w)
+					if got, e := d.readWatermark(); what != "a directory" && !(name == watermarkFile && what == "an empty directory") && (err != nil || e != nil || got.Gen != 7) {
 						t.Errorf("written: %v, read: %v, %+v", err, e, got)
 					}
 				}()
@@ -99,8 +93,8 @@ func TestSlowlorisCollector(t *testing.T) {
 			}()
 		}
 	}()
-	slow, err := upload.New(upload.Options{URL: "http://" + l.Addr().String(), AllowHTTP: true, DeviceID: "tdid_abcd1234",
-		Timeouts: upload.Timeouts{Response: 100 * time.Millisecond, Write: 100 * time.Millisecond, Total: 300 * time.Millisecond}})
+	slow, err := NewUploader(UploadOptions{URL: "http://" + l.Addr().String(), AllowHTTP: true, DeviceID: "tdid_abcd1234",
+		Timeouts: Timeouts{Response: 100 * time.Millisecond, Write: 100 * time.Millisecond, Total: 300 * time.Millisecond}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +102,7 @@ func TestSlowlorisCollector(t *testing.T) {
 	col := collector(t)
 	sending := &switched{}
 	sending.to(slow)
-	g := run(t, col, capturetest.NewInterface(""), spoolDir(t), func(o *Options) { o.BatchLines, o.Sender = 40, sending })
+	g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.BatchLines, o.Sender = 40, sending })
 	g.log(0, 300)
 	g.until("failures", func(s Stats) bool { return s.Failures >= 2 && s.Live.Hits == 300 })
 	g.until("all on disk", func(s Stats) bool { return s.InMemory == 20 })

@@ -18,7 +18,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"example.org/threatstopd/agent/internal/report/reporttest"
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )
@@ -47,8 +46,8 @@ func child() error {
 	if err != nil {
 		return err
 	}
-	up, err := upload.New(upload.Options{URL: url, DeviceID: "tdid_abcd1234", CAFile: ca,
-		Timeouts: upload.Timeouts{Response: response}})
+	up, err := NewUploader(UploadOptions{URL: url, DeviceID: "tdid_abcd1234", CAFile: ca,
+		Timeouts: Timeouts{Response: response}})
 	if err != nil {
 		return err
 	}
@@ -104,7 +103,7 @@ func child() error {
 	go func() {
 		// From here on it is known that there was a first start.
 		for ctx.Err() == nil {
-			if _, err := readWatermark(dir); err == nil {
+			if _, err := spoolDir(dir).readWatermark(); err == nil {
 				fmt.Println("up")
 				return
 			}

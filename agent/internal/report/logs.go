@@ -15,19 +15,43 @@ import (
 	"time"
 )
 
-// OpenLogs opens what pflogd writes at path (/var/log/pflog) and what newsyslog(8) has
-// made of it by rotating: path.0, path.1.gz and so on. The files come oldest
-// first, each once, also while newsyslog is at work: it renames a file that pflogd goes
-// on writing to until it is told, and for a while the same log is there as path.0 and,
-// growing, as path.0.gz. The caller closes them. Missing files are no error.
+// OpenLogs opens what pflogd writes at path (/var/log/pflog) and what newsyslog(8) has made of
+// it by rotating: path.0, path.1.gz and so on. The files come oldest first, each once, also
+// while newsyslog is at work: it renames a file that pflogd continues to write to until it is
+// signalled, and for a while the same log is there as path.0 and, growing, as path.0.gz. The
+// caller closes them. Missing files are no error; what stands in the place of one is.
+//
+// Where path is a symbolic link, or its directory is, that is resolved once ([resolve]), and
+// rotated files are looked for beside the link and beside the file.
 //
 // It needs to be root on OpenBSD, where they have mode 0600.
 func OpenLogs(path string) ([]*os.File, error) {
+	real, err := resolve(path)
+	if err != nil {
+		return nil, fmt.Errorf("pflogd's file %w", err)
+	}
+	files, err := openRotated(real)
+	if dir, e := filepath.EvalSymlinks(filepath.Dir(path)); err == nil && real != path && e == nil && filepath.Join(dir, filepath.Base(path)) != real {
+		var beside []*os.File
+		if beside, err = openRotated(filepath.Join(dir, filepath.Base(path))); err != nil {
+			closeAll(files)
+		}
+		// Rotated by the link's name means renamed from there: older than the file itself.
+		files = once(append(beside, files...))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pflogd's files: %w", err)
+	}
+	return files, nil
+}
+
+// openRotated opens the file at path and the rotated ones beside it.
+func openRotated(path string) ([]*os.File, error) {
 	const tries = 10
 	for try := 1; ; try++ {
 		files, err := openLogs(path)
 		if err != nil {
-			return nil, fmt.Errorf("pflogd's files: %w", err)
+			return nil, err
 		}
 		if try == tries || unmoved(path, files) {
 			return once(files), nil
@@ -68,8 +92,11 @@ func logNames(path string) ([]string, error) {
 	base := filepath.Base(path)
 	var names []string
 	for _, e := range entries {
-		if _, ok := rotation(base, e.Name()); ok && e.Type().IsRegular() {
+		n, ok := rotation(base, e.Name())
+		if ok && e.Type().IsRegular() {
 			names = append(names, e.Name())
+		} else if ok && n == 0 && e.Type() != fs.ModeSymlink {
+			return nil, fmt.Errorf("%s is not a regular file", path)
 		}
 	}
 	slices.SortFunc(names, func(a, b string) int {

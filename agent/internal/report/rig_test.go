@@ -19,8 +19,6 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/reporttest"
-	"example.org/threatstopd/agent/internal/report/spool"
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )
@@ -136,9 +134,9 @@ func sender(t testing.TB, col *reporttest.Collector, response time.Duration) Sen
 	if err := col.WriteCA(ca); err != nil {
 		t.Fatal(err)
 	}
-	up, err := upload.New(upload.Options{
+	up, err := NewUploader(UploadOptions{
 		URL: col.URL(), DeviceID: "tdid_abcd1234", CAFile: ca,
-		Timeouts: upload.Timeouts{Response: response},
+		Timeouts: Timeouts{Response: response},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -241,7 +239,7 @@ func (g *rig) burst(from, to int) {
 }
 
 // patience is how long something that must happen may take.
-const patience = 60 * time.Second
+const patience = 20 * time.Second
 
 // until waits for the statistics to say something.
 func (g *rig) until(what string, ok func(Stats) bool) {
@@ -266,7 +264,7 @@ func (g *rig) flush() {
 func balanced(t testing.TB, s Stats) {
 	t.Helper()
 	in := s.Live.Reported + s.Files.Reported + s.Inherited.Lines
-	out := s.Delivered.Lines + s.Refused.Lines + s.Spool.Pending.Lines + s.InMemory + s.Lost.Total()
+	out := s.Delivered.Lines + s.Aside.Pending.Lines + s.Spool.Pending.Lines + s.InMemory + s.Lost.Total()
 	if in != out {
 		t.Fatalf("%d lines in, %d accounted for: %+v", in, out, s)
 	}
@@ -317,7 +315,7 @@ func delivered(t testing.TB, receipts []reporttest.Receipt, want []string) (repe
 	return repeated
 }
 
-func spoolDir(t testing.TB) string { return filepath.Join(t.TempDir(), "spool") }
+func tempSpool(t testing.TB) string { return filepath.Join(t.TempDir(), "spool") }
 
 // pflogd writes what an interface logs to files, as pflogd(8) does: it keeps the last of
 // it in memory until it is asked, or has a block full.
@@ -390,14 +388,19 @@ func (d *pflogd) catching(o *Options) {
 	o.FlushLogs = d.flush
 }
 
-func asideLines(t testing.TB, dir string) (lines []string) {
+// textIn returns the lines of the batches in a directory, sorted.
+func textIn(t testing.TB, dir spoolDir) (lines []string) {
 	t.Helper()
-	err := spool.Each(dir, RefusedSpool, func(b spool.Batch) error {
-		lines = append(lines, strings.Split(strings.TrimSuffix(string(b.Text), "\n"), "\n")...)
-		return nil
-	})
+	batches, _, _, err := dir.load()
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, b := range batches {
+		text, _, err := dir.read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")...)
 	}
 	slices.Sort(lines)
 	return lines

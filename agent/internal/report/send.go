@@ -1,275 +1,381 @@
 package report
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
+	"net/http"
 	"slices"
-	"sync"
 	"time"
-
-	"example.org/threatstopd/agent/internal/report/spool"
-	"example.org/threatstopd/agent/internal/report/upload"
 )
 
-// A sendQueue is how the sender is told what there is to do.
-type sendQueue struct {
-	wake chan struct{} // something was spooled
-	urge chan struct{} // a flush was asked for, or the end has come
-	// direct hands over a batch that the disk would not take, directDone says
-	// whether it was delivered.
-	direct     chan *batch
-	directDone chan bool
+const (
+	// aDay is how often what the server refused is sent again.
+	aDay = 24 * time.Hour
+	// maxRejected is after how many 4xx for the oldest batch the next one is tried.
+	maxRejected = 3
+)
 
-	mu        sync.Mutex
-	flushing  []flushRequest
-	finishing bool
-}
-
-// A flushRequest asks for an attempt at everything. stuck says that some of it is still
-// with the writer, because the disk does not take it.
-type flushRequest struct {
-	done  chan<- error
-	stuck bool
-}
-
-func (q *sendQueue) init() {
-	q.wake, q.urge = make(chan struct{}, 1), make(chan struct{}, 1)
-	q.direct, q.directDone = make(chan *batch), make(chan bool, 1)
-}
-
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-func (q *sendQueue) kick() { signal(q.wake) }
-
-func (q *sendQueue) flush(f flushRequest) {
-	q.mu.Lock()
-	q.flushing = append(q.flushing, f)
-	q.mu.Unlock()
-	signal(q.urge)
-}
-
-func (q *sendQueue) finish() {
-	q.mu.Lock()
-	q.finishing = true
-	q.mu.Unlock()
-	signal(q.urge)
-}
-
-// state returns how many flushes there are and whether the end has come. What they
-// are about is in the spool, or stuck, by then.
-func (q *sendQueue) state() (asked int, finishing bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.flushing), q.finishing
-}
-
-// stuck reports whether one of the first n flushes is about more than the spool has.
-func (q *sendQueue) stuck(n int) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return slices.ContainsFunc(q.flushing[:n], func(f flushRequest) bool { return f.stuck })
-}
-
-// unstick says that the writer has nothing any more.
-func (q *sendQueue) unstick() {
-	q.mu.Lock()
-	for i := range q.flushing {
-		q.flushing[i].stuck = false
-	}
-	q.mu.Unlock()
-	q.kick()
-}
-
-// answer ends the first n flushes.
-func (q *sendQueue) answer(n int, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, f := range q.flushing[:n] {
-		f.done <- err
-	}
-	q.flushing = append([]flushRequest(nil), q.flushing[n:]...)
-}
-
-var errStopped = errors.New("report: stopped")
-
-// send is the path of the batches from the spool to the server, one at a time and in
-// order, until finish was called and there is nothing left, or ctx ends.
+// send is the way of the batches to the server, one at a time, the oldest first, until the
+// reporter finishes and there is nothing left, or ctx ends.
 func (r *Reporter) send(ctx context.Context) {
-	q := &r.toSend
-	defer func() {
-		n, _ := q.state()
-		q.answer(n, errStopped)
-	}()
-	var buf []byte
+	defer r.answer(errStopped)
 	failures := 0
 	for {
-		// First: a flush that comes after this look at the spool may be about
-		// what the look did not see.
-		asked, finishing := q.state()
-		b, ok, err := r.spool.Peek(&buf)
-		var direct *batch
-		if err == nil && !ok {
-			if direct, ok = r.nothingSpooled(ctx, asked, finishing); !ok {
+		b, text := r.next()
+		if b == nil {
+			if !r.idle(ctx) {
 				return
 			}
-			if direct == nil {
-				continue
-			}
+			continue
 		}
-		switch {
-		case err != nil:
-			r.o.Log.Warn().Err(err).Msg("spool not readable")
-		case direct != nil:
-			err = r.attempt(ctx, direct.id, direct.lines, direct.text, failures)
-			if refused(err) {
-				r.setAside(&spool.Batch{ID: direct.id, Created: direct.created, Lines: direct.lines, Text: direct.text}, err)
-				err = nil
-			}
-			q.directDone <- err == nil
-		default:
-			err = r.attempt(ctx, b.ID, b.Lines, b.Text, failures)
-			if refused(err) {
-				r.setAside(&b, err)
-				err = nil
-			}
-			if err == nil {
-				r.settled(b.Seq)
-			}
-		}
+		err := r.attempt(ctx, b, text)
 		if ctx.Err() != nil {
+			r.free(b)
 			return
 		}
-		if err == nil {
+		settled := r.settle(b, text, err)
+		r.free(b)
+		if settled {
 			failures = 0
 			continue
 		}
 		failures++
-		asked, finishing = q.state()
-		q.answer(asked, err)
-		if finishing {
-			return
-		}
-		if !r.pause(ctx, failures, err) {
+		r.answer(err)
+		r.mu.Lock()
+		finishing := r.finishing
+		r.mu.Unlock()
+		if finishing || !r.pause(ctx, failures, err) {
 			return
 		}
 	}
 }
 
-// nothingSpooled answers the flushes that were asked for before the spool was found
-// empty, waits until there may be something, and returns a batch when the writer hands
-// one over. It returns false when the sender is to end.
-func (r *Reporter) nothingSpooled(ctx context.Context, asked int, finishing bool) (*batch, bool) {
-	q := &r.toSend
-	if !q.stuck(asked) {
-		q.answer(asked, nil)
+// free ends the time that the sender has b. The writer may be waiting for it.
+func (r *Reporter) free(b *batch) {
+	r.mu.Lock()
+	b.busy = false
+	r.mu.Unlock()
+	signal(r.wakeWriter)
+}
+
+// next returns the batch to be sent, marked as busy, and its text; nil when there is none.
+func (r *Reporter) next() (*batch, []byte) {
+	for {
+		r.mu.Lock()
+		b := r.pick()
+		if b == nil {
+			r.mu.Unlock()
+			return nil, nil
+		}
+		b.busy = true
+		text := b.text
+		r.mu.Unlock()
+		if b.name == "" {
+			return b, text
+		}
+		if text = r.readFile(b); text != nil {
+			return b, text
+		}
 	}
+}
+
+// pick returns the oldest batch that can be sent: the next one where the server does not want
+// the oldest, one without a file only while the disk takes none. When nothing waits, it is
+// the turn of what the server refused earlier. mu is held.
+func (r *Reporter) pick() *batch {
+	if len(r.queue) == 0 && len(r.retry) > 0 {
+		return r.retry[0]
+	}
+	i := 0
+	if len(r.queue) > 1 && r.queue[0].rejected >= maxRejected && !r.queue[0].proven {
+		i = 1
+	}
+	if len(r.queue) == 0 || r.queue[i].busy || r.queue[i].lines == 0 || r.queue[i].name == "" && r.diskErr == nil {
+		return nil // the writer has it, or will
+	}
+	return r.queue[i]
+}
+
+// passedOver returns the oldest batch when b was tried in its place. mu is held.
+func (r *Reporter) passedOver(b *batch) *batch {
+	if len(r.queue) > 0 && r.queue[0] != b && !b.aside && r.queue[0].rejected >= maxRejected {
+		return r.queue[0]
+	}
+	return nil
+}
+
+// readFile reads a batch's file. One that is too old or not readable any more is dropped.
+func (r *Reporter) readFile(b *batch) []byte {
+	dir := r.dir
+	if b.aside {
+		dir = r.refused
+	}
+	text, _, err := dir.read(b)
+	old := r.expired(b)
+	if err == nil && !old {
+		return text
+	}
+	r.fileMu.Lock()
+	defer r.fileMu.Unlock()
+	r.mu.Lock()
+	r.take(b)
+	if old {
+		r.stats.Lost.SpoolAge += int64(b.lines)
+	} else {
+		r.stats.Lost.SpoolDamage += int64(b.lines)
+		r.o.Log.Warn().Err(err).Str("file", b.name).Int("lines", b.lines).Msg("batch not readable: lost")
+	}
+	r.mu.Unlock()
+	r.remove(b)
+	return nil
+}
+
+// idle waits until there may be something to send, and returns false when the sender is to
+// end.
+func (r *Reporter) idle(ctx context.Context) bool {
+	r.mu.Lock()
+	if len(r.queue) == 0 {
+		r.answerLocked(nil)
+	}
+	finishing := r.finishing
+	wait := r.retryAt.Sub(r.o.Now())
+	if wait <= 0 && len(r.retry) == 0 {
+		r.retry = slices.Clone(r.aside)
+		r.retryAt = r.o.Now().Add(aDay)
+		if len(r.retry) > 0 && !finishing {
+			r.mu.Unlock()
+			return true
+		}
+	}
+	r.mu.Unlock()
 	if finishing {
-		return nil, false
+		return false
 	}
-	select {
-	case b := <-q.direct:
-		return b, true
-	case <-q.wake:
-	case <-q.urge:
-	case <-ctx.Done():
-		return nil, false
-	}
-	return nil, true
-}
-
-// pause waits after a failure. A flush or the end cuts it short.
-func (r *Reporter) pause(ctx context.Context, failures int, err error) bool {
-	d := r.backoff(failures)
-	var e *upload.Error
-	if errors.As(err, &e) {
-		d = max(d, e.RetryAfter)
-	}
-	r.up.nextAt(r.o.Now().Add(d))
-	defer r.up.nextAt(time.Time{})
-	t := time.NewTimer(d)
+	t := time.NewTimer(max(wait, time.Minute))
 	defer t.Stop()
 	select {
+	case <-r.wakeSender:
+	case <-r.urge:
 	case <-t.C:
-	case <-r.toSend.urge:
 	case <-ctx.Done():
 		return false
 	}
 	return true
 }
 
-// refused reports whether the server will not have this batch, ever.
-func refused(err error) bool {
-	var e *upload.Error
-	return errors.As(err, &e) && e.Refused()
+// RetryRefused has what the server refused sent again soon: the owner may have changed
+// something.
+func (r *Reporter) RetryRefused() {
+	r.mu.Lock()
+	r.retryAt = time.Time{}
+	r.mu.Unlock()
+	signal(r.wakeSender)
 }
 
 // attempt sends a batch and keeps the books about it.
-func (r *Reporter) attempt(ctx context.Context, id spool.ID, lines int, text []byte, failures int) error {
-	err := r.o.Sender.Send(ctx, upload.Batch{ID: id.String(), Text: text})
+func (r *Reporter) attempt(ctx context.Context, b *batch, text []byte) error {
+	err := r.o.Sender.Send(ctx, b.id, text)
 	now := r.o.Now()
 	log := r.o.Log
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stats.Attempts++
 	switch {
 	case err == nil:
-		since, n := r.up.delivered(now, spool.Count{Batches: 1, Lines: int64(lines), Bytes: int64(len(text))})
-		if n > 0 {
-			log.Info().Int64("failures", n).Dur("after", now.Sub(since)).Msg("log server takes hits again")
+		if n := r.failing.row; n > 0 {
+			log.Info().Int64("failures", n).Dur("after", now.Sub(r.failing.since)).Msg("uploads work again")
 		}
-		log.Info().Str("batch", id.String()).Int("lines", lines).Int("bytes", len(text)).
+		r.failing.row, r.failing.refused = 0, false
+		r.stats.Delivered.add(Count{1, int64(b.lines), int64(len(text))})
+		r.stats.LastDelivered, r.stats.LastAttempt, r.stats.LastError, r.stats.LastLines = now, now, nil, b.lines
+		log.Info().Str("batch", b.id.String()).Int("lines", b.lines).Int("bytes", len(text)).
 			Msg("Log file uploaded successfully for " + r.o.DeviceID)
-	case refused(err):
-		r.up.failed(now, err)
+	case b.aside:
+		log.Debug().Err(err).Str("batch", b.id.String()).Msg("refused batch not delivered")
 	case ctx.Err() != nil:
-		// Cut off by the end, which is not the server's fault.
-		r.up.interrupted()
+		r.stats.Failures++ // cut off by the end, which is not the server's fault
 	default:
-		first := r.up.failed(now, err)
+		r.stats.LastAttempt, r.stats.LastError = now, err
+		if contentError(err) {
+			break
+		}
+		r.stats.Failures++
 		e := log.Debug()
-		if first {
+		if r.failing.row++; r.failing.row == 1 {
+			r.failing.since = now
 			e = log.Warn()
 		}
-		e.Err(err).Str("batch", id.String()).Int("lines", lines).Int("failures", failures+1).
+		e.Err(err).Str("batch", b.id.String()).Int("lines", b.lines).Int64("failures", r.failing.row).
 			Msg("hits not delivered, kept for later")
 	}
 	return err
 }
 
-// setAside keeps a batch that the server refused for the owner.
-func (r *Reporter) setAside(b *spool.Batch, why error) {
-	_, err := r.aside.Append(&spool.Batch{ID: b.ID, Created: b.Created, Lines: b.Lines, Text: b.Text})
+func contentError(err error) bool {
+	var e *UploadError
+	return errors.As(err, &e) && e.Content()
+}
+
+// settle deals with an answer. It returns false when the batch stays in the queue and the
+// sender is to pause.
+func (r *Reporter) settle(b *batch, text []byte, err error) bool {
+	var e *UploadError
+	errors.As(err, &e)
+	r.mu.Lock()
+	passed := r.passedOver(b)
+	r.mu.Unlock()
+	switch {
+	case b.aside && err != nil:
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.retry = r.retry[1:]; !contentError(err) {
+			r.retry = nil // the server takes nothing now
+		}
+		return true
+	case err == nil:
+		r.delivered(b)
+		if passed != nil {
+			// Once more: the server may take everything since a moment ago.
+			r.mu.Lock()
+			passed.proven = true
+			r.mu.Unlock()
+		}
+		return true
+	case e != nil && e.Status == http.StatusRequestEntityTooLarge && e.Content() && r.split(b, text):
+		return true
+	case contentError(err), b.proven && e != nil && e.ofBatch():
+		r.refuse(b, text, err)
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case passed != nil:
+		passed.rejected = 0
+	case e != nil && e.ofBatch():
+		b.rejected++
+	}
+	return false
+}
+
+// delivered removes a batch.
+func (r *Reporter) delivered(b *batch) {
+	r.fileMu.Lock()
+	defer r.fileMu.Unlock()
+	r.mu.Lock()
+	if b.name == "" {
+		r.durable(b)
+	}
+	r.take(b)
+	r.mu.Unlock()
+	if b.name == "" {
+		_ = r.persistLocked()
+	}
+	r.remove(b)
+}
+
+// refuse sets a batch aside that the server does not take.
+func (r *Reporter) refuse(b *batch, text []byte, why error) {
+	r.fileMu.Lock()
+	defer r.fileMu.Unlock()
+	err := r.setAside(b, text)
+	r.mu.Lock()
+	if b.name == "" {
+		r.durable(b)
+	}
+	r.take(b)
 	log := r.o.Log.Debug()
-	if r.up.setAside(spool.Count{Batches: 1, Lines: int64(b.Lines), Bytes: int64(len(b.Text))}, err == nil) {
+	if !r.failing.refused {
 		log = r.o.Log.Warn()
 	}
-	log = log.AnErr("reason", why).Str("batch", b.ID.String()).Int("lines", b.Lines)
+	r.failing.refused = true
+	r.stats.Refused.add(Count{1, int64(b.lines), int64(len(text))})
+	r.stats.AsideError = why.Error()
 	if err != nil {
-		r.lostAside.Add(int64(b.Lines))
+		r.stats.Lost.Refused += int64(b.lines)
+	}
+	r.mu.Unlock()
+	log = log.AnErr("reason", why).Str("batch", b.id.String()).Int("lines", b.lines)
+	if err != nil {
+		r.remove(b)
 		log.Err(err).Msg("log server refuses a batch, and it cannot be set aside: lost")
 		return
 	}
-	log.Str("dir", r.o.SpoolDir).Msg("log server refuses a batch: set aside in the spool")
+	log.Str("dir", string(r.refused)).Msg("log server refuses a batch: set aside in the spool")
 }
 
-// settled takes a batch off the spool. What the spool knows of the watermark must be
-// in the file before the last segment goes.
-func (r *Reporter) settled(seq uint64) {
-	if err := r.spool.Done(seq); err != nil {
-		r.spoolErrors.Add(1)
-		r.o.Log.Debug().Err(err).Msg("delivery not noted in the spool")
+// split replaces a batch that is too large for the server by two halves. It returns false for
+// a single line, and when the disk does not take the halves.
+func (r *Reporter) split(b *batch, text []byte) bool {
+	first, second, ok := halves(text)
+	if !ok {
+		return false
 	}
-	all := r.spool.Stats().Pending.Batches == 0
-	if all {
-		if err := r.persist(); err != nil {
-			r.o.Log.Debug().Err(err).Msg("watermark not written")
-			all = false
+	r.fileMu.Lock()
+	defer r.fileMu.Unlock()
+	var parts []*batch
+	for i, t := range [][]byte{first, second} {
+		p := &batch{id: b.id.half(byte(i)), created: b.created, lines: bytes.Count(t, []byte("\n")), gap: b.gap, own: b.own}
+		parts = append(parts, p)
+		if b.name == "" {
+			p.text = t
+			continue
 		}
+		_, w, err := r.dir.read(b)
+		if err == nil {
+			p.size, err = r.dir.write(p, t, &w)
+		}
+		if err != nil {
+			r.o.Log.Warn().Err(err).Str("batch", b.id.String()).Msg("batch too large for the log server, and not halved")
+			return false
+		}
+		p.name, p.gen = p.fileName(), w.Gen
 	}
-	if err := r.spool.Trim(all); err != nil {
-		r.spoolErrors.Add(1)
-		r.o.Log.Debug().Err(err).Msg("spool not trimmed")
+	r.mu.Lock()
+	parts[1].buf, parts[1].mark, parts[1].ends = b.buf, b.mark, b.ends
+	b.buf, b.text = nil, nil
+	// A kill between the halves and their parent's end leaves all three.
+	r.queue = slices.DeleteFunc(r.queue, func(x *batch) bool { return x.id == parts[0].id || x.id == parts[1].id })
+	i := slices.Index(r.queue, b)
+	r.queue = slices.Replace(r.queue, i, i+1, parts...)
+	r.mu.Unlock()
+	r.remove(b)
+	return true
+}
+
+// pause waits after a failure. A flush or the end cuts it short.
+func (r *Reporter) pause(ctx context.Context, failures int, err error) bool {
+	d := r.backoff(failures)
+	var e *UploadError
+	if errors.As(err, &e) {
+		d = max(d, e.RetryAfter)
 	}
+	next := func(at time.Time) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.stats.NextAttempt = at
+	}
+	next(r.o.Now().Add(d))
+	defer next(time.Time{})
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.urge:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// backoff returns how long to wait after n failures in a row.
+func (r *Reporter) backoff(n int) time.Duration {
+	d := r.o.RetryMin
+	for ; n > 1 && d < r.o.RetryMax; n-- {
+		d *= 2
+	}
+	d = min(d, r.o.RetryMax)
+	return d/2 + rand.N(d/2+1)
 }

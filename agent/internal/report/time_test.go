@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )
@@ -27,17 +26,17 @@ type scripted struct {
 	began   time.Time
 }
 
-func (s *scripted) Send(ctx context.Context, b upload.Batch) error {
+func (s *scripted) Send(ctx context.Context, id ID, text []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.at = append(s.at, time.Since(s.began))
-	s.ids = append(s.ids, b.ID)
+	s.ids = append(s.ids, id.String())
 	err := s.answers[0]
 	if len(s.answers) > 1 {
 		s.answers = s.answers[1:]
 	}
 	if err == nil {
-		s.lines += strings.Count(string(b.Text), "\n")
+		s.lines += strings.Count(string(text), "\n")
 	}
 	return err
 }
@@ -57,7 +56,7 @@ func (s *scripted) batches() (ids []string, lines int) {
 
 // bubble runs f with a reporter on a clock that jumps from event to event.
 func bubble(t *testing.T, change func(*Options), answers []error, f func(t *testing.T, r *Reporter, iface *capturetest.Interface, s *scripted)) {
-	dir := spoolDir(t)
+	dir := tempSpool(t)
 	synctest.Test(t, func(t *testing.T) {
 		iface := capturetest.NewInterface("")
 		src, err := iface.Open(capture.Options{})
@@ -111,9 +110,9 @@ func TestIdle(t *testing.T) {
 		synctest.Wait()
 		equal(t, "attempts", len(s.attempts()), 0)
 		// But the watermark has moved.
-		w, err := readWatermark(r.o.SpoolDir)
-		if err != nil || w.done.time().Before(miss(80).Time) {
-			t.Errorf("watermark %v, %v", w.done.time(), err)
+		w, err := r.dir.readWatermark()
+		if err != nil || w.Done.time().Before(miss(80).Time) {
+			t.Errorf("watermark %v, %v", w.Done.time(), err)
 		}
 	})
 }
@@ -148,7 +147,7 @@ func TestBackoff(t *testing.T) {
 			}
 		}
 		st := r.Stats()
-		if !st.NextAttempt.After(time.Now()) || st.LastError != "no route to host" || st.Failures != int64(len(at)) {
+		if !st.NextAttempt.After(time.Now()) || st.LastError.Error() != "no route to host" || st.Failures != int64(len(at)) {
 			t.Errorf("%+v", st)
 		}
 		// Well again: the next failure begins with a short pause.
@@ -171,7 +170,7 @@ func TestBackoff(t *testing.T) {
 }
 
 func TestRetryAfterIsKept(t *testing.T) {
-	wait := &upload.Error{Status: 429, RetryAfter: 10 * time.Minute}
+	wait := &UploadError{Status: 429, RetryAfter: 10 * time.Minute}
 	bubble(t, nil, []error{wait, nil}, func(t *testing.T, r *Reporter, iface *capturetest.Interface, s *scripted) {
 		iface.Log(hit(1))
 		time.Sleep(24*time.Minute + 50*time.Second)

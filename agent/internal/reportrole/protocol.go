@@ -10,7 +10,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
@@ -78,7 +78,7 @@ type Setup struct {
 	Policy    bool
 }
 
-// Reporting is what report.New and upload.New need; see their options.
+// Reporting is what report.New and report.NewUploader need; see their options.
 type Reporting struct {
 	Pflog capture.Options
 	// LogFile is what pflogd writes, empty for no catching up, NoLogs why not.
@@ -95,7 +95,7 @@ type Reporting struct {
 	RetryMin, RetryMax     time.Duration
 	StopTimeout            time.Duration
 
-	Upload upload.Options
+	Upload report.UploadOptions
 }
 
 // Names of listeners.

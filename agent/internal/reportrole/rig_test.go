@@ -19,7 +19,6 @@ import (
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report"
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -30,7 +29,7 @@ func TestMain(m *testing.M) {
 	quiet := capturetest.NewInterface("")
 	privsep.Serve(map[string]privsep.Body{"report": Body(Env{
 		OpenPflog: func(o capture.Options) (capture.Source, error) { return quiet.Open(o) },
-		NewSender: func(upload.Options) (report.Sender, error) { return new(logServer), nil },
+		NewSender: func(report.UploadOptions) (report.Sender, error) { return new(logServer), nil },
 		Confine:   privsep.System(),
 	})})
 	os.Exit(m.Run())
@@ -42,10 +41,10 @@ type logServer struct {
 	lines []string
 }
 
-func (l *logServer) Send(_ context.Context, b upload.Batch) error {
+func (l *logServer) Send(_ context.Context, _ report.ID, text []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lines = append(l.lines, strings.Split(strings.TrimSuffix(string(b.Text), "\n"), "\n")...)
+	l.lines = append(l.lines, strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")...)
 	return nil
 }
 
@@ -108,7 +107,7 @@ func newRig(t testing.TB) *rig {
 			}
 			return r, nil
 		},
-		NewSender: func(upload.Options) (report.Sender, error) { return g.logs, nil },
+		NewSender: func(report.UploadOptions) (report.Sender, error) { return g.logs, nil },
 		Location:  time.UTC,
 	}
 	g.options = Options{

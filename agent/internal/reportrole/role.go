@@ -16,8 +16,6 @@ import (
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report"
-	"example.org/threatstopd/agent/internal/report/spool"
-	"example.org/threatstopd/agent/internal/report/upload"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
@@ -28,8 +26,8 @@ type Env struct {
 	// out what it has; both while the role is root.
 	OpenPflog   func(capture.Options) (capture.Source, error)
 	FlushPflogd func() error
-	// NewSender makes what batches are delivered through, nil for upload.New.
-	NewSender func(upload.Options) (report.Sender, error)
+	// NewSender makes what batches are delivered through, nil for report.NewUploader.
+	NewSender func(report.UploadOptions) (report.Sender, error)
 	// Confine takes the role's privileges away.
 	Confine privsep.Confiner
 	// Location is the zone of the times in lines, nil for time.Local; Now the
@@ -44,17 +42,15 @@ const (
 	// policyTime is how long packets are left in the kernel's buffer for a
 	// policy that was announced.
 	policyTime = 10 * time.Second
-	// lookEvery is how often the counts of what is lost are looked at.
-	lookEvery = time.Minute
 )
 
 // Body returns the life of the role.
 func Body(env Env) privsep.Body {
 	if env.NewSender == nil {
-		env.NewSender = func(o upload.Options) (report.Sender, error) {
-			c, err := upload.New(o)
+		env.NewSender = func(o report.UploadOptions) (report.Sender, error) {
+			c, err := report.NewUploader(o)
 			if err != nil {
-				return nil, err // not c: a nil *upload.Client in a report.Sender is not nil
+				return nil, err // not c: a nil *report.Uploader in a report.Sender is not nil
 			}
 			return c, nil
 		}
@@ -66,12 +62,10 @@ func Body(env Env) privsep.Body {
 
 // A role is one life of the process.
 type role struct {
-	env     Env
-	w       *privsep.Worker
-	log     zerolog.Logger
-	setup   Setup
-	history *status.History
-	drops   drops
+	env   Env
+	w     *privsep.Worker
+	log   zerolog.Logger
+	setup Setup
 
 	// Opened as root.
 	source  capture.Source
@@ -101,7 +95,7 @@ type loading struct {
 }
 
 func run(env Env, w *privsep.Worker, files []*os.File) error {
-	r := &role{env: env, w: w, log: w.Log(), history: status.NewHistory(env.Now), policy: make(chan struct{})}
+	r := &role{env: env, w: w, log: w.Log(), policy: make(chan struct{})}
 	fail := func(err error) error {
 		r.closeAll()
 		return err
@@ -201,7 +195,7 @@ func (r *role) open() (err error) {
 func (r *role) makeSpool(dir string) {
 	_ = os.Mkdir(dir, 0o700)
 	if u := r.setup.Confinement; u.UID != 0 {
-		_ = spool.Give(dir, u.UID, u.GID)
+		_ = report.Give(dir, u.UID, u.GID)
 	}
 }
 
@@ -223,7 +217,6 @@ func (r *role) newReporter() *report.Reporter {
 		RetryMin: o.RetryMin, RetryMax: o.RetryMax, StopTimeout: o.StopTimeout,
 		NoLogs:   o.NoLogs,
 		Backfill: o.Backfill,
-		Hit:      func(h report.Hit) { r.history.Hit(h.Far, h.Proto, h.Port, h.List, h.Time) },
 		Log:      r.log,
 		Now:      r.env.Now,
 	}
@@ -263,7 +256,7 @@ func (r *role) closeLogs() {
 // noSender stands in for a sender that could not be made: each attempt fails with the reason.
 type noSender struct{ err error }
 
-func (s noSender) Send(context.Context, upload.Batch) error { return s.err }
+func (s noSender) Send(context.Context, report.ID, []byte) error { return s.err }
 
 // closeSender closes the connection that the sender keeps.
 func (r *role) closeSender() {
@@ -304,23 +297,7 @@ func (r *role) read(ctx context.Context, reporter *report.Reporter) {
 		timer.Stop()
 	}
 	r.tell(captureState{Reading: true, NoUploads: r.noUploads})
-	ended := make(chan struct{})
-	var looking sync.WaitGroup
-	looking.Go(func() {
-		tick := time.NewTicker(lookEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				r.drops.look(time.Now(), reporter.Stats())
-			case <-ended:
-				return
-			}
-		}
-	})
 	err := reporter.Run(ctx)
-	close(ended)
-	looking.Wait()
 	if ctx.Err() != nil {
 		return
 	}
@@ -426,13 +403,9 @@ func (r *role) commit() error {
 	return nil
 }
 
-// logStatus logs how reporting is.
+// logStatus logs one line about reporting.
 func (r *role) logStatus() {
-	reporter, _ := r.reading()
-	if reporter == nil {
-		return
+	if reporter, _ := r.reading(); reporter != nil {
+		reporter.LogStatus()
 	}
-	s := reporter.Stats()
-	r.log.Info().Int64("seen", s.Live.Seen).Int64("hits", s.Live.Hits).Int64("delivered", s.Delivered.Lines).
-		Int64("waiting", s.InMemory+s.Spool.Pending.Lines).Int64("lost", s.Lost.Total()).Msg("status of reporting")
 }

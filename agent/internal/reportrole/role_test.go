@@ -18,7 +18,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
@@ -507,14 +507,14 @@ func TestUploadsUnusable(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name    string
-		options upload.Options
+		options report.UploadOptions
 		want    string
 	}{
-		{"CA_FILE missing", upload.Options{CAFile: filepath.Join(dir, "none")}, "no such file"},
-		{"CA_FILE empty", upload.Options{CAFile: file("empty", "", 0o600)}, "no PEM certificate"},
-		{"CA_FILE without a certificate", upload.Options{CAFile: file("garbage", "garbage", 0o600)}, "no PEM certificate"},
-		{"CA_FILE that others can write", upload.Options{CAFile: file("open", "", 0o666)}, "mode 0666"},
-		{"PROXY of another scheme", upload.Options{Proxy: "ftp://proxy.test"}, "must be http"},
+		{"CA_FILE missing", report.UploadOptions{CAFile: filepath.Join(dir, "none")}, "no such file"},
+		{"CA_FILE empty", report.UploadOptions{CAFile: file("empty", "", 0o600)}, "no PEM certificate"},
+		{"CA_FILE without a certificate", report.UploadOptions{CAFile: file("garbage", "garbage", 0o600)}, "no PEM certificate"},
+		{"CA_FILE that others can write", report.UploadOptions{CAFile: file("open", "", 0o666)}, "mode 0666"},
+		{"PROXY of another scheme", report.UploadOptions{Proxy: "ftp://proxy.test"}, "must be http"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newRig(t)

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"example.org/threatstopd/agent/internal/report/upload"
+	"example.org/threatstopd/agent/internal/report"
 )
 
 // TestBatches: what is delivered is told of and written down, and the first requests
@@ -40,21 +40,19 @@ func TestBatches(t *testing.T) {
 	if !ok {
 		t.Fatalf("listens on %q", url)
 	}
-	client, err := upload.New(upload.Options{URL: url, DeviceID: "tdid_test", CAFile: ca})
+	client, err := report.NewUploader(report.UploadOptions{URL: url, DeviceID: "tdid_test", CAFile: ca})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	batches := []upload.Batch{
-		{ID: "0001", Text: []byte("one\ntwo\n")},
-		{ID: "0002", Text: []byte("three\n")},
-	}
-	var failed *upload.Error
-	if err := client.Send(ctx, batches[0]); !errors.As(err, &failed) || !strings.Contains(err.Error(), "503") {
+	batches := []string{"one\ntwo\n", "three\n"}
+	id := func(n int) report.ID { return report.ID{15: byte(n + 1)} }
+	var failed *report.UploadError
+	if err := client.Send(ctx, id(0), []byte(batches[0])); !errors.As(err, &failed) || !strings.Contains(err.Error(), "503") {
 		t.Errorf("the request that is to fail: %v", err)
 	}
-	for i, want := range []string{"batch 0001 of tdid_test: 2 lines", "batch 0002 of tdid_test: 1 lines"} {
-		if err := client.Send(ctx, batches[i]); err != nil {
+	for i, want := range []string{"batch " + id(0).String() + " of tdid_test: 2 lines", "batch " + id(1).String() + " of tdid_test: 1 lines"} {
+		if err := client.Send(ctx, id(i), []byte(batches[i])); err != nil {
 			t.Fatal(err)
 		}
 		if got := line(); got != want {

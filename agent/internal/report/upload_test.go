@@ -1,7 +1,9 @@
-package upload
+package report
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -10,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
@@ -25,7 +28,7 @@ import (
 // quick are timeouts for tests in which something hangs on purpose.
 var quick = Timeouts{Dial: 20 * time.Second, TLS: 20 * time.Second, Write: 20 * time.Second, Response: 500 * time.Millisecond, Total: 60 * time.Second}
 
-func start(t testing.TB, o reporttest.Options) *reporttest.Collector {
+func startServer(t testing.TB, o reporttest.Options) *reporttest.Collector {
 	t.Helper()
 	c, err := reporttest.Start(o)
 	if err != nil {
@@ -35,18 +38,18 @@ func start(t testing.TB, o reporttest.Options) *reporttest.Collector {
 	return c
 }
 
-func options(t testing.TB, col *reporttest.Collector) Options {
+func uploadOptions(t testing.TB, col *reporttest.Collector) UploadOptions {
 	t.Helper()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := col.WriteCA(ca); err != nil {
 		t.Fatal(err)
 	}
-	return Options{URL: col.URL(), DeviceID: "tdid_abcd1234", Version: "1.2", CAFile: ca}
+	return UploadOptions{URL: col.URL(), DeviceID: "tdid_abcd1234", Version: "1.2", CAFile: ca}
 }
 
-func client(t testing.TB, o Options) *Client {
+func client(t testing.TB, o UploadOptions) *Uploader {
 	t.Helper()
-	c, err := New(o)
+	c, err := NewUploader(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,17 +57,20 @@ func client(t testing.TB, o Options) *Client {
 	return c
 }
 
-var lines = Batch{ID: "0123456789abcdef", Text: []byte("one line\nanother\n")}
+var (
+	linesID = ID{1, 2, 3}
+	lines   = []byte("one line\nanother\n")
+)
 
 func TestDelivered(t *testing.T) {
 	for _, gz := range []bool{false, true} {
 		t.Run(fmt.Sprint("gzip=", gz), func(t *testing.T) {
-			col := start(t, reporttest.Options{FileField: "logs", DeviceField: "tdid"})
-			o := options(t, col)
+			col := startServer(t, reporttest.Options{FileField: "logs", DeviceField: "tdid"})
+			o := uploadOptions(t, col)
 			o.FileField, o.DeviceField, o.Gzip = "logs", "tdid", gz
 			c := client(t, o)
 			for range 2 {
-				if err := c.Send(t.Context(), lines); err != nil {
+				if err := c.Send(t.Context(), linesID, lines); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -75,8 +81,8 @@ func TestDelivered(t *testing.T) {
 			got := r[0]
 			got.From, got.Time = "", time.Time{}
 			want := reporttest.Receipt{
-				Batch: lines.ID, Device: "tdid_abcd1234", Text: string(lines.Text), UserAgent: "threatstopd/1.2",
-				FileName: "pflog-0123456789abcdef.txt", ContentType: "text/plain",
+				Batch: linesID.String(), Device: "tdid_abcd1234", Text: string(lines), UserAgent: "threatstopd/1.2",
+				FileName: "pflog-01020300000000000000000000000000.txt", ContentType: "text/plain",
 			}
 			if gz {
 				want.FileName, want.ContentType = want.FileName+".gz", "application/gzip"
@@ -96,7 +102,7 @@ func TestNotDelivered(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		f       reporttest.Failure
-		refused bool
+		content bool
 		status  int
 		retry   time.Duration
 		want    string
@@ -113,13 +119,13 @@ func TestNotDelivered(t *testing.T) {
 		{"408", reporttest.Failure{Fault: reporttest.Status, Status: 408}, false, 408, 0, "408", 0},
 		{"407", reporttest.Failure{Fault: reporttest.Status, Status: 407}, false, 407, 0, "407", 0},
 		{"400", reporttest.Failure{Fault: reporttest.Status, Status: 400}, true, 400, 0, "answered 400 Bad Request", 0},
-		{"403", reporttest.Failure{Fault: reporttest.Status, Status: 403}, true, 403, 0, "403", 0},
+		{"403", reporttest.Failure{Fault: reporttest.Status, Status: 403}, false, 403, 0, "403", 0},
 		{"413", reporttest.Failure{Fault: reporttest.Status, Status: 413}, true, 413, 0, "413", 0},
 		{"304", reporttest.Failure{Fault: reporttest.Status, Status: 304}, false, 304, 0, "without a location", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			col := start(t, reporttest.Options{})
-			o := options(t, col)
+			col := startServer(t, reporttest.Options{})
+			o := uploadOptions(t, col)
 			if tt.f.Fault == reporttest.Hang || tt.f.Fault == reporttest.Late {
 				o.Timeouts = quick
 			}
@@ -127,20 +133,20 @@ func TestNotDelivered(t *testing.T) {
 			if err := col.Fail(tt.f); err != nil {
 				t.Fatal(err)
 			}
-			big := Batch{ID: lines.ID, Text: []byte(strings.Repeat("a line of a log that is not short\n", 100_000))}
+			big := []byte(strings.Repeat("a line of a log that is not short\n", 100_000))
 			first := big
 			if tt.f.Fault == reporttest.Hang {
 				// The socket's buffers take it all, however small they are:
 				// else it is the write that ends.
 				first = lines
 			}
-			err := c.Send(t.Context(), first)
-			var e *Error
+			err := c.Send(t.Context(), linesID, first)
+			var e *UploadError
 			if !errors.As(err, &e) {
 				t.Fatalf("got %v", err)
 			}
-			if e.Refused() != tt.refused || e.Status != tt.status || e.RetryAfter != tt.retry {
-				t.Errorf("got refused %v, status %d, retry after %v", e.Refused(), e.Status, e.RetryAfter)
+			if e.Content() != tt.content || e.Status != tt.status || e.RetryAfter != tt.retry {
+				t.Errorf("got content %v, status %d, retry after %v", e.Content(), e.Status, e.RetryAfter)
 			}
 			if !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "log server https://127.0.0.1:") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %q, want %q in it", err, tt.want)
@@ -158,11 +164,11 @@ func TestNotDelivered(t *testing.T) {
 				t.Fatal(err)
 			}
 			o.Timeouts = Timeouts{}
-			if err := client(t, o).Send(t.Context(), big); err != nil {
+			if err := client(t, o).Send(t.Context(), linesID, big); err != nil {
 				t.Fatalf("well again: %v", err)
 			}
 			r := col.Receipts()
-			if got := r[len(r)-1].Text; got != string(big.Text) {
+			if got := r[len(r)-1].Text; got != string(big) {
 				t.Errorf("%d bytes arrived", len(got))
 			}
 		})
@@ -171,22 +177,22 @@ func TestNotDelivered(t *testing.T) {
 
 // A 2xx is a delivery even when what follows never ends.
 func TestDrippingAnswer(t *testing.T) {
-	col := start(t, reporttest.Options{})
-	o := options(t, col)
+	col := startServer(t, reporttest.Options{})
+	o := uploadOptions(t, col)
 	o.Timeouts = Timeouts{Response: 2 * time.Second} // and as long for what follows the answer
 	col.Fail(reporttest.Failure{Fault: reporttest.Drip})
-	if err := client(t, o).Send(t.Context(), lines); err != nil {
+	if err := client(t, o).Send(t.Context(), linesID, lines); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestCancelled(t *testing.T) {
-	col := start(t, reporttest.Options{})
+	col := startServer(t, reporttest.Options{})
 	col.Fail(reporttest.Failure{Fault: reporttest.Hang})
-	c := client(t, options(t, col))
+	c := client(t, uploadOptions(t, col))
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if err := c.Send(ctx, lines); !errors.Is(err, context.Canceled) {
+	if err := c.Send(ctx, linesID, lines); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 }
@@ -206,9 +212,9 @@ func TestStalledWrite(t *testing.T) {
 			l.Accept() // until the listener is closed
 		}
 	}()
-	c := client(t, Options{URL: "http://" + l.Addr().String(), AllowHTTP: true,
+	c := client(t, UploadOptions{URL: "http://" + l.Addr().String(), AllowHTTP: true,
 		Timeouts: Timeouts{Write: 200 * time.Millisecond, Response: time.Hour, Total: time.Hour}})
-	err = c.Send(t.Context(), Batch{ID: "x", Text: make([]byte, 64<<20)})
+	err = c.Send(t.Context(), linesID, make([]byte, 64<<20))
 	var ne net.Error
 	if !errors.As(err, &ne) || !ne.Timeout() {
 		t.Fatalf("got %v", err)
@@ -216,7 +222,7 @@ func TestStalledWrite(t *testing.T) {
 }
 
 func TestRedirects(t *testing.T) {
-	other := start(t, reporttest.Options{})
+	other := startServer(t, reporttest.Options{})
 	for _, tt := range []struct {
 		name, location string
 		status         int
@@ -232,22 +238,22 @@ func TestRedirects(t *testing.T) {
 		{"bad: no URL", "http://%zz", 307, "failed to parse Location"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			col := start(t, reporttest.Options{})
-			c := client(t, options(t, col))
+			col := startServer(t, reporttest.Options{})
+			c := client(t, uploadOptions(t, col))
 			loc := strings.Replace(tt.location, "SELF", strings.TrimSuffix(col.URL(), "/upload"), 1)
 			col.Fail(reporttest.Failure{Fault: reporttest.Redirect, Status: tt.status, Location: loc, Times: 1})
-			err := c.Send(t.Context(), lines)
+			err := c.Send(t.Context(), linesID, lines)
 			if tt.want == "" {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if r := col.Receipts(); len(r) != 1 || r[0].Text != string(lines.Text) {
+				if r := col.Receipts(); len(r) != 1 || r[0].Text != string(lines) {
 					t.Fatalf("%+v", r)
 				}
 				return
 			}
-			var e *Error
-			if !errors.As(err, &e) || e.Refused() || !strings.Contains(err.Error(), tt.want) {
+			var e *UploadError
+			if !errors.As(err, &e) || e.Content() || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v", err)
 			}
 			if len(col.Receipts())+len(other.Receipts()) != 0 {
@@ -256,10 +262,10 @@ func TestRedirects(t *testing.T) {
 		})
 	}
 	t.Run("bad: in a circle", func(t *testing.T) {
-		col := start(t, reporttest.Options{})
-		c := client(t, options(t, col))
+		col := startServer(t, reporttest.Options{})
+		c := client(t, uploadOptions(t, col))
 		col.Fail(reporttest.Failure{Fault: reporttest.Redirect, Status: 307, Location: "/round"})
-		if err := c.Send(t.Context(), lines); err == nil || !strings.Contains(err.Error(), "more than 3 redirects") {
+		if err := c.Send(t.Context(), linesID, lines); err == nil || !strings.Contains(err.Error(), "more than 3 redirects") {
 			t.Fatal(err)
 		}
 		if n := col.Requests(); n != 4 {
@@ -269,55 +275,55 @@ func TestRedirects(t *testing.T) {
 }
 
 func TestTrust(t *testing.T) {
-	col, stranger := start(t, reporttest.Options{}), start(t, reporttest.Options{})
-	o := options(t, stranger)
+	col, stranger := startServer(t, reporttest.Options{}), startServer(t, reporttest.Options{})
+	o := uploadOptions(t, stranger)
 	o.URL = col.URL()
-	err := client(t, o).Send(t.Context(), lines)
+	err := client(t, o).Send(t.Context(), linesID, lines)
 	if err == nil || !strings.Contains(err.Error(), "CA_FILE") {
 		t.Fatalf("got %v", err)
 	}
 	o.CAFile = ""
-	if err := client(t, o).Send(t.Context(), lines); err == nil {
+	if err := client(t, o).Send(t.Context(), linesID, lines); err == nil {
 		t.Fatal("the system trusts the collector")
 	}
-	old := start(t, reporttest.Options{MaxTLS: tls.VersionTLS11})
-	if err := client(t, options(t, old)).Send(t.Context(), lines); err == nil {
+	old := startServer(t, reporttest.Options{MaxTLS: tls.VersionTLS11})
+	if err := client(t, uploadOptions(t, old)).Send(t.Context(), linesID, lines); err == nil {
 		t.Fatal("TLS 1.1 was good enough")
 	}
 }
 
-func TestOptionsAreRefused(t *testing.T) {
+func TestUploadOptionsAreRefused(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	os.WriteFile(empty, []byte("nothing"), 0o600)
 	for _, tt := range []struct {
 		name string
-		o    Options
+		o    UploadOptions
 		want string
 	}{
-		{"no url", Options{}, "none given"},
-		{"http", Options{URL: "http://logs.example.net/"}, "ALLOW_HTTP=yes"},
-		{"ftp", Options{URL: "ftp://logs.example.net/", AllowHTTP: true}, `scheme "ftp"`},
-		{"no host", Options{URL: "https:///upload"}, "has no host"},
-		{"not a URL", Options{URL: "https://user:secret@logs.example.net:port"}, "not a URL"},
-		{"proxy of an unknown kind", Options{URL: "https://a.example", Proxy: "ftp://u:secret@p.example"}, `proxy ftp://u:xxxxx@p.example: scheme "ftp"`},
-		{"proxy without a host", Options{URL: "https://a.example", Proxy: "http:///"}, "has no host"},
-		{"proxy not a URL", Options{URL: "https://a.example", Proxy: "http://u:secret@p.example:x y"}, "proxy: not a URL"},
-		{"CA file missing", Options{URL: "https://a.example", CAFile: empty + "x"}, "no such file"},
-		{"CA file empty", Options{URL: "https://a.example", CAFile: empty}, "no PEM certificate"},
+		{"no url", UploadOptions{}, "none given"},
+		{"http", UploadOptions{URL: "http://logs.example.net/"}, "ALLOW_HTTP=yes"},
+		{"ftp", UploadOptions{URL: "ftp://logs.example.net/", AllowHTTP: true}, `scheme "ftp"`},
+		{"no host", UploadOptions{URL: "https:///upload"}, "has no host"},
+		{"not a URL", UploadOptions{URL: "https://user:secret@logs.example.net:port"}, "not a URL"},
+		{"proxy of an unknown kind", UploadOptions{URL: "https://a.example", Proxy: "ftp://u:secret@p.example"}, `proxy ftp://u:xxxxx@p.example: scheme "ftp"`},
+		{"proxy without a host", UploadOptions{URL: "https://a.example", Proxy: "http:///"}, "has no host"},
+		{"proxy not a URL", UploadOptions{URL: "https://a.example", Proxy: "http://u:secret@p.example:x y"}, "proxy: not a URL"},
+		{"CA file missing", UploadOptions{URL: "https://a.example", CAFile: empty + "x"}, "no such file"},
+		{"CA file empty", UploadOptions{URL: "https://a.example", CAFile: empty}, "no PEM certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := New(tt.o)
+			_, err := NewUploader(tt.o)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "secret") {
 				t.Fatalf("got %v, want %q", err, tt.want)
 			}
 			if tt.o.CAFile == "" {
-				if c := Check(tt.o.URL, tt.o.AllowHTTP, tt.o.Proxy); c == nil || c.Error() != err.Error() {
+				if c := CheckUpload(tt.o.URL, tt.o.AllowHTTP, tt.o.Proxy); c == nil || c.Error() != err.Error() {
 					t.Errorf("Check: %v", c)
 				}
 			}
 		})
 	}
-	if err := Check("http://a.example", true, "socks5://u:p@p.example:1080"); err != nil {
+	if err := CheckUpload("http://a.example", true, "socks5://u:p@p.example:1080"); err != nil {
 		t.Error(err)
 	}
 }
@@ -438,8 +444,8 @@ func TestProxy(t *testing.T) {
 	// The environment would send everything somewhere else.
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-	col := start(t, reporttest.Options{})
-	plain := start(t, reporttest.Options{Plain: true})
+	col := startServer(t, reporttest.Options{})
+	plain := startServer(t, reporttest.Options{Plain: true})
 	host := func(c *reporttest.Collector) string { u, _ := url.Parse(c.URL()); return u.Host }
 	for _, tt := range []struct {
 		name, scheme string
@@ -453,11 +459,11 @@ func TestProxy(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := startProxy(t, "owner", "s3cr:t")
-			o := options(t, col)
+			o := uploadOptions(t, col)
 			o.URL, o.AllowHTTP = tt.to.URL(), true
 			before := len(tt.to.Receipts())
 			o.Proxy = (&url.URL{Scheme: tt.scheme, Host: p.l.Addr().String(), User: url.UserPassword("owner", "s3cr:t")}).String()
-			if err := client(t, o).Send(t.Context(), lines); err != nil {
+			if err := client(t, o).Send(t.Context(), linesID, lines); err != nil {
 				t.Fatal(err)
 			}
 			if len(p.asked) != 1 || p.asked[0] != tt.want {
@@ -467,39 +473,39 @@ func TestProxy(t *testing.T) {
 				t.Errorf("%d receipts", got)
 			}
 			o.Proxy = (&url.URL{Scheme: tt.scheme, Host: p.l.Addr().String(), User: url.UserPassword("owner", "wr0ngs3cret")}).String()
-			var e *Error
-			err := client(t, o).Send(t.Context(), lines)
-			if !errors.As(err, &e) || e.Refused() || strings.Contains(err.Error(), "wr0ngs3cret") {
+			var e *UploadError
+			err := client(t, o).Send(t.Context(), linesID, lines)
+			if !errors.As(err, &e) || e.Content() || strings.Contains(err.Error(), "wr0ngs3cret") {
 				t.Errorf("with the wrong password: %v", err)
 			}
 		})
 	}
 	t.Run("direct in spite of the environment", func(t *testing.T) {
-		if err := client(t, options(t, col)).Send(t.Context(), lines); err != nil {
+		if err := client(t, uploadOptions(t, col)).Send(t.Context(), linesID, lines); err != nil {
 			t.Fatal(err)
 		}
 	})
 	t.Run("proxy down", func(t *testing.T) {
 		p := startProxy(t, "", "")
 		p.l.Close()
-		o := options(t, col)
+		o := uploadOptions(t, col)
 		o.Proxy = "http://u:hidden@" + p.l.Addr().String()
-		if err := client(t, o).Send(t.Context(), lines); err == nil || strings.Contains(err.Error(), "hidden") || !strings.Contains(err.Error(), "proxyconnect") {
+		if err := client(t, o).Send(t.Context(), linesID, lines); err == nil || strings.Contains(err.Error(), "hidden") || !strings.Contains(err.Error(), "proxyconnect") {
 			t.Fatal(err)
 		}
 	})
 }
 
 func TestSource(t *testing.T) {
-	col := start(t, reporttest.Options{})
-	o := options(t, col)
+	col := startServer(t, reporttest.Options{})
+	o := uploadOptions(t, col)
 	o.Source = netip.MustParseAddr("127.0.0.1")
-	if err := client(t, o).Send(t.Context(), lines); err != nil {
+	if err := client(t, o).Send(t.Context(), linesID, lines); err != nil {
 		t.Fatal(err)
 	}
 	o.Source = netip.MustParseAddr("192.0.2.1") // nobody's
-	if err := client(t, o).Send(t.Context(), lines); err == nil {
-		t.Fatal("sent from an address that this host does not have")
+	if err := client(t, o).Send(t.Context(), linesID, lines); err == nil || !strings.Contains(err.Error(), "SOURCE_ADDRESS 192.0.2.1 is no address of this host: change or remove it") {
+		t.Fatalf("from an address that this host does not have: %v", err)
 	}
 }
 
@@ -545,27 +551,61 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-func TestMessage(t *testing.T) {
-	for in, want := range map[string]string{
-		"":                                 "",
-		"\r\n one line\r\nanother":         "one line",
-		"esc \x1b[31m and \x00 and \u202e": "esc [31m and  and ",
-		strings.Repeat("x", 1000):          strings.Repeat("x", maxMessage) + "...",
+func TestAnswerText(t *testing.T) {
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	io.WriteString(zw, "device unknown")
+	zw.Close()
+	for _, tt := range []struct{ name, encoding, body, want string }{
+		{"nothing", "", "", ""},
+		{"several lines", "", "\r\n one line\r\nanother", "one line"},
+		{"for a terminal", "", "esc \x1b[31m and \x00 and \u202e", "esc [31m and and"},
+		{"long", "", strings.Repeat("x", 1000), strings.Repeat("x", maxMessage) + "..."},
+		{"a page with a title", "", "<!DOCTYPE html><html><head><title>403\nForbidden</title></head><body><h1>Forbidden</h1>", "403 Forbidden"},
+		{"a page without one", "", "<p>Device&nbsp;&lt;x&gt; is <b>unknown</b>", "Device <x> is unknown"},
+		{"no page", "", "1 < 2 and 3 > 2", "1 < 2 and 3 > 2"},
+		{"gzip", "gzip", z.String(), "device unknown"},
+		{"gzip cut short", "gzip", z.String()[:10], ""},
+		{"no gzip", "gzip", "text", ""},
+		{"an encoding that we do not know", "br", "xxx", ""},
 	} {
-		if got := message([]byte(in)); got != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
+		t.Run(tt.name, func(t *testing.T) {
+			r := &http.Response{Header: http.Header{"Content-Encoding": {tt.encoding}}, Body: io.NopCloser(strings.NewReader(tt.body))}
+			if got := oneLine(readAnswer(r, time.Minute, func() {}), maxMessage); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// A proxy that refuses to connect is named, with its status, and the batch is not at fault.
+func TestProxyRefuses(t *testing.T) {
+	for _, status := range []int{403, 407, 413, 502} {
+		p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) }))
+		defer p.Close()
+		for _, server := range []string{"https://192.0.2.1/", "http://192.0.2.1/"} {
+			if status != 407 && strings.HasPrefix(server, "http:") {
+				continue // nothing tells whose answer that is
+			}
+			c := client(t, UploadOptions{URL: server, AllowHTTP: true, Proxy: p.URL})
+			err := c.Send(t.Context(), linesID, lines)
+			var e *UploadError
+			want := fmt.Sprintf("log server %s: PROXY %s answered %d", server, p.URL, status)
+			if !errors.As(err, &e) || e.Content() || e.ofBatch() || !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("got %v, want %q", err, want)
+			}
 		}
 	}
 }
 
 func BenchmarkSend(b *testing.B) {
-	col := start(b, reporttest.Options{})
-	c := client(b, options(b, col))
-	batch := Batch{ID: "x", Text: []byte(strings.Repeat(strings.Repeat("x", 99)+"\n", 1000))}
-	b.SetBytes(int64(len(batch.Text)))
+	col := startServer(b, reporttest.Options{})
+	c := client(b, uploadOptions(b, col))
+	batch := []byte(strings.Repeat(strings.Repeat("x", 99)+"\n", 1000))
+	b.SetBytes(int64(len(batch)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := c.Send(b.Context(), batch); err != nil {
+		if err := c.Send(b.Context(), linesID, batch); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package upload
+package report
 
 import (
 	"crypto/x509"

@@ -1,11 +1,4 @@
-// Package upload sends batches of log lines to the log server: one HTTPS POST a batch,
-// a multipart form with the lines as a file.
-//
-// It tells three endings apart: delivered (2xx), to be tried again (no answer, or one
-// that says so), and refused (the other 4xx: the same bytes will not be taken the next
-// time either). When to try again is the caller's business; what the server asked for
-// in Retry-After is in the [Error].
-package upload
+package report
 
 import (
 	"bytes"
@@ -15,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"mime/multipart"
 	"net"
@@ -22,14 +16,18 @@ import (
 	"net/netip"
 	"net/textproto"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
+	"unicode"
 )
 
-// Options for [New].
-type Options struct {
+// UploadOptions are those of [NewUploader]: one HTTPS POST a batch, a multipart form with the
+// lines as a file.
+type UploadOptions struct {
 	// URL is where batches go. It is https, or http with AllowHTTP.
 	URL       string
 	AllowHTTP bool
@@ -53,8 +51,6 @@ type Options struct {
 	CAFile string
 	// Timeouts of the phases of an attempt.
 	Timeouts Timeouts
-	// MaxRetryAfter is the most that a server may ask to wait, 0 for an hour.
-	MaxRetryAfter time.Duration
 }
 
 // Timeouts bound the phases of an attempt. Zero means the default.
@@ -81,28 +77,22 @@ const (
 	maxMessage   = 160      // bytes of it that are shown
 	maxReason    = 600      // bytes that are shown of why there was none
 	maxRedirects = 3
+	// maxRetryAfter is the most that a server may ask to wait.
+	maxRetryAfter = time.Hour
 )
 
-// A Batch is what is sent in one request.
-type Batch struct {
-	// ID names the batch.
-	ID string
-	// Text is the lines, each ended by a newline.
-	Text []byte
-}
-
-// A Client sends batches. It is safe for concurrent use.
-type Client struct {
-	o         Options
+// An Uploader sends batches. It is safe for concurrent use.
+type Uploader struct {
+	o         UploadOptions
 	url       *url.URL
 	http      *http.Client
 	userAgent string
 }
 
-// New checks the options and returns a Client. The CA file or the system's roots are
+// NewUploader checks the options and returns an Uploader. The CA file or the system's roots are
 // read now, so that the process can give up its view of the file system. Nothing is
 // sent.
-func New(o Options) (*Client, error) {
+func NewUploader(o UploadOptions) (*Uploader, error) {
 	u, err := checkURL(o.URL, o.AllowHTTP)
 	if err != nil {
 		return nil, err
@@ -116,7 +106,6 @@ func New(o Options) (*Client, error) {
 		{&o.Timeouts.Write, 30 * time.Second},
 		{&o.Timeouts.Response, time.Minute},
 		{&o.Timeouts.Total, 5 * time.Minute},
-		{&o.MaxRetryAfter, time.Hour},
 	} {
 		if *d.v == 0 {
 			*d.v = d.def
@@ -149,6 +138,9 @@ func New(o Options) (*Client, error) {
 	}
 	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dialer.DialContext(ctx, network, addr)
+		if errors.Is(err, syscall.EADDRNOTAVAIL) && o.Source.IsValid() {
+			return nil, fmt.Errorf("SOURCE_ADDRESS %s is no address of this host: change or remove it: %w", o.Source, err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -160,14 +152,35 @@ func New(o Options) (*Client, error) {
 			return nil, err
 		}
 		t.Proxy = http.ProxyURL(p)
+		// net/http drops the proxy's status, which is not the log server's.
+		t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+			if resp.StatusCode != http.StatusOK {
+				return &proxyError{p.Redacted(), resp.StatusCode}
+			}
+			return nil
+		}
 	}
-	return &Client{
+	return &Uploader{
 		o: o, url: u, userAgent: "threatstopd/" + o.Version,
 		http: &http.Client{
 			Transport:     t,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
+}
+
+// A proxyError is a proxy's refusal to connect to the log server.
+type proxyError struct {
+	proxy  string
+	status int
+}
+
+func (e *proxyError) Error() string {
+	s := fmt.Sprintf("PROXY %s answered %d %s", e.proxy, e.status, http.StatusText(e.status))
+	if e.status == http.StatusProxyAuthRequired {
+		s += ": check the user and password in PROXY"
+	}
+	return s
 }
 
 // conn gives each write a deadline of its own: a large body may take its time, but a
@@ -245,8 +258,8 @@ func checkProxy(s string) (*url.URL, error) {
 	return p, nil
 }
 
-// Check reports what [New] would refuse in a URL and a proxy, without reading files.
-func Check(rawURL string, allowHTTP bool, proxy string) error {
+// CheckUpload reports what [NewUploader] would refuse in a URL and a proxy, without reading files.
+func CheckUpload(rawURL string, allowHTTP bool, proxy string) error {
 	if _, err := checkURL(rawURL, allowHTTP); err != nil {
 		return err
 	}
@@ -258,27 +271,26 @@ func Check(rawURL string, allowHTTP bool, proxy string) error {
 	return nil
 }
 
-// An Error says why a batch was not delivered.
-type Error struct {
+// An UploadError says why a batch was not delivered.
+type UploadError struct {
 	// Server is the URL without a password.
 	Server string
-	// Status is the HTTP status, 0 when there was no answer.
+	// Status is the log server's HTTP status, 0 when it did not answer.
 	Status int
 	// Message is the beginning of what the server wrote with it.
 	Message string
-	// RetryAfter is how long the server asked to wait, at most
-	// Options.MaxRetryAfter; 0 when it did not say.
+	// RetryAfter is how long the server asked to wait, an hour at most; 0 when it did not.
 	RetryAfter time.Duration
 	// Err is what went wrong when it was not the status.
 	Err error
 }
 
 // Error returns one line.
-func (e *Error) Error() string {
+func (e *UploadError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "log server %s: ", e.Server)
 	if e.Err != nil {
-		b.WriteString(line(e.Err.Error(), maxReason))
+		b.WriteString(oneLine(e.Err.Error(), maxReason))
 		var unknown x509.UnknownAuthorityError
 		if errors.As(e.Err, &unknown) {
 			b.WriteString(" (CA_FILE names other authorities to trust)")
@@ -296,34 +308,57 @@ func (e *Error) Error() string {
 }
 
 // Unwrap returns Err.
-func (e *Error) Unwrap() error { return e.Err }
+func (e *UploadError) Unwrap() error { return e.Err }
 
-// Refused reports whether the server has refused the batch itself, so that sending it
-// again is of no use: a 4xx other than 407 (the proxy's), 408 and 429.
-func (e *Error) Refused() bool {
+// Content reports whether the answer is about the batch itself, so that sending the same again
+// is of no use soon. Every other answer is about the circumstances.
+func (e *UploadError) Content() bool {
 	switch e.Status {
-	case http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooManyRequests:
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		return e.Err == nil
+	}
+	return false
+}
+
+// ofBatch reports whether the answer may be about the batch, whatever it says: a 4xx, but for
+// those about the time or the way.
+func (e *UploadError) ofBatch() bool {
+	switch e.Status {
+	case http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return false
 	}
-	return e.Status >= 400 && e.Status < 500
+	return e.Err == nil && e.Status >= 400 && e.Status < 500
+}
+
+// Advice returns what the owner can do about the error, "" when it may pass by itself.
+func (e *UploadError) Advice() string {
+	switch e.Status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "the service may not know this device yet (15 minutes and more after it was added): check device_id and url"
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusMisdirectedRequest:
+		return "the log server takes no logs there: check url"
+	case http.StatusProxyAuthRequired:
+		return "check the user and password in PROXY"
+	}
+	return ""
 }
 
 // Send makes one attempt to deliver a batch. A nil error means that the server has
-// answered 2xx; any other is an *Error. A 2xx counts even if what follows it is lost.
-func (c *Client) Send(ctx context.Context, b Batch) error {
+// answered 2xx; any other is an *UploadError. A 2xx counts even if what follows it is lost.
+func (c *Uploader) Send(ctx context.Context, id ID, text []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeouts.Total)
 	defer cancel()
-	body, err := c.body(b)
+	body, err := c.body(id, text)
 	if err != nil {
 		return c.fail(err)
 	}
 	u := c.url
 	for range maxRedirects + 1 {
-		resp, err := c.post(ctx, u, b.ID, body)
+		resp, err := c.post(ctx, u, id, body)
 		if err != nil {
 			return c.fail(err)
 		}
-		answer := read(resp, c.o.Timeouts.Response, cancel)
+		answer := readAnswer(resp, c.o.Timeouts.Response, cancel)
 		switch {
 		case resp.StatusCode >= 200 && resp.StatusCode < 300:
 			return nil
@@ -335,21 +370,25 @@ func (c *Client) Send(ctx context.Context, b Batch) error {
 			}
 			continue
 		}
+		if resp.StatusCode == http.StatusProxyAuthRequired && c.o.Proxy != "" {
+			p, _ := url.Parse(c.o.Proxy)
+			return c.fail(&proxyError{p.Redacted(), resp.StatusCode})
+		}
 		e := c.fail(nil)
-		e.Status, e.Message = resp.StatusCode, message(answer)
-		e.RetryAfter = min(retryAfter(resp.Header, time.Now()), c.o.MaxRetryAfter)
+		e.Status, e.Message = resp.StatusCode, oneLine(answer, maxMessage)
+		e.RetryAfter = min(retryAfter(resp.Header, time.Now()), maxRetryAfter)
 		return e
 	}
 	return c.fail(fmt.Errorf("more than %d redirects", maxRedirects))
 }
 
-func (c *Client) fail(err error) *Error {
+func (c *Uploader) fail(err error) *UploadError {
 	// net/http's wrapper repeats method and URL.
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return &Error{Server: c.url.Redacted(), Err: err}
+	return &UploadError{Server: c.url.Redacted(), Err: err}
 }
 
 // form is a request body in three pieces, so that the lines need not be copied.
@@ -369,19 +408,19 @@ func (f *form) reader() io.ReadCloser {
 	return io.NopCloser(io.MultiReader(bytes.NewReader(f.pieces[0]), bytes.NewReader(f.pieces[1]), bytes.NewReader(f.pieces[2])))
 }
 
-func (c *Client) body(b Batch) (*form, error) {
+func (c *Uploader) body(id ID, text []byte) (*form, error) {
 	var head bytes.Buffer
 	w := multipart.NewWriter(&head)
 	f := &form{contentType: w.FormDataContentType()}
 	if err := w.WriteField(c.o.DeviceField, c.o.DeviceID); err != nil {
 		return nil, err
 	}
-	name, kind, content := "pflog-"+b.ID+".txt", "text/plain", b.Text
+	name, kind, content := "pflog-"+id.String()+".txt", "text/plain", text
 	if c.o.Gzip {
 		name, kind = name+".gz", "application/gzip"
 		var z bytes.Buffer
 		zw := gzip.NewWriter(&z)
-		if _, err := zw.Write(b.Text); err != nil {
+		if _, err := zw.Write(text); err != nil {
 			return nil, err
 		}
 		if err := zw.Close(); err != nil {
@@ -403,7 +442,7 @@ func (c *Client) body(b Batch) (*form, error) {
 	return f, nil
 }
 
-func (c *Client) post(ctx context.Context, u *url.URL, id string, body *form) (*http.Response, error) {
+func (c *Uploader) post(ctx context.Context, u *url.URL, id ID, body *form) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body.reader())
 	if err != nil {
 		return nil, err
@@ -414,33 +453,56 @@ func (c *Client) post(ctx context.Context, u *url.URL, id string, body *form) (*
 	req.GetBody = func() (io.ReadCloser, error) { return body.reader(), nil }
 	req.Header.Set("Content-Type", body.contentType)
 	req.Header.Set("User-Agent", c.userAgent)
-	req.Header.Set(HeaderBatch, id)
+	req.Header.Set(HeaderBatch, id.String())
 	return c.http.Do(req)
 }
 
-// read returns the beginning of an answer's body. A server that drips it is cut off.
-func read(resp *http.Response, timeout time.Duration, cancel context.CancelFunc) []byte {
+// readAnswer returns the beginning of an answer's body as text. A server that drips it is cut
+// off. We ask for no encoding, but some servers compress what they answer.
+func readAnswer(resp *http.Response, timeout time.Duration, cancel context.CancelFunc) string {
 	timer := time.AfterFunc(timeout, cancel)
 	defer timer.Stop()
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return b
+	switch resp.Header.Get("Content-Encoding") {
+	case "", "identity":
+	case "gzip":
+		z, err := gzip.NewReader(bytes.NewReader(b))
+		if err != nil {
+			return ""
+		}
+		b, _ = io.ReadAll(io.LimitReader(z, maxAnswer))
+	default:
+		return ""
+	}
+	text := strings.TrimSpace(string(b))
+	if !htmlTag.MatchString(text) {
+		text, _, _ = strings.Cut(text, "\n")
+		return text
+	}
+	if m := htmlTitle.FindStringSubmatch(text); m != nil {
+		return html.UnescapeString(m[1])
+	}
+	return html.UnescapeString(htmlTag.ReplaceAllString(text, " "))
 }
 
-// message returns the first line of an answer, printable and short.
-func message(b []byte) string { return line(string(b), maxMessage) }
+var (
+	htmlTitle = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
+	htmlTag   = regexp.MustCompile(`(?s)<[a-zA-Z/!][^>]*>`)
+)
 
-// line returns the first line of a text that a server may have had a hand in, printable
-// and short.
-func line(s string, most int) string {
-	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+// oneLine returns a text that a server may have had a hand in as one line, printable and short.
+func oneLine(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case r < ' ' || r > '~':
 			return -1
 		}
 		return r
 	}, s)
-	if len(s) > most {
+	if s = strings.Join(strings.Fields(s), " "); len(s) > most {
 		s = s[:most] + "..."
 	}
 	return s
@@ -449,7 +511,7 @@ func line(s string, most int) string {
 // redirect returns where to post instead. Logs go to no other host than the
 // configured one, and not from https to http; and a 303 asks for a GET, which would
 // deliver nothing.
-func (c *Client) redirect(from *url.URL, resp *http.Response) (*url.URL, error) {
+func (c *Uploader) redirect(from *url.URL, resp *http.Response) (*url.URL, error) {
 	to, err := resp.Location()
 	if err != nil {
 		return nil, fmt.Errorf("answered %d without a location", resp.StatusCode)
@@ -507,8 +569,8 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(at.Sub(now), 0), maxWait)
 }
 
-// maxWait keeps a number of seconds from overflowing; MaxRetryAfter is lower.
+// maxWait keeps a number of seconds from overflowing; maxRetryAfter is lower.
 const maxWait = 365 * 24 * time.Hour
 
 // Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Uploader) Close() { c.http.CloseIdleConnections() }

@@ -1,4 +1,4 @@
-package upload
+package report
 
 import (
 	"bufio"
@@ -274,8 +274,8 @@ func TestHostileServer(t *testing.T) {
 				if tt.want == "" {
 					times.TLS = time.Second // some do not even do that
 				}
-				c := client(t, Options{URL: scheme + "://" + attacker(t, serve) + "/up", AllowHTTP: !secure, CAFile: cert.file, Timeouts: times})
-				gaveUp(t, c, Batch{ID: "b", Text: bytes.Repeat([]byte("a line\n"), 1+tt.text/7)}, tt.want)
+				c := client(t, UploadOptions{URL: scheme + "://" + attacker(t, serve) + "/up", AllowHTTP: !secure, CAFile: cert.file, Timeouts: times})
+				gaveUp(t, c, bytes.Repeat([]byte("a line\n"), 1+tt.text/7), tt.want)
 			})
 		}
 	}
@@ -283,14 +283,14 @@ func TestHostileServer(t *testing.T) {
 
 // gaveUp has a batch sent, which must fail in time, with one line, and so that it will
 // be tried again.
-func gaveUp(t *testing.T, c *Client, b Batch, want string) error {
+func gaveUp(t *testing.T, c *Uploader, text []byte, want string) error {
 	t.Helper()
 	done := make(chan error, 1)
-	go func() { done <- c.Send(t.Context(), b) }()
+	go func() { done <- c.Send(t.Context(), linesID, text) }()
 	select {
 	case err := <-done:
-		var e *Error
-		if !errors.As(err, &e) || e.Refused() {
+		var e *UploadError
+		if !errors.As(err, &e) || e.Content() {
 			t.Fatalf("got %v", err)
 		}
 		text := err.Error()
@@ -321,7 +321,7 @@ func TestHostileServerMemory(t *testing.T) {
 		{"chunk extensions", "HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n1;", "x"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := Options{URL: "https://" + attacker(t, overTLS(cert.server, after(flood(tt.begin, tt.rest)))), CAFile: cert.file, Timeouts: hasty}
+			o := UploadOptions{URL: "https://" + attacker(t, overTLS(cert.server, after(flood(tt.begin, tt.rest)))), CAFile: cert.file, Timeouts: hasty}
 			c := client(t, o)
 			var before, now runtime.MemStats
 			runtime.ReadMemStats(&before)
@@ -340,7 +340,7 @@ func TestHostileServerMemory(t *testing.T) {
 				flood("HTTP/1.1 200 OK\r\n", "X: y\r\n")(c)
 			}
 		})
-		c := client(t, Options{URL: "https://127.0.0.1:1/", Proxy: proxy, CAFile: cert.file, Timeouts: hasty})
+		c := client(t, UploadOptions{URL: "https://127.0.0.1:1/", Proxy: proxy, CAFile: cert.file, Timeouts: hasty})
 		gaveUp(t, c, lines, "")
 	})
 	t.Run("conn", func(t *testing.T) {
@@ -381,7 +381,7 @@ func TestHostileHandshake(t *testing.T) {
 		for _, way := range []string{"server", "proxy", "CONNECT", "socks5"} {
 			all.run(t, name+"/"+way, func(t *testing.T) {
 				addr := attacker(t, serve)
-				o := Options{URL: "https://127.0.0.1:1/", CAFile: cert.file, Timeouts: hasty}
+				o := UploadOptions{URL: "https://127.0.0.1:1/", CAFile: cert.file, Timeouts: hasty}
 				o.Timeouts.TLS, o.Timeouts.Total = 500*time.Millisecond, 2*time.Second
 				switch way {
 				case "server":
@@ -419,8 +419,8 @@ func TestSlowButSteadyServer(t *testing.T) {
 		}
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
-	c := client(t, Options{URL: "http://" + addr, AllowHTTP: true, Timeouts: Timeouts{Write: 10 * time.Second}})
-	if err := c.Send(t.Context(), Batch{ID: "b", Text: make([]byte, size)}); err != nil {
+	c := client(t, UploadOptions{URL: "http://" + addr, AllowHTTP: true, Timeouts: Timeouts{Write: 10 * time.Second}})
+	if err := c.Send(t.Context(), linesID, make([]byte, size)); err != nil {
 		t.Error(err)
 	}
 }
@@ -474,10 +474,10 @@ func TestTLSIsVerified(t *testing.T) {
 			if tt.caFile != "" {
 				caFile = tt.caFile
 			}
-			o := Options{URL: "https://" + addr, CAFile: caFile}
-			check := func(what string, o Options) {
+			o := UploadOptions{URL: "https://" + addr, CAFile: caFile}
+			check := func(what string, o UploadOptions) {
 				t.Helper()
-				err := client(t, o).Send(t.Context(), lines)
+				err := client(t, o).Send(t.Context(), linesID, lines)
 				if tt.want == "" {
 					if err != nil {
 						t.Errorf("%s: %v", what, err)
@@ -491,14 +491,14 @@ func TestTLSIsVerified(t *testing.T) {
 				return
 			}
 			// No option makes a difference.
-			for i := range reflect.TypeFor[Options]().NumField() {
+			for i := range reflect.TypeFor[UploadOptions]().NumField() {
 				x := o
 				if f := reflect.ValueOf(&x).Elem().Field(i); f.Kind() == reflect.Bool {
 					f.SetBool(true)
-					check(reflect.TypeFor[Options]().Field(i).Name, x)
+					check(reflect.TypeFor[UploadOptions]().Field(i).Name, x)
 				}
 			}
-			check("proxy", Options{URL: "https://127.0.0.1:1/", Proxy: "https://" + addr, CAFile: caFile})
+			check("proxy", UploadOptions{URL: "https://127.0.0.1:1/", Proxy: "https://" + addr, CAFile: caFile})
 			select {
 			case <-got:
 				t.Error("it was sent something")
@@ -506,7 +506,7 @@ func TestTLSIsVerified(t *testing.T) {
 			}
 		})
 	}
-	for _, o := range []Options{{URL: "https://a.example"}, {URL: "https://a.example", AllowHTTP: true, Gzip: true, Proxy: "https://p.example", CAFile: good.file}} {
+	for _, o := range []UploadOptions{{URL: "https://a.example"}, {URL: "https://a.example", AllowHTTP: true, Gzip: true, Proxy: "https://p.example", CAFile: good.file}} {
 		tlsConfig := client(t, o).http.Transport.(*http.Transport).TLSClientConfig
 		if tlsConfig.InsecureSkipVerify || tlsConfig.MinVersion < tls.VersionTLS12 || tlsConfig.CipherSuites != nil {
 			t.Errorf("%+v", tlsConfig)
@@ -558,7 +558,7 @@ func TestCAFileIsRefused(t *testing.T) {
 			if err := tt.make(path); err != nil {
 				t.Skip(err)
 			}
-			c, err := New(Options{URL: "https://a.example", CAFile: path})
+			c, err := NewUploader(UploadOptions{URL: "https://a.example", CAFile: path})
 			if tt.want == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -621,7 +621,7 @@ func FuzzAnswer(f *testing.F) {
 	}
 	good := regexp.MustCompile(`HTTP/[0-9]\.[0-9] +2[0-9][0-9]`)
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		c, err := New(Options{URL: "http://192.0.2.1/up", AllowHTTP: true, Timeouts: Timeouts{Response: 10 * time.Second, Total: 20 * time.Second}})
+		c, err := NewUploader(UploadOptions{URL: "http://192.0.2.1/up", AllowHTTP: true, Timeouts: Timeouts{Response: 10 * time.Second, Total: 20 * time.Second}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -631,15 +631,15 @@ func FuzzAnswer(f *testing.F) {
 			return &pipe{in: bytes.NewReader(answer), got: make(chan struct{})}, nil
 		}
 		defer c.Close()
-		err = c.Send(context.Background(), lines)
+		err = c.Send(context.Background(), linesID, lines)
 		if err == nil {
 			if !good.Match(answer) {
 				t.Fatalf("delivered by %q", answer)
 			}
 			return
 		}
-		var e *Error
-		if !errors.As(err, &e) || e.RetryAfter < 0 || e.RetryAfter > time.Hour || e.Refused() != (e.Status >= 400 && e.Status < 500 && e.Status != 407 && e.Status != 408 && e.Status != 429) {
+		var e *UploadError
+		if !errors.As(err, &e) || e.RetryAfter < 0 || e.RetryAfter > time.Hour || e.Content() != (e.Status == 400 || e.Status == 413 || e.Status == 415 || e.Status == 422) {
 			t.Fatalf("%#v", err)
 		}
 		if s := err.Error(); len(s) > 2000 || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }) {
