@@ -23,11 +23,6 @@ func checkDir(path string, service int) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("spool directory %s: make it: %w", path, cause(err))
 	}
-	if parent, e := os.Stat(filepath.Dir(path)); err == nil && e == nil && os.Geteuid() == 0 && service > 0 {
-		if st := parent.Sys().(*syscall.Stat_t); int(st.Uid) == service { // refused/, in that user's directory
-			_ = os.Lchown(path, int(st.Uid), int(st.Gid))
-		}
-	}
 	fi, err := os.Lstat(path)
 	switch {
 	case err != nil:
@@ -45,6 +40,18 @@ func checkDir(path string, service int) error {
 		return fmt.Errorf("spool directory %s: mode %04o lets others in: chmod 700 it", path, perm)
 	}
 	return nil
+}
+
+// checkRefused does the same for refused/, which belongs to the owner of the spool directory.
+func (r *Reporter) checkRefused() error {
+	path := string(r.refused)
+	if os.Mkdir(path, 0o700) == nil {
+		if f, err := os.Open(path); err == nil {
+			_ = adopt(f, r.o.SpoolDir)
+			f.Close()
+		}
+	}
+	return checkDir(path, r.o.Service)
 }
 
 // adopt gives a file that root has just made to the owner of its directory.

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -23,7 +24,6 @@ import (
 const (
 	legacyHeader = 64
 	legacyMark   = 25
-	legacyMax    = 256 << 20 // of a segment; it is a sixteenth of SPOOL_MAX
 )
 
 var legacyMagic = []byte{0xf5, 'T', 'S', 'B', 1}
@@ -54,19 +54,21 @@ func (r *Reporter) importLegacy() (strange []string) {
 }
 
 func (r *Reporter) importSegments(paths []string, to spoolDir) error {
-	if err := checkDir(string(to), r.o.Service); err != nil {
+	if err := r.checkRefused(); err != nil {
 		return err
 	}
+	// A sixteenth of the spool and one record.
+	most := max(r.o.SpoolMax/16, 64<<10) + maxText + 1<<17
 	var done uint64
 	for _, path := range paths { // sorted by the first sequence number
-		err := legacyRecords(path, func(x *legacyRecord) error { done = max(done, x.done); return nil })
+		err := legacyRecords(path, most, func(x *legacyRecord) error { done = max(done, x.done); return nil })
 		if err != nil {
 			return err
 		}
 	}
 	n := 0
 	for _, path := range paths {
-		err := legacyRecords(path, func(x *legacyRecord) error {
+		err := legacyRecords(path, most, func(x *legacyRecord) error {
 			if x.seq <= done || x.batch.lines == 0 {
 				return nil
 			}
@@ -87,15 +89,18 @@ func (r *Reporter) importSegments(paths []string, to spoolDir) error {
 }
 
 // legacyRecords calls f with each intact record of a segment.
-func legacyRecords(path string, f func(*legacyRecord) error) error {
+func legacyRecords(path string, most int64, f func(*legacyRecord) error) error {
 	file, err := openOwn(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, legacyMax))
+	b, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err != nil {
 		return err
+	}
+	if int64(len(b)) > most {
+		return fmt.Errorf("%s: more than the %d bytes of a segment: remove it", path, most)
 	}
 	le := binary.LittleEndian
 	table := crc32.MakeTable(crc32.Castagnoli)

@@ -266,7 +266,7 @@ func (r *Reporter) load() error {
 }
 
 func (r *Reporter) loadRefused() ([]*batch, watermark, []string, error) {
-	if err := checkDir(string(r.refused), r.o.Service); err != nil {
+	if err := r.checkRefused(); err != nil {
 		return nil, watermark{}, nil, err
 	}
 	return r.refused.load()

@@ -271,7 +271,7 @@ func (r *Reporter) setAside(b *batch, text []byte) error {
 		r.mu.Unlock()
 		r.remove(oldest)
 	}
-	if err := checkDir(string(r.refused), r.o.Service); err != nil {
+	if err := r.checkRefused(); err != nil {
 		return err
 	}
 	r.mu.Lock()
