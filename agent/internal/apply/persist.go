@@ -231,6 +231,9 @@ func replaceFile(d disk, path string, write func(*bufio.Writer) error) (err erro
 		if err := checkMode(path, st); err != nil {
 			return err
 		}
+		if err := Overwritable(path); err != nil {
+			return err
+		}
 	}
 	temp := path + TempSuffix
 	f, err := d.Create(temp)
@@ -423,6 +426,56 @@ func fileError(path, op string, err error) error {
 		err = fmt.Errorf("%s: %w", op, err)
 	}
 	return fmt.Errorf("persist file %s: %w", path, err)
+}
+
+// ErrNotTable is why an owner's file is not overwritten.
+var ErrNotTable = errors.New("this is not a table file, and is not overwritten: name another file in threatstop.conf (BLOCK_FILE, ALLOW_FILE) and in pf.conf")
+
+// Overwritable returns why the file at path must not be replaced: it is no table file, so that
+// BLOCK_FILE or ALLOW_FILE must be wrong (then errors.Is(err, ErrNotTable)). A table file begins with the line that this package writes, is
+// empty, or has nothing but comments, addresses and networks. A file that does not exist can be made.
+func Overwritable(path string) error {
+	f, err := openFile(path)
+	if f == nil {
+		return err
+	}
+	defer f.Close()
+	r := bufio.NewReaderSize(f, 64<<10)
+	comment := false // what follows is the rest of one
+	for n := 1; ; {
+		line, err := r.ReadSlice('\n')
+		if n == 1 && !comment && bytes.HasPrefix(line, []byte(firstPrefix)) && bytes.HasSuffix(line, []byte(firstSuffix+"\n")) {
+			return nil
+		}
+		if !comment {
+			var words []byte
+			words, _, comment = bytes.Cut(line, []byte("#"))
+			for word := range bytes.FieldsSeq(words) {
+				if !isAddress(word) {
+					return fileError(path, "", fmt.Errorf("line %d: %.40q is not an address: %w", n, word, ErrNotTable))
+				}
+			}
+		}
+		switch {
+		case err == nil:
+			n++
+			comment = false
+		case errors.Is(err, io.EOF):
+			return nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return fileError(path, "read", err)
+		}
+	}
+}
+
+// isAddress reports whether word is an address or a network, negated or not.
+func isAddress(word []byte) bool {
+	s := string(bytes.TrimPrefix(word, []byte("!")))
+	_, err := netip.ParsePrefix(s)
+	if err != nil {
+		_, err = netip.ParseAddr(s)
+	}
+	return err == nil
 }
 
 // FileEntries counts the entries of a persist file, one a line; 0 when there is

@@ -409,3 +409,36 @@ func TestOpenDirs(t *testing.T) {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }
+
+// A file that is not a table file is the owner's, whatever BLOCK_FILE says.
+func TestOverwritable(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"empty", "", ""},
+		{"ours", firstPrefix + "t" + firstSuffix + "\nwhatever\n", ""},
+		{"comments and prefixes", "# blocked\n10.0.0.0/8 !10.1.0.0/16 # two\n\n 2001:db8::1\n192.0.2.1", ""},
+		{"pf.conf", "# rules\nset skip on lo\n", `line 2: "set" is not an address`},
+		{"a script", "#!/bin/sh\necho\n", `line 2: "echo" is not an address`},
+		{"binary", "\x7fELF\x02\x00\x00", `line 1: "\x7fELF`},
+		{"one long line", strings.Repeat("1", 70_000), `line 1: "11111`},
+		{"a long comment", "# " + strings.Repeat("x", 200_000) + "\n192.0.2.1\n", ""},
+		{"a long comment and a word", "# " + strings.Repeat("x", 200_000) + "\nset\n", `line 2: "set"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "f")
+			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for what, err := range map[string]error{"check": Overwritable(path), "write": WriteFile(path, Header{Table: "t"}, list{})} {
+				if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+					t.Errorf("%s: %v, want %q", what, err, c.want)
+				}
+			}
+			if got := read(t, path); c.want != "" && got != c.text {
+				t.Errorf("the file is now %q", got)
+			}
+		})
+	}
+	if err := Overwritable(filepath.Join(t.TempDir(), "none")); err != nil {
+		t.Errorf("no file: %v", err)
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"example.org/threatstopd/agent/internal/apply"
 )
 
 // files looks at directories and files: whether they are there, whose they are,
@@ -92,6 +94,10 @@ func (t *tester) persistFile(path string, needed bool) {
 	case i.Mode().Perm()&0o022 != 0:
 		t.say(Fail, fmt.Sprintf("table file %s: mode %#o: others could change what pf loads", path, i.Mode().Perm()), "chmod 600 "+path)
 	default:
+		if err := apply.Overwritable(path); err != nil && !errors.Is(err, fs.ErrPermission) {
+			t.say(Fail, err.Error())
+			return
+		}
 		t.say(OK, fmt.Sprintf("table file %s", path))
 	}
 }

@@ -403,6 +403,16 @@ func load(env Env, f *flags) (*config.Config, error) {
 	return cfg, nil
 }
 
+// tableFiles refuses a configuration that names a file of the owner's as a table file.
+func tableFiles(cfg *config.Config) error {
+	for _, file := range []string{cfg.BlockFile, cfg.AllowFile} {
+		if err := apply.Overwritable(file); errors.Is(err, apply.ErrNotTable) {
+			return err
+		}
+	}
+	return nil
+}
+
 func checkConfig(_ context.Context, env Env, f *flags) error {
 	file := absolute(f.file)
 	confined := env.confine("-n", privsep.Confinement{Paths: map[string]string{

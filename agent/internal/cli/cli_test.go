@@ -664,3 +664,17 @@ func TestDumpTableWithoutPF(t *testing.T) {
 	}
 	expect(t, stderr.String(), "/dev/pf", "make demo")
 }
+
+// A file of the owner's is not overwritten because BLOCK_FILE names it.
+func TestSyncNowKeepsTheOwnersFiles(t *testing.T) {
+	fw := newFirewall(t, pfsim.Options{})
+	path := filepath.Join(fw.dir, "pf.conf")
+	if err := os.WriteFile(path, []byte("block all\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fw.conf["BLOCK_FILE"] = path
+	expect(t, fw.sync(2), `line 1: "block" is not an address: this is not a table file`)
+	if got, err := os.ReadFile(path); err != nil || string(got) != "block all\n" {
+		t.Errorf("the file is now %q, %v", got, err)
+	}
+}

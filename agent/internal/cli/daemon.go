@@ -71,6 +71,9 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 			for _, w := range warnings {
 				log.Warn().Msg(w.String())
 			}
+			if err == nil {
+				err = tableFiles(cfg)
+			}
 			if err != nil {
 				return nil, usageError{err}
 			}

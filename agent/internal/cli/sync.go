@@ -37,6 +37,9 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
+	if err := tableFiles(cfg); err != nil {
+		return usageError{err}
+	}
 	unlock, err := apply.Lock(filepath.Dir(cfg.BlockFile))
 	if err != nil {
 		return err
