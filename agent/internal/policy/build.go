@@ -199,8 +199,11 @@ func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 		return nil, err
 	}
 	v4 := partition(entries)
-	sortEntries(entries[:v4], 0)
-	sortEntries(entries[v4:], 0)
+	for _, family := range [][]Entry{entries[:v4], entries[v4:]} {
+		if !slices.IsSortedFunc(family, compare) {
+			sortEntries(family, 0)
+		}
+	}
 	for _, t := range []struct {
 		kind Kind
 		to   **Set

@@ -88,6 +88,15 @@ func (s *Set) append(e Entry) {
 	s.v4 = binary.BigEndian.AppendUint16(append(s.v4, e.bits), tag)
 }
 
+// grow makes room for n entries of a family.
+func (s *Set) grow(v6 bool, n int) {
+	if v6 {
+		s.v6 = slices.Grow(s.v6, n*size6)
+	} else {
+		s.v4 = slices.Grow(s.v4, n*size4)
+	}
+}
+
 // All returns all entries in order, each with whether it is negated.
 func (s *Set) All() iter.Seq2[netip.Prefix, bool] {
 	return func(yield func(netip.Prefix, bool) bool) {

@@ -26,6 +26,7 @@ type sweep struct {
 	subjects, vetos bitset  // lists that the table is of, and that keep addresses out of it
 	stack           []node
 	next            int   // the next exception
+	some            int   // listed nodes of the family in which something is blocked
 	open            []int // exceptions around the current address
 	join            join
 	out             output
@@ -96,11 +97,12 @@ func (s *sweep) table(v4, v6 []Entry) {
 }
 
 func (s *sweep) family(entries []Entry, v6 bool) {
-	s.entries = entries
+	s.entries, s.some = entries, 0
 	s.walk()
 	if s.aggregate {
 		s.join.table(v6, &s.out)
 	} else {
+		s.to.grow(v6, s.some+s.some/64)
 		s.emit()
 	}
 	s.out.end()
@@ -112,6 +114,10 @@ func (s *sweep) walk() {
 	for i := 0; i < len(s.entries); {
 		e := &s.entries[i]
 		end := i + 1
+		if s.alone(i) {
+			i = end
+			continue
+		}
 		for end < len(s.entries) && s.entries[end].samePrefix(e) {
 			end++
 		}
@@ -124,6 +130,25 @@ func (s *sweep) walk() {
 	for len(s.stack) > 0 {
 		s.leave()
 	}
+}
+
+// alone visits entry i if it is listed, with nothing around it or inside it, as nearly all are. It does
+// what enter, leave and count do for such an entry.
+func (s *sweep) alone(i int) bool {
+	e, last := &s.entries[i], s.entries[i].last()
+	if s.aggregate || e.Not || e.List == NoList || !s.subjects.has(e.List) || i+1 < len(s.entries) && !last.less(s.entries[i+1].addr) {
+		return false
+	}
+	for s.stack[len(s.stack)-1].last.less(e.addr) {
+		s.leave()
+	}
+	if len(s.stack) > 1 {
+		return false
+	}
+	e.mark, e.owner = isNode|isListed|isBlocked|hasSome|hasPart, e.List
+	s.lists[e.List].Enforced++
+	s.some++
+	return true
 }
 
 // enter visits the node of the entries from i up to before end.
@@ -221,6 +246,9 @@ func (s *sweep) leave() {
 	parent := &s.stack[len(s.stack)-1]
 	parent.next, parent.full = n.last.next(), n.last == parent.last
 	parent.mark |= n.mark & hasSome
+	if n.mark&isListed != 0 && n.mark&hasSome != 0 {
+		s.some++
+	}
 	s.entries[n.first].mark = n.mark
 	s.count(n)
 }
