@@ -42,9 +42,9 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 
 // checkAddress tells of one address whether and why it is blocked.
 func checkAddress(ctx context.Context, env Env, f *flags) error {
-	a, err := netip.ParseAddr(f.address)
+	a, err := netip.ParseAddr(f.args[0])
 	if err != nil {
-		return usageError{fmt.Errorf("--check %s: not an address", f.address)}
+		return usageError{fmt.Errorf("--check %s: not an address", f.args[0])}
 	}
 	cfg, err := load(env, f)
 	if err != nil {
