@@ -9,7 +9,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/check"
 	"example.org/threatstopd/agent/internal/config"
-	"example.org/threatstopd/agent/internal/owner"
+	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/report"
 )
 
@@ -110,7 +110,7 @@ func preflightEnv(c *config.Config, env Env) check.Env {
 		Lookup:      env.Lookup,
 		Dial:        dialer.DialContext,
 		User:        check.UserID,
-		Owner:       owner.ID,
+		Owner:       host.Owner,
 		OpenPflog:   env.OpenPflog,
 		FlushPflogd: env.FlushPflogd,
 		Logs:        func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) },
