@@ -9,7 +9,7 @@ import (
 	"os"
 	"syscall"
 
-	"example.org/threatstopd/agent/internal/host"
+	owner "example.org/threatstopd/agent/internal/host"
 )
 
 // maxCAFile is larger than all the authorities that there are.
@@ -55,7 +55,7 @@ func readTrusted(file string) ([]byte, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, errors.New("is not a regular file")
 	}
-	if uid, is := host.Stranger(fi); is {
+	if uid, is := owner.Stranger(fi); is {
 		return nil, fmt.Errorf("owned by uid %d, who could have the uploads sent elsewhere: chown root it", uid)
 	}
 	if mode := fi.Mode().Perm(); mode&0o022 != 0 {
