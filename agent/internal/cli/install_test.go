@@ -115,7 +115,7 @@ func TestInstallUsage(t *testing.T) {
 // manualPage is the manual, or the test is skipped where the source is not.
 func manualPage(t *testing.T) string {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "..", "install", "threatstopd.8"))
+	data, err := os.ReadFile("../../../install/threatstopd.8")
 	if err != nil {
 		t.Skip("the source is not on this host")
 	}
