@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,16 +164,16 @@ func TestQuiet(t *testing.T) {
 // A role is not silent because main does not read.
 func TestBusyMain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		handled := 0
+		var handled atomic.Int32
 		k := keep(t, InProcess(bodies), Job{Role: "greets", Handle: func(*Conn, byte, []byte) error {
 			time.Sleep(10 * time.Minute)
-			handled++
+			handled.Add(1)
 			return nil
 		}})
 		k.isUp(t)
 		time.Sleep(time.Hour)
-		if handled != 1 || len(k.down) > 0 {
-			t.Errorf("%d messages, died %d times", handled, len(k.down))
+		if n := handled.Load(); n != 1 || len(k.down) > 0 {
+			t.Errorf("%d messages, died %d times", n, len(k.down))
 		}
 	})
 }
