@@ -1,7 +1,6 @@
 package pfioctl
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"unsafe"
@@ -17,8 +16,6 @@ type array struct {
 	room  int // elements that fit
 	n     int // elements in use
 }
-
-var errClosed = errors.New("array is closed")
 
 // at returns the bytes of element i, which may be behind those in use.
 func (a *array) at(i int) []byte { return a.mem[i*a.esize:][:a.esize:a.esize] }

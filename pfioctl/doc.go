@@ -2,30 +2,25 @@
 // and reads its rules, status and limits, by ioctl(2) on /dev/pf. It runs no
 // pfctl(8) and needs no cgo.
 //
-// A program asks once which kernel it is on, opens the device, and makes its
-// requests:
+// A program opens the device and makes its requests:
 //
-//	layout, err := pfioctl.HostLayout()
+//	pf, err := pfioctl.Open()
 //	…
-//	dev, err := pfioctl.OpenDevice()
-//	…
-//	pf := pfioctl.New(dev, layout)
 //	delta, err := pf.Set(pfioctl.Table{Name: "bad"}, len(prefixes), entries)
 //
 // The releases 6.9 to 8.0 are known, on amd64, arm64, 386, arm, ppc64 and
-// riscv64; with a later one tables work, status, rules and states say that they
-// cannot tell. Everything but opening the device is the same on every system, and
-// package pfsim has a [Device] that answers as the kernel does, for tests.
+// riscv64; what a later one gets is described at [New]. Everything but opening the
+// device is the same on every system, and package pfsim has a [Device] that answers
+// as the kernel does, for tests. The kernel's structs and numbers are in
+// internal/abi.
 //
 // # Changing a table
 //
 // [PF.SetAddrs] makes a table equal to an array, in one step for packets. It is
 // the call to build on: it is the same in all releases, keeps the counters of
-// entries that stay, is allowed under the promise "pf" of pledge(2), with DryRun
-// tells what it would change, and at the limit of entries fails where
-// [PF.Add] would never return. Arrays ([Addrs], and what [PF.Get] and
-// [PF.AddrStats] return) lie outside the heap of the garbage collector and are
-// closed by who holds them.
+// entries that stay, is allowed under the promise "pf" of pledge(2), and at the limit
+// of entries fails where [PF.Add] would never return. [PF.Compare] returns what it would
+// change. The array lies outside the heap of the garbage collector.
 //
 // # What the kernel does not say
 //

@@ -10,35 +10,30 @@ import (
 
 // Errors that do not come from the kernel.
 var (
-	// ErrLimit says that Add was not sent, because it would have come to the
-	// limit of table entries, where the kernel waits without end.
+	// ErrLimit is returned by Add, which did not send the request: it would have
+	// come to the limit of table entries, where the kernel waits without end.
 	ErrLimit = errors.New("would reach the limit, where the kernel waits without end")
 
-	// ErrConflict says that entries of an Add or Delete are in the table with
-	// the other negation. The kernel left those as they were, and did the rest.
+	// ErrConflict is returned by Add and Delete if entries are in the table with the
+	// other negation. The kernel left those as they were, and did the rest.
 	ErrConflict = errors.New("in the table with the other negation")
 
-	// ErrPledged says that a request was not sent, because the promise "pf"
-	// does not allow it and the kernel would have ended the process.
+	// ErrPledged is returned for a request that was not sent because the promise
+	// "pf" does not allow it: the kernel would have ended the process.
 	ErrPledged = errors.New(`not allowed under the promise "pf"`)
 
-	// ErrUnknownRelease says that the kernel's release is newer than the ones
-	// this package knows, so that the struct asked for cannot be told.
+	// ErrUnknownRelease is returned if the release is newer than those that this
+	// package knows, and the struct asked for is not known.
 	ErrUnknownRelease = errors.New("cannot tell: the structs of this release are not known")
 
-	// ErrMismatch says that the kernel's answer is not made of the struct that
-	// is known of its release.
-	ErrMismatch = errors.New("cannot tell: not the struct that is known of this release")
+	// errMismatch: the kernel's answer is not made of the struct that is known of
+	// its release.
+	errMismatch = errors.New("cannot tell: not the struct that is known of this release")
 
-	// ErrChanging says that what was asked for changed each time it was read.
-	ErrChanging = errors.New("keeps changing while it is read")
-
-	// ErrTableInactive says that a table is listed, but not there for requests:
-	// DIOCRADDTABLES did not make it active.
-	ErrTableInactive = errors.New("table was not made active")
+	errChanging = errors.New("keeps changing while it is read")
+	errInactive = errors.New("table was not made active") // by DIOCRADDTABLES
+	errNoAnchor = errors.New("the anchor could not be made")
 )
-
-var errNoAnchor = errors.New("the anchor could not be made")
 
 // Error is what went wrong with a request.
 type Error struct {
@@ -107,6 +102,42 @@ func (e *Error) Advice() string {
 	return ""
 }
 
+// fail makes an Error of err.
+func fail(op string, t Table, count int, err error) *Error {
+	return &Error{Op: op, Table: t, Count: count, Err: err}
+}
+
+// failLimit does the same for a request that a limit may have stopped, and
+// fills in the numbers if they can be read. They are read after the
+// fact, and something else may have changed them.
+func (p *PF) failLimit(op string, t Table, count int, l Limit, err error) *Error {
+	e := fail(op, t, count, err)
+	if !errors.Is(err, syscall.ENOMEM) {
+		return e
+	}
+	limit, err := p.Limit(l)
+	if err != nil {
+		return e
+	}
+	entries, tables, err := p.Used()
+	if err != nil {
+		return e
+	}
+	if l == LimitTableEntries && entries+count <= limit {
+		// There was room for the entries: each change needs a table of its own
+		// while it runs, so it may be that limit.
+		if most, err := p.Limit(LimitTables); err == nil && tables >= most {
+			e.Used, e.Limit, e.limit = tables, most, LimitTables
+			return e
+		}
+	}
+	e.Used, e.Limit, e.limit = entries, limit, l
+	if l == LimitTables {
+		e.Used = tables
+	}
+	return e
+}
+
 // advice has a line for each error, the first that fits.
 var advice = []struct {
 	err error
@@ -139,10 +170,10 @@ var advice = []struct {
 	{syscall.ENOTTY, always("the descriptor is not /dev/pf")},
 	{ErrPledged, always("do it before pledge, or in another process")},
 	{ErrUnknownRelease, always("tables can be worked with all the same; for status and rules use a build made for this release")},
-	{ErrMismatch, always("the kernel is not the release it says, or not one of OpenBSD's: use a build made for it")},
+	{errMismatch, always("the kernel is not the release it says, or not one of OpenBSD's: use a build made for it")},
 	{ErrConflict, always("delete the entry with the negation it has, then add the other one")},
 	{errNoAnchor, always("a part of an anchor's path has at most 63 bytes; see also `set limit anchors` in pf.conf(5)")},
-	{ErrTableInactive, func(e *Error) string {
+	{errInactive, func(e *Error) string {
 		return fmt.Sprintf("OpenBSD 7.1 to 7.3 do not bring a table to life that only a rule mentions: add %s to /etc/pf.conf and load it with pfctl -f", tableLine(e.Table))
 	}},
 }

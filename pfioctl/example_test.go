@@ -6,7 +6,6 @@ import (
 	"log"
 	"net/netip"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
@@ -27,11 +26,9 @@ func entries(prefixes ...string) []pfioctl.Addr {
 	return out
 }
 
-// newPF is pf in memory. A program on OpenBSD has HostLayout and OpenDevice
-// instead.
+// newPF is pf in memory. A program on OpenBSD calls pfioctl.Open.
 func newPF() *pfioctl.PF {
-	k := pfsim.New(pfsim.Options{MaxEntries: 5})
-	return pfioctl.New(k.Open(true), k.Layout())
+	return pfsim.New(pfsim.Options{MaxEntries: 5}).OpenPF()
 }
 
 func Example() {
@@ -40,7 +37,7 @@ func Example() {
 	if _, err := pf.AddTables(pfioctl.TablePersist, bad); err != nil {
 		log.Fatal(err)
 	}
-	delta, err := pf.Set(bad, 3, slices.Values(entries("203.0.113.0/24", "!203.0.113.7/32", "2001:db8::/32")))
+	delta, err := pf.Set(bad, 3, seq(entries("203.0.113.0/24", "!203.0.113.7/32", "2001:db8::/32")))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -50,8 +47,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer got.Close()
-	for a := range got.All() {
+	for _, a := range got {
 		fmt.Println(a)
 	}
 	// Output:
@@ -67,35 +63,31 @@ func ExamplePF_SetAddrs() {
 	if _, err := pf.AddTables(pfioctl.TablePersist, bad); err != nil {
 		log.Fatal(err)
 	}
-	if _, err := pf.Set(bad, 0, slices.Values(entries("192.0.2.1/32", "192.0.2.2/32"))); err != nil {
+	if _, err := pf.Set(bad, 0, seq(entries("192.0.2.1/32", "192.0.2.2/32"))); err != nil {
 		log.Fatal(err)
 	}
 
-	// What would change, and what becomes of each entry?
+	// SetAddrs stops all packets while it works: find out whether there is
+	// anything to change.
 	array, err := pfioctl.NewAddrs(2)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer array.Close()
 	for _, e := range entries("192.0.2.2/32", "192.0.2.3/32") {
-		if err := array.Append(e); err != nil {
+		if err := array.Append(e.Prefix, e.Not); err != nil {
 			log.Fatal(err)
 		}
 	}
-	delta, err := pf.SetAddrs(bad, array, pfioctl.SetOptions{DryRun: true, Feedback: true})
+	delta, err := pf.Compare(bad, array)
 	if err != nil {
 		log.Fatal(err)
 	}
-	for i := range array.Len() {
-		fmt.Println(array.At(i), array.Feedback(i))
-	}
 	if !delta.Zero() {
-		delta, err = pf.SetAddrs(bad, array, pfioctl.SetOptions{})
+		delta, err = pf.SetAddrs(bad, array)
 		fmt.Println(delta, err)
 	}
 	// Output:
-	// 192.0.2.2 none
-	// 192.0.2.3 added
 	// {1 1 0} <nil>
 }
 
@@ -105,7 +97,7 @@ func ExamplePF_Test() {
 	if _, err := pf.AddTables(0, bad); err != nil {
 		log.Fatal(err)
 	}
-	if _, err := pf.Set(bad, 0, slices.Values(entries("10.0.0.0/8", "!10.1.0.0/16", "10.1.2.3/32"))); err != nil {
+	if _, err := pf.Set(bad, 0, seq(entries("10.0.0.0/8", "!10.1.0.0/16", "10.1.2.3/32"))); err != nil {
 		log.Fatal(err)
 	}
 	results, err := pf.Test(bad, netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("10.1.9.9"), netip.MustParseAddr("192.0.2.1"))
@@ -123,7 +115,7 @@ func ExamplePF_Test() {
 
 func ExampleError_Advice() {
 	pf := newPF()
-	_, err := pf.Set(pfioctl.Table{Name: "bad"}, 0, slices.Values(entries("192.0.2.1/32")))
+	_, err := pf.Set(pfioctl.Table{Name: "bad"}, 0, seq(entries("192.0.2.1/32")))
 	var e *pfioctl.Error
 	if errors.As(err, &e) && errors.Is(err, syscall.ESRCH) {
 		fmt.Println(e.Advice())
@@ -163,7 +155,7 @@ func ExamplePF_Rules() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	rules, err := pfioctl.New(k.Open(false), k.Layout()).Rules()
+	rules, err := k.OpenPF().Rules()
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -184,11 +176,11 @@ func ExamplePF_Rules() {
 
 func ExamplePF_Tables() {
 	k := pfsim.New(pfsim.Options{Now: func() time.Time { return time.Unix(1_800_000_000, 0) }})
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	if _, err := pf.AddTables(0, pfioctl.Table{Name: "bad"}, pfioctl.Table{Anchor: "a", Name: "bad"}); err != nil {
 		log.Fatal(err)
 	}
-	tables, err := pf.Tables(pfioctl.TableFilter{All: true})
+	tables, err := pf.AllTables()
 	if err != nil {
 		log.Fatal(err)
 	}

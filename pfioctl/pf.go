@@ -4,42 +4,92 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
+
+// Device is an open /dev/pf, or something that answers as one, such as pfsim's.
+//
+// Ioctl carries out the request req on the struct that arg points to and
+// returns nil or an error, a syscall.Errno where the kernel gave one. As in
+// the kernel the struct is written back only when the result is nil, while
+// arrays that it points to are read and written in place.
+type Device interface {
+	Ioctl(req uint, arg unsafe.Pointer) error
+	Close() error
+}
 
 // PF makes requests of one device. It may be used by several goroutines at
 // once; the kernel takes one request at a time.
 type PF struct {
 	d       Device
-	l       Layout
+	l       *abi.Layout
+	notice  string
 	pledged atomic.Bool
-	limits  [len(limitNames)]atomic.Int64 // as last read, plus one
+	limits  [len(abi.LimitNames)]atomic.Int64 // as last read, plus one
 }
 
-// New returns a PF that makes the requests of the layout l on d. It makes none
-// by itself. The layout has to be of this program's architecture; with another
-// every request fails.
-func New(d Device, l Layout) *PF { return &PF{d: d, l: l} }
+// Open opens /dev/pf for reading and writing, which needs root, and prepares for
+// the release that kern.osrelease names: see [New]. Elsewhere than on OpenBSD the
+// error wraps errors.ErrUnsupported.
+func Open() (*PF, error) {
+	d, err := OpenDevice()
+	if err != nil {
+		return nil, err
+	}
+	release, err := osRelease()
+	if err == nil {
+		var p *PF
+		if p, err = New(d, release); err == nil {
+			return p, nil
+		}
+	}
+	d.Close()
+	return nil, err
+}
+
+// New returns a PF that makes the requests of an OpenBSD release, "7.8", on d.
+// Releases before 6.9 are an error.
+//
+// Of a release later than 8.0 it asks the kernel, before anything else, for its
+// status and rules as 8.0 has them. If the answers are plausible the structs are
+// taken to be those of 8.0; else tables and limits work, and what needs another
+// struct returns [ErrUnknownRelease]. [PF.Notice] says which.
+func New(d Device, release string) (*PF, error) {
+	l, err := abi.Host(release)
+	if err != nil {
+		return nil, err
+	}
+	p := &PF{d: d, l: l}
+	if !l.Known {
+		p.assume()
+	}
+	return p, nil
+}
 
 // Close closes the device.
 func (p *PF) Close() error { return p.d.Close() }
 
-// Layout returns what New was given.
-func (p *PF) Layout() Layout { return p.l }
+// Release returns the release of OpenBSD, "7.8".
+func (p *PF) Release() string { return p.l.Release }
 
-// Pledged tells that the process is under, or about to go under, the promise
-// "pf" of pledge(2). That allows AddTables, SetAddrs, Set, Clear, Tables, Used,
-// ClearTableStats, Status and GetPledged, and the kernel ends a process that
+// Notice returns a line for the owner about a release that this program does not
+// know, or "" for a known one.
+func (p *PF) Notice() string { return p.notice }
+
+// Pledged declares that the process is under, or about to go under, the promise
+// "pf" of pledge(2). That allows AddTables, SetAddrs, Compare, Set, Clear, Get,
+// Tables, Used, ClearTableStats and Status, and the kernel ends a process that
 // makes another request. From now on those return an error that wraps
 // [ErrPledged] instead, and a limit is the one last read. There is no way back.
 func (p *PF) Pledged() { p.pledged.Store(true) }
 
 // allowedPledged reports whether the promise "pf" lets a request through
 // (kern_pledge.c: pledge_ioctl).
-func (r *Requests) allowedPledged(req uint) bool {
+func allowedPledged(r *abi.Requests, req uint) bool {
 	switch req {
 	case r.GetStatus, r.AddTables, r.ClrAddrs, r.ClrTables, r.ClrTStats, r.GetTStats, r.SetAddrs:
 		return true
@@ -52,10 +102,8 @@ func (r *Requests) allowedPledged(req uint) bool {
 func (p *PF) ioctl(req uint, arg unsafe.Pointer) error {
 	switch {
 	case req == 0:
-		return ErrUnknownRelease
-	case !p.l.host():
-		return fmt.Errorf("layout of architecture %q in a program for %s", p.l.arch.name, runtime.GOARCH)
-	case p.pledged.Load() && !p.l.req.allowedPledged(req):
+		return p.unknown()
+	case p.pledged.Load() && !allowedPledged(&p.l.Req, req):
 		return ErrPledged
 	}
 	for {
@@ -68,119 +116,12 @@ func (p *PF) ioctl(req uint, arg unsafe.Pointer) error {
 
 // tableRequest makes a table request. What io.Buffer points to lives as long
 // as io does, it being a pointer.
-func (p *PF) tableRequest(req uint, io *PfiocTable) error {
+func (p *PF) tableRequest(req uint, io *abi.PfiocTable) error {
 	err := p.ioctl(req, unsafe.Pointer(io))
 	runtime.KeepAlive(io)
 	return err
 }
 
-// request begins a request about t.
-func (t Table) request(flags RequestFlags) *PfiocTable {
-	io := &PfiocTable{Flags: flags}
-	t.put(&io.Table)
-	return io
-}
-
-// put names the table. Its flags stay zero: the kernel refuses with EINVAL the
-// ones that a listing returns.
-func (t Table) put(p *PfrTable) {
-	copy(p.Anchor[:AnchorPathSize-1], t.Anchor)
-	copy(p.Name[:TableNameSize-1], t.Name)
-}
-
-// table returns the name.
-func (p *PfrTable) table() Table {
-	return Table{Anchor: cstring(p.Anchor[:]), Name: cstring(p.Name[:])}
-}
-
-// cstring returns b up to its first NUL.
-func cstring(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
-}
-
-// check is pf_table.c: pfr_validate_table and pfr_fix_anchor. Writing tells
-// whether the request is one that is refused for the kernel's own tables.
-func (t Table) check(writing bool) error {
-	switch {
-	case t.Name == "":
-		return errors.New("a table needs a name")
-	case len(t.Name) >= TableNameSize:
-		return fmt.Errorf("name of %d bytes, at most %d are allowed", len(t.Name), TableNameSize-1)
-	case strings.IndexByte(t.Name, 0) >= 0:
-		return errors.New("NUL in the name")
-	}
-	return checkAnchor(t.Anchor, writing)
-}
-
-func checkAnchor(anchor string, writing bool) error {
-	switch {
-	case len(anchor) >= AnchorPathSize:
-		return fmt.Errorf("anchor of %d bytes, at most %d are allowed", len(anchor), AnchorPathSize-1)
-	case strings.IndexByte(anchor, 0) >= 0:
-		return errors.New("NUL in the anchor")
-	case writing && strings.TrimLeft(anchor, "/") == ReservedAnchor:
-		return fmt.Errorf("anchor %s is the kernel's own", ReservedAnchor)
-	}
-	return nil
-}
-
-// key returns the table as the kernel tells tables apart: it strips leading
-// slashes from an anchor.
-func (t Table) key() Table {
-	t.Anchor = strings.TrimLeft(t.Anchor, "/")
-	return t
-}
-
-// distinct returns the tables without repetition, in order.
-func distinct(tables []Table) []Table {
-	seen := make(map[Table]bool, len(tables))
-	out := make([]Table, 0, len(tables))
-	for _, t := range tables {
-		if t = t.key(); !seen[t] {
-			seen[t] = true
-			out = append(out, t)
-		}
-	}
-	return out
-}
-
-// fail makes an Error of err.
-func fail(op string, t Table, count int, err error) *Error {
-	return &Error{Op: op, Table: t, Count: count, Err: err}
-}
-
-// failLimit does the same for a request that a limit may have stopped, and
-// fills in the numbers if the kernel will tell them. They are read after the
-// fact, and something else may have changed them.
-func (p *PF) failLimit(op string, t Table, count int, l Limit, err error) *Error {
-	e := fail(op, t, count, err)
-	if !errors.Is(err, syscall.ENOMEM) {
-		return e
-	}
-	limit, err := p.Limit(l)
-	if err != nil {
-		return e
-	}
-	entries, tables, err := p.Used()
-	if err != nil {
-		return e
-	}
-	if l == LimitTableEntries && entries+count <= limit {
-		// There was room for the entries: each change needs a table of its own
-		// while it runs, so it may be that limit.
-		if most, err := p.Limit(LimitTables); err == nil && tables >= most {
-			e.Used, e.Limit, e.limit = tables, most, LimitTables
-			return e
-		}
-	}
-	e.Used, e.Limit, e.limit = entries, limit, l
-	if l == LimitTables {
-		e.Used = tables
-	}
-	return e
+func (p *PF) unknown() error {
+	return fmt.Errorf("openbsd %s: %w", p.l.Release, ErrUnknownRelease)
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"unsafe"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // Action is what a rule does with a packet (PF_PASS and so on). Rules that are
@@ -28,6 +30,12 @@ const (
 	DirBoth Direction = 0
 	DirIn   Direction = 1
 	DirOut  Direction = 2
+)
+
+// Address families as OpenBSD numbers them.
+const (
+	AFInet  = abi.AFInet
+	AFInet6 = abi.AFInet6
 )
 
 // LogFlags tell what a rule logs (PF_LOG_*).
@@ -261,7 +269,7 @@ var errChanged = errors.New("rules changed")
 // is not known the error wraps [ErrUnknownRelease].
 func (p *PF) Rules() (*Ruleset, error) {
 	const op = "read rules"
-	if p.l.rule.size == 0 {
+	if p.l.Rule.Size == 0 {
 		return nil, fail(op, Table{}, 0, p.unknown())
 	}
 	for range attempts {
@@ -273,7 +281,7 @@ func (p *PF) Rules() (*Ruleset, error) {
 			return nil, fail(op, Table{}, 0, err)
 		}
 	}
-	return nil, fail(op, Table{}, 0, ErrChanging)
+	return nil, fail(op, Table{}, 0, errChanging)
 }
 
 type ruleReader struct {
@@ -348,9 +356,9 @@ func join(anchor, name string) string {
 // children returns the anchors below an anchor, in the order in which a
 // wildcard evaluates them, which is that of their names.
 func (p *PF) children(anchor string) ([]string, error) {
-	io := &PfiocRuleset{}
-	copy(io.Path[:AnchorPathSize-1], anchor)
-	if err := p.ioctl(p.l.req.GetRulesets, unsafe.Pointer(io)); err != nil {
+	io := &abi.PfiocRuleset{}
+	copy(io.Path[:abi.AnchorPathSize-1], anchor)
+	if err := p.ioctl(p.l.Req.GetRulesets, unsafe.Pointer(io)); err != nil {
 		if errors.Is(err, syscall.EINVAL) {
 			// It had its rules taken away, and itself with them.
 			return nil, errChanged
@@ -359,9 +367,9 @@ func (p *PF) children(anchor string) ([]string, error) {
 	}
 	var out []string
 	for nr := range min(io.Nr, maxRules) {
-		io := &PfiocRuleset{Nr: nr}
-		copy(io.Path[:AnchorPathSize-1], anchor)
-		err := p.ioctl(p.l.req.GetRuleset, unsafe.Pointer(io))
+		io := &abi.PfiocRuleset{Nr: nr}
+		copy(io.Path[:abi.AnchorPathSize-1], anchor)
+		err := p.ioctl(p.l.Req.GetRuleset, unsafe.Pointer(io))
 		switch {
 		case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EINVAL):
 			return nil, errChanged // there are fewer now
@@ -369,7 +377,7 @@ func (p *PF) children(anchor string) ([]string, error) {
 			return nil, fmt.Errorf("anchor %d below %q: %w", nr, anchor, err)
 		}
 		// The kernel's own has tables and never a rule.
-		if name := cstring(io.Name[:]); anchor != "" || name != ReservedAnchor {
+		if name := abi.CString(io.Name[:]); anchor != "" || name != abi.ReservedAnchor {
 			out = append(out, join(anchor, name))
 		}
 	}
@@ -381,7 +389,7 @@ func (p *PF) children(anchor string) ([]string, error) {
 // is not known the error wraps [ErrUnknownRelease].
 func (p *PF) SkippedInterfaces() ([]string, error) {
 	const op = "list interfaces"
-	o := p.l.iface
+	o := p.l.Iface
 	if o.Size == 0 {
 		return nil, fail(op, Table{}, 0, p.unknown())
 	}
@@ -392,8 +400,8 @@ func (p *PF) SkippedInterfaces() ([]string, error) {
 		if err := a.grow(n); err != nil {
 			return nil, fail(op, Table{}, 0, err)
 		}
-		io := &PfiocIface{Buffer: a.pointer(), Esize: int32(o.Size), Size: int32(a.room)}
-		if err := p.ioctl(p.l.req.GetIfaces, unsafe.Pointer(io)); err != nil {
+		io := &abi.PfiocIface{Buffer: a.pointer(), Esize: int32(o.Size), Size: int32(a.room)}
+		if err := p.ioctl(p.l.Req.GetIfaces, unsafe.Pointer(io)); err != nil {
 			return nil, fail(op, Table{}, 0, err)
 		}
 		// Where the answer is as long as the room its last struct was not
@@ -404,27 +412,27 @@ func (p *PF) SkippedInterfaces() ([]string, error) {
 		var names []string
 		for i := range int(io.Size) {
 			b := a.at(i)
-			if p.l.ByteOrder().Uint32(b[o.Flags:])&IfaceSkip != 0 {
-				names = append(names, cstring(b[o.Name:][:ifNameSize]))
+			if p.l.Order().Uint32(b[o.Flags:])&abi.IfaceSkip != 0 {
+				names = append(names, abi.CString(b[o.Name:][:abi.IfNameSize]))
 			}
 		}
 		slices.Sort(names)
 		return names, nil
 	}
-	return nil, fail(op, Table{}, 0, ErrChanging)
+	return nil, fail(op, Table{}, 0, errChanging)
 }
 
 // ruleset reads the rules of one anchor.
 func (p *PF) ruleset(anchor string) (*Ruleset, error) {
-	b := make([]byte, p.l.rule.ioc)
-	head := (*PfiocRuleHead)(unsafe.Pointer(&b[0]))
+	b := make([]byte, p.l.Rule.Ioc)
+	head := (*abi.PfiocRuleHead)(unsafe.Pointer(&b[0]))
 	begin := func(ticket, nr uint32) {
 		clear(b)
-		copy(head.Anchor[:AnchorPathSize-1], anchor)
+		copy(head.Anchor[:abi.AnchorPathSize-1], anchor)
 		head.Ticket, head.Nr = ticket, nr
 	}
 	begin(0, 0)
-	if err := p.ioctl(p.l.req.GetRules, unsafe.Pointer(head)); err != nil {
+	if err := p.ioctl(p.l.Req.GetRules, unsafe.Pointer(head)); err != nil {
 		if anchor != "" && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT)) {
 			return nil, errChanged // it is gone; its caller will be, too
 		}
@@ -440,7 +448,7 @@ func (p *PF) ruleset(anchor string) (*Ruleset, error) {
 	rs := &Ruleset{Anchor: anchor, Rules: make([]Rule, 0, n)}
 	for nr := range n {
 		begin(ticket, nr)
-		err := p.ioctl(p.l.req.GetRule, unsafe.Pointer(head))
+		err := p.ioctl(p.l.Req.GetRule, unsafe.Pointer(head))
 		switch {
 		case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENXIO):
 			// Replaced: another ticket now, or no rule of this number.
@@ -448,10 +456,8 @@ func (p *PF) ruleset(anchor string) (*Ruleset, error) {
 		case err != nil:
 			return nil, fmt.Errorf("rule %d: %w", nr, err)
 		}
-		rule, err := p.l.DecodeRule(b)
-		if err != nil {
-			return nil, fmt.Errorf("rule %d: %w", nr, err)
-		}
+		rule := decodeRule(p.l, b[p.l.Rule.Rule:])
+		rule.Anchor, rule.Call = anchor, abi.CString(head.AnchorCall[:])
 		rs.Rules = append(rs.Rules, rule)
 	}
 	return rs, nil
@@ -460,7 +466,7 @@ func (p *PF) ruleset(anchor string) (*Ruleset, error) {
 // endRules gives a ticket back. It cannot fail in a way that matters: closing
 // the descriptor does it too.
 func (p *PF) endRules(ticket uint32) {
-	if p.l.req.XEnd != 0 {
-		p.ioctl(p.l.req.XEnd, unsafe.Pointer(&ticket))
+	if p.l.Req.XEnd != 0 {
+		p.ioctl(p.l.Req.XEnd, unsafe.Pointer(&ticket))
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // String returns the rule as `pfctl -sr` shows it, as far as a Rule goes: what
@@ -32,7 +34,7 @@ func (r *Rule) String() string {
 	}
 	switch r.AF {
 	case 0:
-	case AFInet:
+	case abi.AFInet:
 		b.WriteString(" inet")
 	default:
 		b.WriteString(" inet6")
@@ -66,7 +68,7 @@ func (r *Rule) String() string {
 	}
 	if r.ICMPType >= 0 {
 		name := "icmp-type"
-		if r.AF == AFInet6 {
+		if r.AF == abi.AFInet6 {
 			name = "icmp6-type"
 		}
 		fmt.Fprintf(&b, " %s %d", name, r.ICMPType)

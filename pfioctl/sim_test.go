@@ -26,7 +26,7 @@ var bad = pfioctl.Table{Name: "bad"}
 func simulated(t testing.TB, o pfsim.Options) (*pfsim.Kernel, *pfioctl.PF) {
 	t.Helper()
 	k := pfsim.New(o)
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	if _, err := pf.AddTables(pfioctl.TableCounters, bad); err != nil {
 		t.Fatal(err)
 	}
@@ -39,8 +39,18 @@ func contents(t testing.TB, pf *pfioctl.PF, table pfioctl.Table) []pfioctl.Addr 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.Close()
-	return slices.Collect(a.All())
+	return a
+}
+
+// seq is what Set takes.
+func seq(all []pfioctl.Addr) iter.Seq2[netip.Prefix, bool] {
+	return func(yield func(netip.Prefix, bool) bool) {
+		for _, e := range all {
+			if !yield(e.Prefix, e.Not) {
+				return
+			}
+		}
+	}
 }
 
 // inOrder sorts entries as the kernel lists them.
@@ -104,7 +114,7 @@ func TestTableFollowsRequests(t *testing.T) {
 							d.Deleted++
 						}
 					}
-					got, err := pf.Set(bad, r.IntN(100), slices.Values(part))
+					got, err := pf.Set(bad, r.IntN(100), seq(part))
 					if err != nil || got != d {
 						t.Fatalf("set: %+v, %v, want %+v", got, err, d)
 					}
@@ -157,16 +167,11 @@ func TestTableFollowsRequests(t *testing.T) {
 				if got := contents(t, pf, bad); !slices.Equal(got, entries) {
 					t.Fatalf("table %v\nwant  %v", got, entries)
 				}
-				confined := pfioctl.New(k.Open(true), k.Layout())
+				confined := k.OpenPF()
 				confined.Pledged()
-				a, err := confined.GetPledged(bad, r.IntN(50))
-				if err != nil {
-					t.Fatal(err)
+				if got, err := confined.Get(bad); err != nil || !slices.Equal(got, entries) {
+					t.Fatalf("under pledge %v, %v\nwant %v", got, err, entries)
 				}
-				if got := slices.Collect(a.All()); !slices.Equal(got, entries) {
-					t.Fatalf("under pledge %v\nwant %v", got, entries)
-				}
-				a.Close()
 				if n, _, err := pf.Used(); n != len(entries) || err != nil {
 					t.Fatalf("%d entries in use, %v, want %d", n, err, len(entries))
 				}
@@ -182,20 +187,17 @@ func TestLimitOnTheKernel(t *testing.T) {
 	for _, release := range releases {
 		t.Run(release, func(t *testing.T) {
 			k, pf := simulated(t, pfsim.Options{Release: release, MaxEntries: 10})
-			hosts := func(from, n int) iter.Seq[pfioctl.Addr] {
-				return func(yield func(pfioctl.Addr) bool) {
-					for i := range n {
-						if !yield(pfioctl.Addr{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(from + i)}), 32)}) {
-							return
-						}
-					}
+			hosts := func(from, n int) (all []pfioctl.Addr) {
+				for i := range n {
+					all = append(all, pfioctl.Addr{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(from + i)}), 32)})
 				}
+				return all
 			}
-			if _, err := pf.Set(bad, 6, hosts(0, 6)); err != nil {
+			if _, err := pf.Set(bad, 6, seq(hosts(0, 6))); err != nil {
 				t.Fatal(err)
 			}
 			// Old and new stand side by side for a moment.
-			_, err := pf.Set(bad, 6, hosts(100, 6))
+			_, err := pf.Set(bad, 6, seq(hosts(100, 6)))
 			var e *pfioctl.Error
 			if !errors.As(err, &e) || !errors.Is(err, syscall.ENOMEM) || e.Used != 6 || e.Count != 6 || e.Limit != 10 {
 				t.Fatalf("set beyond the limit: %v", err)
@@ -203,14 +205,14 @@ func TestLimitOnTheKernel(t *testing.T) {
 			if !strings.HasSuffix(err.Error(), "(used 6 + new 6 > limit 10)") {
 				t.Errorf("error %v", err)
 			}
-			if n, err := pf.Add(bad, slices.Collect(hosts(200, 4))...); !errors.Is(err, pfioctl.ErrLimit) || n != 0 {
+			if n, err := pf.Add(bad, hosts(200, 4)...); !errors.Is(err, pfioctl.ErrLimit) || n != 0 {
 				t.Fatalf("add at the limit: %d, %v", n, err)
 			}
 			// The kernel still answers, and the table is as it was.
-			if got := contents(t, pf, bad); !slices.Equal(got, slices.Collect(hosts(0, 6))) {
+			if got := contents(t, pf, bad); !slices.Equal(got, hosts(0, 6)) {
 				t.Errorf("table %v", got)
 			}
-			if n, err := pf.Add(bad, slices.Collect(hosts(200, 3))...); n != 3 || err != nil {
+			if n, err := pf.Add(bad, hosts(200, 3)...); n != 3 || err != nil {
 				t.Errorf("add below the limit: %d, %v", n, err)
 			}
 			k.SetLimit(pfioctl.LimitTableEntries, 11)
@@ -227,10 +229,10 @@ func TestTablesOnTheKernel(t *testing.T) {
 	if n, err := pf.AddTables(0, inner, pfioctl.Table{Name: "more"}, bad); n != 2 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
-	if _, err := pf.Set(inner, 0, slices.Values(entries("::/0"))); err != nil {
+	if _, err := pf.Set(inner, 0, seq(entries("::/0"))); err != nil {
 		t.Fatal(err)
 	}
-	all, err := pf.Tables(pfioctl.TableFilter{All: true})
+	all, err := pf.AllTables()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,17 +243,14 @@ func TestTablesOnTheKernel(t *testing.T) {
 	if want := []string{"bad 0x65 0", "bad in anchor a/b 0x5 1", "more 0x5 0"}; !slices.Equal(got, want) {
 		t.Errorf("tables %q, want %q", got, want)
 	}
-	if s, err := pf.Tables(pfioctl.TableFilter{Anchor: "a/b"}); err != nil || len(s) != 1 || s[0].Table != inner {
+	if s, err := pf.Tables("a/b"); err != nil || len(s) != 1 || s[0].Table != inner {
 		t.Errorf("tables of the anchor: %+v, %v", s, err)
 	}
-	if _, err := pf.Tables(pfioctl.TableFilter{Anchor: "none"}); !errors.Is(err, syscall.ENOENT) {
+	if _, err := pf.Tables("none"); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("tables of no anchor: %v", err)
 	}
 	if n, err := pf.ClearTableStats(true, bad, inner, bad, pfioctl.Table{Anchor: "/a/b", Name: "bad"}); n != 2 || err != nil {
 		t.Errorf("counters of tables: %d, %v", n, err)
-	}
-	if n, err := pf.ClearAddrStats(inner, append(entries("::/0"), entries("!::/0", "::/1")...)...); n != 1 || err != nil {
-		t.Errorf("counters of addresses: %d, %v", n, err)
 	}
 	if n, err := pf.DelTables(bad, inner, pfioctl.Table{Name: "none"}); n != 2 || err != nil {
 		t.Errorf("deleted %d, %v", n, err)
@@ -264,7 +263,7 @@ func TestTablesOnTheKernel(t *testing.T) {
 	if n, err := pf.AddTables(0, odd); n != 1 || err != nil {
 		t.Errorf("odd name: %d, %v", n, err)
 	}
-	if s, err := pf.Tables(pfioctl.TableFilter{Anchor: odd.Anchor}); err != nil || len(s) != 1 || s[0].Table != odd {
+	if s, err := pf.Tables(odd.Anchor); err != nil || len(s) != 1 || s[0].Table != odd {
 		t.Errorf("odd name: %+v, %v", s, err)
 	}
 	// The kernel calls it success when it could not make the anchor.
@@ -282,10 +281,13 @@ func TestTablesOnTheKernel(t *testing.T) {
 
 func TestReadOnlyDescriptor(t *testing.T) {
 	k, pf := simulated(t, pfsim.Options{})
-	if _, err := pf.Set(bad, 0, slices.Values(entries("10.0.0.0/8"))); err != nil {
+	if _, err := pf.Set(bad, 0, seq(entries("10.0.0.0/8"))); err != nil {
 		t.Fatal(err)
 	}
-	ro := pfioctl.New(k.Open(false), k.Layout())
+	ro, err := pfioctl.New(k.Open(false), k.Release())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got := contents(t, ro, bad); len(got) != 1 {
 		t.Errorf("get: %v", got)
 	}
@@ -295,14 +297,17 @@ func TestReadOnlyDescriptor(t *testing.T) {
 	if _, err := ro.Limit(pfioctl.LimitTables); err != nil {
 		t.Error(err)
 	}
-	a, err := ro.GetPledged(bad, 1)
+	a, err := pfioctl.NewAddrs(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, err := ro.SetAddrs(bad, a, pfioctl.SetOptions{DryRun: true}); err != nil || !d.Zero() {
-		t.Errorf("dry run: %+v, %v", d, err)
+	defer a.Close()
+	if err := a.Append(netip.MustParsePrefix("10.0.0.0/8"), false); err != nil {
+		t.Fatal(err)
 	}
-	a.Close()
+	if d, err := ro.Compare(bad, a); err != nil || !d.Zero() {
+		t.Errorf("comparison: %+v, %v", d, err)
+	}
 	_, err = ro.Clear(bad)
 	var e *pfioctl.Error
 	if !errors.As(err, &e) || !errors.Is(err, syscall.EACCES) || !strings.Contains(e.Advice(), "open it for writing") {
@@ -313,7 +318,7 @@ func TestReadOnlyDescriptor(t *testing.T) {
 func TestCountersOnTheKernel(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	k, pf := simulated(t, pfsim.Options{Now: func() time.Time { return now }})
-	if _, err := pf.Set(bad, 0, slices.Values(entries("198.51.100.0/24", "!198.51.100.7/32", "2001:db8::/32"))); err != nil {
+	if _, err := pf.Set(bad, 0, seq(entries("198.51.100.0/24", "!198.51.100.7/32", "2001:db8::/32"))); err != nil {
 		t.Fatal(err)
 	}
 	err := k.LoadRules(pfsim.Ruleset{
@@ -332,37 +337,25 @@ func TestCountersOnTheKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
 	want := []pfioctl.AddrStats{
 		{Addr: entries("198.51.100.0/24")[0], Counted: true, Cleared: now.Add(-time.Hour)},
 		{Addr: entries("!198.51.100.7/32")[0], Cleared: now.Add(-time.Hour)},
 		{Addr: entries("2001:db8::/32")[0], Cleared: now.Add(-time.Hour)},
 	}
-	want[0].Packets[pfioctl.In][pfioctl.Block], want[0].Bytes[pfioctl.In][pfioctl.Block] = 3, 252
-	if got := slices.Collect(s.All()); !slices.Equal(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
+	want[0].Packets[0][0], want[0].Bytes[0][0] = 3, 252
+	if !slices.Equal(s, want) {
+		t.Errorf("got  %+v\nwant %+v", s, want)
 	}
-	tables, err := pf.Tables(pfioctl.TableFilter{})
-	if err != nil || len(tables) != 1 || tables[0].Match != 3 || tables[0].Packets[pfioctl.In][pfioctl.Block] != 3 || tables[0].Rules != 1 {
+	tables, err := pf.Tables("")
+	if err != nil || len(tables) != 1 || tables[0].Match != 3 || tables[0].Packets[0][0] != 3 || tables[0].Rules != 1 {
 		t.Errorf("table %+v, %v", tables, err)
-	}
-	if n, err := pf.ClearAddrStats(bad, want[0].Addr); n != 1 || err != nil {
-		t.Error(n, err)
-	}
-	again, err := pf.AddrStats(bad)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	if got := again.At(0); got.Packets != [2][3]uint64{} || !got.Cleared.Equal(now) {
-		t.Errorf("cleared %+v", got)
 	}
 }
 
 func TestStatusOnTheKernel(t *testing.T) {
 	for _, release := range releases {
 		k := pfsim.New(pfsim.Options{Release: release})
-		pf := pfioctl.New(k.Open(true), k.Layout())
+		pf := k.OpenPF()
 		before, err := pf.Status()
 		if err != nil || before.Running {
 			t.Errorf("%s: %+v, %v", release, before, err)
@@ -392,7 +385,7 @@ func TestSeveralAtOnce(t *testing.T) {
 			}
 			want := inOrder(random(rand.New(rand.NewPCG(uint64(g), 1)), 50))
 			for range 20 {
-				if _, err := pf.Set(own, 50, slices.Values(want)); err != nil {
+				if _, err := pf.Set(own, 50, seq(want)); err != nil {
 					t.Error(err)
 				}
 				a, err := pf.Get(own)
@@ -400,10 +393,9 @@ func TestSeveralAtOnce(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if !slices.Equal(slices.Collect(a.All()), want) {
+				if !slices.Equal(a, want) {
 					t.Error("table of another goroutine")
 				}
-				a.Close()
 				if _, err := pf.Limit(pfioctl.LimitTables); err != nil {
 					t.Error(err)
 				}

@@ -4,16 +4,19 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"unsafe"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // stateDevice answers DIOCGETSTATES as pf_ioctl.c does, with structs of size
 // bytes, and notes the last other request.
 type stateDevice struct {
-	l      Layout
+	l      *abi.Layout
 	size   int
 	states [][]byte
 	grows  int // states that come between being counted and being read
@@ -26,19 +29,19 @@ type stateDevice struct {
 func (d *stateDevice) Close() error { return nil }
 
 func (d *stateDevice) Ioctl(req uint, arg unsafe.Pointer) error {
-	r := d.l.Requests()
+	r := d.l.Req
 	switch {
 	case d.err != nil:
 		return d.err
 	case req == r.KillStates:
-		b := unsafe.Slice((*byte)(arg), d.l.StateKill().Size)
+		b := unsafe.Slice((*byte)(arg), d.l.Kill.Size)
 		d.kill = append([]byte(nil), b...)
-		d.l.ByteOrder().PutUint32(b[d.l.StateKill().Killed:], 1)
+		d.l.Order().PutUint32(b[d.l.Kill.Killed:], 1)
 		return nil
 	case req != r.GetStates:
 		return syscall.ENODEV
 	}
-	io := (*PfiocStates)(arg)
+	io := (*abi.PfiocStates)(arg)
 	if io.Len == 0 {
 		io.Len = uintptr(len(d.states) * d.size)
 		for ; d.grows > 0; d.grows-- {
@@ -69,9 +72,9 @@ func state(id uint64, creator uint32, dir byte, keys ...[2]string) []byte {
 		at := b[24+40*i:]
 		for j, s := range k {
 			a := netip.MustParseAddrPort(s)
-			at[38] = AFInet6
+			at[38] = abi.AFInet6
 			if a.Addr().Is4() {
-				at[38] = AFInet
+				at[38] = abi.AFInet
 			}
 			copy(at[16*j:], a.Addr().AsSlice())
 			binary.BigEndian.PutUint16(at[32+2*j:], a.Port())
@@ -91,59 +94,40 @@ func TestStates(t *testing.T) {
 		state(0x0102030405060708, 0x0a0b0c0d, 2, [2]string{"203.0.113.9:443", "198.51.100.1:61000"}, [2]string{"203.0.113.9:443", "192.168.1.5:40000"}),
 		state(0xffffffffffffffff, 1, 1, [2]string{"[2001:db8::1]:1024", "[2001:db8::2]:80"}, [2]string{"192.0.2.1:1024", "192.0.2.2:80"}),
 	}}
-	all, err := New(d, d.l).States()
-	if err != nil {
-		t.Fatal(err)
+	all, err := readAll(pfOn(d, d.l))
+	if err != nil || d.walks != 1 {
+		t.Fatalf("%v in %d walks", err, d.walks)
 	}
-	defer all.Close()
-	if all.Len() != 2 || d.walks != 1 {
-		t.Fatalf("%d states in %d walks", all.Len(), d.walks)
+	ports := func(a, b string) [2]netip.AddrPort {
+		return [2]netip.AddrPort{netip.MustParseAddrPort(a), netip.MustParseAddrPort(b)}
+	}
+	want := []State{
+		{0x0102030405060708, 0x0a0b0c0d, DirOut, 6, ports("203.0.113.9:443", "198.51.100.1:61000"), ports("203.0.113.9:443", "192.168.1.5:40000")},
+		{0xffffffffffffffff, 1, DirIn, 6, ports("[2001:db8::1]:1024", "[2001:db8::2]:80"), ports("192.0.2.1:1024", "192.0.2.2:80")},
+	}
+	if !slices.Equal(all, want) {
+		t.Errorf("got  %v\nwant %v", all, want)
 	}
 	n := 0
-	for s := range all.All() {
-		if s.ID() != all.At(n).ID() {
-			t.Errorf("state %d is not the one at its place", n)
-		}
-		n++
+	if err := pfOn(d, d.l).EachState(func(_ State, left int) bool { n++; return left != 1 }); err != nil || n != 1 {
+		t.Errorf("stopped after %d states: %v", n, err)
 	}
-	s := all.At(0)
-	if s.ID() != 0x0102030405060708 || s.Creator() != 0x0a0b0c0d || s.Interface() != "em0" || s.Direction() != DirOut || s.Proto() != 6 {
-		t.Errorf("id %#x creator %#x on %s direction %v proto %d", s.ID(), s.Creator(), s.Interface(), s.Direction(), s.Proto())
-	}
-	for i, want := range [][]string{
-		{"203.0.113.9:443", "198.51.100.1:61000", "203.0.113.9:443", "192.168.1.5:40000"},
-		{"[2001:db8::1]:1024", "[2001:db8::2]:80", "192.0.2.1:1024", "192.0.2.2:80"},
-	} {
-		s := all.At(i)
-		for j, want := range want {
-			side, k := Side(j/2), j%2
-			if got := netip.AddrPortFrom(s.Addr(side, k), s.Port(side, k)).String(); got != want {
-				t.Errorf("state %d side %d address %d: %s, want %s", i, side, k, got, want)
-			}
-		}
-	}
-	if n := testing.AllocsPerRun(10, func() {
-		for s := range all.All() {
-			_, _, _ = s.ID(), s.Addr(Wire, 0), s.Port(Stack, 1)
-		}
-	}); n != 0 {
-		t.Errorf("reading states allocates %v times", n)
-	}
+}
+
+func readAll(p *PF) (all []State, err error) {
+	err = p.EachState(func(s State, _ int) bool { all = append(all, s); return true })
+	return all, err
 }
 
 func TestStatesThatGrow(t *testing.T) {
 	d := &stateDevice{l: hostLayout("7.8"), size: 264, states: [][]byte{anyState()}, grows: 100}
-	all, err := New(d, d.l).States()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer all.Close()
-	if all.Len() != 101 || d.walks != 2 {
-		t.Errorf("%d states in %d walks", all.Len(), d.walks)
+	all, err := readAll(pfOn(d, d.l))
+	if err != nil || len(all) != 101 || d.walks != 2 {
+		t.Errorf("%d states in %d walks: %v", len(all), d.walks, err)
 	}
 
 	none := &stateDevice{l: d.l, size: 264}
-	if all, err := New(none, none.l).States(); err != nil || all.Len() != 0 {
+	if all, err := readAll(pfOn(none, none.l)); err != nil || len(all) != 0 {
 		t.Errorf("of no states: %v, %v", all, err)
 	}
 }
@@ -181,8 +165,8 @@ func TestStatesOfAnotherStruct(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := &stateDevice{l: hostLayout("7.8"), size: tt.size, states: tt.states}
-			_, err := New(d, d.l).States()
-			if !errors.Is(err, ErrMismatch) || !strings.HasPrefix(err.Error(), "pf: read states: "+tt.want) {
+			_, err := readAll(pfOn(d, d.l))
+			if !errors.Is(err, errMismatch) || !strings.HasPrefix(err.Error(), "pf: read states: "+tt.want) {
 				t.Errorf("error %v, want %s", err, tt.want)
 			}
 			if e := (*Error)(nil); !errors.As(err, &e) || e.Advice() == "" {
@@ -191,27 +175,27 @@ func TestStatesOfAnotherStruct(t *testing.T) {
 		})
 	}
 	d := &stateDevice{l: hostLayout("8.1"), size: 264, states: [][]byte{anyState()}}
-	p := New(d, d.l)
-	if _, err := p.States(); !errors.Is(err, ErrUnknownRelease) {
+	p := pfOn(d, d.l)
+	if _, err := readAll(p); !errors.Is(err, ErrUnknownRelease) {
 		t.Errorf("of an unknown release: %v", err)
 	}
 	if _, err := p.KillState(1, 1); !errors.Is(err, ErrUnknownRelease) {
 		t.Errorf("of an unknown release: %v", err)
 	}
 	d = &stateDevice{l: hostLayout("7.8"), err: syscall.EFAULT}
-	if _, err := New(d, d.l).States(); !errors.Is(err, syscall.EFAULT) {
+	if _, err := readAll(pfOn(d, d.l)); !errors.Is(err, syscall.EFAULT) {
 		t.Errorf("error %v", err)
 	}
 }
 
 func TestKillState(t *testing.T) {
 	d := &stateDevice{l: hostLayout("7.8")}
-	p := New(d, d.l)
+	p := pfOn(d, d.l)
 	n, err := p.KillState(0x0102030405060708, 0x0a0b0c0d)
 	if n != 1 || err != nil {
 		t.Fatalf("%d, %v", n, err)
 	}
-	want := make([]byte, d.l.StateKill().Size)
+	want := make([]byte, d.l.Kill.Size)
 	copy(want, "\x01\x02\x03\x04\x05\x06\x07\x08\x0a\x0b\x0c\x0d")
 	if string(d.kill) != string(want) {
 		t.Errorf("request\n% x, want\n% x", d.kill, want)

@@ -1,11 +1,23 @@
 package pfioctl
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 	"unsafe"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
+)
+
+// Limit names one of pf's hard limits (PF_LIMIT_*).
+type Limit = abi.Limit
+
+// The limits that tables and states come to.
+const (
+	LimitStates       = abi.LimitStates
+	LimitTables       = abi.LimitTables
+	LimitTableEntries = abi.LimitTableEntries
+	LimitAnchors      = abi.LimitAnchors
 )
 
 // Limit returns one of pf's hard limits (DIOCGETLIMIT). Up to 7.7 the kernel
@@ -16,11 +28,11 @@ import (
 // "pf" does not allow the request.
 func (p *PF) Limit(l Limit) (int, error) {
 	op := "read limit " + l.String()
-	if l < 0 || int(l) >= len(limitNames) {
+	if l < 0 || int(l) >= len(abi.LimitNames) {
 		return 0, fail(op, Table{}, 0, fmt.Errorf("limit %d: there is none", l))
 	}
-	io := &PfiocLimit{Index: l}
-	if err := p.ioctl(p.l.req.GetLimit, unsafe.Pointer(io)); err != nil {
+	io := &abi.PfiocLimit{Index: l}
+	if err := p.ioctl(p.l.Req.GetLimit, unsafe.Pointer(io)); err != nil {
 		if n := p.limits[l].Load(); n != 0 && errors.Is(err, ErrPledged) {
 			return int(n - 1), nil
 		}
@@ -32,21 +44,7 @@ func (p *PF) Limit(l Limit) (int, error) {
 	return n, nil
 }
 
-// Used returns what counts against the limits of table entries and of tables:
-// all tables of all anchors, inactive ones and the kernel's own among them.
-func (p *PF) Used() (entries, tables int, err error) {
-	a := array{esize: p.l.tstats.Size}
-	defer a.close()
-	if err := p.list(p.l.req.GetTStats, Table{}, FlagAllRsets, &a); err != nil {
-		return 0, 0, fail("list tables", Table{}, 0, err)
-	}
-	for i := range a.n {
-		entries += int(int32(p.l.ByteOrder().Uint32(a.at(i)[p.l.tstats.Cnt:])))
-	}
-	return entries, a.n, nil
-}
-
-// Status is the state of pf as a whole (struct pf_status).
+// Status is the state of pf as a whole.
 type Status struct {
 	Running bool // pf is enabled
 
@@ -54,52 +52,30 @@ type Status struct {
 	Since time.Duration
 
 	States   int      // entries of the state table
-	Debug    int      // level, as syslog numbers them
-	HostID   uint32   // for pfsync
 	Checksum [16]byte // of the main ruleset: another one means that rules were loaded
-
-	// Counters are packets and events by reason, in the order of [Reasons].
-	Counters [17]uint64
-}
-
-// Reasons are the names of the reasons why pf counts or drops a packet.
-var Reasons = [17]string{
-	"match", "bad-offset", "fragment", "short", "normalize", "memory",
-	"bad-timestamp", "congestion", "ip-option", "proto-cksum",
-	"state-mismatch", "state-insert", "state-limit", "src-limit", "synproxy",
-	"translate", "no-route",
 }
 
 // Status reads pf's status (DIOCGETSTATUS). For a release that is not known the
 // error wraps [ErrUnknownRelease].
 func (p *PF) Status() (Status, error) {
-	o := p.l.status
-	if o.Size == 0 {
-		return Status{}, fail("read status", Table{}, 0, p.unknown())
-	}
-	b := make([]byte, o.Size)
-	if err := p.ioctl(p.l.req.GetStatus, unsafe.Pointer(&b[0])); err != nil {
+	b, err := p.status()
+	if err != nil {
 		return Status{}, fail("read status", Table{}, 0, err)
 	}
-	return p.l.decodeStatus(b), nil
-}
-
-func (p *PF) unknown() error {
-	return fmt.Errorf("openbsd %s: %w", p.l.release, ErrUnknownRelease)
-}
-
-func (l *Layout) decodeStatus(b []byte) Status {
-	o, u64, u32 := l.status, l.ByteOrder().Uint64, l.ByteOrder().Uint32
-	s := Status{
-		Running:  u32(b[o.Running:]) != 0,
-		Since:    time.Duration(u64(b[o.Since:])) * time.Second,
-		States:   int(u32(b[o.States:])),
-		Debug:    int(u32(b[o.Debug:])),
-		HostID:   binary.BigEndian.Uint32(b[o.HostID:]),
+	o, order := p.l.Status, p.l.Order()
+	return Status{
+		Running:  order.Uint32(b[o.Running:]) != 0,
+		Since:    time.Duration(order.Uint64(b[o.Since:])) * time.Second,
+		States:   int(order.Uint32(b[o.States:])),
 		Checksum: [16]byte(b[o.Checksum:]),
+	}, nil
+}
+
+// status returns struct pf_status.
+func (p *PF) status() ([]byte, error) {
+	if p.l.Status.Size == 0 {
+		return nil, p.unknown()
 	}
-	for i := range s.Counters {
-		s.Counters[i] = u64(b[o.Counters+8*i:])
-	}
-	return s
+	b := make([]byte, p.l.Status.Size)
+	return b, p.ioctl(p.l.Req.GetStatus, unsafe.Pointer(&b[0]))
 }

@@ -4,6 +4,20 @@ import (
 	"fmt"
 	"time"
 	"unsafe"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
+)
+
+// TableFlags are a table's flags (PFR_TFLAG_*).
+type TableFlags = abi.TableFlags
+
+// Flags that a user may set, and two of the kernel's.
+const (
+	TablePersist    = abi.TablePersist    // stays when no rule refers to it
+	TableConst      = abi.TableConst      // its addresses cannot be changed
+	TableCounters   = abi.TableCounters   // each address has counters
+	TableActive     = abi.TableActive     // exists for rules and requests
+	TableReferenced = abi.TableReferenced // a rule names it
 )
 
 // attempts is how often a listing is asked for again because it grew between
@@ -17,18 +31,18 @@ const attempts = 16
 //
 // New tables get flags and always [TablePersist]: without it the next change of
 // flags, or the last rule that lets go, would destroy a table with all that is
-// in it (pf_table.c: pfr_setflags_ktable). Of the flags only those in
-// [TableUserFlags] may be given.
+// in it (pf_table.c: pfr_setflags_ktable). Only [TablePersist],
+// [TableConst] and [TableCounters] may be given.
 //
 // The tables are looked up afterwards, since the kernel calls it success when
 // an anchor could not be made and, on 7.1 and 7.2, when a table that a rule
-// mentions stays inactive, which is [ErrTableInactive]. On
+// mentions stays inactive, which is an error. On
 // 7.3 such a table becomes active without its flags, which cannot be told from
 // one that was so before; define tables in pf.conf with `persist` there.
 func (p *PF) AddTables(flags TableFlags, tables ...Table) (added int, err error) {
 	const op = "add tables"
-	if flags&^TableUserFlags != 0 {
-		return 0, fail(op, Table{}, len(tables), fmt.Errorf("flags %#x are not for the user to set", flags&^TableUserFlags))
+	if flags&^abi.TableUserFlags != 0 {
+		return 0, fail(op, Table{}, len(tables), fmt.Errorf("flags %#x are not for the user to set", flags&^abi.TableUserFlags))
 	}
 	tables, err = checkTables(op, tables, true)
 	if err != nil || len(tables) == 0 {
@@ -36,7 +50,7 @@ func (p *PF) AddTables(flags TableFlags, tables ...Table) (added int, err error)
 	}
 	elements := tableElements(tables, flags|TablePersist)
 	io := arrayOf(elements)
-	if err := p.tableRequest(p.l.req.AddTables, io); err != nil {
+	if err := p.tableRequest(p.l.Req.AddTables, io); err != nil {
 		return 0, p.failLimit(op, only(tables), len(tables), LimitTables, err)
 	}
 	return int(io.Nadd), p.checkAdded(op, tables)
@@ -44,7 +58,7 @@ func (p *PF) AddTables(flags TableFlags, tables ...Table) (added int, err error)
 
 // checkAdded reports the first of the tables that is not there to be used.
 func (p *PF) checkAdded(op string, tables []Table) error {
-	all, err := p.Tables(TableFilter{All: true})
+	all, err := p.AllTables()
 	if err != nil {
 		return err
 	}
@@ -58,7 +72,7 @@ func (p *PF) checkAdded(op string, tables []Table) error {
 		case !ok:
 			return fail(op, t, 0, errNoAnchor)
 		case f&TableActive == 0:
-			return fail(op, t, 0, ErrTableInactive)
+			return fail(op, t, 0, errInactive)
 		}
 	}
 	return nil
@@ -97,7 +111,7 @@ func (p *PF) DelTables(tables ...Table) (deleted int, err error) {
 		}
 		elements := tableElements(part, 0)
 		io := arrayOf(elements)
-		if err := p.tableRequest(p.l.req.DelTables, io); err != nil {
+		if err := p.tableRequest(p.l.Req.DelTables, io); err != nil {
 			return deleted, fail(op, only(part), len(part), err)
 		}
 		deleted += int(io.Ndel)
@@ -105,73 +119,68 @@ func (p *PF) DelTables(tables ...Table) (deleted int, err error) {
 	return deleted, nil
 }
 
-// TableFilter tells whose tables are meant: of the main ruleset in the zero
-// filter, of an anchor, or with All of every ruleset and the kernel's own.
-type TableFilter struct {
-	Anchor string
-	All    bool
-}
-
-// Indices into counters: the direction, then what became of the packet.
-const (
-	In  = 0
-	Out = 1
-
-	Block = 0
-	Match = 1
-	Pass  = 2
-	XPass = 3 // of a state that a rule on the table made; tables only
-)
-
-// TableStats is a table and what the kernel counts of it.
+// TableStats is a table and the kernel's counters of it.
 type TableStats struct {
 	Table
 	Flags          TableFlags
 	Addresses      int
 	Rules, Anchors int // that refer to it
 	Match, NoMatch uint64
-	Packets, Bytes [2][4]uint64 // by direction and what became of the packet
-	Cleared        time.Time    // when the counters were last cleared
+	// By direction (in, out), and blocked, matched, passed, passed by a state that a rule
+	// on the table made.
+	Packets, Bytes [2][4]uint64
+	Cleared        time.Time // when the counters were last cleared
 }
 
 // Active reports whether the table exists for rules and requests. One that is
 // not is only a name that a rule or a table in an anchor refers to.
 func (s TableStats) Active() bool { return s.Flags&TableActive != 0 }
 
-// Tables returns the tables, inactive ones too (see [TableStats.Active]),
-// sorted by name and then anchor. An anchor that does not exist is ENOENT.
-func (p *PF) Tables(f TableFilter) ([]TableStats, error) {
-	const op = "list tables"
-	if err := checkAnchor(f.Anchor, false); err != nil {
-		return nil, fail(op, Table{}, 0, err)
+// Tables returns the tables of the main ruleset or, with its path, of an anchor,
+// inactive ones too (see [TableStats.Active]), sorted by name. An anchor that does
+// not exist is ENOENT.
+func (p *PF) Tables(anchor string) ([]TableStats, error) {
+	if err := checkAnchor(anchor, false); err != nil {
+		return nil, fail("list tables", Table{}, 0, err)
 	}
-	var flags RequestFlags
-	if f.All {
-		flags, f.Anchor = FlagAllRsets, ""
+	op := "list tables"
+	if anchor != "" {
+		op += " of anchor " + anchor
 	}
-	a := array{esize: p.l.tstats.Size}
+	return p.tables(op, anchor, 0)
+}
+
+// AllTables returns the tables of all rulesets, the kernel's own too, sorted by name
+// and then anchor.
+func (p *PF) AllTables() ([]TableStats, error) { return p.tables("list tables", "", abi.FlagAllRsets) }
+
+func (p *PF) tables(op, anchor string, flags abi.RequestFlags) ([]TableStats, error) {
+	a := array{esize: p.l.TStats.Size}
 	defer a.close()
-	if err := p.list(p.l.req.GetTStats, Table{Anchor: f.Anchor}, flags, &a); err != nil {
-		op := op
-		if f.Anchor != "" {
-			op += " of anchor " + f.Anchor
-		}
+	if err := p.list(p.l.Req.GetTStats, Table{Anchor: anchor}, flags, &a); err != nil {
 		return nil, fail(op, Table{}, 0, err)
 	}
 	out := make([]TableStats, a.n)
 	for i := range out {
-		out[i] = p.l.tableStats(a.at(i))
+		out[i] = tableStats(p.l, a.at(i))
 	}
 	return out, nil
 }
 
+// Used returns what counts against the limits of table entries and of tables:
+// all tables of all anchors, inactive ones and the kernel's own among them.
+func (p *PF) Used() (entries, tables int, err error) {
+	all, err := p.AllTables()
+	for _, t := range all {
+		entries += t.Addresses
+	}
+	return entries, len(all), err
+}
+
 // list fills a with what a request lists. The kernel answers with the number
 // there is; if the array has no room for it all it writes nothing at all and
-// still calls it success, so only the number tells.
-func (p *PF) list(req uint, t Table, flags RequestFlags, a *array) error {
-	if a.esize == 0 {
-		return ErrUnknownRelease
-	}
+// still calls it success, so only the number shows it.
+func (p *PF) list(req uint, t Table, flags abi.RequestFlags, a *array) error {
 	for range attempts {
 		io := t.request(flags)
 		io.Buffer, io.Esize, io.Size = a.pointer(), int32(a.esize), int32(a.room)
@@ -183,20 +192,23 @@ func (p *PF) list(req uint, t Table, flags RequestFlags, a *array) error {
 			a.n = n
 			return nil
 		}
-		// A little more than needed, for what is added meanwhile.
 		a.n = 0
-		if err := a.grow(n + n/64 + 16); err != nil {
+		if err := a.grow(withRoom(n)); err != nil {
 			return err
 		}
 	}
-	return ErrChanging
+	return errChanging
 }
 
-func (l *Layout) tableStats(b []byte) TableStats {
-	o, u64, u32 := l.tstats, l.ByteOrder().Uint64, l.ByteOrder().Uint32
+// withRoom returns a little more than n, for what is added meanwhile.
+func withRoom(n int) int { return n + n/64 + 16 }
+
+func tableStats(l *abi.Layout, b []byte) TableStats {
+	o, u64, u32 := l.TStats, l.Order().Uint64, l.Order().Uint32
+	t := (*abi.PfrTable)(unsafe.Pointer(&b[0]))
 	s := TableStats{
-		Table:     (*PfrTable)(unsafe.Pointer(&b[0])).table(),
-		Flags:     TableFlags(u32(b[unsafe.Offsetof(PfrTable{}.Flags):])),
+		Table:     Table{Anchor: abi.CString(t.Anchor[:]), Name: abi.CString(t.Name[:])},
+		Flags:     TableFlags(u32(b[unsafe.Offsetof(t.Flags):])),
 		Addresses: int(int32(u32(b[o.Cnt:]))),
 		Rules:     int(int32(u32(b[o.Refcnt:]))),
 		Anchors:   int(int32(u32(b[o.Refcnt+4:]))),
@@ -224,22 +236,28 @@ func (p *PF) ClearTableStats(addresses bool, tables ...Table) (cleared int, err 
 	elements := tableElements(tables, 0)
 	io := arrayOf(elements)
 	if addresses {
-		io.Flags = FlagAddrsToo
+		io.Flags = abi.FlagAddrsToo
 	}
-	if err := p.tableRequest(p.l.req.ClrTStats, io); err != nil {
+	if err := p.tableRequest(p.l.Req.ClrTStats, io); err != nil {
 		return 0, fail(op, only(tables), len(tables), err)
 	}
 	return int(io.Nadd), nil // pfrio_nzero
 }
 
-// checkTables returns the tables as the kernel sees them, each once.
+// checkTables returns the tables as the kernel sees them, each once, in order.
 func checkTables(op string, tables []Table, writing bool) ([]Table, error) {
+	seen := make(map[Table]bool, len(tables))
+	out := make([]Table, 0, len(tables))
 	for _, t := range tables {
 		if err := t.check(writing); err != nil {
 			return nil, fail(op, t, 0, err)
 		}
+		if t = t.key(); !seen[t] {
+			seen[t] = true
+			out = append(out, t)
+		}
 	}
-	return distinct(tables), nil
+	return out, nil
 }
 
 // only returns the table that is alone, to name it in an error.
@@ -250,8 +268,8 @@ func only(tables []Table) Table {
 	return Table{}
 }
 
-func tableElements(tables []Table, flags TableFlags) []PfrTable {
-	e := make([]PfrTable, len(tables))
+func tableElements(tables []Table, flags TableFlags) []abi.PfrTable {
+	e := make([]abi.PfrTable, len(tables))
 	for i, t := range tables {
 		t.put(&e[i])
 		e[i].Flags = flags
@@ -260,10 +278,10 @@ func tableElements(tables []Table, flags TableFlags) []PfrTable {
 }
 
 // arrayOf begins a request about tables.
-func arrayOf(e []PfrTable) *PfiocTable {
-	return &PfiocTable{
+func arrayOf(e []abi.PfrTable) *abi.PfiocTable {
+	return &abi.PfiocTable{
 		Buffer: unsafe.Pointer(unsafe.SliceData(e)),
-		Esize:  sizeofPfrTable,
+		Esize:  abi.SizeofPfrTable,
 		Size:   int32(len(e)),
 	}
 }

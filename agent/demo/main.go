@@ -61,7 +61,7 @@ func agent(args []string) int {
 		return 1
 	}
 	env := quietEnv()
-	env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(kernel.Open(true), kernel.Layout()), nil }
+	env.OpenPF = func() (*pfioctl.PF, error) { return kernel.OpenPF(), nil }
 	env.Roles = privsep.Exec()
 	code := cli.Run(context.Background(), args, env)
 	fmt.Fprintf(os.Stderr, "demo: the simulated pf's tables take %d bytes\n", kernel.HeapBytes())

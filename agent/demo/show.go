@@ -197,7 +197,7 @@ func (s *stage) env() cli.Env {
 }
 
 func (s *stage) open() (*pfioctl.PF, error) {
-	return pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), nil
+	return s.kernel.OpenPF(), nil
 }
 
 // sync runs --sync-now, shows what it says, and expects the phrases in it.
@@ -356,8 +356,7 @@ func (s *stage) each(f func(pfioctl.Addr) bool) error {
 	if err != nil {
 		return err
 	}
-	defer addrs.Close()
-	for a := range addrs.All() {
+	for _, a := range addrs {
 		if !f(a) {
 			break
 		}

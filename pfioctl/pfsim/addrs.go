@@ -7,26 +7,26 @@ import (
 	"syscall"
 	"unsafe"
 
-	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // Where struct pfr_addr keeps its members. Elements are handled as the bytes
 // they are: what the kernel leaves alone goes back as it came.
 const (
-	addrSize   = int(unsafe.Sizeof(pfioctl.PfrAddr{}))
-	addrIfname = int(unsafe.Offsetof(pfioctl.PfrAddr{}.Ifname))
-	addrStates = int(unsafe.Offsetof(pfioctl.PfrAddr{}.States))
-	addrWeight = int(unsafe.Offsetof(pfioctl.PfrAddr{}.Weight))
-	addrAF     = int(unsafe.Offsetof(pfioctl.PfrAddr{}.AF))
-	addrNet    = int(unsafe.Offsetof(pfioctl.PfrAddr{}.Net))
-	addrNot    = int(unsafe.Offsetof(pfioctl.PfrAddr{}.Not))
-	addrFback  = int(unsafe.Offsetof(pfioctl.PfrAddr{}.Fback))
-	addrType   = int(unsafe.Offsetof(pfioctl.PfrAddr{}.Type))
+	addrSize   = int(unsafe.Sizeof(abi.PfrAddr{}))
+	addrIfname = int(unsafe.Offsetof(abi.PfrAddr{}.Ifname))
+	addrStates = int(unsafe.Offsetof(abi.PfrAddr{}.States))
+	addrWeight = int(unsafe.Offsetof(abi.PfrAddr{}.Weight))
+	addrAF     = int(unsafe.Offsetof(abi.PfrAddr{}.AF))
+	addrNet    = int(unsafe.Offsetof(abi.PfrAddr{}.Net))
+	addrNot    = int(unsafe.Offsetof(abi.PfrAddr{}.Not))
+	addrFback  = int(unsafe.Offsetof(abi.PfrAddr{}.Fback))
+	addrType   = int(unsafe.Offsetof(abi.PfrAddr{}.Type))
 
-	ifnameSize = len(pfioctl.PfrAddr{}.Ifname)
+	ifnameSize = len(abi.PfrAddr{}.Ifname)
 
-	afInet  = pfioctl.AFInet
-	afInet6 = pfioctl.AFInet6
+	afInet  = abi.AFInet
+	afInet6 = abi.AFInet6
 )
 
 // chunk is how many elements are copied at a time. The answer is the same as
@@ -65,7 +65,7 @@ var errDone = errors.New("done")
 
 // refused reports whether a flag of the request is not among those it takes
 // (ACCEPT_FLAGS). Bits that are no request flag at all pass.
-func refused(flags, ok pfioctl.RequestFlags) bool {
+func refused(flags, ok abi.RequestFlags) bool {
 	const all = 0x7f // PFR_FLAG_ALLMASK
 	return flags&^ok&all != 0
 }
@@ -74,7 +74,7 @@ func refused(flags, ok pfioctl.RequestFlags) bool {
 // may change; with writeBack the changed element is written before the next is
 // read. It returns the error of f, or EFAULT, whichever comes first in the
 // order of the array.
-func (k *Kernel) each(io *pfioctl.PfiocTable, writeBack bool, f func(a []byte) error) error {
+func (k *Kernel) each(io *abi.PfiocTable, writeBack bool, f func(a []byte) error) error {
 	for first, size := 0, int(io.Size); first < size; {
 		want := min(size-first, chunk)
 		got := copyin(k.buf[:want*addrSize], io.Buffer, first, addrSize)
@@ -103,7 +103,7 @@ func (k *Kernel) each(io *pfioctl.PfiocTable, writeBack bool, f func(a []byte) e
 // reports whether they could be written. An element before the array is not
 // there: the kernel would write what the caller has in front of it, where a
 // negative size is met with feedback.
-func (k *Kernel) eachOut(io *pfioctl.PfiocTable, first, n int, f func(i int, a []byte)) bool {
+func (k *Kernel) eachOut(io *abi.PfiocTable, first, n int, f func(i int, a []byte)) bool {
 	if n > 0 && first < 0 {
 		return false
 	}
@@ -122,12 +122,12 @@ func (k *Kernel) eachOut(io *pfioctl.PfiocTable, first, n int, f func(i int, a [
 
 // resetFeedback is pfr_reset_feedback: it takes back what a request that
 // failed has said, as far as it can.
-func (k *Kernel) resetFeedback(io *pfioctl.PfiocTable) {
+func (k *Kernel) resetFeedback(io *abi.PfiocTable) {
 	for first, size := 0, int(io.Size); first < size; {
 		want := min(size-first, chunk)
 		got := copyin(k.buf[:want*addrSize], io.Buffer, first, addrSize)
 		for i := range got {
-			k.buf[i*addrSize+addrFback] = byte(pfioctl.FeedbackNone)
+			k.buf[i*addrSize+addrFback] = byte(abi.FeedbackNone)
 		}
 		if copyout(io.Buffer, first, k.buf[:got*addrSize], addrSize) < got || got < want {
 			return
@@ -266,7 +266,7 @@ func (t *ktable) insert(d *draft, now int64) {
 }
 
 // writable is how every request that writes addresses begins.
-func (k *Kernel) writable(io *pfioctl.PfiocTable) (*ktable, error) {
+func (k *Kernel) writable(io *abi.PfiocTable) (*ktable, error) {
 	if err := k.validTable(&io.Table, 0, true); err != nil {
 		return nil, err
 	}
@@ -274,7 +274,7 @@ func (k *Kernel) writable(io *pfioctl.PfiocTable) (*ktable, error) {
 }
 
 // unlocked finds a table that may be written.
-func (k *Kernel) unlocked(io *pfioctl.PfiocTable) (*ktable, error) {
+func (k *Kernel) unlocked(io *abi.PfiocTable) (*ktable, error) {
 	t := k.lookupTable(&io.Table)
 	if t == nil || t.flags&flagActive == 0 {
 		return nil, syscall.ESRCH
@@ -286,7 +286,7 @@ func (k *Kernel) unlocked(io *pfioctl.PfiocTable) (*ktable, error) {
 }
 
 // readable is how every request that reads addresses begins.
-func (k *Kernel) readable(io *pfioctl.PfiocTable) (*ktable, error) {
+func (k *Kernel) readable(io *abi.PfiocTable) (*ktable, error) {
 	if err := k.validTable(&io.Table, 0, false); err != nil {
 		return nil, err
 	}
@@ -298,8 +298,8 @@ func (k *Kernel) readable(io *pfioctl.PfiocTable) (*ktable, error) {
 }
 
 // clrAddrs is DIOCRCLRADDRS.
-func (k *Kernel) clrAddrs(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagDummy) {
+func (k *Kernel) clrAddrs(io *abi.PfiocTable) error {
+	if refused(io.Flags, abi.FlagDummy) {
 		return syscall.EINVAL
 	}
 	t, err := k.writable(io)
@@ -307,16 +307,16 @@ func (k *Kernel) clrAddrs(io *pfioctl.PfiocTable) error {
 		return err
 	}
 	io.Ndel = int32(t.cnt())
-	if io.Flags&pfioctl.FlagDummy == 0 {
+	if io.Flags&abi.FlagDummy == 0 {
 		k.entries -= t.removeWhere(func(uint32) bool { return true })
 	}
 	return nil
 }
 
 // setAddrs is DIOCRSETADDRS.
-func (k *Kernel) setAddrs(io *pfioctl.PfiocTable) error {
-	dummy, feedback := io.Flags&pfioctl.FlagDummy != 0, io.Flags&pfioctl.FlagFeedback != 0
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagFeedback) {
+func (k *Kernel) setAddrs(io *abi.PfiocTable) error {
+	dummy, feedback := io.Flags&abi.FlagDummy != 0, io.Flags&abi.FlagFeedback != 0
+	if refused(io.Flags, abi.FlagDummy|abi.FlagFeedback) {
 		return syscall.EINVAL
 	}
 	t, err := k.writable(io)
@@ -340,26 +340,26 @@ func (k *Kernel) setAddrs(io *pfioctl.PfiocTable) error {
 		if !validAddr(a) {
 			return syscall.EINVAL
 		}
-		fb := pfioctl.FeedbackNone
+		fb := abi.FeedbackNone
 		p := parsePrefix(a)
 		if s, ok := t.lookup(p, &h); ok {
 			flags := t.entryFlags(s)
 			if flags&entMark != 0 {
-				fb = pfioctl.FeedbackDuplicate
+				fb = abi.FeedbackDuplicate
 			} else {
 				t.setEntryFlags(s, flags|entMark)
 				marked++
 				if (flags&entNot != 0) != (a[addrNot] == 1) {
 					changed = append(changed, p)
-					fb = pfioctl.FeedbackChanged
+					fb = abi.FeedbackChanged
 				}
 			}
 		} else if d.has(p) {
-			fb = pfioctl.FeedbackDuplicate
+			fb = abi.FeedbackDuplicate
 		} else if added, err := k.take(d, a, p); err != nil {
 			return err
 		} else if added {
-			fb = pfioctl.FeedbackAdded
+			fb = abi.FeedbackAdded
 			if a[addrType] == costEntry {
 				t.costs++
 			}
@@ -435,14 +435,14 @@ func (k *Kernel) replace(t *ktable, d *draft, gone int, changed []prefix, now in
 
 // putDeleted writes what SETADDRS is about to delete behind the array: the
 // kernel queues at the head while it walks, so the last entry comes first.
-func (k *Kernel) putDeleted(io *pfioctl.PfiocTable, t *ktable, n int) bool {
+func (k *Kernel) putDeleted(io *abi.PfiocTable, t *ktable, n int) bool {
 	s := spot(t.cnt())
 	return k.eachOut(io, int(io.Size), n, func(_ int, a []byte) {
 		for s--; t.entryFlags(s)&entMark != 0; {
 			s--
 		}
 		t.putEntry(a, s)
-		a[addrFback] = byte(pfioctl.FeedbackDeleted)
+		a[addrFback] = byte(abi.FeedbackDeleted)
 	})
 }
 
@@ -451,7 +451,7 @@ func (k *Kernel) putDeleted(io *pfioctl.PfiocTable, t *ktable, n int) bool {
 type queued struct {
 	prefix
 	not bool
-	fb  pfioctl.Feedback
+	fb  abi.Feedback
 	x   *extra
 }
 
@@ -460,9 +460,9 @@ type queued struct {
 // From 7.1 on every element is given an entry before any lock is taken and the
 // table is looked up, waiting where there is none. The queue of elements is
 // processed from its head, which is where they were put: the last comes first.
-func (k *Kernel) addAddrs(io *pfioctl.PfiocTable) error {
-	dummy, feedback := io.Flags&pfioctl.FlagDummy != 0, io.Flags&pfioctl.FlagFeedback != 0
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagFeedback) {
+func (k *Kernel) addAddrs(io *abi.PfiocTable) error {
+	dummy, feedback := io.Flags&abi.FlagDummy != 0, io.Flags&abi.FlagFeedback != 0
+	if refused(io.Flags, abi.FlagDummy|abi.FlagFeedback) {
 		return syscall.EINVAL
 	}
 	if err := k.validTable(&io.Table, 0, true); err != nil {
@@ -524,13 +524,13 @@ func (k *Kernel) addAddrs(io *pfioctl.PfiocTable) error {
 		dup := d.has(q.prefix)
 		switch {
 		case dup:
-			q.fb = pfioctl.FeedbackDuplicate
+			q.fb = abi.FeedbackDuplicate
 		case !there:
 			if d.add(q.prefix, q.not, q.x) {
-				q.fb = pfioctl.FeedbackAdded
+				q.fb = abi.FeedbackAdded
 			}
 		case (t.entryFlags(s)&entNot != 0) != q.not:
-			q.fb = pfioctl.FeedbackConflict
+			q.fb = abi.FeedbackConflict
 		}
 	}
 	n := d.len()
@@ -587,8 +587,8 @@ func (q *queued) fill(a *[addrSize]byte) {
 // addAddrsInOrder is DIOCRADDADDRS of 6.9 and 7.0: the table is looked up
 // first, elements are taken in their order, feedback is in place, and an empty
 // pool is ENOMEM.
-func (k *Kernel) addAddrsInOrder(io *pfioctl.PfiocTable) error {
-	dummy, feedback := io.Flags&pfioctl.FlagDummy != 0, io.Flags&pfioctl.FlagFeedback != 0
+func (k *Kernel) addAddrsInOrder(io *abi.PfiocTable) error {
+	dummy, feedback := io.Flags&abi.FlagDummy != 0, io.Flags&abi.FlagFeedback != 0
 	t, err := k.unlocked(io)
 	if err != nil {
 		return err
@@ -605,22 +605,22 @@ func (k *Kernel) addAddrsInOrder(io *pfioctl.PfiocTable) error {
 		if !validAddr(a) {
 			return syscall.EINVAL
 		}
-		fb := pfioctl.FeedbackNone
+		fb := abi.FeedbackNone
 		p := parsePrefix(a)
 		s, there := t.lookup(p, &h)
 		switch {
 		case d.has(p):
-			fb = pfioctl.FeedbackDuplicate
+			fb = abi.FeedbackDuplicate
 		case !there:
 			added, err := k.take(d, a, p)
 			if err != nil {
 				return err
 			}
 			if added {
-				fb = pfioctl.FeedbackAdded
+				fb = abi.FeedbackAdded
 			}
 		case (t.entryFlags(s)&entNot != 0) != (a[addrNot] == 1):
-			fb = pfioctl.FeedbackConflict
+			fb = abi.FeedbackConflict
 		}
 		a[addrFback] = byte(fb)
 		return nil
@@ -642,9 +642,9 @@ func (k *Kernel) addAddrsInOrder(io *pfioctl.PfiocTable) error {
 }
 
 // delAddrs is DIOCRDELADDRS.
-func (k *Kernel) delAddrs(io *pfioctl.PfiocTable) error {
-	dummy, feedback := io.Flags&pfioctl.FlagDummy != 0, io.Flags&pfioctl.FlagFeedback != 0
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagFeedback) {
+func (k *Kernel) delAddrs(io *abi.PfiocTable) error {
+	dummy, feedback := io.Flags&abi.FlagDummy != 0, io.Flags&abi.FlagFeedback != 0
+	if refused(io.Flags, abi.FlagDummy|abi.FlagFeedback) {
 		return syscall.EINVAL
 	}
 	t, err := k.writable(io)
@@ -677,15 +677,15 @@ func (k *Kernel) delAddrs(io *pfioctl.PfiocTable) error {
 		if !validAddr(a) {
 			return syscall.EINVAL
 		}
-		fb := pfioctl.FeedbackNone
+		fb := abi.FeedbackNone
 		if s, ok := t.lookup(parsePrefix(a), &h); ok {
 			switch flags := t.entryFlags(s); {
 			case (flags&entNot != 0) != (a[addrNot] == 1):
-				fb = pfioctl.FeedbackConflict
+				fb = abi.FeedbackConflict
 			case flags&entMark != 0:
-				fb = pfioctl.FeedbackDuplicate
+				fb = abi.FeedbackDuplicate
 			default:
-				fb = pfioctl.FeedbackDeleted
+				fb = abi.FeedbackDeleted
 				t.setEntryFlags(s, flags|entMark)
 				n++
 			}
@@ -707,15 +707,15 @@ func (k *Kernel) delAddrs(io *pfioctl.PfiocTable) error {
 }
 
 // tstAddrs is DIOCRTSTADDRS.
-func (k *Kernel) tstAddrs(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagReplace) {
+func (k *Kernel) tstAddrs(io *abi.PfiocTable) error {
+	if refused(io.Flags, abi.FlagReplace) {
 		return syscall.EINVAL
 	}
 	t, err := k.readable(io)
 	if err != nil {
 		return err
 	}
-	replace := io.Flags&pfioctl.FlagReplace != 0
+	replace := io.Flags&abi.FlagReplace != 0
 	n := int32(0)
 	err = k.each(io, true, func(a []byte) error {
 		if !validAddr(a) {
@@ -725,12 +725,12 @@ func (k *Kernel) tstAddrs(io *pfioctl.PfiocTable) error {
 		if p.net < p.maxBits() {
 			return syscall.EINVAL
 		}
-		fb := pfioctl.FeedbackNone
+		fb := abi.FeedbackNone
 		s, ok := t.longest(p)
 		if ok {
-			fb = pfioctl.FeedbackMatch
+			fb = abi.FeedbackMatch
 			if t.entryFlags(s)&entNot != 0 {
-				fb = pfioctl.FeedbackNotMatch
+				fb = abi.FeedbackNotMatch
 			} else {
 				n++
 			}
@@ -752,7 +752,7 @@ func (k *Kernel) tstAddrs(io *pfioctl.PfiocTable) error {
 }
 
 // getAddrs is DIOCRGETADDRS.
-func (k *Kernel) getAddrs(io *pfioctl.PfiocTable) error {
+func (k *Kernel) getAddrs(io *abi.PfiocTable) error {
 	if refused(io.Flags, 0) {
 		return syscall.EINVAL
 	}
@@ -771,7 +771,7 @@ func (k *Kernel) getAddrs(io *pfioctl.PfiocTable) error {
 }
 
 // getAStats is DIOCRGETASTATS, which takes any flag and heeds one.
-func (k *Kernel) getAStats(io *pfioctl.PfiocTable) error {
+func (k *Kernel) getAStats(io *abi.PfiocTable) error {
 	t, err := k.readable(io)
 	if err != nil {
 		return err
@@ -781,7 +781,7 @@ func (k *Kernel) getAStats(io *pfioctl.PfiocTable) error {
 		io.Size = int32(n)
 		return nil
 	}
-	l, order := k.layout.AStats(), k.layout.ByteOrder()
+	l, order := k.layout.AStats, k.layout.Order()
 	a := make([]byte, l.Size)
 	for s := range spot(n) {
 		clear(a)
@@ -795,14 +795,14 @@ func (k *Kernel) getAStats(io *pfioctl.PfiocTable) error {
 				}
 			}
 		} else {
-			a[addrFback] = byte(pfioctl.FeedbackNoCount)
+			a[addrFback] = byte(abi.FeedbackNoCount)
 		}
 		order.PutUint64(a[l.Tzero:], uint64(t.tzeroAt(s)))
 		if copyout(io.Buffer, int(s), a, l.Size) != 1 {
 			return syscall.EFAULT
 		}
 	}
-	if io.Flags&pfioctl.FlagClrStats != 0 {
+	if io.Flags&abi.FlagClrStats != 0 {
 		t.clearAllStats(k.gettime())
 	}
 	io.Size = int32(n)
@@ -811,9 +811,9 @@ func (k *Kernel) getAStats(io *pfioctl.PfiocTable) error {
 
 // clrAStats is DIOCRCLRASTATS. An entry named twice is put into a list twice,
 // which then has no end.
-func (k *Kernel) clrAStats(io *pfioctl.PfiocTable) error {
-	feedback := io.Flags&pfioctl.FlagFeedback != 0
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagFeedback) {
+func (k *Kernel) clrAStats(io *abi.PfiocTable) error {
+	feedback := io.Flags&abi.FlagFeedback != 0
+	if refused(io.Flags, abi.FlagDummy|abi.FlagFeedback) {
 		return syscall.EINVAL
 	}
 	t, err := k.readable(io)
@@ -830,9 +830,9 @@ func (k *Kernel) clrAStats(io *pfioctl.PfiocTable) error {
 		if !validAddr(a) {
 			return syscall.EINVAL
 		}
-		fb := pfioctl.FeedbackNone
+		fb := abi.FeedbackNone
 		if s, ok := t.lookup(parsePrefix(a), &h); ok {
-			fb = pfioctl.FeedbackCleared
+			fb = abi.FeedbackCleared
 			flags := t.entryFlags(s)
 			loop = loop || flags&entMark != 0
 			t.setEntryFlags(s, flags|entMark)
@@ -847,7 +847,7 @@ func (k *Kernel) clrAStats(io *pfioctl.PfiocTable) error {
 		}
 		return err
 	}
-	if io.Flags&pfioctl.FlagDummy == 0 && len(queue) > 0 {
+	if io.Flags&abi.FlagDummy == 0 && len(queue) > 0 {
 		if loop {
 			k.hung = true
 			return ErrHang

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // An anchor is struct pf_anchor: a node of the tree of rulesets.
@@ -94,7 +95,7 @@ func (k *Kernel) createAnchor(parent *anchor, name string) *anchor {
 	if parent != nil {
 		path = parent.path + "/" + name
 	}
-	path = path[:min(len(path), pfioctl.AnchorPathSize-1)]
+	path = path[:min(len(path), abi.AnchorPathSize-1)]
 	l := pfioctl.LimitAnchors
 	if k.anchors[path] != nil || uint64(k.inUse[l]) >= uint64(k.hard[l]) {
 		return nil
@@ -131,7 +132,7 @@ func (k *Kernel) removeIfEmpty(rs *ruleset) {
 // attachTable is pfr_attach_table: what loading a rule does for a table that it
 // names. It returns nil when a limit is reached.
 func (k *Kernel) attachTable(rs *ruleset, name string) *ktable {
-	var p pfioctl.PfrTable
+	var p abi.PfrTable
 	copy(p.Name[:len(p.Name)-1], name)
 	if rs.anchor != nil {
 		copy(p.Anchor[:len(p.Anchor)-1], rs.anchor.path)
@@ -142,7 +143,7 @@ func (k *Kernel) attachTable(rs *ruleset, name string) *ktable {
 			return nil
 		}
 		if rs.anchor != nil {
-			p.Anchor = [pfioctl.AnchorPathSize]byte{}
+			p.Anchor = [abi.AnchorPathSize]byte{}
 			root := k.lookupTable(&p)
 			if root == nil {
 				if root = k.createTable(&p, 0, true); root == nil {

@@ -7,17 +7,18 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // benchKernel is a kernel with one table, and a request to it for n hosts with
 // ascending addresses, step apart.
-func benchKernel(tb testing.TB, n int, step uint32) (*Kernel, *Device, *pfioctl.PfiocTable) {
+func benchKernel(tb testing.TB, n int, step uint32) (*Kernel, *Device, *abi.PfiocTable) {
 	tb.Helper()
 	k := New(Options{})
 	d := k.Open(true)
-	t := &pfioctl.PfrTable{Flags: pfioctl.TablePersist}
+	t := &abi.PfrTable{Flags: pfioctl.TablePersist}
 	copy(t.Name[:], "bench")
-	add := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(t), Esize: int32(tableSize), Size: 1}
+	add := &abi.PfiocTable{Buffer: unsafe.Pointer(t), Esize: int32(tableSize), Size: 1}
 	if err := d.Ioctl(k.req.AddTables, unsafe.Pointer(add)); err != nil {
 		tb.Fatal(err)
 	}
@@ -27,7 +28,7 @@ func benchKernel(tb testing.TB, n int, step uint32) (*Kernel, *Device, *pfioctl.
 		binary.BigEndian.PutUint32(a, 0x01000000+uint32(i)*step)
 		a[addrAF], a[addrNet] = afInet, 32
 	}
-	io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(unsafe.SliceData(addrs)), Esize: int32(addrSize), Size: int32(n)}
+	io := &abi.PfiocTable{Buffer: unsafe.Pointer(unsafe.SliceData(addrs)), Esize: int32(addrSize), Size: int32(n)}
 	copy(io.Table.Name[:], "bench")
 	return k, d, io
 }
@@ -72,7 +73,7 @@ func BenchmarkSet(b *testing.B) {
 				must(b, d.Ioctl(k.req.SetAddrs, unsafe.Pointer(io)))
 			}
 			if c.dummy {
-				io.Flags = pfioctl.FlagDummy
+				io.Flags = abi.FlagDummy
 			}
 			other := byte(0)
 			b.ReportAllocs()

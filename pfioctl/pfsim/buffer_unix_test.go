@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 func TestBufferEndsWhereItEnds(t *testing.T) {
@@ -72,19 +73,19 @@ func TestAnswerCannotBeWritten(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		nr    uint
-		flags pfioctl.RequestFlags
+		flags abi.RequestFlags
 		want  error
 		after []element
 	}{
 		{"SETADDRS", k.req.SetAddrs, 0, nil, elements("10.0.0.2")},
-		{"SETADDRS with feedback", k.req.SetAddrs, pfioctl.FlagFeedback, syscall.EFAULT, elements("10.0.0.1")},
+		{"SETADDRS with feedback", k.req.SetAddrs, abi.FlagFeedback, syscall.EFAULT, elements("10.0.0.1")},
 		{"ADDADDRS", k.req.AddAddrs, 0, nil, elements("10.0.0.1", "10.0.0.2")},
-		{"ADDADDRS with feedback", k.req.AddAddrs, pfioctl.FlagFeedback, syscall.EFAULT, elements("10.0.0.1", "10.0.0.2")},
-		{"ADDADDRS with feedback, dummy", k.req.AddAddrs, pfioctl.FlagFeedback | pfioctl.FlagDummy, syscall.EFAULT, elements("10.0.0.1")},
-		{"DELADDRS with feedback", k.req.DelAddrs, pfioctl.FlagFeedback, syscall.EFAULT, elements("10.0.0.1")},
+		{"ADDADDRS with feedback", k.req.AddAddrs, abi.FlagFeedback, syscall.EFAULT, elements("10.0.0.1", "10.0.0.2")},
+		{"ADDADDRS with feedback, dummy", k.req.AddAddrs, abi.FlagFeedback | abi.FlagDummy, syscall.EFAULT, elements("10.0.0.1")},
+		{"DELADDRS with feedback", k.req.DelAddrs, abi.FlagFeedback, syscall.EFAULT, elements("10.0.0.1")},
 		{"TSTADDRS", k.req.TstAddrs, 0, syscall.EFAULT, elements("10.0.0.1")},
 		{"GETADDRS", k.req.GetAddrs, 0, syscall.EFAULT, elements("10.0.0.1")},
-		{"CLRASTATS with feedback", k.req.ClrAStats, pfioctl.FlagFeedback, syscall.EFAULT, elements("10.0.0.1")},
+		{"CLRASTATS with feedback", k.req.ClrAStats, abi.FlagFeedback, syscall.EFAULT, elements("10.0.0.1")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			set()
@@ -111,8 +112,8 @@ func TestAnswerCannotBeWritten(t *testing.T) {
 		}
 	})
 	t.Run("DIOCXBEGIN", func(t *testing.T) {
-		e := pfioctl.PfiocTransE{Type: transTable}
-		io := pfioctl.PfiocTrans{Size: 1, Esize: int32(transSize), Array: readOnly(t, bytesOf(&e)).Pointer()}
+		e := abi.PfiocTransE{Type: transTable}
+		io := abi.PfiocTrans{Size: 1, Esize: int32(transSize), Array: readOnly(t, bytesOf(&e)).Pointer()}
 		if err := x.d.Ioctl(k.req.XBegin, unsafe.Pointer(&io)); err != syscall.EFAULT {
 			t.Errorf("%v, want EFAULT", err)
 		}

@@ -5,7 +5,7 @@
 //
 //	k := pfsim.New(pfsim.Options{})
 //	k.SetRunning(true)
-//	pf := pfioctl.New(k.Open(true), k.Layout())
+//	pf := k.OpenPF()
 //
 // # What it does as the kernel does
 //

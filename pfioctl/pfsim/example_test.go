@@ -28,7 +28,7 @@ func Example() {
 		return
 	}
 
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	_, err = pf.Add(bad,
 		pfioctl.Addr{Prefix: netip.MustParsePrefix("192.0.2.0/24")},
 		pfioctl.Addr{Prefix: netip.MustParsePrefix("192.0.2.7/32"), Not: true})

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // pooled makes an element of a kind that only address pools use.
@@ -72,14 +73,14 @@ func TestPoolEntries(t *testing.T) {
 	b = array(elements("10.0.0.4", "10.0.0.5"), 0)
 	pooled(b, 0, costEntry, 3, "")
 	pooled(b, 1, costEntry, 4, "em1")
-	must(t, x.call(k.req.AddAddrs, x.io(pfioctl.FlagFeedback, b, 2)))
+	must(t, x.call(k.req.AddAddrs, x.io(abi.FlagFeedback, b, 2)))
 	want = append(want,
 		addrAnswer{AF: 2, Addr: "10.0.0.4", Net: 32, Type: costEntry, Weight: 4},
 		addrAnswer{AF: 2, Addr: "10.0.0.5", Net: 32, Type: costEntry, Weight: 4, Ifname: "em1"})
 	if diff := cmp.Diff(want, get()); diff != "" {
 		t.Errorf("after adding: - want, + got:\n%s", diff)
 	}
-	added := pfioctl.FeedbackAdded
+	added := abi.FeedbackAdded
 	if diff := cmp.Diff([]addrAnswer{
 		{AF: 2, Addr: "10.0.0.5", Net: 32, Type: costEntry, Weight: 4, Ifname: "em1", Fback: feedback(added)},
 		{AF: 2, Addr: "10.0.0.4", Net: 32, Type: costEntry, Weight: 4, Ifname: "em1", Fback: feedback(added)},
@@ -90,18 +91,18 @@ func TestPoolEntries(t *testing.T) {
 
 	// A transaction brings them too, and keeps those that are there.
 	begin := func() uint32 {
-		e := pfioctl.PfiocTransE{Type: transTable}
-		must(t, x.d.Ioctl(k.req.XBegin, unsafe.Pointer(&pfioctl.PfiocTrans{Size: 1, Esize: int32(transSize), Array: unsafe.Pointer(&e)})))
+		e := abi.PfiocTransE{Type: transTable}
+		must(t, x.d.Ioctl(k.req.XBegin, unsafe.Pointer(&abi.PfiocTrans{Size: 1, Esize: int32(transSize), Array: unsafe.Pointer(&e)})))
 		return e.Ticket
 	}
 	b = array(elements("10.0.0.3", "10.0.0.6"), 0)
 	pooled(b, 1, costEntry, 0, "em2")
-	io := x.io(pfioctl.FlagAddrsToo, b, 2)
+	io := x.io(abi.FlagAddrsToo, b, 2)
 	io.Ticket, io.Table.Flags = begin(), flagPersist
 	k.SetLimit(pfioctl.LimitTableEntries, 2) // 10.0.0.3 is plain here, and one beside the one in the table
 	must(t, x.call(k.req.InaDefine, io))
-	e := pfioctl.PfiocTransE{Type: transTable, Ticket: io.Ticket}
-	must(t, x.d.Ioctl(k.req.XCommit, unsafe.Pointer(&pfioctl.PfiocTrans{Size: 1, Esize: int32(transSize), Array: unsafe.Pointer(&e)})))
+	e := abi.PfiocTransE{Type: transTable, Ticket: io.Ticket}
+	must(t, x.d.Ioctl(k.req.XCommit, unsafe.Pointer(&abi.PfiocTrans{Size: 1, Esize: int32(transSize), Array: unsafe.Pointer(&e)})))
 	if diff := cmp.Diff([]addrAnswer{want[2], {AF: 2, Addr: "10.0.0.6", Net: 32, Type: costEntry, Weight: 1, Ifname: "em2"}}, get()); diff != "" {
 		t.Errorf("after a commit: - want, + got:\n%s", diff)
 	}
@@ -130,10 +131,10 @@ func TestWeightsLoseChanges(t *testing.T) {
 	const pool = 4 // of list
 	commit := func(x *table, b []byte) {
 		t.Helper()
-		e := pfioctl.PfiocTransE{Type: transTable}
-		trans := pfioctl.PfiocTrans{Size: 1, Esize: int32(transSize), Array: unsafe.Pointer(&e)}
+		e := abi.PfiocTransE{Type: transTable}
+		trans := abi.PfiocTrans{Size: 1, Esize: int32(transSize), Array: unsafe.Pointer(&e)}
 		must(t, x.d.Ioctl(x.k.req.XBegin, unsafe.Pointer(&trans)))
-		io := x.io(pfioctl.FlagAddrsToo, b, len(b)/addrSize)
+		io := x.io(abi.FlagAddrsToo, b, len(b)/addrSize)
 		io.Ticket, io.Table.Flags = e.Ticket, flagPersist
 		must(t, x.call(x.k.req.InaDefine, io))
 		must(t, x.d.Ioctl(x.k.req.XCommit, unsafe.Pointer(&trans)))
@@ -177,7 +178,7 @@ func TestWeightsLoseChanges(t *testing.T) {
 			"only asked for", plainEntry, func(x *table, _ []byte) {
 				b := array(elements("10.0.0.8"), 0)
 				pooled(b, 0, costEntry, 1, "")
-				must(t, x.call(x.k.req.SetAddrs, x.io(pfioctl.FlagDummy, b, 1)))
+				must(t, x.call(x.k.req.SetAddrs, x.io(abi.FlagDummy, b, 1)))
 			}, set,
 			elements("!10.0.0.1", "!10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.9"),
 		},
@@ -212,14 +213,14 @@ func TestWeightsLoseChanges(t *testing.T) {
 
 // astats reads the addresses with their counters: packets in and out, of any
 // outcome, and since when.
-func (x *table) astats(t *testing.T, flags pfioctl.RequestFlags) (packets []uint64, since []int64, codes []pfioctl.Feedback) {
+func (x *table) astats(t *testing.T, flags abi.RequestFlags) (packets []uint64, since []int64, codes []abi.Feedback) {
 	t.Helper()
-	l := x.k.layout.AStats()
+	l := x.k.layout.AStats
 	b := make([]byte, 8*l.Size)
 	io := x.io(flags, b, 8)
 	io.Esize = int32(l.Size)
 	must(t, x.call(x.k.req.GetAStats, io))
-	order := x.k.layout.ByteOrder()
+	order := x.k.layout.Order()
 	for i := range int(io.Size) {
 		a := b[i*l.Size:][:l.Size]
 		n := uint64(0)
@@ -228,7 +229,7 @@ func (x *table) astats(t *testing.T, flags pfioctl.RequestFlags) (packets []uint
 		}
 		packets = append(packets, n)
 		since = append(since, int64(order.Uint64(a[l.Tzero:])))
-		codes = append(codes, pfioctl.Feedback(a[addrFback]))
+		codes = append(codes, abi.Feedback(a[addrFback]))
 	}
 	return packets, since, codes
 }
@@ -250,16 +251,16 @@ func TestCounters(t *testing.T) {
 			k.Verdict(packet(a, "192.0.2.1", out))
 		}
 	}
-	check := func(what string, flags pfioctl.RequestFlags, packets []uint64, since []int64) {
+	check := func(what string, flags abi.RequestFlags, packets []uint64, since []int64) {
 		t.Helper()
 		p, s, codes := x.astats(t, flags)
 		if !slices.Equal(p, packets) || !slices.Equal(s, since) {
 			t.Errorf("%s: %v packets since %v, want %v since %v", what, p, s, packets, since)
 		}
 		for i, code := range codes {
-			want := pfioctl.FeedbackNone
+			want := abi.FeedbackNone
 			if packets[i] == 0 {
-				want = pfioctl.FeedbackNoCount
+				want = abi.FeedbackNoCount
 			}
 			if code != want {
 				t.Errorf("%s: entry %d is %v, want %v", what, i, code, want)
@@ -284,7 +285,7 @@ func TestCounters(t *testing.T) {
 	ro := *x
 	ro.d = k.Open(false)
 	now = now.Add(time.Hour)
-	if p, _, _ := ro.astats(t, pfioctl.FlagClrStats); !slices.Equal(p, []uint64{2, 0, 0}) {
+	if p, _, _ := ro.astats(t, abi.FlagClrStats); !slices.Equal(p, []uint64{2, 0, 0}) {
 		t.Errorf("read and cleared: %v", p)
 	}
 	check("cleared through a read-only descriptor", 0, []uint64{0, 0, 0}, []int64{now.Unix(), now.Unix(), now.Unix()})
@@ -297,7 +298,7 @@ func TestCounters(t *testing.T) {
 	}
 	at := now.Unix()
 	now = now.Add(time.Hour)
-	one := &pfioctl.PfrTable{}
+	one := &abi.PfrTable{}
 	copy(one.Name[:], "t")
 	io := x.io(0, nil, 1)
 	io.Buffer, io.Esize = unsafe.Pointer(one), int32(tableSize)
@@ -306,7 +307,7 @@ func TestCounters(t *testing.T) {
 		t.Errorf("CLRTSTATS left %d, %v, %d", kt.match, kt.packets, kt.tzero)
 	}
 	check("CLRTSTATS of the table alone", 0, []uint64{1, 0, 0}, []int64{at, at, at})
-	io.Flags = pfioctl.FlagAddrsToo
+	io.Flags = abi.FlagAddrsToo
 	must(t, x.call(k.req.ClrTStats, io))
 	check("and of its addresses", 0, []uint64{0, 0, 0}, []int64{now.Unix(), now.Unix(), now.Unix()})
 }
@@ -362,16 +363,16 @@ func TestSkipSteps(t *testing.T) {
 // with it.
 func TestStaleRoot(t *testing.T) {
 	k := New(Options{})
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	root, in := pfioctl.Table{Name: "t"}, pfioctl.Table{Anchor: "a", Name: "t"}
 	if _, err := pf.AddTables(pfioctl.TablePersist, in, root); err != nil {
 		t.Fatal(err)
 	}
-	two := make([]pfioctl.PfrTable, 2)
+	two := make([]abi.PfrTable, 2)
 	copy(two[0].Name[:], "t")
 	copy(two[1].Name[:], "t")
 	copy(two[1].Anchor[:], "a")
-	io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&two[0]), Esize: int32(tableSize), Size: 2}
+	io := &abi.PfiocTable{Buffer: unsafe.Pointer(&two[0]), Esize: int32(tableSize), Size: 2}
 	must(t, k.Open(true).Ioctl(k.req.DelTables, unsafe.Pointer(io)))
 	if io.Ndel != 2 {
 		t.Errorf("%d deleted, want 2", io.Ndel)
@@ -397,10 +398,10 @@ func TestAnchorsThatCannotBe(t *testing.T) {
 		{"a//b", 0, "a"}, {long, 0, ""}, {"a/" + long + "/b", 0, "a"}, {strings.Repeat("x", 63), 1, strings.Repeat("x", 63)},
 	} {
 		k := New(Options{})
-		tb := pfioctl.PfrTable{Flags: flagPersist}
+		tb := abi.PfrTable{Flags: flagPersist}
 		copy(tb.Anchor[:], c.anchor)
 		copy(tb.Name[:], "t")
-		io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
+		io := &abi.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
 		must(t, k.Open(true).Ioctl(k.req.AddTables, unsafe.Pointer(io)))
 		var paths []string
 		for path := range k.anchors {
@@ -414,7 +415,7 @@ func TestAnchorsThatCannotBe(t *testing.T) {
 	}
 	k := New(Options{})
 	k.SetLimit(pfioctl.LimitAnchors, 2)
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	pf.AddTables(pfioctl.TablePersist, pfioctl.Table{Anchor: "a", Name: "t"}, pfioctl.Table{Anchor: "b", Name: "t"}, pfioctl.Table{Anchor: "c", Name: "t"})
 	if k.findTable("b", "t") == nil || k.findTable("c", "t") != nil {
 		t.Error("the limit of anchors was not kept")
@@ -428,8 +429,8 @@ func TestRuleTransactions(t *testing.T) {
 	k := New(Options{})
 	load(t, k, Ruleset{Rules: []Rule{{}}})
 	d := k.Open(false)
-	io := make([]byte, k.layout.RuleRequestSize())
-	head := structOf[pfioctl.PfiocRuleHead](io)
+	io := make([]byte, k.layout.Rule.Ioc)
+	head := structOf[abi.PfiocRuleHead](io)
 	call := func(d *Device, nr uint) error { return d.Ioctl(nr, unsafe.Pointer(&io[0])) }
 	for range maxReads {
 		must(t, call(d, k.req.GetRules))
@@ -525,7 +526,7 @@ func TestLoadIsAllOrNothing(t *testing.T) {
 // TestAnchorsComeAndGo takes away, one by one, what keeps anchors in being.
 func TestAnchorsComeAndGo(t *testing.T) {
 	k := New(Options{})
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	paths := func() string {
 		var list []string
 		for path := range k.anchors {

@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // program takes the arguments of requests out of a fuzzer's bytes. Behind
@@ -41,9 +42,9 @@ func (p *program) size() int32 {
 	return int32(p.uint32())
 }
 
-func (p *program) table(t *pfioctl.PfrTable) {
+func (p *program) table(t *abi.PfrTable) {
 	names := []string{"t", "u", "a-name-of-exactly-31-characters", "", "v"}
-	anchors := []string{"", "", "a", "a/b", "a/b/c", "/a", "a/", "a//b", pfioctl.ReservedAnchor, "/_pf", strings.Repeat("x", 63), strings.Repeat("y", 64)}
+	anchors := []string{"", "", "a", "a/b", "a/b/c", "/a", "a/", "a//b", abi.ReservedAnchor, "/_pf", strings.Repeat("x", 63), strings.Repeat("y", 64)}
 	copy(t.Name[:], names[int(p.byte())%len(names)])
 	copy(t.Anchor[:], anchors[int(p.byte())%len(anchors)])
 	t.Flags = []pfioctl.TableFlags{flagPersist, 0, flagPersist | flagCounters, flagPersist | flagConst, 0xff}[p.byte()%5]
@@ -190,9 +191,9 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 		esize int
 	}{
 		{r.AddTables, tableSize}, {r.AddTables, tableSize}, {r.SetAddrs, addrSize}, {r.SetAddrs, addrSize}, {r.AddAddrs, addrSize},
-		{r.DelAddrs, addrSize}, {r.TstAddrs, addrSize}, {r.GetAddrs, addrSize}, {r.GetAStats, k.layout.AStats().Size},
+		{r.DelAddrs, addrSize}, {r.TstAddrs, addrSize}, {r.GetAddrs, addrSize}, {r.GetAStats, k.layout.AStats.Size},
 		{r.ClrAStats, addrSize}, {r.InaDefine, addrSize}, {r.InaDefine, addrSize}, {r.ClrAddrs, 0}, {r.ClrTables, 0},
-		{r.DelTables, tableSize}, {r.GetTables, tableSize}, {r.GetTStats, k.layout.TStats().Size}, {r.ClrTStats, tableSize}, {r.SetTFlags, tableSize},
+		{r.DelTables, tableSize}, {r.GetTables, tableSize}, {r.GetTStats, k.layout.TStats.Size}, {r.ClrTStats, tableSize}, {r.SetTFlags, tableSize},
 	}
 	mem := guard.Bytes()
 	clear(mem)
@@ -216,15 +217,15 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 	op := int(p.byte()) % (len(tableRequests) + 8)
 	if op < len(tableRequests) {
 		q := tableRequests[op]
-		io := &pfioctl.PfiocTable{Esize: int32(q.esize), Size: p.size(), Size2: p.size(), Nadd: p.size(), Ticket: uint32(p.byte() % 4)}
+		io := &abi.PfiocTable{Esize: int32(q.esize), Size: p.size(), Size2: p.size(), Nadd: p.size(), Ticket: uint32(p.byte() % 4)}
 		flags := p.byte()
 		switch {
 		case flags < 120:
-			io.Flags = pfioctl.RequestFlags(flags) & (pfioctl.FlagDummy | pfioctl.FlagFeedback)
+			io.Flags = abi.RequestFlags(flags) & (abi.FlagDummy | abi.FlagFeedback)
 		case flags < 200:
-			io.Flags = pfioctl.FlagAddrsToo
+			io.Flags = abi.FlagAddrsToo
 		default:
-			io.Flags = pfioctl.RequestFlags(p.uint32())
+			io.Flags = abi.RequestFlags(p.uint32())
 		}
 		if q.nr != r.AddTables || p.byte()&1 == 0 {
 			p.table(&io.Table)
@@ -238,7 +239,7 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 		n := int(p.byte() % 16)
 		if p.byte() < 200 {
 			n = int(max(0, min(io.Size, 64)))
-			if io.Flags&pfioctl.FlagFeedback != 0 {
+			if io.Flags&abi.FlagFeedback != 0 {
 				n = int(max(io.Size, min(io.Size2, 64), 0))
 			}
 		}
@@ -248,7 +249,7 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 			case addrSize:
 				p.addr(b[i*addrSize:][:addrSize])
 			case tableSize:
-				var pt pfioctl.PfrTable
+				var pt abi.PfrTable
 				p.table(&pt)
 				if q.nr != r.AddTables {
 					pt.Flags = 0
@@ -269,7 +270,7 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 			t.Fatalf("request %#x failed with %v and changed the caller's struct", q.nr, err)
 		}
 		// What clears counters while it reads is told from DUMMY.
-		quiet := io.Flags&pfioctl.FlagDummy != 0 && q.nr != r.GetAStats
+		quiet := io.Flags&abi.FlagDummy != 0 && q.nr != r.GetAStats
 		if (err != nil || quiet) && !bytes.Equal(before, snapshot(k)) {
 			t.Fatalf("request %#x flags %#x: %v, and the kernel has changed from\n%s\nto\n%s", q.nr, io.Flags, err, before, snapshot(k))
 		}
@@ -278,12 +279,12 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 
 	switch op - len(tableRequests) {
 	case 0, 1: // a transaction
-		io := &pfioctl.PfiocTrans{Esize: int32(transSize), Size: int32(p.byte() % 4)}
+		io := &abi.PfiocTrans{Esize: int32(transSize), Size: int32(p.byte() % 4)}
 		b := tail(int(p.byte()%5), transSize)
 		for i := range len(b) / transSize {
-			var e pfioctl.PfiocTransE
+			var e abi.PfiocTransE
 			e.Type = int32(p.byte() % 3)
-			var pt pfioctl.PfrTable
+			var pt abi.PfrTable
 			p.table(&pt)
 			e.Anchor = pt.Anchor
 			e.Ticket = uint32(p.byte() % 4)
@@ -292,7 +293,7 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 		io.Array = at(b)
 		d.Ioctl([]uint{r.XBegin, r.XBegin, r.XCommit, r.XRollback}[p.byte()%4], unsafe.Pointer(io))
 	case 2: // the limits
-		io := &pfioctl.PfiocLimit{Index: pfioctl.Limit(p.byte()%9) - 1, Limit: uint32(p.byte())}
+		io := &abi.PfiocLimit{Index: pfioctl.Limit(p.byte()%9) - 1, Limit: uint32(p.byte())}
 		if io.Index == pfioctl.LimitAnchors {
 			io.Limit += 100
 		}
@@ -310,20 +311,20 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 				return // these have pointers in them, which must not be any
 			}
 		}
-		if n == int(unsafe.Sizeof(pfioctl.PfiocTable{})) {
+		if n == int(unsafe.Sizeof(abi.PfiocTable{})) {
 			return
 		}
 		d.Ioctl(nr, at(b[min(len(b), int(p.byte()&1)*len(b)):]))
 	case 4: // rules
-		head := make([]byte, k.layout.RuleRequestSize())
-		h := structOf[pfioctl.PfiocRuleHead](head)
-		var pt pfioctl.PfrTable
+		head := make([]byte, k.layout.Rule.Ioc)
+		h := structOf[abi.PfiocRuleHead](head)
+		var pt abi.PfrTable
 		p.table(&pt)
 		h.Anchor, h.Ticket, h.Nr, h.Action = pt.Anchor, uint32(p.byte()%8), uint32(p.byte()%4), uint32(p.byte()%3)
 		for _, nr := range []uint{r.GetRules, r.GetRule, r.GetRule, r.GetRule} {
 			d.Ioctl(nr, unsafe.Pointer(&head[0]))
 		}
-		rs := &pfioctl.PfiocRuleset{Nr: uint32(p.byte() % 4)}
+		rs := &abi.PfiocRuleset{Nr: uint32(p.byte() % 4)}
 		rs.Path = pt.Anchor
 		d.Ioctl([]uint{r.GetRulesets, r.GetRuleset}[p.byte()%2], unsafe.Pointer(rs))
 	case 5: // pfctl -f
@@ -332,7 +333,7 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 		if p.byte() < 200 {
 			text = []byte("10.0.0.0/30 !10.0.0.1 2001:db8::/64\n"[:p.byte()%37])
 		}
-		var pt pfioctl.PfrTable
+		var pt abi.PfrTable
 		p.table(&pt)
 		tb := pfioctl.Table{Anchor: cString(pt.Anchor[:]), Name: cString(pt.Name[:])}
 		k.LoadFile(tb, pt.Flags, bytes.NewReader(text))

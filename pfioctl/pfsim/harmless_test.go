@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // What of the transcripts may be asked of a kernel that guards somebody's host.
@@ -113,7 +114,7 @@ func harms(q *request) string {
 	if _, ok := harmlessOps[q.Op]; !ok {
 		return q.Op
 	}
-	if q.Flags&requestFlags(pfioctl.FlagClrStats) != 0 {
+	if q.Flags&requestFlags(abi.FlagClrStats) != 0 {
 		return q.Op + " that clears counters"
 	}
 	elements := max(len(q.Addrs), len(q.Tables))
@@ -126,7 +127,7 @@ func harms(q *request) string {
 		return fmt.Sprintf("%s of %d elements", q.Op, elements)
 	}
 	for _, t := range append([]tableText{q.Table}, q.Tables...) {
-		if strings.HasPrefix(strings.TrimLeft(t.Anchor, "/"), pfioctl.ReservedAnchor) {
+		if strings.HasPrefix(strings.TrimLeft(t.Anchor, "/"), abi.ReservedAnchor) {
 			return q.Op + " of the kernel's own tables"
 		}
 	}
@@ -142,7 +143,7 @@ func leavesTrace(l *line) bool {
 	switch {
 	case !strings.HasPrefix(q.Op, "DIOCR"):
 		return true
-	case q.Flags&requestFlags(pfioctl.FlagDummy) != 0 && q.Op != "DIOCRINADEFINE":
+	case q.Flags&requestFlags(abi.FlagDummy) != 0 && q.Op != "DIOCRINADEFINE":
 		return false
 	case q.Op == "DIOCRADDADDRS":
 		return true // what it has added stays when it cannot tell so
@@ -186,7 +187,7 @@ func ownAnchor(anchor string) string {
 		path = testRoot
 	}
 	const above = testAnchor + "/"
-	if len(slashes)+len(above)+len(path) >= pfioctl.AnchorPathSize {
+	if len(slashes)+len(above)+len(path) >= abi.AnchorPathSize {
 		path = path[len(above):]
 	}
 	return slashes + above + path
@@ -199,7 +200,7 @@ func ownName(name string) string {
 	if name == "" {
 		return ""
 	}
-	if len(testPrefix)+len(name) >= pfioctl.TableNameSize {
+	if len(testPrefix)+len(name) >= abi.TableNameSize {
 		name = name[len(testPrefix):]
 	}
 	return testPrefix + name
@@ -270,9 +271,9 @@ func episodesOf(t *testing.T, file string) (out []episode) {
 
 // runEpisode asks an episode of a kernel, whichever it is. It begins and ends
 // without a table of ours.
-func runEpisode(t *testing.T, d pfioctl.Device, layout pfioctl.Layout, s episode) {
-	d = onlyHarmless{t, d, layout.Requests()}
-	pf := pfioctl.New(d, layout)
+func runEpisode(t *testing.T, d pfioctl.Device, layout *abi.Layout, s episode) {
+	d = onlyHarmless{t, d, layout.Req}
+	pf := pfOn(t, d, layout.Release)
 	removeOwnTables(t, pf)
 	defer removeOwnTables(t, pf)
 	for i := range s.lines {
@@ -281,7 +282,7 @@ func runEpisode(t *testing.T, d pfioctl.Device, layout pfioctl.Layout, s episode
 			t.Skip(why)
 		}
 		for i := range l.Req.Tables {
-			var p pfioctl.PfrTable
+			var p abi.PfrTable
 			if l.Req.Tables[i].fill(&p); !ours(&p) {
 				t.Fatalf("%s of anchor %q", l.Req.Op, cString(p.Anchor[:]))
 			}
@@ -338,7 +339,7 @@ func elementsOf(q *request) int {
 // ownTables lists the tables of ours that the kernel has.
 func ownTables(t *testing.T, pf *pfioctl.PF) (own []pfioctl.Table) {
 	t.Helper()
-	all, err := pf.Tables(pfioctl.TableFilter{All: true})
+	all, err := pf.AllTables()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +369,7 @@ func removeOwnTables(t *testing.T, pf *pfioctl.PF) {
 }
 
 // ours reports whether a table is below our anchor.
-func ours(p *pfioctl.PfrTable) bool {
+func ours(p *abi.PfrTable) bool {
 	return strings.HasPrefix(strings.TrimLeft(string(p.Anchor[:]), "/"), testAnchor+"/")
 }
 
@@ -377,7 +378,7 @@ func ours(p *pfioctl.PfrTable) bool {
 type onlyHarmless struct {
 	t *testing.T
 	pfioctl.Device
-	r pfioctl.Requests
+	r abi.Requests
 }
 
 func (o onlyHarmless) Ioctl(req uint, arg unsafe.Pointer) error {
@@ -386,7 +387,7 @@ func (o onlyHarmless) Ioctl(req uint, arg unsafe.Pointer) error {
 	case r.GetLimit, r.GetTStats:
 	case r.AddTables, r.DelTables: // their tables are in an array, see runEpisode
 	case r.SetAddrs, r.AddAddrs, r.DelAddrs, r.ClrAddrs, r.GetAddrs, r.GetAStats, r.TstAddrs:
-		if io := (*pfioctl.PfiocTable)(arg); !ours(&io.Table) {
+		if io := (*abi.PfiocTable)(arg); !ours(&io.Table) {
 			o.t.Fatalf("request %#x of anchor %q", req, cString(io.Table.Anchor[:]))
 		}
 	default:
@@ -426,7 +427,7 @@ func TestHarmlessEmits(t *testing.T) {
 				tables = []tableText{q.Table}
 			}
 			for _, table := range tables {
-				var p pfioctl.PfrTable
+				var p abi.PfrTable
 				table.fill(&p)
 				anchor, name := strings.TrimLeft(string(p.Anchor[:]), "/"), cString(p.Name[:])
 				if below, ok := strings.CutPrefix(anchor, "threatstopd-test/"); !ok || below[0] == 0 || below[0] == '/' {

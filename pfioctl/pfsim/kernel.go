@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // ErrHang is what a request gets that the kernel would never answer: one that
@@ -20,9 +21,13 @@ var ErrHang = errors.New("pfsim: the kernel never answers this request")
 // Options of a [Kernel]. The zero value is a 7.8 kernel just booted.
 type Options struct {
 	// Release is the OpenBSD release whose behaviour and structs are
-	// simulated, "6.9" to "8.0"; empty means "7.8". The structs are those of
-	// the architecture this program was built for.
+	// simulated, "6.9" or later; empty means "7.8". The structs are those of
+	// the architecture this program was built for. One later than 8.0 is as 8.0,
+	// but for Structs.
 	Release string
+
+	// Structs are what a release that does not exist yet has changed.
+	Structs Structs
 
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
@@ -33,13 +38,59 @@ type Options struct {
 	MaxEntries, MaxTables int
 }
 
+// Structs says how the structs of a release differ from those of 8.0, which the
+// table requests never do.
+type Structs int
+
+const (
+	SameStructs   Structs = iota
+	GrownStructs          // longer: the numbers of the requests for status, rules, states and interfaces are others
+	MovedStatus           // struct pf_status is as long, and its members are elsewhere
+	MovedRule             // the same of struct pf_rule
+	ReorderedRule         // two members of struct pf_rule have changed places: action and family
+)
+
+func (s Structs) change(l *abi.Layout) {
+	grow := func(req *uint, size *int) {
+		*size += 8
+		*req += 8 << iocShift
+	}
+	switch s {
+	case GrownStructs:
+		grow(&l.Req.GetStatus, &l.Status.Size)
+		ioc := l.Rule.Ioc
+		grow(&l.Req.GetRules, &ioc)
+		grow(&l.Req.GetRule, &l.Rule.Ioc)
+		l.State.Size += 8
+		grow(&l.Req.KillStates, &l.Kill.Size)
+		l.Iface.Size += 8
+	case MovedStatus:
+		// A counter more, and nothing behind the checksum: a member went.
+		l.Status.Since -= 8
+		l.Status.Running -= 8
+		l.Status.States -= 8
+		l.Status.Debug -= 8
+		l.Status.HostID -= 8
+		l.Status.Ifname -= 8
+		l.Status.Checksum -= 8
+	case MovedRule:
+		r := &l.Rule
+		for _, at := range []*int{&r.Nr, &r.Prob, &r.UID, &r.GID, &r.Flag, &r.Action, &r.Direction, &r.Log, &r.LogIf, &r.Quick, &r.IfNot,
+			&r.MatchTagNot, &r.KeepState, &r.AF, &r.Proto, &r.Type, &r.Code, &r.TCPFlags, &r.TCPFlagset, &r.AllowOpts, &r.RT, &r.TOS, &r.Prio} {
+			*at += 4
+		}
+	case ReorderedRule:
+		l.Rule.Action, l.Rule.AF = l.Rule.AF, l.Rule.Action
+	}
+}
+
 // A Kernel is pf with its tables and rules. It is safe for concurrent use: as
 // in the kernel one lock is held while a request runs, and a packet sees a
 // table before a request or after it.
 type Kernel struct {
 	mu     sync.Mutex
-	layout pfioctl.Layout
-	req    pfioctl.Requests
+	layout *abi.Layout
+	req    abi.Requests
 	num    int // release: 78 for 7.8
 	now    func() time.Time
 	boot   time.Time
@@ -72,11 +123,11 @@ const limits = int(pfioctl.LimitAnchors) + 1
 // What DIOCGETLIMIT says at boot.
 var bootLimits = [limits]uint32{
 	pfioctl.LimitStates:       100000,
-	pfioctl.LimitSrcNodes:     10000,
-	pfioctl.LimitFrags:        mbufClusters / 16,
+	abi.LimitSrcNodes:         10000,
+	abi.LimitFrags:            mbufClusters / 16,
 	pfioctl.LimitTables:       1000,
 	pfioctl.LimitTableEntries: 200000,
-	pfioctl.LimitPktDelay:     10000,
+	abi.LimitPktDelay:         10000,
 	pfioctl.LimitAnchors:      512,
 }
 
@@ -93,22 +144,23 @@ type status struct {
 }
 
 // New returns a kernel as it is after booting: pf not running, no ruleset, no
-// table. It panics when the release is not one of those that Options names.
+// table. It panics when the release is older than 6.9 or not of the form 7.8.
 func New(o Options) *Kernel {
 	if o.Release == "" {
 		o.Release = "7.8"
 	}
-	layout, err := pfioctl.LayoutFor(o.Release, hostArch())
+	layout, err := abi.Host(o.Release)
 	if err != nil {
 		panic("pfsim: " + err.Error())
 	}
-	if !layout.Known() {
-		panic("pfsim: openbsd release " + o.Release + " is not known")
+	if !layout.Known {
+		layout = layout.Assumed()
 	}
+	o.Structs.change(layout)
 	k := &Kernel{
 		layout:      layout,
-		req:         layout.Requests(),
-		num:         int(o.Release[0]-'0')*10 + int(o.Release[2]-'0'),
+		req:         layout.Req,
+		num:         layout.Num,
 		now:         o.Now,
 		securelevel: 1,
 		anchors:     map[string]*anchor{},
@@ -136,9 +188,17 @@ func New(o Options) *Kernel {
 	return k
 }
 
-// Layout returns the layout of the requests this kernel takes, for
-// [pfioctl.New].
-func (k *Kernel) Layout() pfioctl.Layout { return k.layout }
+// Release returns the release, for [pfioctl.New].
+func (k *Kernel) Release() string { return k.layout.Release }
+
+// OpenPF opens the device for reading and writing, as [pfioctl.Open] does.
+func (k *Kernel) OpenPF() *pfioctl.PF {
+	pf, err := pfioctl.New(k.Open(true), k.Release())
+	if err != nil {
+		panic("pfsim: " + err.Error()) // the release is one that New took
+	}
+	return pf
+}
 
 // SetSecurelevel sets kern.securelevel, which is 1 at first.
 func (k *Kernel) SetSecurelevel(level int) {
@@ -262,6 +322,32 @@ func (d *Device) Ioctl(req uint, arg unsafe.Pointer) error {
 	return k.ioctl(d, req, arg)
 }
 
+// RequestName returns the name of a request, such as "DIOCRSETADDRS", and whether it is
+// one of those about tables with the flag DUMMY, for tests whose [pfioctl.Device] makes
+// some of them fail. It knows those that change something, and DIOCRGETTSTATS,
+// DIOCGETSTATUS, DIOCGETRULES; of others the name is "".
+func (k *Kernel) RequestName(req uint, arg unsafe.Pointer) (name string, dummy bool) {
+	switch r := &k.req; req {
+	case r.KillStates:
+		return "DIOCKILLSTATES", false
+	case r.GetStatus:
+		return "DIOCGETSTATUS", false
+	case r.GetRules:
+		return "DIOCGETRULES", false
+	case r.SetAddrs:
+		name = "DIOCRSETADDRS"
+	case r.AddTables:
+		name = "DIOCRADDTABLES"
+	case r.GetTStats:
+		name = "DIOCRGETTSTATS"
+	case r.ClrAddrs:
+		name = "DIOCRCLRADDRS"
+	default:
+		return "", false
+	}
+	return name, arg != nil && (*abi.PfiocTable)(arg).Flags&abi.FlagDummy != 0
+}
+
 // Parts of a request's number (sys/ioccom.h).
 const (
 	iocInOut = 0xc0000000
@@ -297,7 +383,7 @@ func (k *Kernel) ioctl(d *Device, req uint, arg unsafe.Pointer) error {
 // permitted is the two lists at the head of pfioctl().
 func (k *Kernel) permitted(d *Device, req uint, io []byte) error {
 	r := &k.req
-	dummy := func() bool { return structOf[pfioctl.PfiocTable](io).Flags&pfioctl.FlagDummy != 0 }
+	dummy := func() bool { return structOf[abi.PfiocTable](io).Flags&abi.FlagDummy != 0 }
 	if k.securelevel > 1 {
 		switch req {
 		case r.GetRules, r.GetRule, r.GetStatus, r.GetLimit, r.GetRulesets, r.GetRuleset,
@@ -359,35 +445,35 @@ func (k *Kernel) request(d *Device, req uint, io []byte) error {
 		k.getStatus(io)
 		return nil
 	case r.GetLimit:
-		return k.getLimit(structOf[pfioctl.PfiocLimit](io))
+		return k.getLimit(structOf[abi.PfiocLimit](io))
 	case r.SetLimit:
-		return k.requestLimit(structOf[pfioctl.PfiocLimit](io))
+		return k.requestLimit(structOf[abi.PfiocLimit](io))
 	case r.XBegin:
-		return k.xbegin(structOf[pfioctl.PfiocTrans](io))
+		return k.xbegin(structOf[abi.PfiocTrans](io))
 	case r.XCommit:
-		return k.xcommit(structOf[pfioctl.PfiocTrans](io))
+		return k.xcommit(structOf[abi.PfiocTrans](io))
 	case r.XRollback:
-		return k.xrollback(structOf[pfioctl.PfiocTrans](io))
+		return k.xrollback(structOf[abi.PfiocTrans](io))
 	case r.GetRules:
 		return k.getRules(d, io)
 	case r.GetRule:
 		return k.getRule(d, io)
 	case r.GetRulesets:
-		return k.getRulesets(structOf[pfioctl.PfiocRuleset](io))
+		return k.getRulesets(structOf[abi.PfiocRuleset](io))
 	case r.GetRuleset:
-		return k.getRuleset(structOf[pfioctl.PfiocRuleset](io))
+		return k.getRuleset(structOf[abi.PfiocRuleset](io))
 	case r.XEnd:
 		return k.xend(d, io)
 	case r.GetStates:
-		return k.getStates(structOf[pfioctl.PfiocStates](io))
+		return k.getStates(structOf[abi.PfiocStates](io))
 	case r.KillStates:
 		return k.killStates(io)
 	case r.GetIfaces:
-		return k.getIfaces(structOf[pfioctl.PfiocIface](io))
+		return k.getIfaces(structOf[abi.PfiocIface](io))
 	}
 
 	var (
-		call  func(*Kernel, *pfioctl.PfiocTable) error
+		call  func(*Kernel, *abi.PfiocTable) error
 		esize int
 	)
 	switch req {
@@ -400,7 +486,7 @@ func (k *Kernel) request(d *Device, req uint, io []byte) error {
 	case r.GetTables:
 		call, esize = (*Kernel).getTables, tableSize
 	case r.GetTStats:
-		call, esize = (*Kernel).getTStats, k.layout.TStats().Size
+		call, esize = (*Kernel).getTStats, k.layout.TStats.Size
 	case r.ClrTStats:
 		call, esize = (*Kernel).clrTStats, tableSize
 	case r.SetTFlags:
@@ -416,7 +502,7 @@ func (k *Kernel) request(d *Device, req uint, io []byte) error {
 	case r.GetAddrs:
 		call, esize = (*Kernel).getAddrs, addrSize
 	case r.GetAStats:
-		call, esize = (*Kernel).getAStats, k.layout.AStats().Size
+		call, esize = (*Kernel).getAStats, k.layout.AStats.Size
 	case r.ClrAStats:
 		call, esize = (*Kernel).clrAStats, addrSize
 	case r.TstAddrs:
@@ -426,7 +512,7 @@ func (k *Kernel) request(d *Device, req uint, io []byte) error {
 	default:
 		return syscall.ENODEV
 	}
-	t := structOf[pfioctl.PfiocTable](io)
+	t := structOf[abi.PfiocTable](io)
 	if t.Esize != int32(esize) {
 		return syscall.ENODEV
 	}
@@ -439,7 +525,7 @@ func structOf[T any](io []byte) *T {
 	return (*T)(unsafe.Pointer(unsafe.SliceData(io)))
 }
 
-func (k *Kernel) getLimit(l *pfioctl.PfiocLimit) error {
+func (k *Kernel) getLimit(l *abi.PfiocLimit) error {
 	if l.Index < 0 || int(l.Index) >= limits {
 		return syscall.EINVAL
 	}
@@ -448,14 +534,14 @@ func (k *Kernel) getLimit(l *pfioctl.PfiocLimit) error {
 }
 
 // requestLimit is DIOCSETLIMIT.
-func (k *Kernel) requestLimit(l *pfioctl.PfiocLimit) error {
+func (k *Kernel) requestLimit(l *abi.PfiocLimit) error {
 	if l.Index < 0 || int(l.Index) >= limits {
 		return syscall.EINVAL
 	}
 	if uint64(k.used(l.Index)) > uint64(l.Limit) {
 		return syscall.EBUSY
 	}
-	if l.Index == pfioctl.LimitFrags && l.Limit > mbufClusters {
+	if l.Index == abi.LimitFrags && l.Limit > mbufClusters {
 		return syscall.EINVAL
 	}
 	if k.num >= 78 {
@@ -490,7 +576,7 @@ func (k *Kernel) commitLimits() error {
 // status interface is ever set.
 func (k *Kernel) getStatus(io []byte) {
 	clear(io)
-	l, order := k.layout.Status(), k.layout.ByteOrder()
+	l, order := k.layout.Status, k.layout.Order()
 	for i, n := range k.status.counters {
 		order.PutUint64(io[l.Counters+8*i:], n)
 	}

@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 func prefixOf(s string) netip.Prefix { return netip.MustParsePrefix(s) }
@@ -80,11 +81,11 @@ func addAddrsOf(t *testing.T, release string, orderly bool) {
 	}
 
 	b := array(elements("10.0.0.1", "!10.0.0.1"), 0)
-	if err := x.call(k.req.AddAddrs, x.io(pfioctl.FlagFeedback, b, 2)); err != nil {
+	if err := x.call(k.req.AddAddrs, x.io(abi.FlagFeedback, b, 2)); err != nil {
 		t.Fatal(err)
 	}
-	got := []pfioctl.Feedback{feedbackAt(b, 0), feedbackAt(b, 1)}
-	if !slices.Equal(got, []pfioctl.Feedback{pfioctl.FeedbackAdded, pfioctl.FeedbackDuplicate}) {
+	got := []abi.Feedback{feedbackAt(b, 0), feedbackAt(b, 1)}
+	if !slices.Equal(got, []abi.Feedback{abi.FeedbackAdded, abi.FeedbackDuplicate}) {
 		t.Errorf("feedback %v", got)
 	}
 	// The first wins, or the last.
@@ -118,12 +119,12 @@ func addAddrsOf(t *testing.T, release string, orderly bool) {
 // addTables sends a DIOCRADDTABLES as it is, without the care that pfioctl
 // takes.
 func addTables(k *Kernel, flags pfioctl.TableFlags, names ...string) (nadd int, err error) {
-	list := make([]pfioctl.PfrTable, len(names))
+	list := make([]abi.PfrTable, len(names))
 	for i, name := range names {
 		copy(list[i].Name[:], name)
 		list[i].Flags = flags
 	}
-	io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(unsafe.SliceData(list)), Esize: int32(tableSize), Size: int32(len(list))}
+	io := &abi.PfiocTable{Buffer: unsafe.Pointer(unsafe.SliceData(list)), Esize: int32(tableSize), Size: int32(len(list))}
 	err = k.Open(true).Ioctl(k.req.AddTables, unsafe.Pointer(io))
 	return int(io.Nadd), err
 }
@@ -162,7 +163,7 @@ func addTablesOf(t *testing.T, release string, want referred) {
 func statusOf(t *testing.T, release string) {
 	k := New(Options{Release: release})
 	k.SetRunning(true)
-	pf := pfioctl.New(k.Open(false), k.Layout())
+	pf := newPF(t, k.Open(false), k)
 	s, err := pf.Status()
 	if err != nil || !s.Running {
 		t.Fatalf("status %+v, %v, want running", s, err)
@@ -197,10 +198,10 @@ func endlessNames(t *testing.T, release string) {
 			b[i] = 'x'
 		}
 	}
-	var name, path pfioctl.PfiocTable
+	var name, path abi.PfiocTable
 	fill(name.Table.Name[:])
 	fill(path.Table.Anchor[:])
-	for _, io := range []*pfioctl.PfiocTable{&name, &path} {
+	for _, io := range []*abi.PfiocTable{&name, &path} {
 		io.Table.Name[0] = 'x'
 		if err := d.Ioctl(k.req.ClrAddrs, unsafe.Pointer(io)); err != table {
 			t.Errorf("table request: %v, want %v", err, table)
@@ -209,8 +210,8 @@ func endlessNames(t *testing.T, release string) {
 	if err := d.Ioctl(k.req.ClrTables, unsafe.Pointer(&path)); err != table {
 		t.Errorf("request about an anchor: %v, want %v", err, table)
 	}
-	b := make([]byte, k.layout.RuleRequestSize())
-	fill(structOf[pfioctl.PfiocRuleHead](b).Anchor[:])
+	b := make([]byte, k.layout.Rule.Ioc)
+	fill(structOf[abi.PfiocRuleHead](b).Anchor[:])
 	if err := d.Ioctl(k.req.GetRules, unsafe.Pointer(&b[0])); err != rules {
 		t.Errorf("DIOCGETRULES: %v, want %v", err, rules)
 	}
@@ -219,7 +220,7 @@ func endlessNames(t *testing.T, release string) {
 func setLimitOf(t *testing.T, release string) {
 	k := New(Options{Release: release})
 	d := k.Open(true)
-	io := pfioctl.PfiocLimit{Index: pfioctl.LimitTableEntries, Limit: 5}
+	io := abi.PfiocLimit{Index: pfioctl.LimitTableEntries, Limit: 5}
 	must(t, d.Ioctl(k.req.SetLimit, unsafe.Pointer(&io)))
 	now := io.Limit == 5
 	if now != (release >= "7.8") || !now && io.Limit != 200000 {
@@ -228,7 +229,7 @@ func setLimitOf(t *testing.T, release string) {
 	if got := k.hard[pfioctl.LimitTableEntries] == 5; got != now {
 		t.Errorf("enforced at once: %v, want %v", got, now)
 	}
-	must(t, d.Ioctl(k.req.XCommit, unsafe.Pointer(&pfioctl.PfiocTrans{Esize: int32(transSize)})))
+	must(t, d.Ioctl(k.req.XCommit, unsafe.Pointer(&abi.PfiocTrans{Esize: int32(transSize)})))
 	if k.hard[pfioctl.LimitTableEntries] != 5 {
 		t.Error("not enforced after a commit")
 	}
@@ -245,7 +246,7 @@ func TestFaults(t *testing.T) {
 	if err := x.call(k.req.SetAddrs, x.io(0, array(elements("10.0.0.1", "10.0.0.2"), 0), 2)); err != nil {
 		t.Fatal(err)
 	}
-	whole := int(unsafe.Sizeof(pfioctl.PfiocTable{}))
+	whole := int(unsafe.Sizeof(abi.PfiocTable{}))
 	for _, size := range []int{0, 1, tableSize, whole - 1} {
 		b := mapBuffer(t, size)
 		if err := x.d.Ioctl(k.req.GetAddrs, b.Pointer()); err != syscall.EFAULT {
@@ -264,8 +265,8 @@ func TestFaults(t *testing.T) {
 	}{
 		"GETADDRS": {k.req.GetAddrs, addrSize}, "SETADDRS": {k.req.SetAddrs, addrSize}, "ADDADDRS": {k.req.AddAddrs, addrSize},
 		"DELADDRS": {k.req.DelAddrs, addrSize}, "TSTADDRS": {k.req.TstAddrs, addrSize}, "CLRASTATS": {k.req.ClrAStats, addrSize},
-		"GETASTATS": {k.req.GetAStats, k.layout.AStats().Size},
-		"GETTABLES": {k.req.GetTables, tableSize}, "GETTSTATS": {k.req.GetTStats, k.layout.TStats().Size},
+		"GETASTATS": {k.req.GetAStats, k.layout.AStats.Size},
+		"GETTABLES": {k.req.GetTables, tableSize}, "GETTSTATS": {k.req.GetTStats, k.layout.TStats.Size},
 		"ADDTABLES": {k.req.AddTables, tableSize}, "DELTABLES": {k.req.DelTables, tableSize},
 		"CLRTSTATS": {k.req.ClrTStats, tableSize}, "SETTFLAGS": {k.req.SetTFlags, tableSize},
 	} {
@@ -295,7 +296,7 @@ func TestNegativeSizeWithFeedback(t *testing.T) {
 	x := makeTable(t, k, "t", pfioctl.TablePersist)
 	must(t, x.call(k.req.SetAddrs, x.io(0, array(elements("10.0.0.1"), 0), 1)))
 	b := array(nil, 8)
-	io := x.io(pfioctl.FlagFeedback, b[4*addrSize:], -2)
+	io := x.io(abi.FlagFeedback, b[4*addrSize:], -2)
 	io.Size2 = 4
 	if err := x.call(k.req.SetAddrs, io); err != syscall.EFAULT {
 		t.Errorf("%v, want EFAULT", err)
@@ -317,8 +318,8 @@ func TestRefusalsInOrder(t *testing.T) {
 	x := makeTable(t, k, "const", pfioctl.TablePersist|pfioctl.TableConst)
 	bad := array(elements("10.0.0.1"), 0)
 	bad[addrNot] = 2
-	worst := func() *pfioctl.PfiocTable {
-		io := x.io(pfioctl.FlagReplace, slices.Clone(bad), 1)
+	worst := func() *abi.PfiocTable {
+		io := x.io(abi.FlagReplace, slices.Clone(bad), 1)
 		io.Esize = 1
 		io.Table.Name = [32]byte{}
 		return io
@@ -327,21 +328,21 @@ func TestRefusalsInOrder(t *testing.T) {
 		name  string
 		level int
 		write bool
-		mend  func(io *pfioctl.PfiocTable)
+		mend  func(io *abi.PfiocTable)
 		want  error
 	}{
-		{"mode of the descriptor", 1, false, func(io *pfioctl.PfiocTable) {}, syscall.EACCES},
-		{"size of the elements", 1, true, func(io *pfioctl.PfiocTable) {}, syscall.ENODEV},
-		{"flags", 1, true, func(io *pfioctl.PfiocTable) { io.Esize = int32(addrSize) }, syscall.EINVAL},
-		{"table", 1, true, func(io *pfioctl.PfiocTable) {
+		{"mode of the descriptor", 1, false, func(io *abi.PfiocTable) {}, syscall.EACCES},
+		{"size of the elements", 1, true, func(io *abi.PfiocTable) {}, syscall.ENODEV},
+		{"flags", 1, true, func(io *abi.PfiocTable) { io.Esize = int32(addrSize) }, syscall.EINVAL},
+		{"table", 1, true, func(io *abi.PfiocTable) {
 			io.Esize, io.Flags = int32(addrSize), 0
 			copy(io.Table.Name[:], "nosuch")
 		}, syscall.ESRCH},
-		{"const", 1, true, func(io *pfioctl.PfiocTable) {
+		{"const", 1, true, func(io *abi.PfiocTable) {
 			io.Esize, io.Flags = int32(addrSize), 0
 			copy(io.Table.Name[:], "const")
 		}, syscall.EPERM},
-		{"securelevel does not matter", 2, false, func(io *pfioctl.PfiocTable) {}, syscall.EACCES},
+		{"securelevel does not matter", 2, false, func(io *abi.PfiocTable) {}, syscall.EACCES},
 	} {
 		k.SetSecurelevel(c.level)
 		io := worst()
@@ -360,7 +361,7 @@ func TestStartStop(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	k := New(Options{Now: func() time.Time { return now }})
 	d := k.Open(true)
-	pf := pfioctl.New(d, k.Layout())
+	pf := newPF(t, d, k)
 	if err := d.Ioctl(k.req.Stop, nil); err != syscall.ENOENT {
 		t.Errorf("stop at boot: %v, want ENOENT", err)
 	}
@@ -387,7 +388,7 @@ func TestStartStop(t *testing.T) {
 }
 
 func TestNewRefusesWhatItDoesNotKnow(t *testing.T) {
-	for _, o := range []Options{{Release: "6.8"}, {Release: "8.1"}, {Release: "x"}} {
+	for _, o := range []Options{{Release: "6.8"}, {Release: "8"}, {Release: "x"}} {
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -509,8 +510,8 @@ func TestDeleteReadsTwice(t *testing.T) {
 	}{{1, true}, {3, true}, {4, false}} {
 		b := array(list[:c.size], 0)
 		last := &b[(c.size-1)*addrSize+addrFback]
-		*last = byte(pfioctl.FeedbackNoCount)
-		if err := x.call(k.req.DelAddrs, x.io(pfioctl.FlagFeedback, b, c.size)); err != syscall.EINVAL {
+		*last = byte(abi.FeedbackNoCount)
+		if err := x.call(k.req.DelAddrs, x.io(abi.FlagFeedback, b, c.size)); err != syscall.EINVAL {
 			t.Errorf("%d elements: %v, want EINVAL", c.size, err)
 		}
 		if twice := *last != 0; twice != c.twice {
@@ -526,17 +527,17 @@ func TestDeleteReadsTwice(t *testing.T) {
 // spelling: the anchor counts it, and no table bears its name.
 func TestNamesThatDoNotMeet(t *testing.T) {
 	k := New(Options{})
-	tb := pfioctl.PfrTable{Flags: flagPersist}
+	tb := abi.PfrTable{Flags: flagPersist}
 	copy(tb.Anchor[:], "a/")
 	copy(tb.Name[:], "t")
 	d := k.Open(true)
-	io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
+	io := &abi.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
 	must(t, d.Ioctl(k.req.AddTables, unsafe.Pointer(io)))
 	for _, c := range []struct {
 		anchor string
 		want   error
 	}{{"a", syscall.ENOTTY}, {"a/", syscall.ENOENT}, {"", nil}} {
-		io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
+		io := &abi.PfiocTable{Buffer: unsafe.Pointer(&tb), Esize: int32(tableSize), Size: 1}
 		copy(io.Table.Anchor[:], c.anchor)
 		if err := d.Ioctl(k.req.GetTables, unsafe.Pointer(io)); err != c.want {
 			t.Errorf("the tables of %q: %v, want %v", c.anchor, err, c.want)
@@ -558,11 +559,11 @@ func TestFlagsOfReferencedTable(t *testing.T) {
 			{pfioctl.Table{Name: "root"}, pfioctl.TablePersist, nil},
 		},
 	})
-	list := make([]pfioctl.PfrTable, 4)
+	list := make([]abi.PfrTable, 4)
 	for i, name := range []string{"held", "free", "root", "nosuch"} {
 		copy(list[i].Name[:], name)
 	}
-	io := &pfioctl.PfiocTable{Buffer: unsafe.Pointer(&list[0]), Esize: int32(tableSize), Size: 4, Nadd: int32(flagPersist)}
+	io := &abi.PfiocTable{Buffer: unsafe.Pointer(&list[0]), Esize: int32(tableSize), Size: 4, Nadd: int32(flagPersist)}
 	must(t, k.Open(true).Ioctl(k.req.SetTFlags, unsafe.Pointer(io)))
 	// That an anchor's table holds "root" is not looked at for the count.
 	if io.Nchange != 1 || io.Ndel != 2 || io.Nadd != int32(flagPersist) {
@@ -572,4 +573,20 @@ func TestFlagsOfReferencedTable(t *testing.T) {
 		t.Error("the wrong tables are left")
 	}
 	checkKernel(t, k)
+}
+
+// newPF is pf through a device of the kernel.
+func newPF(t testing.TB, d pfioctl.Device, k *Kernel) *pfioctl.PF {
+	t.Helper()
+	return pfOn(t, d, k.Release())
+}
+
+// pfOn is pf through a device of a kernel of a release.
+func pfOn(t testing.TB, d pfioctl.Device, release string) *pfioctl.PF {
+	t.Helper()
+	pf, err := pfioctl.New(d, release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pf
 }

@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // A Ruleset is what a pf.conf says.
@@ -77,7 +78,7 @@ func (k *Kernel) load(rs *Ruleset, paths []string) (err error) {
 		return fmt.Errorf("load rules: %w", ErrHang)
 	}
 	for _, l := range slices.Sorted(maps.Keys(rs.Limits)) {
-		io := pfioctl.PfiocLimit{Index: l, Limit: uint32(rs.Limits[l])}
+		io := abi.PfiocLimit{Index: l, Limit: uint32(rs.Limits[l])}
 		if err := k.requestLimit(&io); err != nil {
 			return fmt.Errorf("set limit %s %d: %w", l, rs.Limits[l], err)
 		}
@@ -159,7 +160,7 @@ func (k *Kernel) loadLimits() error {
 		return k.commitLimits()
 	}
 	for l := range pfioctl.Limit(limits) {
-		io := pfioctl.PfiocLimit{Index: l, Limit: k.limit[l]}
+		io := abi.PfiocLimit{Index: l, Limit: k.limit[l]}
 		if err := k.requestLimit(&io); err != nil {
 			return fmt.Errorf("set limit %s %d: %w", l, k.limit[l], err)
 		}
@@ -169,7 +170,7 @@ func (k *Kernel) loadLimits() error {
 
 // defineTable sends a table line to the kernel.
 func (k *Kernel) defineTable(t *TableLine, ticket uint32) error {
-	io := pfioctl.PfiocTable{Esize: int32(addrSize), Ticket: ticket}
+	io := abi.PfiocTable{Esize: int32(addrSize), Ticket: ticket}
 	copy(io.Table.Anchor[:], t.Table.Anchor)
 	copy(io.Table.Name[:], t.Table.Name)
 	io.Table.Flags = t.Flags
@@ -179,7 +180,7 @@ func (k *Kernel) defineTable(t *TableLine, ticket uint32) error {
 		if addrs, err = readAddrs(t.File); err != nil {
 			return err
 		}
-		io.Flags = pfioctl.FlagAddrsToo
+		io.Flags = abi.FlagAddrsToo
 		io.Size = int32(len(addrs) / addrSize)
 		io.Buffer = unsafe.Pointer(unsafe.SliceData(addrs))
 	}

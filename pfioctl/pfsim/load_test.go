@@ -122,7 +122,7 @@ func TestLimitsAtBoot(t *testing.T) {
 	}{{"7.7", false}, {"7.8", true}, {"8.0", true}} {
 		t.Run(c.release, func(t *testing.T) {
 			k := New(Options{Release: c.release})
-			pf := pfioctl.New(k.Open(true), k.Layout())
+			pf := k.OpenPF()
 			if n, err := pf.Limit(pfioctl.LimitTableEntries); n != 200000 || err != nil {
 				t.Errorf("limit %d, %v, want 200000", n, err)
 			}
@@ -154,7 +154,7 @@ func TestLoadKeepsWithoutFile(t *testing.T) {
 	tb := pfioctl.Table{Name: "t"}
 	line := func(flags pfioctl.TableFlags) Ruleset { return Ruleset{Tables: []TableLine{{tb, flags, nil}}} }
 	load(t, k, line(pfioctl.TablePersist))
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	if _, err := pf.Add(tb, pfioctl.Addr{Prefix: prefixOf("10.0.0.0/8")}); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // The model is a table as the manual describes it: a set of prefixes, looked
@@ -120,7 +121,7 @@ func makeTable(t testing.TB, k *Kernel, name string, flags pfioctl.TableFlags) *
 	t.Helper()
 	d := k.Open(true)
 	t.Cleanup(func() { d.Close() })
-	pf := pfioctl.New(d, k.Layout())
+	pf := newPF(t, d, k)
 	if _, err := pf.AddTables(flags, pfioctl.Table{Name: name}); err != nil {
 		t.Fatal(err)
 	}
@@ -153,12 +154,12 @@ func elementAt(b []byte, i int) element {
 	return element{netip.PrefixFrom(addr, int(a[addrNet])), a[addrNot] == 1}
 }
 
-func feedbackAt(b []byte, i int) pfioctl.Feedback {
-	return pfioctl.Feedback(b[i*addrSize+addrFback])
+func feedbackAt(b []byte, i int) abi.Feedback {
+	return abi.Feedback(b[i*addrSize+addrFback])
 }
 
-func (x *table) io(flags pfioctl.RequestFlags, b []byte, size int) *pfioctl.PfiocTable {
-	io := &pfioctl.PfiocTable{Esize: int32(addrSize), Size: int32(size), Flags: flags}
+func (x *table) io(flags abi.RequestFlags, b []byte, size int) *abi.PfiocTable {
+	io := &abi.PfiocTable{Esize: int32(addrSize), Size: int32(size), Flags: flags}
 	if len(b) > 0 {
 		io.Buffer = unsafe.Pointer(unsafe.SliceData(b))
 	}
@@ -167,7 +168,7 @@ func (x *table) io(flags pfioctl.RequestFlags, b []byte, size int) *pfioctl.Pfio
 	return io
 }
 
-func (x *table) call(nr uint, io *pfioctl.PfiocTable) error {
+func (x *table) call(nr uint, io *abi.PfiocTable) error {
 	return x.d.Ioctl(nr, unsafe.Pointer(io))
 }
 
@@ -358,14 +359,14 @@ func TestModel(t *testing.T) {
 func step(t *testing.T, r *rand.Rand, x *table, m model) {
 	t.Helper()
 	list := randomElements(r, m)
-	flags := pfioctl.RequestFlags(r.IntN(2)) * pfioctl.FlagFeedback
+	flags := abi.RequestFlags(r.IntN(2)) * abi.FlagFeedback
 	dummy := r.IntN(4) == 0
 	if dummy {
-		flags |= pfioctl.FlagDummy
+		flags |= abi.FlagDummy
 	}
 	b := array(list, 64)
 	io := x.io(flags, b, len(list))
-	want := make([]pfioctl.Feedback, len(list))
+	want := make([]abi.Feedback, len(list))
 	next := model{}
 	for p, not := range m {
 		next[p] = not
@@ -379,15 +380,15 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 			was, there := m[e.p]
 			switch {
 			case seen[e.p]:
-				want[i] = pfioctl.FeedbackDuplicate
+				want[i] = abi.FeedbackDuplicate
 			case there && was != e.not:
-				want[i] = pfioctl.FeedbackChanged
+				want[i] = abi.FeedbackChanged
 				changed++
 			case there:
 			case unroutable(e.p):
 				continue
 			default:
-				want[i] = pfioctl.FeedbackAdded
+				want[i] = abi.FeedbackAdded
 				added++
 			}
 			if !seen[e.p] {
@@ -404,7 +405,7 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 		}
 		deleted = len(gone)
 		io.Size2 = int32(r.IntN(64))
-		if need := len(list) + len(gone); flags&pfioctl.FlagFeedback != 0 && io.Size2 != 0 && int(io.Size2) < need {
+		if need := len(list) + len(gone); flags&abi.FlagFeedback != 0 && io.Size2 != 0 && int(io.Size2) < need {
 			// Too small: nothing is done and the size is told.
 			io.Nadd, io.Ndel, io.Nchange = 7, 8, 9
 			if err := x.call(x.k.req.SetAddrs, io); err != nil || int(io.Size2) != need ||
@@ -421,10 +422,10 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 		if int(io.Nadd) != added || int(io.Ndel) != deleted || int(io.Nchange) != changed {
 			t.Errorf("set %v: +%d -%d ~%d, want +%d -%d ~%d", list, io.Nadd, io.Ndel, io.Nchange, added, deleted, changed)
 		}
-		if flags&pfioctl.FlagFeedback != 0 && full {
+		if flags&abi.FlagFeedback != 0 && full {
 			for i, p := range slices.Backward(gone) {
 				at := len(list) + len(gone) - 1 - i
-				if e := elementAt(b, at); e != (element{p, m[p]}) || feedbackAt(b, at) != pfioctl.FeedbackDeleted {
+				if e := elementAt(b, at); e != (element{p, m[p]}) || feedbackAt(b, at) != abi.FeedbackDeleted {
 					t.Errorf("set: element %d is %v %v, want %v deleted", at, e, feedbackAt(b, at), p)
 				}
 			}
@@ -443,12 +444,12 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 			was, there := m[e.p]
 			switch {
 			case seen[e.p]:
-				want[i] = pfioctl.FeedbackDuplicate
+				want[i] = abi.FeedbackDuplicate
 			case there && was != e.not:
-				want[i] = pfioctl.FeedbackConflict
+				want[i] = abi.FeedbackConflict
 			case there || unroutable(e.p):
 			default:
-				want[i] = pfioctl.FeedbackAdded
+				want[i] = abi.FeedbackAdded
 				next[e.p] = e.not
 				seen[e.p] = true
 				added++
@@ -462,7 +463,7 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 		}
 		if turned {
 			slices.Reverse(want)
-			if flags&pfioctl.FlagFeedback != 0 {
+			if flags&abi.FlagFeedback != 0 {
 				for i := range list {
 					if got, e := elementAt(b, i).p, list[len(list)-1-i].p; got != e {
 						t.Errorf("add: element %d is %v, want %v", i, got, e)
@@ -476,11 +477,11 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 			switch {
 			case !there:
 			case was != e.not:
-				want[i] = pfioctl.FeedbackConflict
+				want[i] = abi.FeedbackConflict
 			case seen[e.p]:
-				want[i] = pfioctl.FeedbackDuplicate
+				want[i] = abi.FeedbackDuplicate
 			default:
-				want[i] = pfioctl.FeedbackDeleted
+				want[i] = abi.FeedbackDeleted
 				delete(next, e.p)
 				seen[e.p] = true
 				deleted++
@@ -496,17 +497,17 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 		n := 0
 		list = slices.DeleteFunc(list, func(e element) bool { return !e.p.IsSingleIP() })
 		b = array(list, 0)
-		io = x.io(pfioctl.RequestFlags(r.IntN(2))*pfioctl.FlagReplace, b, len(list))
+		io = x.io(abi.RequestFlags(r.IntN(2))*abi.FlagReplace, b, len(list))
 		if err := x.call(x.k.req.TstAddrs, io); err != nil {
 			t.Fatal(err)
 		}
 		for i, e := range list {
 			p, ok := m.decides(e.p.Addr())
-			code := pfioctl.FeedbackNone
+			code := abi.FeedbackNone
 			if ok && m[p] {
-				code = pfioctl.FeedbackNotMatch
+				code = abi.FeedbackNotMatch
 			} else if ok {
-				code = pfioctl.FeedbackMatch
+				code = abi.FeedbackMatch
 				n++
 			}
 			if got := feedbackAt(b, i); got != code {
@@ -525,7 +526,7 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 		if r.IntN(8) > 0 {
 			return
 		}
-		io := x.io(flags&pfioctl.FlagDummy, nil, 0)
+		io := x.io(flags&abi.FlagDummy, nil, 0)
 		io.Esize = 0
 		if err := x.call(x.k.req.ClrAddrs, io); err != nil || int(io.Ndel) != len(m) {
 			t.Errorf("clear: %v, %d, want %d", err, io.Ndel, len(m))
@@ -534,8 +535,8 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 		clear(next)
 	}
 	for i, w := range want {
-		if flags&pfioctl.FlagFeedback == 0 {
-			w = pfioctl.FeedbackNone
+		if flags&abi.FlagFeedback == 0 {
+			w = abi.FeedbackNone
 		}
 		if got := feedbackAt(b, i); got != w {
 			t.Errorf("operation %d, element %d %v: feedback %v, want %v", op, i, list[i], got, w)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // A Rule is a line of pf.conf, as far as this package understands it. The zero
@@ -22,7 +23,7 @@ type Rule struct {
 	Iface    string // interface or group of interfaces; empty for any
 	IfaceNot bool   // any but Iface
 
-	AF       uint8 // pfioctl.AFInet, AFInet6, or 0 for both
+	AF       uint8 // abi.AFInet, AFInet6, or 0 for both
 	Proto    uint8 // 0 for any
 	From, To Peer
 
@@ -272,11 +273,11 @@ const getClearCounters = 1
 
 // clearsRule reports whether a DIOCGETRULE writes.
 func clearsRule(io []byte) bool {
-	return structOf[pfioctl.PfiocRuleHead](io).Action == getClearCounters
+	return structOf[abi.PfiocRuleHead](io).Action == getClearCounters
 }
 
 // rulesetOf finds the ruleset that a struct pfioc_rule or pfioc_ruleset names.
-func (k *Kernel) rulesetOf(path *[pfioctl.AnchorPathSize]byte) (*ruleset, error) {
+func (k *Kernel) rulesetOf(path *[abi.AnchorPathSize]byte) (*ruleset, error) {
 	if k.num >= 80 && bytes.IndexByte(path[:], 0) < 0 {
 		return nil, syscall.ENAMETOOLONG
 	}
@@ -290,7 +291,7 @@ func (k *Kernel) rulesetOf(path *[pfioctl.AnchorPathSize]byte) (*ruleset, error)
 
 // getRules is DIOCGETRULES.
 func (k *Kernel) getRules(d *Device, io []byte) error {
-	head := structOf[pfioctl.PfiocRuleHead](io)
+	head := structOf[abi.PfiocRuleHead](io)
 	rs, err := k.rulesetOf(&head.Anchor)
 	if err != nil {
 		return err
@@ -321,7 +322,7 @@ func (k *Kernel) getRules(d *Device, io []byte) error {
 // getRule is DIOCGETRULE: the rule that is asked for or, from 7.4 on, the next
 // one.
 func (k *Kernel) getRule(d *Device, io []byte) error {
-	head := structOf[pfioctl.PfiocRuleHead](io)
+	head := structOf[abi.PfiocRuleHead](io)
 	var rs *ruleset
 	var l *loadedRule
 	if k.num < 74 {
@@ -348,9 +349,9 @@ func (k *Kernel) getRule(d *Device, io []byte) error {
 		l, t.rules = t.rules[0], t.rules[1:]
 	}
 	r := l.encode(rs)
-	if err := k.layout.EncodeRule(io, &r); err != nil {
-		return syscall.ENODEV
-	}
+	putString(head.AnchorCall[:], r.Call)
+	head.Nr = uint32(r.Nr)
+	EncodeRule(k.layout, io[k.layout.Rule.Rule:], &r)
 	if head.Action == getClearCounters {
 		l.evaluations, l.packets, l.bytes = 0, [2]uint64{}, [2]uint64{}
 	}
@@ -424,7 +425,7 @@ func (k *Kernel) childrenOf(rs *ruleset) []*anchor {
 }
 
 // getRulesets is DIOCGETRULESETS: how many anchors are below a path.
-func (k *Kernel) getRulesets(io *pfioctl.PfiocRuleset) error {
+func (k *Kernel) getRulesets(io *abi.PfiocRuleset) error {
 	rs, err := k.rulesetOf(&io.Path)
 	if err != nil {
 		return err
@@ -434,7 +435,7 @@ func (k *Kernel) getRulesets(io *pfioctl.PfiocRuleset) error {
 }
 
 // getRuleset is DIOCGETRULESET: the name of one of them.
-func (k *Kernel) getRuleset(io *pfioctl.PfiocRuleset) error {
+func (k *Kernel) getRuleset(io *abi.PfiocRuleset) error {
 	rs, err := k.rulesetOf(&io.Path)
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 const (
@@ -107,7 +108,7 @@ func TestSession(t *testing.T) {
 	}
 
 	// The counters of the table and the rules: pfctl -vvsT and -vvsr there.
-	pf := pfioctl.New(k.Open(false), k.Layout())
+	pf := newPF(t, k.Open(false), k)
 	rules, err := pf.Rules()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +191,7 @@ func TestVerdict(t *testing.T) {
 		{"a group", []Rule{{Action: block, Iface: "egress"}}, on(packet("10.0.0.1", "192.0.2.1", in), "em0", "egress"), want{block, 0, false}},
 		{"not on the interface", []Rule{{Action: block, Iface: "em0", IfaceNot: true}}, on(packet("10.0.0.1", "192.0.2.1", in), "em0"), none},
 		{"not on another", []Rule{{Action: block, Iface: "em1", IfaceNot: true}}, on(packet("10.0.0.1", "192.0.2.1", in), "em0"), want{block, 0, false}},
-		{"the other family", []Rule{{Action: block, AF: pfioctl.AFInet6}}, packet("10.0.0.1", "192.0.2.1", in), none},
+		{"the other family", []Rule{{Action: block, AF: abi.AFInet6}}, packet("10.0.0.1", "192.0.2.1", in), none},
 		{"the protocol", []Rule{{Action: block, Proto: protoTCP}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 22), want{block, 0, false}},
 		{"another protocol", []Rule{{Action: block, Proto: protoUDP}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 22), none},
 		{"the port", []Rule{{Action: block, Proto: protoTCP, To: Peer{Port: pfioctl.Range{Op: pfioctl.OpEqual, A: 22}}}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 22), want{block, 0, false}},
@@ -306,7 +307,7 @@ func TestAnchorTableHidesRoot(t *testing.T) {
 	if f := flags(""); f != flagPersist|flagActive|flagRefdAnchor {
 		t.Errorf("the root's table has flags %#x, want PERSIST ACTIVE REFDANCHOR", f)
 	}
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	in := pfioctl.Table{Anchor: "ts", Name: "bad"}
 	if _, err := pf.AddTables(pfioctl.TablePersist, in); err != nil {
 		t.Fatal(err)
@@ -326,8 +327,8 @@ func TestAnchorTableHidesRoot(t *testing.T) {
 func TestRulesAreRead(t *testing.T) {
 	rules := []Rule{
 		{Action: block, Dir: in, Quick: true, Log: true, Iface: "em0", From: Peer{Table: "bad"}, Label: "ts"},
-		{Action: block, Dir: out, IfaceNot: true, Iface: "lo0", AF: pfioctl.AFInet, Log: true, LogIf: 3, To: Peer{Table: "bad", Not: true}},
-		{Proto: protoTCP, From: Peer{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Not: true}, To: Peer{Port: pfioctl.Range{Op: pfioctl.OpRange, A: 1, B: 1023}}, AF: pfioctl.AFInet},
+		{Action: block, Dir: out, IfaceNot: true, Iface: "lo0", AF: abi.AFInet, Log: true, LogIf: 3, To: Peer{Table: "bad", Not: true}},
+		{Proto: protoTCP, From: Peer{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Not: true}, To: Peer{Port: pfioctl.Range{Op: pfioctl.OpRange, A: 1, B: 1023}}, AF: abi.AFInet},
 		{Anchor: "ts"},
 		{Action: match, Dir: in},
 		{Action: block, StateLimiter: pfioctl.Limiter{ID: 1}, SourceLimiter: pfioctl.Limiter{ID: 255, Block: true}},
@@ -341,7 +342,7 @@ func TestRulesAreRead(t *testing.T) {
 				Tables:  []TableLine{{pfioctl.Table{Name: "bad"}, pfioctl.TablePersist, strings.NewReader("10/8 10.1/16")}},
 			})
 			d := k.Open(false)
-			pf := pfioctl.New(d, k.Layout())
+			pf := newPF(t, d, k)
 			got, err := pf.Rules()
 			if err != nil {
 				t.Fatal(err)
@@ -354,7 +355,7 @@ func TestRulesAreRead(t *testing.T) {
 				r[0].Src.Type != pfioctl.AddrTable || r[0].Src.Name != "bad" || r[0].Src.Count != 2 || !r[0].Dst.Any() {
 				t.Errorf("rule 0: %+v", r[0])
 			}
-			if !r[1].IfaceNot || r[1].LogIf != 3 || r[1].AF != pfioctl.AFInet || !r[1].Dst.Not || r[1].Dst.Name != "bad" {
+			if !r[1].IfaceNot || r[1].LogIf != 3 || r[1].AF != abi.AFInet || !r[1].Dst.Not || r[1].Dst.Name != "bad" {
 				t.Errorf("rule 1: %+v", r[1])
 			}
 			if p, ok := r[2].Src.Prefix(); !ok || p != rules[2].From.Prefix || !r[2].Src.Not || r[2].Dst.Port != rules[2].To.Port || !r[2].KeepState {
@@ -386,7 +387,7 @@ func TestRulesAreRead(t *testing.T) {
 
 func TestChecksumFollowsTheRules(t *testing.T) {
 	k := New(Options{})
-	pf := pfioctl.New(k.Open(false), k.Layout())
+	pf := newPF(t, k.Open(false), k)
 	sum := func() [16]byte {
 		s, err := pf.Status()
 		if err != nil {
@@ -426,7 +427,7 @@ func TestTablesLiveWithRules(t *testing.T) {
 		t.Error("it outlived the rules")
 	}
 	load(t, k, named)
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	if _, err := addTables(k, 0, "t"); err != nil {
 		t.Fatal(err)
 	}

@@ -9,25 +9,31 @@ import (
 	"testing"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // integration skips a test that works on the running kernel, unless it was
 // asked for: THREATSTOP_INTEGRATION=1 says that it may be done here.
-func integration(t *testing.T) (pfioctl.Device, pfioctl.Layout) {
+func integration(t *testing.T) (pfioctl.Device, *abi.Layout) {
 	t.Helper()
 	if os.Getenv("THREATSTOP_INTEGRATION") != "1" {
 		t.Skip("THREATSTOP_INTEGRATION=1 is not set")
 	}
-	layout, err := pfioctl.HostLayout()
-	if err != nil {
-		t.Skip(err)
-	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	d, err := pfioctl.OpenDevice()
+	pf, err := pfioctl.Open()
 	if err != nil {
 		t.Skip(err)
+	}
+	defer pf.Close()
+	layout, err := abi.Host(pf.Release())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := pfioctl.OpenDevice()
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
 	return d, layout
@@ -38,7 +44,7 @@ func integration(t *testing.T) (pfioctl.Device, pfioctl.Layout) {
 // our own is touched, and no rule and no packet sees them.
 func TestRunningKernel(t *testing.T) {
 	d, layout := integration(t)
-	if r := layout.Release(); r == "6.9" || strings.HasPrefix(r, "7.") && r < "7.4" {
+	if r := layout.Release; r == "6.9" || strings.HasPrefix(r, "7.") && r < "7.4" {
 		t.Skipf("OpenBSD %s counts tables otherwise than the releases since 7.4 that the transcripts are of", r)
 	}
 	for _, s := range harmlessEpisodes(t) {
@@ -51,7 +57,7 @@ func TestRunningKernel(t *testing.T) {
 // TestRunningKernelIsLeft removes what a run that was interrupted has left.
 func TestRunningKernelIsLeft(t *testing.T) {
 	d, layout := integration(t)
-	removeOwnTables(t, pfioctl.New(d, layout))
+	removeOwnTables(t, pfOn(t, d, layout.Release))
 }
 
 // TestHarmlessEpisodes does on pfsim what TestRunningKernel does on a kernel, on
@@ -63,7 +69,7 @@ func TestHarmlessEpisodes(t *testing.T) {
 			k := New(Options{Release: release, MaxEntries: 20000, MaxTables: 100})
 			d := k.Open(true)
 			defer d.Close()
-			pf := pfioctl.New(d, k.Layout())
+			pf := newPF(t, d, k)
 			host := []pfioctl.Table{{Name: "bl"}, {Name: "allow"}, {Name: "bruteforce"}, {Name: "x", Anchor: "a/b"}, {Name: testPrefix + "bl", Anchor: "fw"}}
 			if _, err := pf.AddTables(pfioctl.TablePersist, host...); err != nil {
 				t.Fatal(err)
@@ -80,7 +86,7 @@ func TestHarmlessEpisodes(t *testing.T) {
 					continue
 				}
 				if !t.Run(s.name, func(t *testing.T) {
-					runEpisode(t, d, k.Layout(), s)
+					runEpisode(t, d, k.layout, s)
 					ran++
 				}) {
 					return
@@ -111,13 +117,13 @@ func TestHarmlessWhereCrowded(t *testing.T) {
 						skipped++
 					}
 				}()
-				runEpisode(t, d, k.Layout(), s)
+				runEpisode(t, d, k.layout, s)
 			})
 		}
 		if skipped < 5 {
 			t.Errorf("%+v: %d episodes skipped", o, skipped)
 		}
-		if left := ownTables(t, pfioctl.New(d, k.Layout())); left != nil {
+		if left := ownTables(t, newPF(t, d, k)); left != nil {
 			t.Errorf("%+v: %v", o, left)
 		}
 	}
@@ -127,7 +133,7 @@ func TestHarmlessWhereCrowded(t *testing.T) {
 func everything(t *testing.T, k *Kernel, pf *pfioctl.PF) string {
 	t.Helper()
 	var b strings.Builder
-	all, err := pf.Tables(pfioctl.TableFilter{All: true})
+	all, err := pf.AllTables()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // A State is an entry of the state table.
@@ -127,8 +128,8 @@ func (k *Kernel) killState(id stateID) bool {
 // getStates is DIOCGETSTATES (pf_ioctl.c: pf_states_get): asked with no length it
 // tells how many bytes all take, else it fills what it is given with as many
 // whole structs as fit, and does not say that there are more.
-func (k *Kernel) getStates(io *pfioctl.PfiocStates) error {
-	o := k.layout.State()
+func (k *Kernel) getStates(io *abi.PfiocStates) error {
+	o := k.layout.State
 	if io.Len == 0 {
 		io.Len = uintptr(len(k.states.at) * o.Size)
 		return nil
@@ -170,7 +171,7 @@ func (k *Kernel) getStates(io *pfioctl.PfiocStates) error {
 
 // export is pf_state_export, of what a State has. The state is one of a
 // connection that is up, and of no rule.
-func (s *State) export(b []byte, o *pfioctl.StateLayout) {
+func (s *State) export(b []byte, o *abi.StateLayout) {
 	const established = 2 // PFTM_TCP_ESTABLISHED
 	clear(b)
 	binary.BigEndian.PutUint64(b[o.ID:], s.ID)
@@ -180,9 +181,9 @@ func (s *State) export(b []byte, o *pfioctl.StateLayout) {
 		to := b[o.Key+side*o.KeySize:][:o.KeySize]
 		for i, a := range key {
 			ip := a.Addr().Unmap()
-			to[o.KeyAF] = pfioctl.AFInet6
+			to[o.KeyAF] = abi.AFInet6
 			if ip.Is4() {
-				to[o.KeyAF] = pfioctl.AFInet
+				to[o.KeyAF] = abi.AFInet
 			}
 			copy(to[o.KeyAddr+16*i:], ip.AsSlice())
 			binary.BigEndian.PutUint16(to[o.KeyPort+2*i:], a.Port())
@@ -198,7 +199,7 @@ func (s *State) export(b []byte, o *pfioctl.StateLayout) {
 // where no creator is named. Without one it kills what the rest of the request
 // picks: when that is empty all states. What it could be else is not known here.
 func (k *Kernel) killStates(io []byte) error {
-	o, order := k.layout.StateKill(), k.layout.ByteOrder()
+	o, order := k.layout.Kill, k.layout.Order()
 	id := stateID{binary.BigEndian.Uint64(io[o.ID:]), binary.BigEndian.Uint32(io[o.Creator:])}
 	if id.id != 0 {
 		if id.creator == 0 {
@@ -226,8 +227,8 @@ func (k *Kernel) killStates(io []byte) error {
 // which here is from rules and from "set skip on". Up to 7.9 one that has no room
 // is counted and not written, and neither are those behind it (pf_if.c:
 // pfi_get_ifaces); 8.0 fills all the room there is.
-func (k *Kernel) getIfaces(io *pfioctl.PfiocIface) error {
-	o, order := k.layout.Iface(), k.layout.ByteOrder()
+func (k *Kernel) getIfaces(io *abi.PfiocIface) error {
+	o, order := k.layout.Iface, k.layout.Order()
 	if io.Esize != int32(o.Size) {
 		return syscall.ENODEV
 	}
@@ -251,7 +252,7 @@ func (k *Kernel) getIfaces(io *pfioctl.PfiocIface) error {
 		e := b[len(b)-o.Size:]
 		copy(e[o.Name:][:15], name)
 		if k.skip[name] {
-			order.PutUint32(e[o.Flags:], pfioctl.IfaceSkip)
+			order.PutUint32(e[o.Flags:], abi.IfaceSkip)
 		}
 	}
 	n := len(b) / o.Size

@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 func key(a, b string) Key { return Key{netip.MustParseAddrPort(a), netip.MustParseAddrPort(b)} }
@@ -30,7 +31,7 @@ func TestStatesAreRead(t *testing.T) {
 	for _, release := range []string{"6.9", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "8.0"} {
 		t.Run(release, func(t *testing.T) {
 			k := New(Options{Release: release})
-			pf := pfioctl.New(k.Open(false), k.Layout())
+			pf := newPF(t, k.Open(false), k)
 			for range 100 { // more than are written at a time
 				for _, s := range someStates() {
 					k.AddState(s)
@@ -40,25 +41,22 @@ func TestStatesAreRead(t *testing.T) {
 			if len(want) != 301 { // one has an ID of its own
 				t.Fatalf("%d states", len(want))
 			}
-			all, err := pf.States()
+			var got []State
+			err := pf.EachState(func(s pfioctl.State, left int) bool {
+				iface := want[len(got)].Iface // not read
+				got = append(got, State{iface, s.Dir, s.Proto, s.Wire, s.Stack, s.ID, s.Creator})
+				if len(got)+left != len(want) {
+					t.Errorf("%d states and %d left, want %d", len(got), left, len(want))
+				}
+				return true
+			})
 			if err != nil {
 				t.Fatal(err)
-			}
-			defer all.Close()
-			var got []State
-			for s := range all.All() {
-				side := func(side pfioctl.Side) (k Key) {
-					for i := range k {
-						k[i] = netip.AddrPortFrom(s.Addr(side, i), s.Port(side, i))
-					}
-					return k
-				}
-				got = append(got, State{s.Interface(), s.Direction(), s.Proto(), side(pfioctl.Wire), side(pfioctl.Stack), s.ID(), s.Creator()})
 			}
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("read\n%v\nwant\n%v", got, want)
 			}
-			if st, err := pf.Status(); err != nil || st.States != len(want) || st.HostID != hostID {
+			if st, err := pf.Status(); err != nil || st.States != len(want) {
 				t.Errorf("status %+v, %v", st, err)
 			}
 		})
@@ -67,7 +65,7 @@ func TestStatesAreRead(t *testing.T) {
 
 func TestKillStates(t *testing.T) {
 	k := New(Options{})
-	pf := pfioctl.New(k.Open(true), k.Layout())
+	pf := k.OpenPF()
 	var all []State
 	for range 50 {
 		for _, s := range someStates()[:3] {
@@ -108,13 +106,13 @@ func TestKillStates(t *testing.T) {
 
 	// The request that pfioctl does not make: nothing picks everything.
 	request := func(edit func(b []byte)) (uint32, error) {
-		o := k.layout.StateKill()
+		o := k.layout.Kill
 		b := make([]byte, o.Size)
 		edit(b)
 		err := k.Open(true).Ioctl(k.req.KillStates, unsafe.Pointer(&b[0]))
-		return k.layout.ByteOrder().Uint32(b[o.Killed:]), err
+		return k.layout.Order().Uint32(b[o.Killed:]), err
 	}
-	if _, err := request(func(b []byte) { b[16] = pfioctl.AFInet }); err != syscall.EOPNOTSUPP || len(k.States()) != len(want) {
+	if _, err := request(func(b []byte) { b[16] = abi.AFInet }); err != syscall.EOPNOTSUPP || len(k.States()) != len(want) {
 		t.Errorf("a filter: %v, %d states left", err, len(k.States()))
 	}
 	if n, err := request(func([]byte) {}); n != uint32(len(want)) || err != nil || len(k.States()) != 0 {
@@ -130,7 +128,7 @@ func TestKillStates(t *testing.T) {
 // that is not there.
 func TestStateRequests(t *testing.T) {
 	k := New(Options{})
-	size := k.layout.State().Size
+	size := k.layout.State.Size
 	for _, s := range someStates() {
 		k.AddState(s)
 	}
@@ -147,7 +145,7 @@ func TestStateRequests(t *testing.T) {
 		{"room for more", 9 * size, 4 * size, nil},
 	} {
 		b := make([]byte, 10*size)
-		io := &pfioctl.PfiocStates{Len: uintptr(tt.len), Buffer: unsafe.Pointer(&b[0])}
+		io := &abi.PfiocStates{Len: uintptr(tt.len), Buffer: unsafe.Pointer(&b[0])}
 		if err := d.Ioctl(k.req.GetStates, unsafe.Pointer(io)); err != tt.err || io.Len != uintptr(tt.want) {
 			t.Errorf("%s: %d, %v, want %d", tt.name, io.Len, err, tt.want)
 		}
@@ -155,7 +153,7 @@ func TestStateRequests(t *testing.T) {
 			t.Errorf("%s: written behind the answer", tt.name)
 		}
 	}
-	io := &pfioctl.PfiocStates{Len: uintptr(size)}
+	io := &abi.PfiocStates{Len: uintptr(size)}
 	if err := d.Ioctl(k.req.GetStates, unsafe.Pointer(io)); err != syscall.EFAULT || io.Len != uintptr(size) {
 		t.Errorf("no memory: %v, %d", err, io.Len)
 	}
@@ -175,15 +173,15 @@ func TestStatePermission(t *testing.T) {
 		k := New(Options{})
 		k.SetSecurelevel(tt.level)
 		d := k.Open(tt.write)
-		b := make([]byte, k.layout.StateKill().Size)
+		b := make([]byte, k.layout.Kill.Size)
 		b[0] = 1
 		if err := d.Ioctl(k.req.KillStates, unsafe.Pointer(&b[0])); err != tt.kill {
 			t.Errorf("write %v, securelevel %d: kill: %v, want %v", tt.write, tt.level, err, tt.kill)
 		}
-		if err := d.Ioctl(k.req.GetStates, unsafe.Pointer(&pfioctl.PfiocStates{})); err != tt.read {
+		if err := d.Ioctl(k.req.GetStates, unsafe.Pointer(&abi.PfiocStates{})); err != tt.read {
 			t.Errorf("write %v, securelevel %d: read: %v, want %v", tt.write, tt.level, err, tt.read)
 		}
-		if _, err := pfioctl.New(d, k.Layout()).SkippedInterfaces(); err != nil {
+		if _, err := newPF(t, d, k).SkippedInterfaces(); err != nil {
 			t.Errorf("write %v, securelevel %d: interfaces: %v", tt.write, tt.level, err)
 		}
 	}
@@ -194,14 +192,14 @@ func TestInterfacesFillTheirRoom(t *testing.T) {
 	for release, want := range map[string]byte{"7.9": 0, "8.0": 'e'} {
 		k := New(Options{Release: release})
 		load(t, k, Ruleset{Skip: []string{"em0"}}) // all, em, em0
-		o := k.layout.Iface()
+		o := k.layout.Iface
 		b := make([]byte, 3*o.Size)
-		io := &pfioctl.PfiocIface{Buffer: unsafe.Pointer(&b[0]), Esize: int32(o.Size), Size: 3}
+		io := &abi.PfiocIface{Buffer: unsafe.Pointer(&b[0]), Esize: int32(o.Size), Size: 3}
 		must(t, k.Open(true).Ioctl(k.req.GetIfaces, unsafe.Pointer(io)))
 		if last := b[2*o.Size+o.Name]; io.Size != 3 || last != want {
 			t.Errorf("%s: %d interfaces, the last begins with %q, want %q", release, io.Size, last, want)
 		}
-		got, err := pfioctl.New(k.Open(true), k.Layout()).SkippedInterfaces()
+		got, err := k.OpenPF().SkippedInterfaces()
 		if err != nil || !slices.Equal(got, []string{"em0"}) {
 			t.Errorf("%s: skipped %q, %v", release, got, err)
 		}
@@ -210,7 +208,7 @@ func TestInterfacesFillTheirRoom(t *testing.T) {
 
 func TestInterfaces(t *testing.T) {
 	k := New(Options{})
-	pf := pfioctl.New(k.Open(false), k.Layout())
+	pf := newPF(t, k.Open(false), k)
 	skipped := func(want ...string) {
 		t.Helper()
 		if got, err := pf.SkippedInterfaces(); err != nil || !slices.Equal(got, want) {
@@ -228,10 +226,10 @@ func TestInterfaces(t *testing.T) {
 	}
 	skipped("lo", "vmx3")
 
-	o := k.layout.Iface()
+	o := k.layout.Iface
 	list := func(filter string, size int) ([]string, int32, error) {
 		b := make([]byte, 20*o.Size)
-		io := &pfioctl.PfiocIface{Buffer: unsafe.Pointer(&b[0]), Esize: int32(o.Size), Size: int32(size)}
+		io := &abi.PfiocIface{Buffer: unsafe.Pointer(&b[0]), Esize: int32(o.Size), Size: int32(size)}
 		copy(io.Name[:], filter)
 		err := k.Open(true).Ioctl(k.req.GetIfaces, unsafe.Pointer(io))
 		var names []string
@@ -262,11 +260,11 @@ func TestInterfaces(t *testing.T) {
 			t.Errorf("%q with room for %d: %q, %d, %v, want %q, %d, %v", tt.filter, tt.size, got, n, err, tt.names, tt.n, tt.err)
 		}
 	}
-	io := &pfioctl.PfiocIface{Esize: int32(o.Size) - 1}
+	io := &abi.PfiocIface{Esize: int32(o.Size) - 1}
 	if err := k.Open(true).Ioctl(k.req.GetIfaces, unsafe.Pointer(io)); err != syscall.ENODEV {
 		t.Errorf("another size: %v", err)
 	}
-	io = &pfioctl.PfiocIface{Esize: int32(o.Size), Size: 20}
+	io = &abi.PfiocIface{Esize: int32(o.Size), Size: 20}
 	if err := k.Open(true).Ioctl(k.req.GetIfaces, unsafe.Pointer(io)); err != syscall.EFAULT {
 		t.Errorf("no memory: %v", err)
 	}

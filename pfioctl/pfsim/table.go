@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // ktable is struct pfr_ktable.
@@ -72,13 +73,13 @@ const (
 
 const (
 	flagActive     = pfioctl.TableActive
-	flagInactive   = pfioctl.TableInactive
+	flagInactive   = abi.TableInactive
 	flagReferenced = pfioctl.TableReferenced
-	flagRefdAnchor = pfioctl.TableRefdAnchor
+	flagRefdAnchor = abi.TableRefdAnchor
 	flagPersist    = pfioctl.TablePersist
 	flagConst      = pfioctl.TableConst
 	flagCounters   = pfioctl.TableCounters
-	userFlags      = pfioctl.TableUserFlags
+	userFlags      = abi.TableUserFlags
 	// Each of these keeps a table in being (PFR_TFLAG_SETMASK).
 	setFlags = flagActive | flagInactive | flagReferenced | flagRefdAnchor
 )
@@ -307,7 +308,7 @@ func cString(b []byte) string {
 // fixAnchor takes leading slashes off a field of an anchor's path, in place,
 // and reports whether the field is one: NUL terminated and zero behind that
 // (pf_table.c: pfr_fix_anchor).
-func fixAnchor(a *[pfioctl.AnchorPathSize]byte) bool {
+func fixAnchor(a *[abi.AnchorPathSize]byte) bool {
 	off := 0
 	for off < len(a) && a[off] == '/' {
 		off++
@@ -336,9 +337,9 @@ func zeroBehind(b []byte) bool {
 // validTable is pfr_validate_table: it returns nil if the kernel takes the
 // struct, whose anchor it fixes in place. The reserved anchor is compared with
 // what the caller wrote, so that "/_pf" slips through, as in the kernel.
-func (k *Kernel) validTable(t *pfioctl.PfrTable, allowed pfioctl.TableFlags, noReserved bool) error {
+func (k *Kernel) validTable(t *abi.PfrTable, allowed pfioctl.TableFlags, noReserved bool) error {
 	switch {
-	case t.Name[0] == 0, noReserved && cString(t.Anchor[:]) == pfioctl.ReservedAnchor:
+	case t.Name[0] == 0, noReserved && cString(t.Anchor[:]) == abi.ReservedAnchor:
 		return syscall.EINVAL
 	case k.num >= 80 && bytes.IndexByte(t.Name[:], 0) < 0:
 		return syscall.ENAMETOOLONG
@@ -356,7 +357,7 @@ func (k *Kernel) validTable(t *pfioctl.PfrTable, allowed pfioctl.TableFlags, noR
 
 // validAnchor returns nil if the kernel takes the path of an anchor, which it
 // fixes in place.
-func (k *Kernel) validAnchor(a *[pfioctl.AnchorPathSize]byte) error {
+func (k *Kernel) validAnchor(a *[abi.AnchorPathSize]byte) error {
 	long := bytes.IndexByte(a[:], 0) < 0
 	switch {
 	case long && k.num >= 80:
@@ -385,12 +386,12 @@ func (k *Kernel) findTable(anchor, name string) *ktable {
 	return nil
 }
 
-func (k *Kernel) lookupTable(t *pfioctl.PfrTable) *ktable {
+func (k *Kernel) lookupTable(t *abi.PfrTable) *ktable {
 	return k.findTable(cString(t.Anchor[:]), cString(t.Name[:]))
 }
 
 // newTable is a table whose place in the pool has been taken.
-func newTable(t *pfioctl.PfrTable, now int64) *ktable {
+func newTable(t *abi.PfrTable, now int64) *ktable {
 	kt := &ktable{name: cString(t.Name[:]), anchor: cString(t.Anchor[:]), flags: t.Flags, tzero: now}
 	copy(kt.tail[:], bytesOf(t)[unsafe.Offsetof(t.Fback):])
 	return kt
@@ -398,7 +399,7 @@ func newTable(t *pfioctl.PfrTable, now int64) *ktable {
 
 // createTable is pfr_create_ktable: it returns nil when the limit of tables is
 // reached or, with attach, the anchor cannot be made.
-func (k *Kernel) createTable(t *pfioctl.PfrTable, now int64, attach bool) *ktable {
+func (k *Kernel) createTable(t *abi.PfrTable, now int64, attach bool) *ktable {
 	if !k.takeTable() {
 		return nil
 	}

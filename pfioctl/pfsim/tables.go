@@ -6,14 +6,15 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
-const tableSize = int(unsafe.Sizeof(pfioctl.PfrTable{}))
+const tableSize = int(unsafe.Sizeof(abi.PfrTable{}))
 
 // eachTable reads the elements of a request's array of tables.
-func eachTable(io *pfioctl.PfiocTable, f func(t *pfioctl.PfrTable) error) error {
+func eachTable(io *abi.PfiocTable, f func(t *abi.PfrTable) error) error {
 	for i := range max(int(io.Size), 0) {
-		var t pfioctl.PfrTable
+		var t abi.PfrTable
 		if copyin(bytesOf(&t), io.Buffer, i, tableSize) != 1 {
 			return syscall.EFAULT
 		}
@@ -26,7 +27,7 @@ func eachTable(io *pfioctl.PfiocTable, f func(t *pfioctl.PfrTable) error) error 
 
 // putTable writes a table as struct pfr_table has it.
 func (t *ktable) putTable(b []byte) {
-	var p pfioctl.PfrTable
+	var p abi.PfrTable
 	copy(p.Anchor[:], t.anchor)
 	copy(p.Name[:], t.name)
 	p.Flags = t.flags
@@ -36,8 +37,8 @@ func (t *ktable) putTable(b []byte) {
 
 // countTables is pfr_table_count: how many tables a filter lets through, or -1
 // when there is no such anchor.
-func (k *Kernel) countTables(io *pfioctl.PfiocTable) int {
-	if io.Flags&pfioctl.FlagAllRsets != 0 {
+func (k *Kernel) countTables(io *abi.PfiocTable) int {
+	if io.Flags&abi.FlagAllRsets != 0 {
 		return len(k.tables)
 	}
 	rs := k.findRuleset(cString(io.Table.Anchor[:]))
@@ -49,8 +50,8 @@ func (k *Kernel) countTables(io *pfioctl.PfiocTable) int {
 
 // inAnchor returns the tables that a filter lets through (pfr_skip_table). The
 // anchor is compared as it is written, not as it is found.
-func (k *Kernel) inAnchor(io *pfioctl.PfiocTable) []*ktable {
-	if io.Flags&pfioctl.FlagAllRsets != 0 {
+func (k *Kernel) inAnchor(io *abi.PfiocTable) []*ktable {
+	if io.Flags&abi.FlagAllRsets != 0 {
 		return k.tables
 	}
 	return k.tablesOf(cString(io.Table.Anchor[:]))
@@ -67,8 +68,8 @@ func (k *Kernel) tablesOf(anchor string) []*ktable {
 }
 
 // clrTables is DIOCRCLRTABLES.
-func (k *Kernel) clrTables(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagAllRsets) {
+func (k *Kernel) clrTables(io *abi.PfiocTable) error {
+	if refused(io.Flags, abi.FlagDummy|abi.FlagAllRsets) {
 		return syscall.EINVAL
 	}
 	if err := k.validAnchor(&io.Table.Anchor); err != nil {
@@ -79,13 +80,13 @@ func (k *Kernel) clrTables(io *pfioctl.PfiocTable) error {
 	}
 	var queue []*ktable
 	for _, t := range k.inAnchor(io) {
-		if t.anchor == pfioctl.ReservedAnchor || t.flags&flagActive == 0 {
+		if t.anchor == abi.ReservedAnchor || t.flags&flagActive == 0 {
 			continue
 		}
 		t.nflags = t.flags &^ flagActive
 		queue = append(queue, t)
 	}
-	if io.Flags&pfioctl.FlagDummy == 0 {
+	if io.Flags&abi.FlagDummy == 0 {
 		k.setQueuedFlags(queue)
 	}
 	io.Ndel = int32(len(queue))
@@ -96,8 +97,8 @@ func (k *Kernel) clrTables(io *pfioctl.PfiocTable) error {
 //
 // From 7.1 on every element is given two tables, itself and a root table of
 // its name, before any lock is taken; what is not needed is freed at the end.
-func (k *Kernel) addTables(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagDummy) {
+func (k *Kernel) addTables(io *abi.PfiocTable) error {
+	if refused(io.Flags, abi.FlagDummy) {
 		return syscall.EINVAL
 	}
 	if k.num < 71 {
@@ -107,8 +108,8 @@ func (k *Kernel) addTables(io *pfioctl.PfiocTable) error {
 	held := 0 // tables taken from the pool
 	defer func() { k.inUse[pfioctl.LimitTables] -= held }()
 
-	var aux []pfioctl.PfrTable
-	err := eachTable(io, func(t *pfioctl.PfrTable) error {
+	var aux []abi.PfrTable
+	err := eachTable(io, func(t *abi.PfrTable) error {
 		if err := k.validTable(t, userFlags, true); err != nil {
 			return err
 		}
@@ -136,7 +137,7 @@ func (k *Kernel) addTables(io *pfioctl.PfiocTable) error {
 	// The kernel's queue of new tables is in the order of the request: it was
 	// turned round twice.
 	var add, change []*ktable
-	dummy := io.Flags&pfioctl.FlagDummy != 0
+	dummy := io.Flags&abi.FlagDummy != 0
 	for i := range aux {
 		if p := k.lookupTable(&aux[i]); p == nil {
 			kt := newTable(&aux[i], now)
@@ -195,11 +196,11 @@ func (k *Kernel) addTables(io *pfioctl.PfiocTable) error {
 
 // addTablesInOrder is DIOCRADDTABLES of 6.9 and 7.0, where only what is new
 // takes a table, and an anchor that cannot be made is ENOMEM.
-func (k *Kernel) addTablesInOrder(io *pfioctl.PfiocTable) error {
+func (k *Kernel) addTablesInOrder(io *abi.PfiocTable) error {
 	now := k.gettime()
 	var add, change []*ktable
 	n := int32(0)
-	err := eachTable(io, func(t *pfioctl.PfrTable) error {
+	err := eachTable(io, func(t *abi.PfrTable) error {
 		if err := k.validTable(t, userFlags, true); err != nil {
 			return err
 		}
@@ -239,14 +240,14 @@ func (k *Kernel) addTablesInOrder(io *pfioctl.PfiocTable) error {
 		if p.root = queued(""); p.root != nil {
 			return nil
 		}
-		t.Anchor, t.Flags = [pfioctl.AnchorPathSize]byte{}, 0
+		t.Anchor, t.Flags = [abi.AnchorPathSize]byte{}, 0
 		if p.root = k.createTable(t, 0, true); p.root == nil {
 			return syscall.ENOMEM
 		}
 		add = append(add, p.root)
 		return nil
 	})
-	if err != nil || io.Flags&pfioctl.FlagDummy != 0 {
+	if err != nil || io.Flags&abi.FlagDummy != 0 {
 		for _, t := range add {
 			k.destroyTable(t)
 		}
@@ -264,12 +265,12 @@ func (k *Kernel) addTablesInOrder(io *pfioctl.PfiocTable) error {
 }
 
 // delTables is DIOCRDELTABLES.
-func (k *Kernel) delTables(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagDummy) {
+func (k *Kernel) delTables(io *abi.PfiocTable) error {
+	if refused(io.Flags, abi.FlagDummy) {
 		return syscall.EINVAL
 	}
 	var queue []*ktable
-	err := eachTable(io, func(t *pfioctl.PfrTable) error {
+	err := eachTable(io, func(t *abi.PfrTable) error {
 		if err := k.validTable(t, 0, true); err != nil {
 			return err
 		}
@@ -284,7 +285,7 @@ func (k *Kernel) delTables(io *pfioctl.PfiocTable) error {
 	if err != nil {
 		return err
 	}
-	if io.Flags&pfioctl.FlagDummy == 0 {
+	if io.Flags&abi.FlagDummy == 0 {
 		k.setQueuedFlags(queue)
 	}
 	io.Ndel = int32(len(queue))
@@ -294,8 +295,8 @@ func (k *Kernel) delTables(io *pfioctl.PfiocTable) error {
 // listTables is what DIOCRGETTABLES and DIOCRGETTSTATS share. Where the count
 // that the anchor keeps is not that of the tables that bear its name the kernel
 // takes its own lists for corrupt.
-func (k *Kernel) listTables(io *pfioctl.PfiocTable, esize int, put func(t *ktable, b []byte)) error {
-	if refused(io.Flags, pfioctl.FlagAllRsets) {
+func (k *Kernel) listTables(io *abi.PfiocTable, esize int, put func(t *ktable, b []byte)) error {
+	if refused(io.Flags, abi.FlagAllRsets) {
 		return syscall.EINVAL
 	}
 	if err := k.validAnchor(&io.Table.Anchor); err != nil {
@@ -326,13 +327,13 @@ func (k *Kernel) listTables(io *pfioctl.PfiocTable, esize int, put func(t *ktabl
 }
 
 // getTables is DIOCRGETTABLES.
-func (k *Kernel) getTables(io *pfioctl.PfiocTable) error {
+func (k *Kernel) getTables(io *abi.PfiocTable) error {
 	return k.listTables(io, tableSize, (*ktable).putTable)
 }
 
 // getTStats is DIOCRGETTSTATS.
-func (k *Kernel) getTStats(io *pfioctl.PfiocTable) error {
-	l, order := k.layout.TStats(), k.layout.ByteOrder()
+func (k *Kernel) getTStats(io *abi.PfiocTable) error {
+	l, order := k.layout.TStats, k.layout.Order()
 	return k.listTables(io, l.Size, func(t *ktable, b []byte) {
 		t.putTable(b)
 		for dir := range 2 {
@@ -353,13 +354,13 @@ func (k *Kernel) getTStats(io *pfioctl.PfiocTable) error {
 
 // clrTStats is DIOCRCLRTSTATS. A table named twice makes a list without end,
 // as an entry does in DIOCRCLRASTATS.
-func (k *Kernel) clrTStats(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagAddrsToo) {
+func (k *Kernel) clrTStats(io *abi.PfiocTable) error {
+	if refused(io.Flags, abi.FlagDummy|abi.FlagAddrsToo) {
 		return syscall.EINVAL
 	}
 	var queue []*ktable
 	loop := false
-	err := eachTable(io, func(t *pfioctl.PfrTable) error {
+	err := eachTable(io, func(t *abi.PfrTable) error {
 		if err := k.validTable(t, 0, false); err != nil {
 			return err
 		}
@@ -372,14 +373,14 @@ func (k *Kernel) clrTStats(io *pfioctl.PfiocTable) error {
 	if err != nil {
 		return err
 	}
-	if io.Flags&pfioctl.FlagDummy == 0 {
+	if io.Flags&abi.FlagDummy == 0 {
 		if loop {
 			k.hung = true
 			return ErrHang
 		}
 		now := k.gettime()
 		for _, t := range queue {
-			t.clstats(now, io.Flags&pfioctl.FlagAddrsToo != 0)
+			t.clstats(now, io.Flags&abi.FlagAddrsToo != 0)
 		}
 	}
 	io.Nadd = int32(len(queue))
@@ -387,14 +388,14 @@ func (k *Kernel) clrTStats(io *pfioctl.PfiocTable) error {
 }
 
 // setTFlags is DIOCRSETTFLAGS: flags to set are in size2, to clear in nadd.
-func (k *Kernel) setTFlags(io *pfioctl.PfiocTable) error {
+func (k *Kernel) setTFlags(io *abi.PfiocTable) error {
 	set, clr := pfioctl.TableFlags(io.Size2), pfioctl.TableFlags(io.Nadd)
-	if refused(io.Flags, pfioctl.FlagDummy) || (set|clr)&^userFlags != 0 || set&clr != 0 {
+	if refused(io.Flags, abi.FlagDummy) || (set|clr)&^userFlags != 0 || set&clr != 0 {
 		return syscall.EINVAL
 	}
 	var queue []*ktable
 	var nchange, ndel int32
-	err := eachTable(io, func(t *pfioctl.PfrTable) error {
+	err := eachTable(io, func(t *abi.PfrTable) error {
 		if err := k.validTable(t, 0, true); err != nil {
 			return err
 		}
@@ -417,7 +418,7 @@ func (k *Kernel) setTFlags(io *pfioctl.PfiocTable) error {
 	if err != nil {
 		return err
 	}
-	if io.Flags&pfioctl.FlagDummy == 0 {
+	if io.Flags&abi.FlagDummy == 0 {
 		k.setQueuedFlags(queue)
 	}
 	io.Nchange, io.Ndel = nchange, ndel

@@ -6,21 +6,21 @@ import (
 	"syscall"
 	"unsafe"
 
-	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 const (
 	transRuleset = 0 // PF_TRANS_RULESET
 	transTable   = 1 // PF_TRANS_TABLE
 
-	transSize = int(unsafe.Sizeof(pfioctl.PfiocTransE{}))
+	transSize = int(unsafe.Sizeof(abi.PfiocTransE{}))
 )
 
 // eachTrans reads the elements of a transaction and calls f with each and the
 // path of its anchor.
-func eachTrans(io *pfioctl.PfiocTrans, f func(i int, e *pfioctl.PfiocTransE, path string) error) error {
+func eachTrans(io *abi.PfiocTrans, f func(i int, e *abi.PfiocTransE, path string) error) error {
 	for i := range max(int(io.Size), 0) {
-		var e pfioctl.PfiocTransE
+		var e abi.PfiocTransE
 		if copyin(bytesOf(&e), io.Array, i, transSize) != 1 {
 			return syscall.EFAULT
 		}
@@ -37,11 +37,11 @@ func eachTrans(io *pfioctl.PfiocTrans, f func(i int, e *pfioctl.PfiocTransE, pat
 
 // xbegin is DIOCXBEGIN. What an element has begun stays begun when a later one
 // fails.
-func (k *Kernel) xbegin(io *pfioctl.PfiocTrans) error {
+func (k *Kernel) xbegin(io *abi.PfiocTrans) error {
 	if io.Esize != int32(transSize) {
 		return syscall.ENODEV
 	}
-	return eachTrans(io, func(i int, e *pfioctl.PfiocTransE, path string) error {
+	return eachTrans(io, func(i int, e *abi.PfiocTransE, path string) error {
 		var err error
 		switch e.Type {
 		case transTable:
@@ -62,11 +62,11 @@ func (k *Kernel) xbegin(io *pfioctl.PfiocTrans) error {
 }
 
 // xrollback is DIOCXROLLBACK. A ticket that is not the current one is skipped.
-func (k *Kernel) xrollback(io *pfioctl.PfiocTrans) error {
+func (k *Kernel) xrollback(io *abi.PfiocTrans) error {
 	if io.Esize != int32(transSize) {
 		return syscall.ENODEV
 	}
-	return eachTrans(io, func(_ int, e *pfioctl.PfiocTransE, path string) error {
+	return eachTrans(io, func(_ int, e *abi.PfiocTransE, path string) error {
 		switch e.Type {
 		case transTable:
 			k.inaRollback(path, e.Ticket)
@@ -81,11 +81,11 @@ func (k *Kernel) xrollback(io *pfioctl.PfiocTrans) error {
 
 // xcommit is DIOCXCOMMIT: it makes sure that every element can be committed,
 // then reads them again and commits.
-func (k *Kernel) xcommit(io *pfioctl.PfiocTrans) error {
+func (k *Kernel) xcommit(io *abi.PfiocTrans) error {
 	if io.Esize != int32(transSize) {
 		return syscall.ENODEV
 	}
-	err := eachTrans(io, func(_ int, e *pfioctl.PfiocTransE, path string) error {
+	err := eachTrans(io, func(_ int, e *abi.PfiocTransE, path string) error {
 		rs := k.findRuleset(path)
 		switch e.Type {
 		case transTable:
@@ -108,7 +108,7 @@ func (k *Kernel) xcommit(io *pfioctl.PfiocTrans) error {
 	if err := k.commitLimits(); err != nil {
 		return err
 	}
-	return eachTrans(io, func(_ int, e *pfioctl.PfiocTransE, path string) error {
+	return eachTrans(io, func(_ int, e *abi.PfiocTransE, path string) error {
 		switch e.Type {
 		case transTable:
 			return k.inaCommit(path, e.Ticket)
@@ -227,11 +227,11 @@ func (k *Kernel) mergeShadow(t, shadow *ktable, now int64) {
 }
 
 // inaDefine is DIOCRINADEFINE.
-func (k *Kernel) inaDefine(io *pfioctl.PfiocTable) error {
-	if refused(io.Flags, pfioctl.FlagDummy|pfioctl.FlagAddrsToo) {
+func (k *Kernel) inaDefine(io *abi.PfiocTable) error {
+	if refused(io.Flags, abi.FlagDummy|abi.FlagAddrsToo) {
 		return syscall.EINVAL
 	}
-	addrsToo := io.Flags&pfioctl.FlagAddrsToo != 0
+	addrsToo := io.Flags&abi.FlagAddrsToo != 0
 	if io.Size != 0 && !addrsToo {
 		return syscall.EINVAL
 	}
@@ -261,7 +261,7 @@ func (k *Kernel) inaDefine(io *pfioctl.PfiocTable) error {
 		xadd++
 		if t.anchor != "" {
 			if t.root = k.findTable("", t.name); t.root == nil {
-				var key pfioctl.PfrTable
+				var key abi.PfrTable
 				key.Name = io.Table.Name
 				if t.root = k.createTable(&key, 0, true); t.root == nil {
 					undo()
@@ -294,7 +294,7 @@ func (k *Kernel) inaDefine(io *pfioctl.PfiocTable) error {
 		}
 		return err
 	})
-	if err != nil || io.Flags&pfioctl.FlagDummy != 0 {
+	if err != nil || io.Flags&abi.FlagDummy != 0 {
 		k.drop(d)
 		k.destroyTable(shadow)
 		undo()

@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // A line of a transcript: a request to the kernel's own table code and its
@@ -209,8 +210,8 @@ type feedback uint32
 
 func (f *feedback) UnmarshalJSON(b []byte) error {
 	names := map[string]uint32{}
-	for c := pfioctl.FeedbackNone; c <= pfioctl.FeedbackNoCount; c++ {
-		names[strings.ToUpper(c.String())] = uint32(c)
+	for c, name := range []string{"NONE", "MATCH", "ADDED", "DELETED", "CHANGED", "CLEARED", "DUPLICATE", "NOTMATCH", "CONFLICT", "NOCOUNT"} {
+		names[name] = uint32(c)
 	}
 	n, err := named(b, names)
 	*f = feedback(n)
@@ -234,7 +235,7 @@ func (l *limitNr) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-func (t *tableText) fill(p *pfioctl.PfrTable) {
+func (t *tableText) fill(p *abi.PfrTable) {
 	copy(p.Anchor[:], t.Anchor)
 	copy(p.Anchor[:], t.AnchorHex)
 	copy(p.Name[:], t.Name)
@@ -364,7 +365,7 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 		}
 		return answer{Errno: errnoName(t, err)}
 	case "DIOCGETLIMIT", "DIOCSETLIMIT":
-		io := pfioctl.PfiocLimit{Index: pfioctl.Limit(req.Index), Limit: uint32(req.Limit)}
+		io := abi.PfiocLimit{Index: pfioctl.Limit(req.Index), Limit: uint32(req.Limit)}
 		err := d.Ioctl(map[string]uint{"DIOCGETLIMIT": r.GetLimit, "DIOCSETLIMIT": r.SetLimit}[req.Op], unsafe.Pointer(&io))
 		if err == ErrHang {
 			return answer{Hang: true}
@@ -378,9 +379,9 @@ func replay(t testing.TB, k *Kernel, req *request) answer {
 
 // replayTable is [replay] of the requests that work on tables, which are those
 // of any device.
-func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *request) answer {
+func replayTable(t testing.TB, d pfioctl.Device, layout *abi.Layout, req *request) answer {
 	t.Helper()
-	r := layout.Requests()
+	r := layout.Req
 	op, ok := map[string]struct {
 		nr    uint
 		esize int
@@ -390,7 +391,7 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 		"DIOCRADDTABLES": {r.AddTables, tableSize, ofTables},
 		"DIOCRDELTABLES": {r.DelTables, tableSize, ofTables},
 		"DIOCRGETTABLES": {r.GetTables, tableSize, ofTables},
-		"DIOCRGETTSTATS": {r.GetTStats, layout.TStats().Size, ofTStats},
+		"DIOCRGETTSTATS": {r.GetTStats, layout.TStats.Size, ofTStats},
 		"DIOCRCLRTSTATS": {r.ClrTStats, tableSize, ofTables},
 		"DIOCRSETTFLAGS": {r.SetTFlags, tableSize, ofTables},
 		"DIOCRCLRADDRS":  {r.ClrAddrs, 0, ofNothing},
@@ -398,7 +399,7 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 		"DIOCRDELADDRS":  {r.DelAddrs, addrSize, ofAddrs},
 		"DIOCRSETADDRS":  {r.SetAddrs, addrSize, ofAddrs},
 		"DIOCRGETADDRS":  {r.GetAddrs, addrSize, ofAddrs},
-		"DIOCRGETASTATS": {r.GetAStats, layout.AStats().Size, ofAStats},
+		"DIOCRGETASTATS": {r.GetAStats, layout.AStats.Size, ofAStats},
 		"DIOCRCLRASTATS": {r.ClrAStats, addrSize, ofAddrs},
 		"DIOCRTSTADDRS":  {r.TstAddrs, addrSize, ofAddrs},
 		"DIOCRINADEFINE": {r.InaDefine, addrSize, ofAddrs},
@@ -407,11 +408,11 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 		t.Fatalf("unknown operation %q", req.Op)
 	}
 
-	var io pfioctl.PfiocTable
+	var io abi.PfiocTable
 	req.Table.fill(&io.Table)
 	io.Esize = int32(op.esize)
 	io.Size = int32(max(len(req.Addrs), len(req.Tables)))
-	io.Flags = pfioctl.RequestFlags(req.Flags)
+	io.Flags = abi.RequestFlags(req.Flags)
 	io.Ticket = uint32(req.Ticket)
 	if req.Op == "DIOCRSETTFLAGS" {
 		io.Size2, io.Nadd = int32(req.SetFlag), int32(req.ClrFlag)
@@ -425,7 +426,7 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 		}
 	}
 	elements := max(len(req.Addrs), len(req.Tables), int(io.Size))
-	if req.Op == "DIOCRSETADDRS" && io.Flags&pfioctl.FlagFeedback != 0 {
+	if req.Op == "DIOCRSETADDRS" && io.Flags&abi.FlagFeedback != 0 {
 		elements = max(elements, int(io.Size2))
 	}
 	if req.Mapped != nil {
@@ -443,7 +444,7 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 		}
 	}
 	for i := range min(elements, len(req.Tables)) {
-		var p pfioctl.PfrTable
+		var p abi.PfrTable
 		req.Tables[i].fill(&p)
 		copy(mem[i*tableSize:], bytesOf(&p))
 	}
@@ -485,7 +486,7 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 		}
 		list := make([]tableAnswer, n)
 		for i := range list {
-			list[i] = *readTable((*pfioctl.PfrTable)(unsafe.Pointer(&mem[i*tableSize])))
+			list[i] = *readTable((*abi.PfrTable)(unsafe.Pointer(&mem[i*tableSize])))
 		}
 		a.Tables, _ = json.Marshal(list)
 	case "DIOCRGETTSTATS":
@@ -493,12 +494,12 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 		if n < 0 {
 			break
 		}
-		l := layout.TStats()
+		l := layout.TStats
 		a.TStats = make([]tstatsAnswer, n)
 		for i := range a.TStats {
 			b := mem[i*l.Size:][:l.Size]
 			a.TStats[i] = tstatsAnswer{
-				Table:     *readTable((*pfioctl.PfrTable)(unsafe.Pointer(&b[0]))),
+				Table:     *readTable((*abi.PfrTable)(unsafe.Pointer(&b[0]))),
 				Cnt:       int32(binary.NativeEndian.Uint32(b[l.Cnt:])),
 				RefRule:   int32(binary.NativeEndian.Uint32(b[l.Refcnt:])),
 				RefAnchor: int32(binary.NativeEndian.Uint32(b[l.Refcnt+4:])),
@@ -517,12 +518,12 @@ func replayTable(t testing.TB, d pfioctl.Device, layout pfioctl.Layout, req *req
 	return a
 }
 
-func readTable(p *pfioctl.PfrTable) *tableAnswer {
+func readTable(p *abi.PfrTable) *tableAnswer {
 	return &tableAnswer{Anchor: cString(p.Anchor[:]), Name: cString(p.Name[:]), Flags: tableFlags(p.Flags)}
 }
 
 func replayTrans(t testing.TB, d *Device, req *request) answer {
-	io := pfioctl.PfiocTrans{Size: int32(len(req.Trans)), Esize: int32(transSize)}
+	io := abi.PfiocTrans{Size: int32(len(req.Trans)), Esize: int32(transSize)}
 	if req.Size != nil {
 		io.Size = *req.Size
 	}
@@ -535,8 +536,8 @@ func replayTrans(t testing.TB, d *Device, req *request) answer {
 	}
 	buf := mapBuffer(t, elements*transSize)
 	defer buf.Close()
-	at := func(i int) *pfioctl.PfiocTransE {
-		return (*pfioctl.PfiocTransE)(unsafe.Pointer(&buf.Bytes()[i*transSize]))
+	at := func(i int) *abi.PfiocTransE {
+		return (*abi.PfiocTransE)(unsafe.Pointer(&buf.Bytes()[i*transSize]))
 	}
 	for i := range min(elements, len(req.Trans)) {
 		e := at(i)
@@ -566,7 +567,7 @@ func replayTrans(t testing.TB, d *Device, req *request) answer {
 
 // replayRule is what a rule that names a table would do.
 func replayRule(t testing.TB, k *Kernel, req *request) answer {
-	var p pfioctl.PfrTable
+	var p abi.PfrTable
 	req.Table.fill(&p)
 	k.mu.Lock()
 	defer k.mu.Unlock()

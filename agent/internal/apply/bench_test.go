@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/pfioctl"
 	"example.org/threatstopd/pfioctl/pfsim"
 )
 
@@ -61,7 +60,7 @@ func perSecond(b *testing.B, n int) {
 
 func enforcer(n int) *Enforcer {
 	k := pfsim.New(pfsim.Options{MaxEntries: 3 * n})
-	return New(pfioctl.New(k.Open(true), k.Layout()))
+	return New(k.OpenPF())
 }
 
 // BenchmarkFill makes the argument of SETADDRS of a set.

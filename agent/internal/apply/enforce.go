@@ -134,21 +134,22 @@ func (e *Enforcer) Hold(t Target, header Header) error {
 	if _, err := os.Lstat(t.File); !errors.Is(err, fs.ErrNotExist) || !t.Load {
 		return markHeld(e.disk, t.File, header.Held)
 	}
-	addrs, err := e.pf.GetPledged(t.Table, 0)
+	addrs, err := e.pf.Get(t.Table)
 	if err != nil {
 		return err
 	}
-	defer addrs.Close()
-	header.Server, header.Counts = "", fmt.Sprintf("%d entries, as they were in pf", addrs.Len())
-	return writeFile(e.disk, t.File, header, kernelEntries{addrs})
+	header.Server, header.Counts = "", fmt.Sprintf("%d entries, as they were in pf", len(addrs))
+	return writeFile(e.disk, t.File, header, kernelEntries(addrs))
 }
 
 // kernelEntries are Entries as the kernel gave them.
-type kernelEntries struct{ *pfioctl.Addrs }
+type kernelEntries []pfioctl.Addr
+
+func (k kernelEntries) Len() int { return len(k) }
 
 func (k kernelEntries) All() iter.Seq2[netip.Prefix, bool] {
 	return func(yield func(netip.Prefix, bool) bool) {
-		for a := range k.Addrs.All() {
+		for _, a := range k {
 			if !yield(a.Prefix, a.Not) {
 				return
 			}
@@ -166,8 +167,7 @@ func (e *Enforcer) Read(t pfioctl.Table, list string) (*policy.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer addrs.Close()
-	p, err := policy.Build([]policy.List{{Name: list, Entries: kernelEntries{addrs}}}, nil, policy.Options{})
+	p, err := policy.Build([]policy.List{{Name: list, Entries: kernelEntries(addrs)}}, nil, policy.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (e *Enforcer) set(t Target, want Entries, res *Result) error {
 
 	// DUMMY does everything but the change: it is the comparison with what
 	// is in force, and the proof that pf will take the policy.
-	delta, err := e.pf.SetAddrs(t.Table, array, pfioctl.SetOptions{DryRun: true})
+	delta, err := e.pf.Compare(t.Table, array)
 	if errors.Is(err, syscall.ESRCH) {
 		if !t.Load {
 			// Nothing to compare with. What pf.conf then loads must at
@@ -196,7 +196,7 @@ func (e *Enforcer) set(t Target, want Entries, res *Result) error {
 			return err
 		}
 		res.Created = true
-		delta, err = e.pf.SetAddrs(t.Table, array, pfioctl.SetOptions{DryRun: true})
+		delta, err = e.pf.Compare(t.Table, array)
 	}
 	switch {
 	case errors.Is(err, syscall.ENOMEM) && t.Load:
@@ -207,7 +207,7 @@ func (e *Enforcer) set(t Target, want Entries, res *Result) error {
 		res.Delta = delta
 		return nil
 	}
-	delta, err = e.pf.SetAddrs(t.Table, array, pfioctl.SetOptions{})
+	delta, err = e.pf.SetAddrs(t.Table, array)
 	if err != nil {
 		return err
 	}
@@ -221,37 +221,32 @@ func (e *Enforcer) set(t Target, want Entries, res *Result) error {
 // at no time more is blocked than the old or the new policy blocks; the second
 // goes to the new.
 func (e *Enforcer) setInTwoSteps(t pfioctl.Table, array *pfioctl.Addrs, want Entries, cause error, res *Result) error {
-	old, err := e.pf.GetPledged(t, 0)
+	old, err := e.pf.Get(t)
 	if err != nil {
 		return fmt.Errorf("%w; and what is in force cannot be read: %w", cause, err)
 	}
-	defer old.Close()
 	used, limit, err := e.room()
 	if err != nil {
 		return fmt.Errorf("%w; and the room cannot be read: %w", cause, err)
 	}
-	if used-old.Len()+want.Len() > limit {
+	if used-len(old)+want.Len() > limit {
 		return cause // the new policy alone does not fit: the error has the numbers
 	}
-	inOld := common(array, old)
-	first := 0
-	array.Keep(func(i int) bool {
-		keep := inOld[i] || array.At(i).Not
-		if keep {
-			first++
-		}
-		return keep
-	})
-	one, err := e.pf.SetAddrs(t, array, pfioctl.SetOptions{})
+	array.Reset()
+	if err := appendAll(array, firstStep(want, old)); err != nil {
+		return fmt.Errorf("pf table %s: first of two steps: %w", t, err)
+	}
+	first := array.Len()
+	one, err := e.pf.SetAddrs(t, array)
 	if err != nil {
-		return fmt.Errorf("first of two steps: %w", err)
+		return fmt.Errorf("%w (first of two steps)", err)
 	}
 	res.Delta, res.Steps = one, 1
 	array.Reset()
-	if err := appendAll(array, want); err != nil {
+	if err := appendAll(array, want.All()); err != nil {
 		return fmt.Errorf("pf table %s: second of two steps: %w", t, err)
 	}
-	two, err := e.pf.SetAddrs(t, array, pfioctl.SetOptions{})
+	two, err := e.pf.SetAddrs(t, array)
 	if err != nil {
 		return fmt.Errorf("pf table %s: holds the %d entries that the old and the new policy have in common; second of two steps: %w", t, first, err)
 	}
@@ -262,19 +257,21 @@ func (e *Enforcer) setInTwoSteps(t pfioctl.Table, array *pfioctl.Addrs, want Ent
 	return nil
 }
 
-// common returns for each element of a whether its prefix is in b, with or
-// without the same negation. Both are in pf's order.
-func common(a, b *pfioctl.Addrs) []bool {
-	in := make([]bool, a.Len())
-	j := 0
-	for i := range in {
-		x := a.At(i).Prefix
-		for j < b.Len() && compare(b.At(j).Prefix, x) < 0 {
-			j++
+// firstStep returns the entries of want that old has, whatever the negation of
+// either, and every `!`. Both are in pf's order.
+func firstStep(want Entries, old []pfioctl.Addr) iter.Seq2[netip.Prefix, bool] {
+	return func(yield func(netip.Prefix, bool) bool) {
+		j := 0
+		for p, not := range want.All() {
+			for j < len(old) && compare(old[j].Prefix, p) < 0 {
+				j++
+			}
+			keep := not || j < len(old) && old[j].Prefix == p
+			if keep && !yield(p, not) {
+				return
+			}
 		}
-		in[i] = j < b.Len() && b.At(j).Prefix == x
 	}
-	return in
 }
 
 // compare orders prefixes as pf lists them: IPv4 before IPv6, by address, and
@@ -306,7 +303,7 @@ func (e *Enforcer) fits(t pfioctl.Table, n int) error {
 	return nil
 }
 
-// ReloadAdvice reports whether pf.conf could be loaded again with n entries in
+// ReloadAdvice tells whether pf.conf could be loaded again with n entries in
 // the persist files of this policy: `pfctl -f` builds the new tables beside the
 // old ones, and when they do not fit the whole ruleset is refused. It returns
 // what to write into pf.conf, empty when all is well.
@@ -322,7 +319,7 @@ func (e *Enforcer) ReloadAdvice(n int) (string, error) {
 }
 
 func (e *Enforcer) stats(t pfioctl.Table) (pfioctl.TableStats, bool, error) {
-	tables, err := e.pf.Tables(pfioctl.TableFilter{Anchor: t.Anchor})
+	tables, err := e.pf.Tables(t.Anchor)
 	if err != nil {
 		return pfioctl.TableStats{}, false, err
 	}
@@ -340,23 +337,23 @@ func fill(want Entries) (*pfioctl.Addrs, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := appendAll(a, want); err != nil {
+	if err := appendAll(a, want.All()); err != nil {
 		a.Close()
 		return nil, err
 	}
 	return a, nil
 }
 
-func appendAll(a *pfioctl.Addrs, want Entries) error {
-	for p, not := range want.All() {
-		if err := a.Append(pfioctl.Addr{Prefix: p, Not: not}); err != nil {
+func appendAll(a *pfioctl.Addrs, entries iter.Seq2[netip.Prefix, bool]) error {
+	for p, not := range entries {
+		if err := a.Append(p, not); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Glance is what pf reports about itself and about two tables without walking them.
+// Glance is what pf tells of itself and of two tables without walking them.
 type Glance struct {
 	Running      bool
 	Checksum     [16]byte // of the loaded ruleset
@@ -364,7 +361,7 @@ type Glance struct {
 	Known        bool // the release's status is known: Running and Checksum mean something
 }
 
-// TableGlance is what pf reports about one table.
+// TableGlance is what pf tells of one table.
 type TableGlance struct {
 	pfioctl.Table
 	Entries int // -1: there is no such table
@@ -385,7 +382,7 @@ func (g Glance) NotEnforced() string {
 }
 
 // Glance looks at pf and at the tables of blocked and of allowed addresses. Of
-// a release whose status is not known it has the tables alone.
+// a release whose status is not known it tells of the tables alone.
 func (e *Enforcer) Glance(block, allow pfioctl.Table) (Glance, error) {
 	var g Glance
 	status, err := e.pf.Status()

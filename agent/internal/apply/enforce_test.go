@@ -24,13 +24,12 @@ type device struct {
 	pfioctl.Device
 	sets, dummies int
 	before, after func(req uint, dummy bool) error
-	setAddrs      uint
+	kernel        *pfsim.Kernel
 }
 
 func (d *device) Ioctl(req uint, arg unsafe.Pointer) error {
-	dummy := false
-	if req == d.setAddrs {
-		dummy = (*pfioctl.PfiocTable)(arg).Flags&pfioctl.FlagDummy != 0
+	name, dummy := d.kernel.RequestName(req, arg)
+	if name == "DIOCRSETADDRS" {
 		if dummy {
 			d.dummies++
 		} else {
@@ -49,6 +48,11 @@ func (d *device) Ioctl(req uint, arg unsafe.Pointer) error {
 	return err
 }
 
+func isSet(b *bench, req uint) bool {
+	name, _ := b.kernel.RequestName(req, nil)
+	return name == "DIOCRSETADDRS"
+}
+
 // bench is a simulated kernel with an enforcer on it.
 type bench struct {
 	t      *testing.T
@@ -62,11 +66,15 @@ type bench struct {
 func newBench(t *testing.T, o pfsim.Options) *bench {
 	t.Helper()
 	k := pfsim.New(o)
-	d := &device{Device: k.Open(true), setAddrs: k.Layout().Requests().SetAddrs}
+	d := &device{Device: k.Open(true), kernel: k}
+	pf, err := pfioctl.New(d, k.Release())
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &bench{
 		t: t, kernel: k, device: d,
-		pf:       pfioctl.New(k.Open(true), k.Layout()),
-		Enforcer: New(pfioctl.New(d, k.Layout())),
+		pf:       k.OpenPF(),
+		Enforcer: New(pf),
 		target:   Target{Table: block, File: filepath.Join(t.TempDir(), "block.pftable"), Load: true},
 	}
 }
@@ -86,9 +94,8 @@ func (b *bench) tableHolds(want list) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer addrs.Close()
 	var got list
-	for a := range addrs.All() {
+	for _, a := range addrs {
 		got = append(got, a.String())
 	}
 	if !slices.Equal(got, want) {
@@ -169,7 +176,7 @@ func TestApplyInTwoSteps(t *testing.T) {
 	b.apply(older)
 	var seen []string
 	b.device.after = func(req uint, dummy bool) error {
-		if req != b.device.setAddrs || dummy {
+		if !isSet(b, req) || dummy {
 			return nil
 		}
 		var now []string
@@ -282,11 +289,11 @@ func TestApplySecondStepFails(t *testing.T) {
 	}
 	steps := 0
 	b.device.after = func(req uint, dummy bool) error {
-		if req == b.device.setAddrs && !dummy {
+		if isSet(b, req) && !dummy {
 			if steps++; steps == 1 {
-				_, err := b.pf.Set(other, 4, func(yield func(pfioctl.Addr) bool) {
+				_, err := b.pf.Set(other, 4, func(yield func(netip.Prefix, bool) bool) {
 					for i := range 4 {
-						yield(pfioctl.Addr{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{1, 1, 1, byte(i)}), 32)})
+						yield(netip.PrefixFrom(netip.AddrFrom4([4]byte{1, 1, 1, byte(i)}), 32), false)
 					}
 				})
 				return err
@@ -315,7 +322,7 @@ func TestApplySecondStepFails(t *testing.T) {
 func TestApplyReadsBack(t *testing.T) {
 	b := newBench(t, pfsim.Options{})
 	b.device.after = func(req uint, dummy bool) error {
-		if req == b.device.setAddrs && !dummy {
+		if isSet(b, req) && !dummy {
 			_, err := b.pf.Add(block, pfioctl.Addr{Prefix: netip.MustParsePrefix("203.0.113.9/32")})
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -174,8 +173,6 @@ func (r *run) policy() (*policy.Policy, error) {
 			return nil, fmt.Errorf("%w: the policy in force stays", err)
 		}
 		r.made = next
-		// What Build sorted is garbage now, and pf's array needs as much again.
-		debug.FreeOSMemory()
 	}
 	return r.made.policy, nil
 }

@@ -144,19 +144,18 @@ func (c *checker) counters(pf *pfioctl.PF, t pfioctl.Table, entry pfioctl.Addr) 
 		c.say("counters", "%v", err)
 		return
 	}
-	defer all.Close()
 	// The kernel lists them by family and address, the longest prefix first.
-	i := sort.Search(all.Len(), func(i int) bool {
-		p := all.At(i).Prefix
+	i := sort.Search(len(all), func(i int) bool {
+		p := all[i].Prefix
 		if n := p.Addr().Compare(entry.Prefix.Addr()); n != 0 {
 			return n > 0
 		}
 		return p.Bits() <= entry.Prefix.Bits()
 	})
-	if i == all.Len() || all.At(i).Prefix != entry.Prefix {
+	if i == len(all) || all[i].Prefix != entry.Prefix {
 		return // it went between the two questions
 	}
-	s := all.At(i)
+	s := all[i]
 	since := s.Cleared.In(c.env.Local).Format(time.DateTime)
 	if !s.Counted {
 		c.say("counters", "%s: none: no packet since %s, or the table has no counters", entry, since)

@@ -155,12 +155,12 @@ func TestEvaluationIsThatOfTheKernel(t *testing.T) {
 		}}); err != nil {
 			t.Fatal(err)
 		}
-		pf := pfioctl.New(k.Open(false), k.Layout())
+		pf := k.OpenPF()
 		rs, err := pf.Rules()
 		if err != nil {
 			t.Fatal(err)
 		}
-		tables, err := pf.Tables(pfioctl.TableFilter{All: true})
+		tables, err := pf.AllTables()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,7 @@ type prepared struct {
 	pf          bool // pf could be asked
 	used, limit int  // entries of tables
 	countErr    error
-	block       *pfioctl.Addrs // the block table
+	block       []pfioctl.Addr // the block table
 	blockErr    error
 
 	pflog    capture.Source // nil without an error: it is not to be looked at
@@ -75,9 +75,6 @@ func (t *tester) close() {
 	if t.pf != nil {
 		t.pf.Close()
 	}
-	if t.ready.block != nil {
-		t.ready.block.Close()
-	}
 	if t.ready.pflog != nil {
 		t.ready.pflog.Close()
 	}
@@ -124,7 +121,7 @@ func (t *tester) tryToWrite() {
 // decides returns the entry of the block table that decides for an address, as pf would
 // say; ok is false when there is none.
 func (r *prepared) decides(a netip.Addr) (entry pfioctl.Addr, ok bool) {
-	for e := range r.block.All() {
+	for _, e := range r.block {
 		if e.Prefix.Contains(a) && (!ok || e.Prefix.Bits() > entry.Prefix.Bits()) {
 			entry, ok = e, true
 		}

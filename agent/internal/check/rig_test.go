@@ -20,7 +20,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/agent/internal/config"
-	"example.org/threatstopd/agent/internal/host"
+	"example.org/threatstopd/agent/internal/owner"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/capture"
@@ -151,7 +151,7 @@ func newRig(t *testing.T) *rig {
 		Root: true,
 		OpenPF: func() (*pfioctl.PF, error) {
 			before("pf")
-			return pfioctl.New(guarded{r.kernel.Open(true), before}, r.kernel.Layout()), nil
+			return pfioctl.New(guarded{r.kernel.Open(true), before}, r.kernel.Release())
 		},
 		Interfaces: func() ([]Interface, error) {
 			before("interfaces")
@@ -166,7 +166,7 @@ func newRig(t *testing.T) *rig {
 		},
 		Dial:        r.dial,
 		User:        func(string) (uint32, error) { before("users"); return uid, nil },
-		Owner:       host.Owner,
+		Owner:       owner.ID,
 		OpenPflog:   func(o capture.Options) (capture.Source, error) { before("pflog"); return r.pflog.Open(o) },
 		FlushPflogd: func() error { before("pflogd"); return nil },
 		Logs:        func() ([]*os.File, error) { before("pflogd's files"); return r.logs() },

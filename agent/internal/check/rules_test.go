@@ -2,14 +2,12 @@ package check
 
 import (
 	"compress/gzip"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"example.org/threatstopd/pfioctl"
 )
@@ -19,7 +17,7 @@ type recorded struct {
 	Name, Conf, Also string
 	Anchors          []struct {
 		Anchor string
-		Rules  []struct{ Call, Raw string }
+		Rules  []struct{ Rule pfioctl.Rule }
 	}
 	Tables []string // flags and name of the main ruleset's, as pfctl -vsT shows them
 	Skip   bool     // pair0 is skipped
@@ -43,30 +41,14 @@ func readRecorded(t testing.TB) []recorded {
 	return file.Rulesets
 }
 
-// ruleset decodes the rules and follows the anchors.
+// ruleset returns the rules, with the anchors that they call.
 func (rec *recorded) ruleset(t testing.TB) *pfioctl.Ruleset {
 	t.Helper()
-	l, err := pfioctl.LayoutFor("7.8", "amd64")
-	if err != nil {
-		t.Fatal(err)
-	}
 	all := make(map[string]*pfioctl.Ruleset)
 	for _, a := range rec.Anchors {
 		rs := &pfioctl.Ruleset{Anchor: a.Anchor}
 		for _, r := range a.Rules {
-			raw, err := hex.DecodeString(r.Raw)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b := make([]byte, l.RuleRequestSize())
-			copy(b[unsafe.Offsetof(pfioctl.PfiocRuleHead{}.Anchor):], a.Anchor)
-			copy(b[unsafe.Offsetof(pfioctl.PfiocRuleHead{}.AnchorCall):], r.Call)
-			copy(b[len(b)-len(raw):], raw)
-			rule, err := l.DecodeRule(b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			rs.Rules = append(rs.Rules, rule)
+			rs.Rules = append(rs.Rules, r.Rule)
 		}
 		all[a.Anchor] = rs
 	}

@@ -157,7 +157,7 @@ func (t *tester) openPF(context.Context) {
 	status, err := pf.Status()
 	switch {
 	case errors.Is(err, pfioctl.ErrUnknownRelease):
-		t.say(Skip, fmt.Sprintf("pf: cannot tell whether it is enabled: openbsd %s is newer than this program", pf.Layout().Release()))
+		t.say(Skip, fmt.Sprintf("pf: cannot tell whether it is enabled: openbsd %s is newer than this program", pf.Release()))
 	case err != nil:
 		t.fail("pf", err)
 	case !status.Running:
@@ -239,7 +239,7 @@ func (t *tester) rules(context.Context) {
 		t.say(Skip, "tables and rules: pf cannot be asked")
 		return
 	}
-	tables, err := t.pf.Tables(pfioctl.TableFilter{All: true})
+	tables, err := t.pf.AllTables()
 	if err != nil {
 		t.fail("tables", err)
 		return
@@ -252,7 +252,7 @@ func (t *tester) rules(context.Context) {
 	rules, err := t.pf.Rules()
 	if errors.Is(err, pfioctl.ErrUnknownRelease) {
 		st, _ := t.stats(t.block)
-		text := fmt.Sprintf("rules: cannot tell whether they block: openbsd %s is newer than this program", t.pf.Layout().Release())
+		text := fmt.Sprintf("rules: cannot tell whether they block: openbsd %s is newer than this program", t.pf.Release())
 		if st.Rules+st.Anchors == 0 {
 			t.say(Fail, "rules: none refers to table <"+t.block.Name+">", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
 			return

@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"strings"
+	"slices"
 	"syscall"
 	"time"
 
@@ -24,11 +24,10 @@ func dumpTable(_ context.Context, env Env, f *flags) error {
 	if err != nil {
 		return err
 	}
-	print, free, err := readTable(env, f, table)
+	print, err := readTable(env, f, table)
 	if err != nil {
 		return err
 	}
-	defer free()
 	// All that follows is printing.
 	if err := env.confine("--dump-table", privsep.Confinement{}); err != nil {
 		return err
@@ -36,37 +35,37 @@ func dumpTable(_ context.Context, env Env, f *flags) error {
 	return print(env.Stdout)
 }
 
-// readTable reads a table, and returns what prints it and what gives its memory back.
-func readTable(env Env, f *flags, table pfioctl.Table) (print func(io.Writer) error, free func() error, err error) {
+// readTable reads a table, and returns what prints it.
+func readTable(env Env, f *flags, table pfioctl.Table) (print func(io.Writer) error, err error) {
 	pf, err := env.OpenPF()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer pf.Close()
 	if f.verbose > 0 {
 		stats, err := pf.AddrStats(table)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		return func(to io.Writer) error {
 			if f.json {
-				return printJSON(to, table, stats.Len(), stats.All(), appendJSONStats)
+				return printJSON(to, table, len(stats), slices.Values(stats), appendJSONStats)
 			}
-			return printEntries(to, stats.All(), func(b []byte, s pfioctl.AddrStats) []byte { return appendStats(b, s, env.Local) })
-		}, stats.Close, nil
+			return printEntries(to, slices.Values(stats), func(b []byte, s pfioctl.AddrStats) []byte { return appendStats(b, s, env.Local) })
+		}, nil
 	}
 	addrs, err := pf.Get(table)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	return func(to io.Writer) error {
 		if f.json {
-			return printJSON(to, table, addrs.Len(), addrs.All(), func(b []byte, a pfioctl.Addr) []byte {
+			return printJSON(to, table, len(addrs), slices.Values(addrs), func(b []byte, a pfioctl.Addr) []byte {
 				return append(appendJSON(b, a), '}')
 			})
 		}
-		return printEntries(to, addrs.All(), appendShow)
-	}, addrs.Close, nil
+		return printEntries(to, slices.Values(addrs), appendShow)
+	}, nil
 }
 
 // printEntries writes what format appends for each entry, and never holds more
@@ -114,7 +113,7 @@ func printJSON[E any](to io.Writer, t pfioctl.Table, n int, entries iter.Seq[E],
 func dumpTarget(env Env, f *flags) (pfioctl.Table, error) {
 	which := "block"
 	if len(f.args) == 1 {
-		which = strings.TrimSuffix(strings.TrimPrefix(f.args[0], "<"), ">") // as pf.conf writes it
+		which = f.args[0]
 	}
 	if which != "block" && which != "allow" {
 		return pfioctl.Table{Name: which}, nil

@@ -10,7 +10,6 @@ import (
 
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/install"
-	"example.org/threatstopd/pfioctl"
 )
 
 func installHost(ctx context.Context, env Env, f *flags) error {
@@ -89,7 +88,7 @@ func packetFilter(env Env) (install.PF, error) {
 	if err != nil {
 		return install.PF{}, err
 	}
-	tables, err := pf.Tables(pfioctl.TableFilter{All: true})
+	tables, err := pf.AllTables()
 	if err != nil {
 		return install.PF{}, err
 	}

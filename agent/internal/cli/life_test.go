@@ -132,7 +132,7 @@ func (f *firewall) path(name string) string { return filepath.Join(f.root, name)
 func (f *firewall) env(out io.Writer) cli.Env {
 	env := cli.Env{
 		Stdin: strings.NewReader(""), Stdout: out, Stderr: out,
-		OpenPF: func() (*pfioctl.PF, error) { return pfioctl.New(f.kernel.Open(true), f.kernel.Layout()), nil },
+		OpenPF: func() (*pfioctl.PF, error) { return f.kernel.OpenPF(), nil },
 		Host: func() (policy.Facts, error) {
 			return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.PrefixFrom(own, 24)}}}}, nil
 		},
@@ -253,15 +253,14 @@ func (f *firewall) loadPF() {
 
 func (f *firewall) table() []string {
 	f.t.Helper()
-	pf := pfioctl.New(f.kernel.Open(true), f.kernel.Layout())
+	pf := f.kernel.OpenPF()
 	defer pf.Close()
 	addrs, err := pf.Get(blockTable)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	defer addrs.Close()
 	var all []string
-	for a := range addrs.All() {
+	for _, a := range addrs {
 		all = append(all, a.String())
 	}
 	return all
@@ -403,7 +402,7 @@ func TestWholeLife(t *testing.T) {
 	f.holds("192.0.2.1", "192.0.2.3")
 
 	// Another hand in the table is mended.
-	pf := pfioctl.New(f.kernel.Open(true), f.kernel.Layout())
+	pf := f.kernel.OpenPF()
 	if _, err := pf.Clear(blockTable); err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func (r reads) Write(p []byte) (int, error) {
 // simulated opens a kernel of this process's own.
 func simulated() (*pfioctl.PF, error) {
 	kernel := pfsim.New(pfsim.Options{Now: time.Now})
-	return pfioctl.New(kernel.Open(true), kernel.Layout()), nil
+	return kernel.OpenPF(), nil
 }
 
 // strictMain is such a process's life.
@@ -86,7 +86,7 @@ func strictMain(env Env) {
 	if err := kernel.LoadFile(blockTable, pfioctl.TablePersist, strings.NewReader("10.0.0.1\n")); err != nil {
 		panic(err)
 	}
-	env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(kernel.Open(true), kernel.Layout()), nil }
+	env.OpenPF = func() (*pfioctl.PF, error) { return kernel.OpenPF(), nil }
 	env.Host = func() (policy.Facts, error) {
 		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.18.0.1/24")}}}}, nil
 	}

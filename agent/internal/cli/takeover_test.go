@@ -318,7 +318,7 @@ func BenchmarkSyncNow(b *testing.B) {
 				var out bytes.Buffer
 				env := Env{
 					Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Lookup: noHost, Roles: roles(), Now: time.Now, Local: time.UTC,
-					OpenPF: func() (*pfioctl.PF, error) { return pfioctl.New(kernel.Open(true), kernel.Layout()), nil },
+					OpenPF: func() (*pfioctl.PF, error) { return kernel.OpenPF(), nil },
 					Host:   func() (policy.Facts, error) { return policy.Facts{}, nil },
 				}
 				b.StartTimer()

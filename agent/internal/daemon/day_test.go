@@ -327,7 +327,7 @@ func (s *site) daemon(load func() (*daemon.Setup, error)) *daemon.Daemon {
 	}
 	s.roles = &mortal{Starter: privseptest.InProcess(bodies)}
 	return daemon.New(daemon.Options{
-		Load: load, PF: pfioctl.New(s.kernel.Open(true), s.kernel.Layout()), Host: s.host, Signals: s.signals,
+		Load: load, PF: s.kernel.OpenPF(), Host: s.host, Signals: s.signals,
 		Log: zerolog.New(s), Version: "test", Roles: s.roles, Confine: unconfined{}, Carry: s.carry,
 	})
 }
@@ -367,7 +367,7 @@ func (s *site) probe() {
 // clean expects that what other hands added is gone.
 func (s *site) clean(a netip.Addr) {
 	s.t.Helper()
-	pf := pfioctl.New(s.kernel.Open(true), s.kernel.Layout())
+	pf := s.kernel.OpenPF()
 	if results, err := pf.Test(blockTable, a); err != nil || results[0].Match {
 		s.t.Errorf("what other hands added is still there: %v, %v", results, err)
 	}
@@ -417,7 +417,7 @@ func TestDay(t *testing.T) {
 				s.loadPF()
 				reloads++
 			case second%11000 == 5000: // other hands
-				pf := pfioctl.New(s.kernel.Open(true), s.kernel.Layout())
+				pf := s.kernel.OpenPF()
 				if _, err := pf.Delete(blockTable, pfioctl.Addr{Prefix: netip.MustParsePrefix("20.0.20.5/32")}); err != nil {
 					t.Error(err)
 				}

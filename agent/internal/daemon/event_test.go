@@ -140,7 +140,7 @@ func TestEventsAndFaults(t *testing.T) {
 			[6]bool{3: true}},
 		{"watch", func(r *running, fault string) {
 			// Other hands in the table are put right within a minute, whatever else fails.
-			pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+			pf := r.kernel.OpenPF()
 			if _, err := pf.Delete(blockTable, pfioctl.Addr{Prefix: netip.MustParsePrefix("20.0.0.5/32")}); err != nil {
 				r.t.Error(err)
 			}
@@ -235,7 +235,7 @@ func TestWatchDuringAFetch(t *testing.T) {
 		r.signals <- syscall.SIGHUP
 		r.wait(5 * time.Minute)
 		r.kernel.SetRunning(false)
-		pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+		pf := r.kernel.OpenPF()
 		if _, err := pf.Clear(blockTable); err != nil {
 			r.t.Fatal(err)
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	owner "example.org/threatstopd/agent/internal/host"
+	"example.org/threatstopd/agent/internal/owner"
 )
 
 // openDir is how a directory itself is opened.

@@ -9,7 +9,7 @@ import (
 	"os"
 	"syscall"
 
-	owner "example.org/threatstopd/agent/internal/host"
+	"example.org/threatstopd/agent/internal/owner"
 )
 
 // maxCAFile is larger than all the authorities that there are.

@@ -147,7 +147,7 @@ func BenchmarkPath(b *testing.B) {
 				}
 				defer client.Close()
 				k := pfsim.New(pfsim.Options{MaxEntries: 3 * c.n})
-				pf := pfioctl.New(k.Open(true), k.Layout())
+				pf := k.OpenPF()
 				target := apply.Target{Table: benchTable, File: filepath.Join(b.TempDir(), "table"), Load: true}
 				run := func() {
 					l, err := client.Fetch(b.Context(), dnsfetch.Request{Name: benchList})

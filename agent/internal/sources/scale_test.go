@@ -57,7 +57,7 @@ func newStage(t *testing.T, server string, most int) *stage {
 	}
 	k := pfsim.New(pfsim.Options{MaxEntries: most})
 	s := &stage{
-		t: t, kernel: k, pf: pfioctl.New(k.Open(true), k.Layout()), client: client,
+		t: t, kernel: k, pf: k.OpenPF(), client: client,
 		target: apply.Target{Table: benchTable, File: filepath.Join(t.TempDir(), "table"), Load: true},
 	}
 	t.Cleanup(func() {
@@ -104,12 +104,11 @@ func (s *stage) holds(want []netip.Prefix) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer got.Close()
-	if got.Len() != len(want) {
-		s.t.Fatalf("the table holds %d entries, want %d", got.Len(), len(want))
+	if len(got) != len(want) {
+		s.t.Fatalf("the table holds %d entries, want %d", len(got), len(want))
 	}
 	for i, p := range want {
-		if e := got.At(i); e.Prefix != p || e.Not {
+		if e := got[i]; e.Prefix != p || e.Not {
 			s.t.Fatalf("entry %d of the table is %v, want %v", i, e, p)
 		}
 	}

@@ -110,7 +110,7 @@ func (r *rig) runWith(s *Sources, force bool) (*apply.Outcome, string) {
 	var text strings.Builder
 	line := func(s string) { fmt.Fprintln(&text, s) }
 	n := &apply.Narrator{Say: line, Warn: line, Local: time.UTC, Version: "test"}
-	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	pf := r.kernel.OpenPF()
 	defer pf.Close()
 	n.Begin(r.now)
 	s.Fetch(r.t.Context(), r.fetcher(), Narrate(n))
@@ -122,15 +122,14 @@ func (r *rig) runWith(s *Sources, force bool) (*apply.Outcome, string) {
 // table is what the kernel has, "" when there is no such table.
 func (r *rig) table(t apply.Target) string {
 	r.t.Helper()
-	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	pf := r.kernel.OpenPF()
 	defer pf.Close()
 	addrs, err := pf.Get(t.Table)
 	if err != nil {
 		return ""
 	}
-	defer addrs.Close()
 	var all []string
-	for a := range addrs.All() {
+	for _, a := range addrs {
 		all = append(all, a.String())
 	}
 	return strings.Join(all, " ")
@@ -226,7 +225,7 @@ func TestUnreachable(t *testing.T) {
 			asked := 0
 			src := New(r.o)
 			src.Fetch(t.Context(), r.fetcher(), Progress{Begin: func(policy.Kind, string) { asked++ }})
-			pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+			pf := r.kernel.OpenPF()
 			defer pf.Close()
 			out := src.Enforce(apply.New(pf), &r.apply, r.host, false, nil)
 			if asked != tc.asked {
@@ -351,7 +350,7 @@ func TestReloadAdviceCountsFiles(t *testing.T) {
 	r.apply.Allow.Load, r.apply.Block.Load = false, false
 	r.serve(blockList, hosts(1000)...)
 	r.kernel = pfsim.New(pfsim.Options{MaxEntries: 1200})
-	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	pf := r.kernel.OpenPF()
 	defer pf.Close()
 	other := pfioctl.Table{Name: "other"}
 	if _, err := pf.AddTables(pfioctl.TablePersist, other); err != nil {
@@ -393,7 +392,7 @@ func TestSamePolicyIsNotMadeAgain(t *testing.T) {
 	r.host = func() (policy.Facts, error) {
 		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{own}}}}, nil
 	}
-	pf := pfioctl.New(r.kernel.Open(true), r.kernel.Layout())
+	pf := r.kernel.OpenPF()
 	defer pf.Close()
 	e, src, f := apply.New(pf), New(r.o), r.fetcher()
 	run := func() *policy.Policy {

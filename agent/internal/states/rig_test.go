@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		Name: Body(Env{OpenPF: func() (*pfioctl.PF, error) {
 			k := pfsim.New(pfsim.Options{})
 			manyStates(k, 1000)
-			return pfioctl.New(k.Open(true), k.Layout()), nil
+			return k.OpenPF(), nil
 		}}),
 	})
 	os.Exit(m.Run())
@@ -122,7 +122,7 @@ func newBench(t testing.TB, body privsep.Body) *bench {
 		body = Body(Env{
 			OpenPF: func() (*pfioctl.PF, error) {
 				b.order.did("pf opened")
-				return pfioctl.New(b.device, b.kernel.Layout()), nil
+				return pfioctl.New(b.device, b.kernel.Release())
 			},
 			Confine: confiner{order: &b.order},
 		})

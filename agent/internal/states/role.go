@@ -1,6 +1,7 @@
 package states
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,32 +118,30 @@ const clockEvery = 256
 // At the deadline the rest is left. Reading the state table, which comes first, cannot be interrupted.
 // After an error the numbers are those reached until then.
 func kill(pf *pfioctl.PF, cut *policy.Index, deadline time.Time) (done Killed, err error) {
-	states, err := pf.States()
-	if err != nil {
-		return done, err
-	}
-	defer states.Close()
 	late := func() bool { return !time.Now().Before(deadline) }
-	for s := range states.All() {
+	var failed error
+	err = pf.EachState(func(s pfioctl.State, left int) bool {
+		done.Left = left + 1
 		if done.Considered%clockEvery == 0 && late() {
-			break
+			return false
 		}
 		if hasAddr(s, func(a netip.Addr) bool { return contains(cut, a) }) {
 			// This takes the kernel's locks and time, unlike examining.
 			if late() {
-				break
+				return false
 			}
-			n, err := pf.KillState(s.ID(), s.Creator())
+			n, err := pf.KillState(s.ID, s.Creator)
 			if err != nil {
-				done.Left = states.Len() - done.Considered
-				return done, err
+				failed = err
+				return false
 			}
 			done.Killed += n // 0: it has ended by itself
 		}
 		done.Considered++
-	}
-	done.Left = states.Len() - done.Considered
-	return done, nil
+		done.Left = left
+		return true
+	})
+	return done, cmp.Or(err, failed)
 }
 
 func contains(cut *policy.Index, a netip.Addr) bool {
@@ -153,7 +152,7 @@ func contains(cut *policy.Index, a netip.Addr) bool {
 // hasAddr reports whether f holds for an address of one of the state's keys.
 func hasAddr(s pfioctl.State, f func(netip.Addr) bool) bool {
 	for i := range 2 {
-		wire, stack := s.Addr(pfioctl.Wire, i), s.Addr(pfioctl.Stack, i)
+		wire, stack := s.Wire[i].Addr(), s.Stack[i].Addr()
 		if f(wire) || stack != wire && f(stack) {
 			return true
 		}

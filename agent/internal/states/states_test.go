@@ -92,7 +92,6 @@ func TestKillStatesUntilTheDeadline(t *testing.T) {
 		b := newBench(t, nil)
 		manyStates(b.kernel, 1000)
 		b.up()
-		kill := b.kernel.Layout().Requests().KillStates
 
 		// The time is over when the states have been read.
 		if res, err := b.KillStates(none, cut, nil, time.Now()); err != nil || res != (Killed{Left: 1000}) {
@@ -101,7 +100,7 @@ func TestKillStatesUntilTheDeadline(t *testing.T) {
 		// It is over in the middle.
 		deadline, n := time.Now().Add(time.Second), 0
 		b.device.before = func(req uint) error {
-			if req == kill {
+			if isKill(b.kernel, req) {
 				if n++; n == 300 {
 					time.Sleep(time.Until(deadline))
 				}
@@ -115,15 +114,20 @@ func TestKillStatesUntilTheDeadline(t *testing.T) {
 	})
 }
 
+func isKill(k *pfsim.Kernel, req uint) bool {
+	name, _ := k.RequestName(req, nil)
+	return name == "DIOCKILLSTATES"
+}
+
 func TestKillStatesFails(t *testing.T) {
 	none, cut := set(t), set(t, "10.0.0.0/8")
 	b := newBench(t, nil)
 	manyStates(b.kernel, 10)
 	b.up()
 	in := time.Now().Add(time.Hour)
-	kill, n := b.kernel.Layout().Requests().KillStates, 0
+	n := 0
 	b.device.before = func(req uint) error {
-		if req == kill {
+		if isKill(b.kernel, req) {
 			if n++; n == 4 {
 				return syscall.EPERM
 			}
@@ -138,9 +142,9 @@ func TestKillStatesFails(t *testing.T) {
 	}
 	// A state that ends between being read and being killed.
 	b.device.before = func(req uint) error {
-		if req == kill && len(b.left()) == 7 {
+		if isKill(b.kernel, req) && len(b.left()) == 7 {
 			s := b.kernel.States()[0]
-			if _, err := pfioctl.New(b.kernel.Open(true), b.kernel.Layout()).KillState(s.ID, s.Creator); err != nil {
+			if _, err := b.kernel.OpenPF().KillState(s.ID, s.Creator); err != nil {
 				return err
 			}
 		}
@@ -182,7 +186,7 @@ func TestNoRole(t *testing.T) {
 			return Env{
 				OpenPF: func() (*pfioctl.PF, error) {
 					k := pfsim.New(pfsim.Options{})
-					return pfioctl.New(k.Open(true), k.Layout()), nil
+					return k.OpenPF(), nil
 				},
 				Confine: confiner{&b.order, errors.New("no such user")},
 			}

@@ -168,7 +168,7 @@ func TestRequests(t *testing.T) {
 			manyStates(k, 10)
 			var got error
 			done := make(chan struct{})
-			body := Body(Env{OpenPF: func() (*pfioctl.PF, error) { return pfioctl.New(k.Open(true), k.Layout()), nil }})
+			body := Body(Env{OpenPF: func() (*pfioctl.PF, error) { return k.OpenPF(), nil }})
 			child, err := privseptest.InProcess(map[string]privsep.Body{Name: func(conn net.Conn, files []*os.File) error {
 				defer close(done)
 				got = body(conn, files)

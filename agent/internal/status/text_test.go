@@ -349,5 +349,3 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
-
-func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }

@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], open, os.Stderr))
+	os.Exit(run(os.Args[1:], pfioctl.Open, os.Stderr))
 }
 
 // Exit codes.
@@ -25,27 +25,14 @@ const (
 	exitUsage  = 2
 )
 
-func open() (*pfioctl.PF, func() error, error) {
-	d, err := pfioctl.OpenDevice()
-	if err != nil {
-		return nil, nil, err
-	}
-	l, err := pfioctl.HostLayout()
-	if err != nil {
-		d.Close()
-		return nil, nil, err
-	}
-	return pfioctl.New(d, l), d.Close, nil
-}
-
-func run(args []string, open func() (*pfioctl.PF, func() error, error), stderr io.Writer) int {
+func run(args []string, open func() (*pfioctl.PF, error), stderr io.Writer) int {
 	if len(args) != 1 || args[0] == "" || args[0][0] == '-' {
 		fmt.Fprintln(stderr, "usage: consttable name")
 		return exitUsage
 	}
-	pf, closePF, err := open()
+	pf, err := open()
 	if err == nil {
-		defer closePF()
+		defer pf.Close()
 		var added int
 		// DIOCRADDTABLES takes each flag that a user may set (pf_table.c:
 		// pfr_add_tables). Of a table that is there it changes nothing.

@@ -14,15 +14,12 @@ import (
 
 func TestConst(t *testing.T) {
 	k := pfsim.New(pfsim.Options{})
-	open := func() (*pfioctl.PF, func() error, error) {
-		d := k.Open(true)
-		return pfioctl.New(d, k.Layout()), d.Close, nil
-	}
+	open := func() (*pfioctl.PF, error) { return k.OpenPF(), nil }
 	var stderr bytes.Buffer
 	if code := run([]string{"blocked"}, open, &stderr); code != exitOK {
 		t.Fatalf("exit code %d: %s", code, &stderr)
 	}
-	pf, _, _ := open()
+	pf := k.OpenPF()
 	table := pfioctl.Table{Name: "blocked"}
 	if _, err := pf.Add(table, pfioctl.Addr{Prefix: netip.MustParsePrefix("192.0.2.1/32")}); !errors.Is(err, syscall.EPERM) {
 		t.Errorf("an address added: %v", err)
@@ -36,7 +33,7 @@ func TestConst(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	closed := func() (*pfioctl.PF, func() error, error) { return nil, nil, errors.New("no pf here") }
+	closed := func() (*pfioctl.PF, error) { return nil, errors.New("no pf here") }
 	for _, tt := range []struct {
 		name string
 		args []string

@@ -1,8 +1,13 @@
 package pfioctl
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // Table names a table: of the main ruleset where Anchor is empty, else of the
@@ -19,6 +24,52 @@ func (t Table) String() string {
 		return t.Name
 	}
 	return t.Name + " in anchor " + t.Anchor
+}
+
+// check is pf_table.c: pfr_validate_table and pfr_fix_anchor. Writing is true for
+// the requests that are refused for the kernel's own tables.
+func (t Table) check(writing bool) error {
+	switch {
+	case t.Name == "":
+		return errors.New("a table needs a name")
+	case len(t.Name) >= abi.TableNameSize:
+		return fmt.Errorf("name of %d bytes, at most %d are allowed", len(t.Name), abi.TableNameSize-1)
+	case strings.IndexByte(t.Name, 0) >= 0:
+		return errors.New("NUL in the name")
+	}
+	return checkAnchor(t.Anchor, writing)
+}
+
+func checkAnchor(anchor string, writing bool) error {
+	switch {
+	case len(anchor) >= abi.AnchorPathSize:
+		return fmt.Errorf("anchor of %d bytes, at most %d are allowed", len(anchor), abi.AnchorPathSize-1)
+	case strings.IndexByte(anchor, 0) >= 0:
+		return errors.New("NUL in the anchor")
+	case writing && strings.TrimLeft(anchor, "/") == abi.ReservedAnchor:
+		return fmt.Errorf("anchor %s is the kernel's own", abi.ReservedAnchor)
+	}
+	return nil
+}
+
+// key returns the table as the kernel tells tables apart: it strips leading
+// slashes from an anchor.
+func (t Table) key() Table {
+	t.Anchor = strings.TrimLeft(t.Anchor, "/")
+	return t
+}
+
+// request begins a request about t. The table's flags stay zero: the kernel
+// refuses with EINVAL the ones that a listing returns.
+func (t Table) request(flags abi.RequestFlags) *abi.PfiocTable {
+	io := &abi.PfiocTable{Flags: flags}
+	t.put(&io.Table)
+	return io
+}
+
+func (t Table) put(p *abi.PfrTable) {
+	copy(p.Anchor[:abi.AnchorPathSize-1], t.Anchor)
+	copy(p.Name[:abi.TableNameSize-1], t.Name)
 }
 
 // Addr is an entry of a table: a prefix, or with Not a hole in a wider one. The
@@ -65,12 +116,3 @@ func appendAddr(b []byte, ip netip.Addr) []byte {
 	}
 	return ip.AppendTo(b)
 }
-
-// Delta counts what a change did, or with DryRun would do: entries added,
-// deleted, and those whose negation was flipped.
-type Delta struct {
-	Added, Deleted, Changed int
-}
-
-// Zero reports whether nothing was to be done.
-func (d Delta) Zero() bool { return d == Delta{} }

@@ -1,40 +1,42 @@
-package pfioctl
+package abi
 
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"runtime"
 	"strconv"
 	"strings"
 )
 
 // Layout is where the kernel of one release on one architecture keeps what
-// this package reads and writes: request numbers, sizes, offsets. It is chosen
-// once, with [HostLayout] or [LayoutFor], and is comparable. The zero Layout
-// is that of no kernel, and every request made with it fails.
+// this program reads and writes: request numbers, sizes, offsets.
 type Layout struct {
-	release string
-	known   bool // a release whose headers were measured, or taken as equal to one that was
-	arch    arch
-	req     Requests
-	tstats  TStatsLayout
-	astats  AStatsLayout
-	status  StatusLayout
-	iface   IfaceLayout
-	state   StateLayout
-	kill    StateKillLayout
-	rule    ruleLayout
+	Release string
+	Num     int  // 78 for 7.8
+	Known   bool // false for a release newer than Newest: only table requests and limits are filled in
+	Arch    Arch
+
+	Req    Requests
+	TStats TStatsLayout
+	AStats AStatsLayout
+	Status StatusLayout
+	Iface  IfaceLayout
+	State  StateLayout
+	Kill   StateKillLayout
+	Rule   RuleLayout
 }
 
-// arch is all in which the architectures differ.
-type arch struct {
-	name    string
-	pointer int  // bytes
-	align64 int  // of a 64-bit member, in C
-	big     bool // byte order
+// Arch is all in which the architectures differ.
+type Arch struct {
+	Name    string // as Go names it
+	Pointer int    // bytes
+	Align64 int    // of a 64-bit member, in C
+	Big     bool   // byte order
 }
 
-var arches = [...]arch{
+// Arches are the architectures that OpenBSD and Go have in common.
+var Arches = [...]Arch{
 	{"amd64", 8, 8, false},
 	{"arm64", 8, 8, false},
 	{"386", 4, 4, false},
@@ -104,6 +106,7 @@ type StatusLayout struct {
 	States   int // uint32
 	Debug    int // uint32
 	HostID   int // uint32, network order
+	Ifname   int // [16]byte
 	Checksum int // [16]byte
 }
 
@@ -145,47 +148,59 @@ type StateKillLayout struct {
 	Killed  int // uint32, the answer
 }
 
-// The releases whose structs are known. Of older ones the structs
-// are different, and of newer ones it is not known which are.
+// The releases whose structs are known.
 const (
-	oldestMinor = 69 // 6.9
-	newestMinor = 80 // 8.0
+	Oldest = "6.9"
+	Newest = "8.0"
+
+	oldest = 69
+	newest = 80
 )
 
-// HostLayout returns the layout of the kernel that runs, from kern.osrelease
-// and the architecture this program was built for. Elsewhere than on OpenBSD
-// the error wraps errors.ErrUnsupported.
-func HostLayout() (Layout, error) {
-	release, err := osRelease()
-	if err != nil {
-		return Layout{}, err
+// Host returns the layout of a release on the architecture of this program. Where
+// OpenBSD does not run on that, as may be in tests, it is one with the same
+// pointers and byte order.
+func Host(release string) (*Layout, error) {
+	for _, a := range Arches {
+		if a.Name == runtime.GOARCH {
+			return For(release, a.Name)
+		}
 	}
-	return LayoutFor(release, runtime.GOARCH)
+	switch big := binary.NativeEndian.Uint16([]byte{0, 1}) == 1; {
+	case bits.UintSize == 32:
+		return For(release, "386")
+	case big:
+		return For(release, "ppc64")
+	}
+	return For(release, "amd64")
 }
 
-// LayoutFor returns the layout of a release, "6.9" and later, on one of the
-// architectures that Go names amd64, arm64, 386, arm, ppc64 and riscv64.
+// For returns the layout of a release, "6.9" or later, on one of the [Arches].
 //
 // 6.9 to 7.1 are taken as 7.2: the table structs are known to be equal. The
 // release decides, never whether a number works: on 64-bit architectures 7.9 has
-// the numbers that 7.2 had for another struct pf_rule. A release later than 8.0
-// has the table requests of 8.0, which have not changed since 6.9; its status and its rules cannot be told,
-// and the calls that would read them say so.
-func LayoutFor(release, goarch string) (Layout, error) {
+// the numbers that 7.2 had for another struct pf_rule. A release later than Newest
+// has the table requests of Newest, which have not changed since 6.9; its other
+// structs are not known, and their sizes and request numbers are zero.
+func For(release, goarch string) (*Layout, error) {
 	num, err := parseRelease(release)
 	if err != nil {
-		return Layout{}, err
+		return nil, err
 	}
-	if num < oldestMinor {
-		return Layout{}, fmt.Errorf("openbsd release %s: too old, pf's structs are known from 6.9 on", release)
+	if num < oldest {
+		return nil, fmt.Errorf("openbsd release %s: too old, pf's structs are known from %s on", release, Oldest)
 	}
-	for _, a := range arches {
-		if a.name == goarch {
-			return layoutOf(release, num, a), nil
+	for _, a := range Arches {
+		if a.Name == goarch {
+			return layoutOf(release, num, a, num <= newest), nil
 		}
 	}
-	return Layout{}, fmt.Errorf("architecture %s: pf's structs are not known (known: amd64, arm64, 386, arm, ppc64, riscv64)", goarch)
+	return nil, fmt.Errorf("architecture %s: pf's structs are not known (known: amd64, arm64, 386, arm, ppc64, riscv64)", goarch)
 }
+
+// Assumed returns the layout of a release that is not known, if its structs are
+// those of Newest.
+func (l *Layout) Assumed() *Layout { return layoutOf(l.Release, l.Num, l.Arch, true) }
 
 // parseRelease makes 78 of "7.8".
 func parseRelease(release string) (int, error) {
@@ -200,14 +215,14 @@ func parseRelease(release string) (int, error) {
 	return 0, fmt.Errorf("openbsd release %q: not of the form 7.8", release)
 }
 
-func layoutOf(release string, num int, a arch) Layout {
+func layoutOf(release string, num int, a Arch, known bool) *Layout {
 	// up rounds an offset up to where C puts a 64-bit member, or ends a struct
 	// that has one.
-	up := func(n int) int { return (n + a.align64 - 1) &^ (a.align64 - 1) }
+	up := func(n int) int { return (n + a.Align64 - 1) &^ (a.Align64 - 1) }
 
-	l := Layout{release: release, known: num <= newestMinor, arch: a}
+	l := &Layout{Release: release, Num: num, Known: known, Arch: a}
 
-	t := TStatsLayout{Packets: up(sizeofPfrTable)}
+	t := TStatsLayout{Packets: up(SizeofPfrTable)}
 	t.Bytes = t.Packets + 2*4*8
 	t.Match = t.Bytes + 2*4*8
 	t.NoMatch = t.Match + 8
@@ -215,29 +230,29 @@ func layoutOf(release string, num int, a arch) Layout {
 	t.Cnt = t.Tzero + 8
 	t.Refcnt = t.Cnt + 4
 	t.Size = up(t.Refcnt + 2*4)
-	l.tstats = t
+	l.TStats = t
 
-	s := AStatsLayout{Packets: up(sizeofPfrAddr)}
+	s := AStatsLayout{Packets: up(SizeofPfrAddr)}
 	s.Bytes = s.Packets + 2*3*8
 	s.Tzero = s.Bytes + 2*3*8
 	s.Size = s.Tzero + 8
-	l.astats = s
+	l.AStats = s
 
-	if l.known {
-		l.status = StatusLayout{Size: 488, Since: 416, Running: 424, States: 428, Debug: 440, HostID: 444, Checksum: 472}
+	if l.Known {
+		l.Status = StatusLayout{Size: 488, Since: 416, Running: 424, States: 428, Debug: 440, HostID: 444, Ifname: 456, Checksum: 472}
 		if num >= 76 {
 			// Three counters of fragments and their number came in between.
-			l.status = StatusLayout{Size: up(516), Since: 440, Running: 448, States: 452, Debug: 468, HostID: 472, Checksum: 500}
+			l.Status = StatusLayout{Size: up(516), Since: 440, Running: 448, States: 452, Debug: 468, HostID: 472, Ifname: 484, Checksum: 500}
 		}
-		l.rule = ruleLayoutOf(num, a)
-		l.iface = ifaceLayoutOf(a)
-		l.state = stateLayout
-		l.kill = killLayoutOf(a)
+		l.Rule = ruleLayoutOf(num, a)
+		l.Iface = ifaceLayoutOf(a)
+		l.State = stateLayout
+		l.Kill = killLayoutOf(a)
 	}
 
-	table := uint(sizeofPfrTable + a.pointer + 8*4)
-	trans := uint(2*4 + a.pointer)
-	l.req = Requests{
+	table := uint(SizeofPfrTable + a.Pointer + 8*4)
+	trans := uint(2*4 + a.Pointer)
+	l.Req = Requests{
 		Start: ioNone(1), Stop: ioNone(2),
 		GetLimit: ioBoth(39, 8), SetLimit: ioBoth(40, 8),
 		ClrTables: ioBoth(60, table),
@@ -255,16 +270,16 @@ func layoutOf(release string, num int, a arch) Layout {
 		XBegin:    ioBoth(81, trans), XCommit: ioBoth(82, trans), XRollback: ioBoth(83, trans),
 		GetRulesets: ioBoth(58, 1092), GetRuleset: ioBoth(59, 1092),
 	}
-	if l.known {
-		l.req.GetStatus = ioBoth(21, uint(l.status.Size))
-		l.req.GetRules = ioBoth(6, uint(l.rule.ioc))
-		l.req.GetRule = ioBoth(7, uint(l.rule.ioc))
-		l.req.GetIfaces = ioBoth(87, uint(16+a.pointer+4*4))
-		l.req.GetStates = ioBoth(25, uint(2*a.pointer))
-		l.req.KillStates = ioBoth(41, uint(l.kill.Size))
+	if l.Known {
+		l.Req.GetStatus = ioBoth(21, uint(l.Status.Size))
+		l.Req.GetRules = ioBoth(6, uint(l.Rule.Ioc))
+		l.Req.GetRule = ioBoth(7, uint(l.Rule.Ioc))
+		l.Req.GetIfaces = ioBoth(87, uint(16+a.Pointer+4*4))
+		l.Req.GetStates = ioBoth(25, uint(2*a.Pointer))
+		l.Req.KillStates = ioBoth(41, uint(l.Kill.Size))
 	}
 	if num >= 74 {
-		l.req.XEnd = ioBoth(100, 4)
+		l.Req.XEnd = ioBoth(100, 4)
 	}
 	return l
 }
@@ -272,24 +287,23 @@ func layoutOf(release string, num int, a arch) Layout {
 // ifaceLayoutOf follows struct pfi_kif: name, tree links, packets[2][2][2],
 // bytes[2][2][2], tzero, flags, flags_new, three pointers, five counts and the
 // head of a list. Its size was measured, and is what these add up to.
-func ifaceLayoutOf(a arch) IfaceLayout {
+func ifaceLayoutOf(a Arch) IfaceLayout {
 	up := func(n, align int) int { return (n + align - 1) &^ (align - 1) }
-	tree := up(3*a.pointer+4, a.pointer)
-	flags := up(16+tree, a.align64) + 2*64 + 8
-	counts := flags + 8 + 3*a.pointer
+	tree := up(3*a.Pointer+4, a.Pointer)
+	flags := up(16+tree, a.Align64) + 2*64 + 8
+	counts := flags + 8 + 3*a.Pointer
 	return IfaceLayout{
-		Size:  up(up(counts+5*4, a.pointer)+2*a.pointer, a.align64),
+		Size:  up(up(counts+5*4, a.Pointer)+2*a.Pointer, a.Align64),
 		Flags: flags,
 	}
 }
 
-// stateLayout is derived, not measured: struct pfsync_state is packed, and so are
+// stateLayout is derived, and equals what was measured for 7.9 on: struct pfsync_state is packed, and so are
 // all structs in it but the keys, which have nothing to pad; so it is the same on
 // every architecture. Its members were compared in net/pfvar.h of 7.2 (revision
 // 1.510), of before 7.6 (1.538) and of before 7.8 (1.543), and in a revision
 // older than 6.9: they differ in the name of one byte. The change of pfsync(4) in
-// 7.4 did not touch it. Whoever reads states holds what comes against it, see
-// check.
+// 7.4 did not touch it. Each state that is read is checked against it.
 var stateLayout = func() StateLayout {
 	const (
 		addr = 16                                             // struct pf_addr
@@ -307,56 +321,17 @@ var stateLayout = func() StateLayout {
 
 // killLayoutOf follows struct pfioc_state_kill, which was measured: what a state
 // is known by, a filter, and the answer.
-func killLayoutOf(a arch) StateKillLayout {
-	ruleAddr := 32 + 2*a.pointer + 8 // struct pf_rule_addr: an address that may be a pointer, ports
+func killLayoutOf(a Arch) StateKillLayout {
+	ruleAddr := 32 + 2*a.Pointer + 8 // struct pf_rule_addr: an address that may be a pointer, ports
 	l := StateKillLayout{Creator: 8, Killed: 16 + 4 + 4 + 2*ruleAddr + 16 + 64}
 	l.Size = l.Killed + 4 + 4 // rdomain
 	return l
 }
 
-// Release returns the release the layout was made for, "7.8".
-func (l Layout) Release() string { return l.release }
-
-// Arch returns the architecture, as Go names it.
-func (l Layout) Arch() string { return l.arch.name }
-
-// Known reports whether the release is one whose structs are all known. If
-// not, only the table requests and limits work.
-func (l Layout) Known() bool { return l.known }
-
-// Requests returns the request numbers.
-func (l Layout) Requests() Requests { return l.req }
-
-// TStats returns the layout of struct pfr_tstats.
-func (l Layout) TStats() TStatsLayout { return l.tstats }
-
-// AStats returns the layout of struct pfr_astats.
-func (l Layout) AStats() AStatsLayout { return l.astats }
-
-// Status returns the layout of struct pf_status.
-func (l Layout) Status() StatusLayout { return l.status }
-
-// Iface returns the layout of struct pfi_kif.
-func (l Layout) Iface() IfaceLayout { return l.iface }
-
-// State returns the layout of struct pfsync_state.
-func (l Layout) State() StateLayout { return l.state }
-
-// StateKill returns the layout of struct pfioc_state_kill.
-func (l Layout) StateKill() StateKillLayout { return l.kill }
-
-// ByteOrder returns the architecture's.
-func (l Layout) ByteOrder() binary.ByteOrder {
-	if l.arch.big {
+// Order returns the architecture's byte order.
+func (l *Layout) Order() binary.ByteOrder {
+	if l.Arch.Big {
 		return binary.BigEndian
 	}
 	return binary.LittleEndian
 }
-
-// host reports whether the layout's structs are those of this program: that is
-// what a request can be made of.
-func (l Layout) host() bool {
-	return l.arch.pointer == hostPointer && l.arch.big == hostBig
-}
-
-var hostBig = binary.NativeEndian.Uint16([]byte{0, 1}) == 1

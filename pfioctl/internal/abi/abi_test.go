@@ -1,4 +1,4 @@
-package pfioctl
+package abi
 
 import (
 	_ "embed"
@@ -9,6 +9,8 @@ import (
 	"go/token"
 	"go/types"
 	"testing"
+
+	"example.org/threatstopd/pfioctl/internal/abi/measured"
 )
 
 //go:embed abi.go
@@ -31,16 +33,16 @@ func (bits bitsImporter) Import(path string) (*types.Package, error) {
 }
 
 // typesFor checks abi.go as a compiler for an architecture does.
-func typesFor(t *testing.T, a arch) (*types.Package, types.Sizes) {
+func typesFor(t *testing.T, a Arch) (*types.Package, types.Sizes) {
 	t.Helper()
 	fset := token.NewFileSet()
 	file, err := parser.ParseFile(fset, "abi.go", abiSource, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sizes := types.SizesFor("gc", a.name)
-	conf := types.Config{Importer: bitsImporter(8 * a.pointer), Sizes: sizes}
-	p, err := conf.Check("pfioctl", fset, []*ast.File{file}, nil)
+	sizes := types.SizesFor("gc", a.Name)
+	conf := types.Config{Importer: bitsImporter(8 * a.Pointer), Sizes: sizes}
+	p, err := conf.Check("abi", fset, []*ast.File{file}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,11 +78,11 @@ func TestStructsOnEveryArchitecture(t *testing.T) {
 		"PfiocTrans":   {"pfioc_trans", map[string]string{"Size": "size", "Esize": "esize", "Array": "array"}},
 		"PfiocTransE":  {"pfioc_trans_e", map[string]string{"Type": "type", "Anchor": "anchor", "Ticket": "ticket"}},
 	}
-	vec := readABI(t)
-	for _, a := range arches {
+	vec := measured.Read()
+	for _, a := range Arches {
 		for _, release := range []string{"7.2", "7.5", "7.8"} {
-			want := vec.of(release, a.name).Structs
-			t.Run(release+"/"+a.name, func(t *testing.T) {
+			want := vec.Of(release, a.Name).Structs
+			t.Run(release+"/"+a.Name, func(t *testing.T) {
 				p, sizes := typesFor(t, a)
 				for name, s := range structs {
 					st, ok := p.Scope().Lookup(name).Type().Underlying().(*types.Struct)
@@ -122,7 +124,7 @@ func TestStructsOnEveryArchitecture(t *testing.T) {
 }
 
 func TestConstants(t *testing.T) {
-	vec := readABI(t)
+	vec := measured.Read()
 	for set, names := range map[string]map[string]int{
 		"table_flags": {
 			"PFR_TFLAG_PERSIST": int(TablePersist), "PFR_TFLAG_CONST": int(TableConst),
@@ -140,32 +142,18 @@ func TestConstants(t *testing.T) {
 			"PFR_FB_DELETED": int(FeedbackDeleted), "PFR_FB_CHANGED": int(FeedbackChanged),
 			"PFR_FB_CLEARED": int(FeedbackCleared), "PFR_FB_DUPLICATE": int(FeedbackDuplicate),
 			"PFR_FB_NOTMATCH": int(FeedbackNotMatch), "PFR_FB_CONFLICT": int(FeedbackConflict),
-			"PFR_FB_NOCOUNT": int(FeedbackNoCount), "PFR_FB_MAX": len(feedbackNames),
+			"PFR_FB_NOCOUNT": int(FeedbackNoCount),
 		},
 		"limits": {
 			"PF_LIMIT_STATES": int(LimitStates), "PF_LIMIT_SRC_NODES": int(LimitSrcNodes), "PF_LIMIT_FRAGS": int(LimitFrags),
 			"PF_LIMIT_TABLES": int(LimitTables), "PF_LIMIT_TABLE_ENTRIES": int(LimitTableEntries),
-			"PF_LIMIT_PKTDELAY_PKTS": int(LimitPktDelay), "PF_LIMIT_ANCHORS": int(LimitAnchors), "PF_LIMIT_MAX": len(limitNames),
-		},
-		"log_flags": {
-			"PF_LOG": int(LogFirst), "PF_LOG_ALL": int(LogAll), "PF_LOG_USER": int(LogUser), "PF_LOG_MATCHES": int(LogMatches),
+			"PF_LIMIT_PKTDELAY_PKTS": int(LimitPktDelay), "PF_LIMIT_ANCHORS": int(LimitAnchors), "PF_LIMIT_MAX": len(LimitNames),
 		},
 		"iface_flags":      {"PFI_IFLAG_SKIP": IfaceSkip},
-		"direction":        {"PF_INOUT": int(DirBoth), "PF_IN": int(DirIn), "PF_OUT": int(DirOut)},
-		"action":           {"PF_PASS": int(ActionPass), "PF_DROP": int(ActionBlock), "PF_MATCH": int(ActionMatch)},
 		"address_families": {"AF_INET": AFInet, "AF_INET6": AFInet6},
 		"name_sizes": {
-			"PF_TABLE_NAME_SIZE": TableNameSize, "PATH_MAX": AnchorPathSize, "IFNAMSIZ": ifNameSize,
-			"PF_TAG_NAME_SIZE": tagNameSize, "PF_RULE_LABEL_SIZE": ruleLabelSize, "PF_ANCHOR_NAME_SIZE": len(PfiocRuleset{}.Name),
-		},
-		"counter_index": {
-			"PFR_DIR_IN": In, "PFR_DIR_OUT": Out, "PFR_OP_BLOCK": Block, "PFR_OP_MATCH": Match, "PFR_OP_PASS": Pass, "PFR_OP_XPASS": XPass,
-			"PFR_DIR_MAX": len(AddrStats{}.Packets), "PFR_OP_ADDR_MAX": len(AddrStats{}.Packets[0]), "PFR_OP_TABLE_MAX": len(TableStats{}.Packets[0]),
-		},
-		"addr_type": {
-			"PF_ADDR_ADDRMASK": int(AddrMask), "PF_ADDR_NOROUTE": int(AddrNoRoute), "PF_ADDR_DYNIFTL": int(AddrDynamic),
-			"PF_ADDR_TABLE": int(AddrTable), "PF_ADDR_RTLABEL": int(AddrRouteLabel), "PF_ADDR_URPFFAILED": int(AddrURPFFailed),
-			"PF_ADDR_RANGE": int(AddrRange), "PF_ADDR_NONE": int(AddrNone),
+			"PF_TABLE_NAME_SIZE": TableNameSize, "PATH_MAX": AnchorPathSize, "IFNAMSIZ": IfNameSize,
+			"PF_TAG_NAME_SIZE": TagNameSize, "PF_RULE_LABEL_SIZE": RuleLabelSize, "PF_ANCHOR_NAME_SIZE": len(PfiocRuleset{}.Name),
 		},
 	} {
 		for name, got := range names {

@@ -1,124 +1,29 @@
-package pfioctl
+package abi
 
 import (
-	"compress/gzip"
-	"encoding/json"
-	"os"
-	"strconv"
-	"sync"
 	"testing"
 	"unsafe"
+
+	"example.org/threatstopd/pfioctl/internal/abi/measured"
 )
 
-// abi is what was measured on the headers of each release and architecture.
-type abi struct {
-	About    string
-	Arch     map[string]abiOf            // 7.8, by architecture
-	Releases map[string]map[string]abiOf // what is different there, by release
-	Rules    map[string]map[string]abiRule
-	Const    map[string]map[string]int
-}
-
-type abiOf struct {
-	Structs map[string]abiStruct
-	Ioctls  map[string]string
-	Absent  []string
-}
-
-type abiStruct struct {
-	Size   int
-	Fields map[string][2]int // offset, size
-}
-
-type abiRule struct {
-	Rule, Ioc, More map[string][2]int // More: from 7.9 on
-	RuleSize, IocSz int
-	Ioctls          map[string]string
-}
-
-func readGzipJSON(t testing.TB, name string, v any) {
-	t.Helper()
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.NewDecoder(z).Decode(v); err != nil {
-		t.Fatal(err)
-	}
-}
-
-var abiOnce = struct {
-	sync.Once
-	abi
-}{}
-
-func readABI(t testing.TB) abi {
-	abiOnce.Do(func() { readGzipJSON(t, "testdata/abi.json.gz", &abiOnce.abi) })
-	return abiOnce.abi
-}
-
-// of returns what was measured for a release on an architecture.
-func (a abi) of(release, arch string) abiOf {
-	out := abiOf{Structs: map[string]abiStruct{}, Ioctls: map[string]string{}}
-	for _, o := range []abiOf{a.Arch[arch], a.Releases[release][arch]} {
-		for k, v := range o.Structs {
-			out.Structs[k] = v
-		}
-		for k, v := range o.Ioctls {
-			out.Ioctls[k] = v
-		}
-		for _, k := range o.Absent {
-			delete(out.Ioctls, k)
-		}
-	}
-	return out
-}
-
-func num(t *testing.T, s string) uint {
-	t.Helper()
-	if s == "" {
-		return 0
-	}
-	n, err := strconv.ParseUint(s, 0, 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return uint(n)
-}
-
-var allReleases = []string{"6.9", "7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8", "7.9", "8.0"}
-
-// measured is the release whose headers stand for another's.
-func measured(release string) string {
-	switch release {
-	case "6.9", "7.0", "7.1":
-		return "7.2"
-	}
-	return release
-}
-
-func eachLayout(t *testing.T, f func(t *testing.T, l Layout, release, arch string)) {
-	for _, release := range allReleases {
-		for _, a := range arches {
-			l, err := LayoutFor(release, a.name)
+func eachLayout(t *testing.T, f func(t *testing.T, l *Layout, release, arch string)) {
+	for _, release := range measured.Releases {
+		for _, a := range Arches {
+			l, err := For(release, a.Name)
 			if err != nil {
-				t.Fatalf("%s %s: %v", release, a.name, err)
+				t.Fatalf("%s %s: %v", release, a.Name, err)
 			}
-			t.Run(release+"/"+a.name, func(t *testing.T) { f(t, l, measured(release), a.name) })
+			t.Run(release+"/"+a.Name, func(t *testing.T) { f(t, l, measured.Stand(release), a.Name) })
 		}
 	}
 }
 
 func TestRequestNumbers(t *testing.T) {
-	vec := readABI(t)
-	eachLayout(t, func(t *testing.T, l Layout, release, arch string) {
-		io := vec.of(release, arch).Ioctls
-		r := l.Requests()
+	vec := measured.Read()
+	eachLayout(t, func(t *testing.T, l *Layout, release, arch string) {
+		io := vec.Of(release, arch)
+		r := l.Req
 		for name, got := range map[string]uint{
 			"DIOCSTART": r.Start, "DIOCSTOP": r.Stop,
 			"DIOCGETSTATUS": r.GetStatus,
@@ -139,7 +44,7 @@ func TestRequestNumbers(t *testing.T) {
 			"DIOCXBEGIN": r.XBegin, "DIOCXCOMMIT": r.XCommit,
 			"DIOCXROLLBACK": r.XRollback, "DIOCXEND": r.XEnd,
 		} {
-			if want := num(t, io[name]); got != want {
+			if want := io.Number(name); got != want {
 				t.Errorf("%s = %#x, want %#x", name, got, want)
 			}
 		}
@@ -147,9 +52,9 @@ func TestRequestNumbers(t *testing.T) {
 }
 
 func TestStructsByOffset(t *testing.T) {
-	vec := readABI(t)
-	eachLayout(t, func(t *testing.T, l Layout, release, arch string) {
-		st := vec.of(release, arch).Structs
+	vec := measured.Read()
+	eachLayout(t, func(t *testing.T, l *Layout, release, arch string) {
+		st := vec.Of(release, arch).Structs
 		check := func(name, field string, got int) {
 			t.Helper()
 			f, ok := st[name].Fields[field]
@@ -166,7 +71,7 @@ func TestStructsByOffset(t *testing.T) {
 				t.Errorf("sizeof %s = %d, want %d", name, got, want)
 			}
 		}
-		ts := l.TStats()
+		ts := l.TStats
 		size("pfr_tstats", ts.Size)
 		check("pfr_tstats", "pfrts_packets", ts.Packets)
 		check("pfr_tstats", "pfrts_bytes", ts.Bytes)
@@ -175,22 +80,22 @@ func TestStructsByOffset(t *testing.T) {
 		check("pfr_tstats", "pfrts_tzero", ts.Tzero)
 		check("pfr_tstats", "pfrts_cnt", ts.Cnt)
 		check("pfr_tstats", "pfrts_refcnt", ts.Refcnt)
-		as := l.AStats()
+		as := l.AStats
 		size("pfr_astats", as.Size)
 		check("pfr_astats", "pfras_packets", as.Packets)
 		check("pfr_astats", "pfras_bytes", as.Bytes)
 		check("pfr_astats", "pfras_tzero", as.Tzero)
-		size("pfi_kif", l.Iface().Size)
+		size("pfi_kif", l.Iface.Size)
 		if len(st["pfi_kif"].Fields) > 0 { // from 7.9 on
-			check("pfi_kif", "pfik_name", l.Iface().Name)
-			check("pfi_kif", "pfik_flags", l.Iface().Flags)
+			check("pfi_kif", "pfik_name", l.Iface.Name)
+			check("pfi_kif", "pfik_flags", l.Iface.Flags)
 		}
-		k := l.StateKill()
+		k := l.Kill
 		size("pfioc_state_kill", k.Size)
 		check("pfioc_state_kill", "psk_pfcmp.id", k.ID)
 		check("pfioc_state_kill", "psk_pfcmp.creatorid", k.Creator)
 		check("pfioc_state_kill", "psk_killed", k.Killed)
-		s := l.Status()
+		s := l.Status
 		size("pf_status", s.Size)
 		check("pf_status", "counters", s.Counters)
 		check("pf_status", "since", s.Since)
@@ -209,13 +114,13 @@ func TestStateLayout(t *testing.T) {
 		Size: 264, Ifname: 8, Key: 24, Creator: 236, AF: 250, Proto: 251, Direction: 252, Timeout: 255,
 		KeySize: 40, KeyPort: 32, KeyAF: 38,
 	}
-	vec := readABI(t)
-	eachLayout(t, func(t *testing.T, l Layout, release, arch string) {
-		s := l.State()
+	vec := measured.Read()
+	eachLayout(t, func(t *testing.T, l *Layout, release, arch string) {
+		s := l.State
 		if s != want {
 			t.Errorf("%+v, want %+v", s, want)
 		}
-		m, ok := vec.of(release, arch).Structs["pfsync_state"] // from 7.9 on
+		m, ok := vec.Of(release, arch).Structs["pfsync_state"] // from 7.9 on
 		if ok && m.Size != s.Size {
 			t.Errorf("size %d, want %d", s.Size, m.Size)
 		}
@@ -231,26 +136,26 @@ func TestStateLayout(t *testing.T) {
 }
 
 func TestRuleLayout(t *testing.T) {
-	vec := readABI(t)
-	eachLayout(t, func(t *testing.T, l Layout, release, arch string) {
-		m, r := vec.Rules[release][arch], l.rule
-		if r.size != m.RuleSize || r.ioc != m.IocSz {
-			t.Errorf("sizes %d in %d, want %d in %d", r.size, r.ioc, m.RuleSize, m.IocSz)
+	vec := measured.Read()
+	eachLayout(t, func(t *testing.T, l *Layout, release, arch string) {
+		m, r := vec.Rules[release][arch], l.Rule
+		if r.Size != m.RuleSize || r.Ioc != m.IocSz {
+			t.Errorf("sizes %d in %d, want %d in %d", r.Size, r.Ioc, m.RuleSize, m.IocSz)
 		}
 		got := map[string]int{
-			"src.addr": r.src.addr, "src.addr.type": r.src.typ, "src.addr.iflags": r.src.iflags,
-			"src.neg": r.src.neg, "src.port_op": r.src.portOp,
-			"dst.addr": r.dst.addr, "dst.addr.type": r.dst.typ, "dst.addr.iflags": r.dst.iflags,
-			"dst.neg": r.dst.neg, "dst.port_op": r.dst.portOp,
-			"src": r.src.addr, "dst": r.dst.addr,
-			"src.addr.v.a.addr": r.src.addr, "src.addr.v.a.mask": r.src.addr + 16, "src.addr.v.tblname": r.src.addr,
-			"dst.addr.v.a.addr": r.dst.addr, "dst.addr.v.a.mask": r.dst.addr + 16, "dst.addr.v.tblname": r.dst.addr,
-			"label": r.label, "ifname": r.ifname, "rcv_ifname": r.rcvIfname,
-			"evaluations": r.evaluations, "packets": r.packets, "bytes": r.bytes,
-			"anchor": r.osfp - 2*l.arch.pointer, "onrdomain": r.onrdomain, "nr": r.nr,
-			"rule_flag": r.flag, "action": r.action, "direction": r.direction,
-			"log": r.log, "logif": r.logif, "quick": r.quick, "ifnot": r.ifnot,
-			"af": r.af, "proto": r.proto, "rt": r.rt,
+			"src.addr": r.Src.Addr, "src.addr.type": r.Src.Type, "src.addr.iflags": r.Src.Iflags,
+			"src.neg": r.Src.Neg, "src.port_op": r.Src.PortOp,
+			"dst.addr": r.Dst.Addr, "dst.addr.type": r.Dst.Type, "dst.addr.iflags": r.Dst.Iflags,
+			"dst.neg": r.Dst.Neg, "dst.port_op": r.Dst.PortOp,
+			"src": r.Src.Addr, "dst": r.Dst.Addr,
+			"src.addr.v.a.addr": r.Src.Addr, "src.addr.v.a.mask": r.Src.Addr + 16, "src.addr.v.tblname": r.Src.Addr,
+			"dst.addr.v.a.addr": r.Dst.Addr, "dst.addr.v.a.mask": r.Dst.Addr + 16, "dst.addr.v.tblname": r.Dst.Addr,
+			"label": r.Label, "ifname": r.Ifname, "rcv_ifname": r.RcvIfname,
+			"evaluations": r.Evaluations, "packets": r.Packets, "bytes": r.Bytes,
+			"anchor": r.OSFP - 2*l.Arch.Pointer, "onrdomain": r.OnRDomain, "nr": r.Nr,
+			"rule_flag": r.Flag, "action": r.Action, "direction": r.Direction,
+			"log": r.Log, "logif": r.LogIf, "quick": r.Quick, "ifnot": r.IfNot,
+			"af": r.AF, "proto": r.Proto, "rt": r.RT,
 			"anchor_relative": r.anchorRelative, "anchor_wildcard": r.anchorWildcard,
 		}
 		if len(got) != len(m.Rule) {
@@ -262,26 +167,26 @@ func TestRuleLayout(t *testing.T) {
 			}
 		}
 		for name, at := range map[string]int{
-			"match_tagname": r.matchTagname, "pktrate": r.pktrate, "os_fingerprint": r.osfp, "prob": r.prob,
-			"uid": r.uid, "gid": r.gid, "match_tag_not": r.matchTagNot, "keep_state": r.keepState,
-			"type": r.typ, "code": r.code, "flags": r.tcpFlags, "flagset": r.tcpFlagset,
-			"allow_opts": r.allowOpts, "tos": r.tos, "prio": r.prio, "naf": r.naf, "rcvifnot": r.rcvIfnot,
-			"statelim": r.statelim, "statelim.id": r.statelim, "statelim.limiter_action": r.statelim + 4,
-			"sourcelim": r.sourcelim, "sourcelim.id": r.sourcelim, "sourcelim.limiter_action": r.sourcelim + 4,
+			"match_tagname": r.MatchTagname, "pktrate": r.Pktrate, "os_fingerprint": r.OSFP, "prob": r.Prob,
+			"uid": r.UID, "gid": r.GID, "match_tag_not": r.MatchTagNot, "keep_state": r.KeepState,
+			"type": r.Type, "code": r.Code, "flags": r.TCPFlags, "flagset": r.TCPFlagset,
+			"allow_opts": r.AllowOpts, "tos": r.TOS, "prio": r.Prio, "naf": r.naf, "rcvifnot": r.RcvIfNot,
+			"statelim": r.StateLim, "statelim.id": r.StateLim, "statelim.limiter_action": r.StateLim + 4,
+			"sourcelim": r.SourceLim, "sourcelim.id": r.SourceLim, "sourcelim.limiter_action": r.SourceLim + 4,
 		} {
 			if want, ok := m.More[name]; ok && at != want[0] {
 				t.Errorf("pf_rule.%s at %d, want %d", name, at, want[0])
 			}
 		}
-		if (r.statelim != 0) != (m.More != nil) {
-			t.Errorf("limiters at %d", r.statelim)
+		if (r.StateLim != 0) != (m.More != nil) {
+			t.Errorf("limiters at %d", r.StateLim)
 		}
 		for name, at := range map[string]int{
 			"action": int(unsafe.Offsetof(PfiocRuleHead{}.Action)),
 			"ticket": int(unsafe.Offsetof(PfiocRuleHead{}.Ticket)),
 			"nr":     int(unsafe.Offsetof(PfiocRuleHead{}.Nr)),
 			"anchor": int(unsafe.Offsetof(PfiocRuleHead{}.Anchor)), "anchor_call": int(unsafe.Offsetof(PfiocRuleHead{}.AnchorCall)),
-			"rule": r.rule,
+			"rule": r.Rule,
 		} {
 			if want := m.Ioc[name][0]; at != want {
 				t.Errorf("pfioc_rule.%s at %d, want %d", name, at, want)
@@ -290,7 +195,7 @@ func TestRuleLayout(t *testing.T) {
 	})
 }
 
-func TestLayoutFor(t *testing.T) {
+func TestFor(t *testing.T) {
 	for _, tt := range []struct {
 		release, arch string
 		known         bool
@@ -312,7 +217,7 @@ func TestLayoutFor(t *testing.T) {
 		{"6.6.87.2-generic", "amd64", false, `openbsd release "6.6.87.2-generic": not of the form 7.8`},
 	} {
 		t.Run(tt.release+" "+tt.arch, func(t *testing.T) {
-			l, err := LayoutFor(tt.release, tt.arch)
+			l, err := For(tt.release, tt.arch)
 			if tt.err != "" {
 				if err == nil || err.Error() != tt.err {
 					t.Fatalf("error %v, want %s", err, tt.err)
@@ -322,10 +227,10 @@ func TestLayoutFor(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if l.Known() != tt.known || l.Release() != tt.release || l.Arch() != tt.arch {
-				t.Errorf("release %s arch %s known %v", l.Release(), l.Arch(), l.Known())
+			if l.Known != tt.known || l.Release != tt.release || l.Arch.Name != tt.arch {
+				t.Errorf("release %s arch %s known %v", l.Release, l.Arch.Name, l.Known)
 			}
-			r := l.Requests()
+			r := l.Req
 			if r.SetAddrs == 0 || r.GetLimit == 0 {
 				t.Error("no table requests")
 			}
@@ -339,25 +244,25 @@ func TestLayoutFor(t *testing.T) {
 // The newest known layout stands for those that come: what is not known of
 // them must not be among what is taken over.
 func TestNewerReleaseIsLikeTheNewestForTables(t *testing.T) {
-	for _, a := range arches {
-		old, err := LayoutFor("8.0", a.name)
+	for _, a := range Arches {
+		old, err := For("8.0", a.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := LayoutFor("9.1", a.name)
+		l, err := For("9.1", a.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if l.TStats() != old.TStats() || l.AStats() != old.AStats() {
+		if l.TStats != old.TStats || l.AStats != old.AStats {
 			t.Error("table structs differ from 8.0")
 		}
-		want := old.Requests()
+		want := old.Req
 		want.GetStatus, want.GetRules, want.GetRule, want.GetIfaces = 0, 0, 0, 0
 		want.GetStates, want.KillStates = 0, 0
-		if l.Requests() != want {
-			t.Errorf("requests %+v, want %+v", l.Requests(), want)
+		if l.Req != want {
+			t.Errorf("requests %+v, want %+v", l.Req, want)
 		}
-		if l.Status() != (StatusLayout{}) || l.Iface() != (IfaceLayout{}) || l.State() != (StateLayout{}) || l.StateKill() != (StateKillLayout{}) || l.rule != (ruleLayout{}) {
+		if l.Status != (StatusLayout{}) || l.Iface != (IfaceLayout{}) || l.State != (StateLayout{}) || l.Kill != (StateKillLayout{}) || l.Rule != (RuleLayout{}) {
 			t.Error("status or rules are not marked as unknown")
 		}
 	}

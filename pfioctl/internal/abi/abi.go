@@ -1,4 +1,11 @@
-package pfioctl
+// Package abi is how OpenBSD's kernel and a program talk about pf: the structs
+// and numbers of net/pfvar.h, for each release and architecture. Package pfioctl
+// makes requests with it, and pfsim answers them.
+//
+// Structs whose Go layout is the kernel's on every architecture are declared
+// here. What has 64-bit members, or differs between releases, is read by offset:
+// see [Layout].
+package abi
 
 import (
 	"math/bits"
@@ -10,6 +17,17 @@ const (
 	TableNameSize  = 32   // PF_TABLE_NAME_SIZE: a name has at most 31 bytes, then NUL
 	AnchorPathSize = 1024 // PATH_MAX: a path has at most 1023 bytes, then NUL
 )
+
+// Sizes of other names.
+const (
+	IfNameSize    = 16 // IFNAMSIZ
+	TagNameSize   = 64 // PF_TAG_NAME_SIZE
+	RuleLabelSize = 64 // PF_RULE_LABEL_SIZE
+	RTLabelSize   = 32 // RTLABEL_LEN
+)
+
+// PrioZero is the prio of a rule that asks for 0, which stands for any (PF_PRIO_ZERO).
+const PrioZero = 0xff
 
 // ReservedAnchor is the anchor in which the kernel keeps its own tables (the
 // addresses of interfaces named in rules). Its tables can be read and count
@@ -48,14 +66,14 @@ type RequestFlags int32
 
 const (
 	FlagDummy    RequestFlags = 0x02 // compute the answer, change nothing
-	FlagFeedback RequestFlags = 0x04 // tell the fate of each element
+	FlagFeedback RequestFlags = 0x04 // answer for each element
 	FlagClrStats RequestFlags = 0x08 // clear counters after reading them
 	FlagAddrsToo RequestFlags = 0x10 // also those of the table's addresses
 	FlagReplace  RequestFlags = 0x20 // a test returns the entry that decided
 	FlagAllRsets RequestFlags = 0x40 // the tables of every anchor
 )
 
-// Feedback is what the kernel says of one element of a request (PFR_FB_*).
+// Feedback is the kernel's answer about one element of a request (PFR_FB_*).
 type Feedback uint8
 
 const (
@@ -71,25 +89,9 @@ const (
 	FeedbackNoCount   Feedback = 9 // the entry has no counters
 )
 
-var feedbackNames = [...]string{
-	"none", "match", "added", "deleted", "changed", "cleared", "duplicate",
-	"notmatch", "conflict", "nocount",
-}
-
-// String returns the kernel's name for the code in lower case, "duplicate"
-// for PFR_FB_DUPLICATE.
-func (f Feedback) String() string {
-	if int(f) < len(feedbackNames) {
-		return feedbackNames[f]
-	}
-	return "unknown"
-}
-
 // The structs that follow are the kernel's (net/pfvar.h), kept to those whose
 // Go layout is the kernel's on every architecture: none has a 64-bit member,
-// which Go aligns to 4 on openbsd/arm and the kernel to 8. They are exported
-// for whoever implements a [Device]. What has such members is read by offset,
-// see [Layout].
+// which Go aligns to 4 on openbsd/arm and the kernel to 8.
 
 // PfrAddr is struct pfr_addr, one entry of a table.
 type PfrAddr struct {
@@ -144,8 +146,7 @@ type PfiocRuleset struct {
 	Name [64]byte // PF_ANCHOR_NAME_SIZE
 }
 
-// PfiocTrans is struct pfioc_trans. This package opens no transaction; the
-// type is here for devices that understand one.
+// PfiocTrans is struct pfioc_trans.
 type PfiocTrans struct {
 	Size  int32
 	Esize int32
@@ -159,8 +160,8 @@ type PfiocTransE struct {
 	Ticket uint32
 }
 
-// PfiocRuleHead is what struct pfioc_rule begins with; the rule follows, see
-// [Layout.DecodeRule].
+// PfiocRuleHead is what struct pfioc_rule begins with; the rule follows at
+// [RuleLayout].Rule.
 type PfiocRuleHead struct {
 	Action     uint32 // 0: read only
 	Ticket     uint32
@@ -204,14 +205,15 @@ const (
 	LimitAnchors      Limit = 6
 )
 
-var limitNames = [...]string{
+// LimitNames are the names in pf.conf, by number.
+var LimitNames = [...]string{
 	"states", "src-nodes", "frags", "tables", "table-entries", "pktdelay-pkts", "anchors",
 }
 
 // String returns the limit's name in pf.conf, as in "set limit table-entries".
 func (l Limit) String() string {
-	if l >= 0 && int(l) < len(limitNames) {
-		return limitNames[l]
+	if l >= 0 && int(l) < len(LimitNames) {
+		return LimitNames[l]
 	}
 	return "unknown"
 }
@@ -224,32 +226,42 @@ const (
 	iocMask = 0x1fff // IOCPARM_MASK
 )
 
+// CString returns b up to its first NUL.
+func CString(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
+
 // ioNone is _IO('D', nr), ioBoth is _IOWR('D', nr, size bytes): pf has no
 // request that goes one way only.
 func ioNone(nr uint) uint { return iocVoid | 'D'<<8 | nr }
 
 func ioBoth(nr, size uint) uint { return iocIn | iocOut | (size&iocMask)<<16 | 'D'<<8 | nr }
 
-// hostPointer is this machine's pointer size in bytes.
-const hostPointer = bits.UintSize / 8
+// HostPointer is this machine's pointer size in bytes.
+const HostPointer = bits.UintSize / 8
 
 // esizes of the arrays in requests; the kernel answers ENODEV to any other.
 const (
-	sizeofPfrAddr  = 52
-	sizeofPfrTable = 1064
+	SizeofPfrAddr  = 52
+	SizeofPfrTable = 1064
 )
 
 // The build fails where Go lays a struct out in another way than the kernel;
 // the tests look at every field on every architecture.
 var (
-	_ [sizeofPfrAddr]byte                     = [unsafe.Sizeof(PfrAddr{})]byte{}
-	_ [sizeofPfrTable]byte                    = [unsafe.Sizeof(PfrTable{})]byte{}
-	_ [sizeofPfrTable + hostPointer + 32]byte = [unsafe.Sizeof(PfiocTable{})]byte{}
+	_ [SizeofPfrAddr]byte                     = [unsafe.Sizeof(PfrAddr{})]byte{}
+	_ [SizeofPfrTable]byte                    = [unsafe.Sizeof(PfrTable{})]byte{}
+	_ [SizeofPfrTable + HostPointer + 32]byte = [unsafe.Sizeof(PfiocTable{})]byte{}
 	_ [8]byte                                 = [unsafe.Sizeof(PfiocLimit{})]byte{}
 	_ [1092]byte                              = [unsafe.Sizeof(PfiocRuleset{})]byte{}
 	_ [12 + 2*AnchorPathSize]byte             = [unsafe.Sizeof(PfiocRuleHead{})]byte{}
-	_ [8 + hostPointer]byte                   = [unsafe.Sizeof(PfiocTrans{})]byte{}
-	_ [32 + hostPointer]byte                  = [unsafe.Sizeof(PfiocIface{})]byte{}
+	_ [8 + HostPointer]byte                   = [unsafe.Sizeof(PfiocTrans{})]byte{}
+	_ [32 + HostPointer]byte                  = [unsafe.Sizeof(PfiocIface{})]byte{}
 	_ [1032]byte                              = [unsafe.Sizeof(PfiocTransE{})]byte{}
-	_ [2 * hostPointer]byte                   = [unsafe.Sizeof(PfiocStates{})]byte{}
+	_ [2 * HostPointer]byte                   = [unsafe.Sizeof(PfiocStates{})]byte{}
 )

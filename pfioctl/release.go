@@ -1,0 +1,160 @@
+package pfioctl
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"example.org/threatstopd/pfioctl/internal/abi"
+)
+
+// assume finds out how to work with a release that is not known. Requests whose
+// numbers do not exist are ENODEV and harmless, but under pledge(2) the end of the
+// process: so this is done once, when the device is opened.
+func (p *PF) assume() {
+	newest := &PF{d: p.d, l: p.l.Assumed()}
+	p.notice = fmt.Sprintf("OpenBSD %s is newer than this program: ", p.l.Release)
+	if err := newest.plausible(); err != nil {
+		p.notice += fmt.Sprintf("pf's status and rules cannot be read (%v)", err)
+		return
+	}
+	p.l = newest.l
+	p.notice += "assuming the structures of " + abi.Newest
+}
+
+// plausible returns nil if the kernel takes the requests for status and rules, and its
+// answers are what structs of this layout would be, all over: they agree with each
+// other and with DIOCRGETTSTATS, whose struct has been the same since 6.9.
+func (p *PF) plausible() error {
+	var err error
+	for range 3 { // tables and rules may change between the requests
+		if err = p.agree(); err == nil || errors.Is(err, errUnlike) {
+			return err
+		}
+	}
+	return err
+}
+
+// errUnlike is what does not come of a change between two requests.
+var errUnlike = errors.New("not the structures of " + abi.Newest)
+
+func (p *PF) agree() error {
+	b, err := p.status()
+	if err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	o, u32 := p.l.Status, p.l.Order().Uint32
+	switch {
+	case u32(b[o.Running:]) > 1, u32(b[o.Debug:]) > 7, p.l.Order().Uint64(b[o.Since:]) >= 1<<40,
+		!isName(abi.CString(b[o.Ifname:][:abi.IfNameSize]), abi.IfNameSize):
+		return fmt.Errorf("status: %w", errUnlike)
+	}
+	before, err := p.AllTables()
+	if err != nil {
+		return err
+	}
+	rules, err := p.Rules()
+	if err != nil {
+		return err
+	}
+	after, err := p.AllTables()
+	if err != nil {
+		return err
+	}
+	if len(rules.Rules) > 0 && [16]byte(b[o.Checksum:]) == [16]byte{} {
+		return fmt.Errorf("status: no checksum of the rules: %w", errUnlike)
+	}
+	c := &agreement{before: tableMap(before), after: tableMap(after), mentions: make(map[Table]int), seen: make(map[*Ruleset]bool)}
+	if err := c.ruleset(rules); err != nil {
+		return err
+	}
+	for t, n := range c.mentions {
+		if max(c.before[t].Rules, c.after[t].Rules) < n {
+			return fmt.Errorf("table %s: named by %d rules, pf counts %d", t, n, c.after[t].Rules)
+		}
+	}
+	return nil
+}
+
+func tableMap(all []TableStats) map[Table]TableStats {
+	m := make(map[Table]TableStats, len(all))
+	for _, t := range all {
+		m[t.Table] = t
+	}
+	return m
+}
+
+// agreement compares rules with the tables before and after they were read.
+type agreement struct {
+	before, after map[Table]TableStats
+	mentions      map[Table]int
+	seen          map[*Ruleset]bool
+}
+
+func (c *agreement) ruleset(rs *Ruleset) error {
+	if c.seen[rs] {
+		return nil
+	}
+	c.seen[rs] = true
+	for i := range rs.Rules {
+		r := &rs.Rules[i]
+		if r.Nr != i || !r.possible() {
+			return fmt.Errorf("rule %d of anchor %q: %w", i, rs.Anchor, errUnlike)
+		}
+		for _, a := range []*RuleAddr{&r.Src, &r.Dst} {
+			if a.Type != AddrTable {
+				continue
+			}
+			t := Table{Anchor: rs.Anchor, Name: a.Name}
+			if c.mentions[t]++; a.Count != count(c.before, t) && a.Count != count(c.after, t) {
+				return fmt.Errorf("rule %d of anchor %q: %d addresses in table <%s>, pf counts %d", i, rs.Anchor, a.Count, a.Name, count(c.after, t))
+			}
+		}
+		for _, called := range r.Called {
+			if err := c.ruleset(called); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// count returns how many addresses a rule has that names the table: its own or,
+// where that is not active, the one of the main ruleset; -1 if neither is.
+func count(tables map[Table]TableStats, t Table) int {
+	for _, t := range []Table{t, {Name: t.Name}} {
+		if st := tables[t]; st.Active() {
+			return st.Addresses
+		}
+	}
+	return -1
+}
+
+// possible reports whether the members of a rule have values that a rule can have.
+func (r *Rule) possible() bool {
+	for _, a := range []*RuleAddr{&r.Src, &r.Dst} {
+		if a.Type > AddrNone || a.Port.Op > OpRange || a.Port.A > 65535 || a.Port.B > 65535 ||
+			!isName(a.Name, abi.TableNameSize) || (a.Type == AddrTable || a.Type == AddrDynamic) && a.Name == "" {
+			return false
+		}
+	}
+	action := r.Action == ActionPass || r.Action == ActionBlock || r.Action == ActionMatch
+	af := r.AF == 0 || r.AF == abi.AFInet || r.AF == abi.AFInet6
+	return action && af && r.Dir <= DirOut && r.Log < 0x20 && r.LogIf < 256 && r.RDomain >= -1 && r.RDomain < 256 &&
+		r.User.Op <= OpRange && r.Group.Op <= OpRange && r.ICMPType <= 255 && r.ICMPCode <= 255 && r.Prio <= 7 &&
+		isName(r.Iface, abi.IfNameSize) && isName(r.Received, abi.IfNameSize) &&
+		isName(r.Tag, abi.TagNameSize) && isText(r.Label, abi.RuleLabelSize)
+}
+
+// isName reports whether a name of a field of size bytes has an end, and only
+// printable characters.
+func isName(s string, size int) bool { return isText(s, size) && bytes.IndexByte([]byte(s), ' ') < 0 }
+
+func isText(s string, size int) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return len(s) < size
+}
