@@ -303,7 +303,7 @@ func (e *Enforcer) fits(t pfioctl.Table, n int) error {
 	return nil
 }
 
-// ReloadAdvice tells whether pf.conf could be loaded again with n entries in
+// ReloadAdvice reports whether pf.conf could be loaded again with n entries in
 // the persist files of this policy: `pfctl -f` builds the new tables beside the
 // old ones, and when they do not fit the whole ruleset is refused. It returns
 // what to write into pf.conf, empty when all is well.
@@ -353,7 +353,7 @@ func appendAll(a *pfioctl.Addrs, entries iter.Seq2[netip.Prefix, bool]) error {
 	return nil
 }
 
-// Glance is what pf tells of itself and of two tables without walking them.
+// Glance is what pf reports about itself and about two tables without walking them.
 type Glance struct {
 	Running      bool
 	Checksum     [16]byte // of the loaded ruleset
@@ -361,7 +361,7 @@ type Glance struct {
 	Known        bool // the release's status is known: Running and Checksum mean something
 }
 
-// TableGlance is what pf tells of one table.
+// TableGlance is what pf reports about one table.
 type TableGlance struct {
 	pfioctl.Table
 	Entries int // -1: there is no such table
@@ -382,7 +382,7 @@ func (g Glance) NotEnforced() string {
 }
 
 // Glance looks at pf and at the tables of blocked and of allowed addresses. Of
-// a release whose status is not known it tells of the tables alone.
+// a release whose status is not known it has the tables alone.
 func (e *Enforcer) Glance(block, allow pfioctl.Table) (Glance, error) {
 	var g Glance
 	status, err := e.pf.Status()

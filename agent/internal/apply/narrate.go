@@ -217,7 +217,7 @@ func blockLists(lists []policy.ListReport) (n int) {
 	return n
 }
 
-// became tells what became of a list's entries:
+// became returns what became of a list's entries:
 // "block list basic.example.net: 900 entries: 890 enforced, 10 excepted".
 func became(l policy.ListReport) string {
 	text := fmt.Sprintf("%s list %s: %s", l.Kind, l.Name, entries(l.Entries))
@@ -291,7 +291,7 @@ func (n *Narrator) table(t Table) {
 	}
 }
 
-// changed tells what a table was changed by, and what it holds now.
+// changed returns what a table was changed by, and what it holds now.
 func changed(t Table) string {
 	steps := ""
 	if t.Steps == 2 {
@@ -300,7 +300,7 @@ func changed(t Table) string {
 	return fmt.Sprintf("%s: %s%s", delta(t), entries(t.InForce), steps)
 }
 
-// delta tells what a table was changed by. Changed are entries that were there
+// delta returns what a table was changed by. Changed are entries that were there
 // with the other sign, which is rare.
 func delta(t Table) string {
 	signs := ""

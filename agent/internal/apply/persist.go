@@ -286,8 +286,8 @@ type fileState struct {
 	Held time.Time // Header.Held of the file
 }
 
-// checkFile tells whether the persist file holds exactly these entries,
-// whatever the comments on top of it say. A file that does not exist is not
+// checkFile reports whether the persist file holds exactly these entries,
+// regardless of the comments on top of it. A file that does not exist is not
 // the same and is no error. Only what is needed to decide is read.
 func checkFile(path string, e Entries) (fileState, error) {
 	f, err := openFile(path)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -173,6 +174,8 @@ func (r *run) policy() (*policy.Policy, error) {
 			return nil, fmt.Errorf("%w: the policy in force stays", err)
 		}
 		r.made = next
+		// What Build sorted is garbage now, and pf's array needs as much again.
+		debug.FreeOSMemory()
 	}
 	return r.made.policy, nil
 }

@@ -20,7 +20,7 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/agent/internal/config"
-	"example.org/threatstopd/agent/internal/owner"
+	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/capture"
@@ -166,7 +166,7 @@ func newRig(t *testing.T) *rig {
 		},
 		Dial:        r.dial,
 		User:        func(string) (uint32, error) { before("users"); return uid, nil },
-		Owner:       owner.ID,
+		Owner:       host.Owner,
 		OpenPflog:   func(o capture.Options) (capture.Source, error) { before("pflog"); return r.pflog.Open(o) },
 		FlushPflogd: func() error { before("pflogd"); return nil },
 		Logs:        func() ([]*os.File, error) { before("pflogd's files"); return r.logs() },

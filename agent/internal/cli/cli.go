@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -142,9 +143,9 @@ const usage = `usage: threatstopd [-dv] [-f file]
        threatstopd --test [-f file] [indicator ...]
        threatstopd --check address [-f file]
        threatstopd --status [-v] [--json]
-       threatstopd --sync-now [--force] [-v] [-f file]
+       threatstopd --sync-now [--force] [-q | -v] [-f file]
        threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
-       threatstopd --read file
+       threatstopd --read [file ...]
        threatstopd --install | --uninstall [--yes]
        threatstopd --version
 `
@@ -157,47 +158,68 @@ with the policy and reports what was blocked; rc.d puts it into the background.
   -f, --file file   configuration (default ` + config.DefaultPath + `)
   -n                check the configuration and print it as it is understood,
                     without passwords; needs no network and no pf
-  -v                say more
-      --test        look whether all is as it has to be: the configuration, pf and
-                    its rules, pflog, the servers, the clock, the files; at the
-                    end a connection is made that has to be blocked, to the test
-                    indicator of the service or to those given
+  -v                print or log more
+  -q                with --sync-now: print only what is wrong
+      --test        check the installation: the configuration, pf and its rules,
+                    pflog, the servers, the clock, the files; in the end try to
+                    connect to the service's test indicator, or to those given,
+                    which must be blocked
       --check address
-                    tell whether an address is blocked, by which list and entry,
+                    show whether an address is blocked, by which list and entry,
                     what excepts it, its counters and its latest records
-      --status      tell how the running daemon is; -v names every exception
+      --status      show the state of the running daemon; -v names every exception
       --sync-now    fetch the policy, put it into pf's tables and into the
                     files that pf.conf loads at boot
       --force       enforce a policy that shrank too much to be believed
       --dump-table  print a table as pfctl -T show does, with -v as pfctl -vT
                     show does: the block table, the allow table, or any by name
       --json        the same as JSON
-      --read file   print a pflog file (.gz too; - is standard input) as
-                    tcpdump -n -e -S -r does
-      --install     put threatstopd on this host, and take over from the vendor's
-                    scripts: shows what it is about to do, and asks
-      --uninstall   give back what was there before --install
-      --yes         answer every question of the two with yes
+      --read        print pflog files (.gz too; - is standard input) as
+                    tcpdump -n -e -S -r does; default /var/log/pflog
+      --install     install threatstopd on this host, and take over from the
+                    vendor's scripts; shows what it will do, and asks
+      --uninstall   restore what was there before --install
+      --yes         assume yes for --install and --uninstall
       --version     print the version
       --help        print this
 
-exit status: 0 done; 1 something failed or was kept back, and what was in
-force is in force still; 2 wrong usage or configuration. --status: 0 all is
-well; 1 something needs you, and is told; 3 no daemon answers. --test: 1 there
-are failures. --check: 0 it is blocked; 1 it is not; 2 that cannot be told
+exit status: 0 done; 1 something failed or was held, and what was in force
+stays in force; 2 wrong usage or configuration. --status: 0 all is well;
+1 something needs you, and is printed; 3 no daemon answers. --test: 1 there
+are failures. --check: 0 it is blocked; 1 it is not; 2 it is not known
 `
 
 // flags are the arguments, parsed.
 type flags struct {
-	file                                  string
-	check, debug, sync, force, dump, json bool
-	status, version, help                 bool
-	test                                  bool
-	install, uninstall, yes               bool
-	read, address                         string
-	verbose                               int
-	args                                  []string
-	set                                   *pflag.FlagSet
+	file                           string
+	debug, force, json, yes, quiet bool
+	verbose                        int
+	mode, second                   *mode    // nil: be the daemon; second is another mode, one too many
+	args                           []string // of the mode
+}
+
+// mode is one thing that the program can be asked for.
+type mode struct {
+	name string // of the flag
+	run  func(context.Context, Env, *flags) error
+	// least and most are how many arguments it takes; most is -1 where there is no limit.
+	least, most int
+	args        string // what the arguments are, for an error
+	prints      bool   // it does nothing but print, and is ended by a signal as any program is
+}
+
+var modes = []*mode{
+	{name: "help", run: printHelp, prints: true},
+	{name: "version", run: printVersion, prints: true},
+	{name: "configtest", run: checkConfig, prints: true},
+	{name: "dump-table", run: dumpTable, most: 1, prints: true},
+	{name: "read", run: readFiles, most: -1, prints: true},
+	{name: "install", run: installHost},
+	{name: "uninstall", run: uninstallHost},
+	{name: "test", run: testAll, most: -1},
+	{name: "check", run: checkAddress, least: 1, most: 1, args: "an address"},
+	{name: "status", run: showStatus, prints: true},
+	{name: "sync-now", run: syncNow},
 }
 
 // Run carries out what args ask for and returns the exit code. args come
@@ -210,12 +232,16 @@ func Run(ctx context.Context, args []string, env Env) int {
 		fmt.Fprintf(env.Stderr, "threatstopd: %v\n%s", err, usage)
 		return exitUsage
 	}
-	if !f.prints() {
+	run := runDaemon
+	if f.mode != nil {
+		run = f.mode.run
+	}
+	if f.mode == nil || !f.mode.prints {
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
 	}
-	err = f.mode()(ctx, env, f)
+	err = run(ctx, env, f)
 	var wrong usageError
 	var none noAnswer
 	switch {
@@ -261,96 +287,94 @@ func (e usageError) Unwrap() error { return e.error }
 // errSaid ends a mode that has already said what went wrong.
 var errSaid = errors.New("already said")
 
-func parse(args []string) (*flags, error) {
-	f := &flags{}
+// flagSet returns the flags, which are parsed into f.
+func flagSet(f *flags) *pflag.FlagSet {
 	set := pflag.NewFlagSet("threatstopd", pflag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	set.Usage = func() {}
 	set.StringVarP(&f.file, "file", "f", config.DefaultPath, "")
-	set.BoolVarP(&f.check, "configtest", "n", false, "")
 	set.BoolVarP(&f.debug, "debug", "d", false, "")
 	set.CountVarP(&f.verbose, "verbose", "v", "")
-	set.BoolVar(&f.test, "test", false, "")
-	set.StringVar(&f.address, "check", "", "")
-	set.BoolVar(&f.status, "status", false, "")
-	set.BoolVar(&f.sync, "sync-now", false, "")
+	set.BoolVarP(&f.quiet, "quiet", "q", false, "")
 	set.BoolVar(&f.force, "force", false, "")
-	set.BoolVar(&f.dump, "dump-table", false, "")
 	set.BoolVar(&f.json, "json", false, "")
-	set.StringVar(&f.read, "read", "", "")
-	set.BoolVar(&f.install, "install", false, "")
-	set.BoolVar(&f.uninstall, "uninstall", false, "")
 	set.BoolVar(&f.yes, "yes", false, "")
-	set.BoolVar(&f.version, "version", false, "")
-	set.BoolVarP(&f.help, "help", "h", false, "")
+	short := map[string]string{"configtest": "n", "help": "h"}
+	for _, m := range modes {
+		set.VarPF(&modeFlag{f, m}, m.name, short[m.name], "").NoOptDefVal = modeGiven
+	}
+	return set
+}
+
+func parse(args []string) (*flags, error) {
+	f := &flags{}
+	set := flagSet(f)
 	if err := set.Parse(args); err != nil {
 		return nil, err
 	}
-	f.set, f.args = set, set.Args()
-	modes := 0
-	for _, name := range []string{"configtest", "test", "check", "status", "sync-now", "dump-table", "read", "install", "uninstall", "version", "help"} {
-		if set.Changed(name) {
-			modes++
-		}
-	}
-	switch {
-	case modes > 1:
-		return nil, errors.New("one thing at a time")
-	case !f.test && (len(f.args) > 1 || len(f.args) == 1 && !f.dump):
-		return nil, fmt.Errorf("unexpected argument %q", f.args[len(f.args)-1])
-	case f.force && !f.sync:
+	f.args = append(f.args, set.Args()...)
+	is := func(names ...string) bool { return f.mode != nil && slices.Contains(names, f.mode.name) }
+	switch m := f.mode; {
+	case f.second != nil:
+		return nil, fmt.Errorf("only one mode may be given, not --%s and --%s", m.name, f.second.name)
+	case m == nil && len(f.args) > 0:
+		return nil, unexpected(f.args[0])
+	case m != nil && len(f.args) < m.least:
+		return nil, fmt.Errorf("--%s needs %s", m.name, m.args)
+	case m != nil && m.most >= 0 && len(f.args) > m.most:
+		return nil, unexpected(f.args[m.most])
+	case f.force && !is("sync-now"):
 		return nil, errors.New("--force goes with --sync-now")
-	case f.debug && modes > 0 && !f.check: // rc.d checks with the daemon's own flags
+	case f.quiet && !is("sync-now"):
+		return nil, errors.New("-q goes with --sync-now")
+	case f.quiet && f.verbose > 0:
+		return nil, errors.New("-q and -v exclude each other")
+	case f.debug && m != nil && !is("configtest"): // rc.d checks with the daemon's own flags
 		return nil, errors.New("-d goes with no mode: it is for the daemon")
-	case f.yes && !f.install && !f.uninstall:
+	case f.yes && !is("install", "uninstall"):
 		return nil, errors.New("--yes goes with --install or --uninstall")
-	case set.Changed("file") && (f.install || f.uninstall):
+	case set.Changed("file") && is("install", "uninstall"):
 		return nil, errors.New("-f does not go with --install: " + config.DefaultPath + " is what is installed, or kept")
-	case f.json && !f.dump && !f.status:
+	case f.json && !is("dump-table", "status"):
 		return nil, errors.New("--json goes with --dump-table or --status")
-	case set.Changed("check") && f.address == "":
-		return nil, errors.New("--check wants an address")
-	case set.Changed("read") && f.read == "":
-		return nil, errors.New("--read wants a file, or - for standard input")
 	}
 	return f, nil
 }
 
-type mode func(context.Context, Env, *flags) error
-
-// prints tells of a mode that does nothing but print, and has nothing to leave
-// in order.
-func (f *flags) prints() bool {
-	return f.help || f.version || f.check || f.dump || f.read != "" || f.status
+// unexpected is the error of an argument that nothing takes.
+func unexpected(arg string) error {
+	for _, m := range modes {
+		if arg == m.name {
+			return fmt.Errorf("unexpected argument %q: did you mean --%s?", arg, m.name)
+		}
+	}
+	return fmt.Errorf("unexpected argument %q", arg)
 }
 
-func (f *flags) mode() mode {
+// modeFlag is the flag of a mode. --check=address is --check address.
+type modeFlag struct {
+	f *flags
+	m *mode
+}
+
+// modeGiven is what a mode's flag is set to when it has no value of its own.
+const modeGiven = "\x00"
+
+func (x *modeFlag) String() string { return "" }
+func (x *modeFlag) Type() string   { return "mode" }
+
+func (x *modeFlag) Set(value string) error {
 	switch {
-	case f.help:
-		return printHelp
-	case f.version:
-		return printVersion
-	case f.check:
-		return checkConfig
-	case f.dump:
-		return dumpTable
-	case f.read != "":
-		return readFile
-	case f.install:
-		return installHost
-	case f.uninstall:
-		return uninstallHost
-	case f.test:
-		return testAll
-	case f.address != "":
-		return checkAddress
-	case f.status:
-		return showStatus
-	case f.sync:
-		return syncNow
-	default:
-		return runDaemon
+	case x.f.mode != nil && x.f.mode != x.m:
+		x.f.second = x.m
+		return nil
+	case value != modeGiven && x.m.most == 0:
+		return errors.New("it takes no value")
+	case value != modeGiven:
+		x.f.args = append(x.f.args, value)
 	}
+	x.f.mode = x.m
+	return nil
 }
 
 // confine takes from this process, for the rest of its life, what the command of this name

@@ -520,14 +520,17 @@ func TestUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		"bad: -d with a mode":     {[]string{"-d", "--sync-now"}, "-d goes with no mode"},
-		"bad: two things":         {[]string{"--sync-now", "--dump-table"}, "one thing at a time"},
-		"bad: unknown flag":       {[]string{"--frobnicate"}, "frobnicate"},
-		"bad: argument":           {[]string{"--sync-now", "now"}, `unexpected argument "now"`},
-		"bad: two tables":         {[]string{"--dump-table", "a", "b"}, `unexpected argument "b"`},
-		"bad: force without sync": {[]string{"-n", "--force"}, "--force goes with --sync-now"},
-		"bad: json without dump":  {[]string{"--sync-now", "--json"}, "--json goes with --dump-table"},
-		"bad: read nothing":       {[]string{"--read", ""}, "--read wants a file"},
+		"bad: -d with a mode":      {[]string{"-d", "--sync-now"}, "-d goes with no mode"},
+		"bad: two things":          {[]string{"--sync-now", "--dump-table"}, "only one mode may be given, not --sync-now and --dump-table"},
+		"bad: unknown flag":        {[]string{"--frobnicate"}, "frobnicate"},
+		"bad: argument":            {[]string{"--sync-now", "now"}, `unexpected argument "now"`},
+		"bad: two tables":          {[]string{"--dump-table", "a", "b"}, `unexpected argument "b"`},
+		"bad: force without sync":  {[]string{"-n", "--force"}, "--force goes with --sync-now"},
+		"bad: json without dump":   {[]string{"--sync-now", "--json"}, "--json goes with --dump-table"},
+		"bad: check nothing":       {[]string{"--check"}, "--check needs an address"},
+		"bad: a word for a mode":   {[]string{"status"}, `unexpected argument "status": did you mean --status?`},
+		"bad: a mode with a value": {[]string{"--status=false"}, "it takes no value"},
+		"bad: quiet and verbose":   {[]string{"--sync-now", "-qv"}, "-q and -v exclude each other"},
 	} {
 		code, stdout, stderr := fw.run(tc.args...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, "threatstopd: ") || !strings.Contains(stderr, tc.want) || !strings.Contains(stderr, "usage: ") {

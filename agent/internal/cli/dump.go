@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -113,7 +114,7 @@ func printJSON[E any](to io.Writer, t pfioctl.Table, n int, entries iter.Seq[E],
 func dumpTarget(env Env, f *flags) (pfioctl.Table, error) {
 	which := "block"
 	if len(f.args) == 1 {
-		which = f.args[0]
+		which = strings.TrimSuffix(strings.TrimPrefix(f.args[0], "<"), ">") // as pf.conf writes it
 	}
 	if which != "block" && which != "allow" {
 		return pfioctl.Table{Name: which}, nil

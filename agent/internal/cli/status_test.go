@@ -75,7 +75,7 @@ func TestStatus(t *testing.T) {
 		{"no configuration is read", &well, []string{"-f", "/does/not/exist"}, 0, "Enforced", ""},
 		{"no daemon", nil, nil, 3, "", "threatstopd: threatstopd is not running: `rcctl start threatstopd` starts it\n"},
 		{"an argument", &well, []string{"now"}, 2, "", "threatstopd: unexpected argument \"now\"\n" + usage},
-		{"another mode", &well, []string{"--sync-now"}, 2, "", "threatstopd: one thing at a time\n" + usage},
+		{"another mode", &well, []string{"--sync-now"}, 2, "", "threatstopd: only one mode may be given, not --status and --sync-now\n" + usage},
 		{"force", &well, []string{"--force"}, 2, "", "threatstopd: --force goes with --sync-now\n" + usage},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

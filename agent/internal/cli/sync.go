@@ -84,7 +84,7 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	}
 	close(confined)
 
-	screen := &screen{env: env}
+	screen := &screen{env: env, quiet: f.quiet}
 	n := &apply.Narrator{
 		Say:     screen.say,
 		Warn:    screen.warn,
@@ -115,7 +115,7 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 // askDaemon lets the daemon do it, and shows what it says. The daemon goes on
 // when the caller does not wait.
 func askDaemon(ctx context.Context, env Env, f *flags, client *status.Client) error {
-	screen := &screen{env: env}
+	screen := &screen{env: env, quiet: f.quiet}
 	exit, err := client.Sync(ctx, f.force, func(line string, warn bool) {
 		if warn {
 			screen.warn(line)
@@ -133,6 +133,7 @@ func askDaemon(ctx context.Context, env Env, f *flags, client *status.Client) er
 // terminal a line that shows how far the work has come.
 type screen struct {
 	env   Env
+	quiet bool      // print only what is wrong
 	drawn int       // width of the line that is to be replaced
 	last  time.Time // when one was drawn
 }
@@ -146,6 +147,9 @@ const (
 )
 
 func (s *screen) say(line string) {
+	if s.quiet {
+		return
+	}
 	s.erase()
 	fmt.Fprintln(s.env.Stdout, line)
 }
@@ -156,7 +160,7 @@ func (s *screen) warn(line string) {
 }
 
 func (s *screen) draw(line string) {
-	if !s.env.Terminal || s.drawn > 0 && time.Since(s.last) < drawEvery {
+	if s.quiet || !s.env.Terminal || s.drawn > 0 && time.Since(s.last) < drawEvery {
 		return
 	}
 	s.last = time.Now()

@@ -9,7 +9,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/check"
 	"example.org/threatstopd/agent/internal/config"
-	"example.org/threatstopd/agent/internal/owner"
+	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/report"
 )
 
@@ -42,9 +42,9 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 
 // checkAddress tells of one address whether and why it is blocked.
 func checkAddress(ctx context.Context, env Env, f *flags) error {
-	a, err := netip.ParseAddr(f.address)
+	a, err := netip.ParseAddr(f.args[0])
 	if err != nil {
-		return usageError{fmt.Errorf("--check %s: not an address", f.address)}
+		return usageError{fmt.Errorf("--check %s: not an address", f.args[0])}
 	}
 	cfg, err := load(env, f)
 	if err != nil {
@@ -110,7 +110,7 @@ func preflightEnv(c *config.Config, env Env) check.Env {
 		Lookup:      env.Lookup,
 		Dial:        dialer.DialContext,
 		User:        check.UserID,
-		Owner:       owner.ID,
+		Owner:       host.Owner,
 		OpenPflog:   env.OpenPflog,
 		FlushPflogd: env.FlushPflogd,
 		Logs:        func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) },

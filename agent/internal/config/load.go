@@ -14,7 +14,7 @@ import (
 
 	"mvdan.cc/sh/v3/syntax"
 
-	"example.org/threatstopd/agent/internal/owner"
+	"example.org/threatstopd/agent/internal/host"
 )
 
 // Load reads and checks the file at path. The error is Errors where the file is
@@ -59,7 +59,7 @@ func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 	refuse := func(key, format string, args ...any) {
 		errs = append(errs, &Error{File: path, Key: key, Text: fmt.Sprintf(format, args...)})
 	}
-	if uid, is := owner.Stranger(fi); is {
+	if uid, is := host.Stranger(fi); is {
 		refuse("", "owned by uid %d, who could have anything done as root: chown root %s", uid, path)
 	}
 	mode := fi.Mode().Perm()

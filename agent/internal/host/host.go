@@ -1,5 +1,5 @@
 // Package host reads what the policy must never block of the machine it runs
-// on: the addresses of its interfaces, its gateways, its resolvers.
+// on: the addresses of its interfaces, its gateways, its resolvers; and who owns a file.
 package host
 
 import (

@@ -1,23 +1,18 @@
-// Package policy decides what may be enforced.
+// Package policy decides what is blocked.
 //
-// A list says of an address whether it is listed: its longest matching entry
-// decides, and a negated entry says no. An address is blocked exactly when
-// some block list lists it and no allow list and no exception covers it.
-// Exceptions are whole networks; they swallow more specific entries.
+// In a list the longest entry that covers an address decides whether the address is listed; a negated
+// entry means that it is not. An address is blocked if and only if at least one block list lists it and
+// no allow list or exception covers it. Exceptions are whole networks.
 //
-// A [Builder] takes the entries of all lists and the exceptions and makes a
-// [Policy]: two tables for pf, each a [Set] of entries and negated entries
-// whose longest-prefix match, as pf_table.c's radix look-up does it, says
-// just that of every address, and a [Report] of what did not get into them
-// and why. Listed entries come out as they were listed, because owners look
-// for them in the table; on request the smallest equivalent table comes out
-// instead.
+// [Build] makes a [Policy] of all lists and exceptions: two tables for pf, each a [Set] of entries and
+// negated entries whose longest-prefix match, as in pf_table.c, gives just that verdict for every
+// address, and a [Report] of what is not in them and why. Listed entries are in the table as they were
+// listed, because owners look for them there; on request the smallest equivalent table is made instead.
 //
-// A [Guard] says whether a table may replace the one in force, and an [Index]
-// finds the entry that decides for an address. [Exceptions] turns what is
-// known of the host into exceptions.
+// A [Guard] decides whether a table may replace the one in force. An [Index] finds the entry that
+// decides for an address, and [Explain] what each list has to do with it. [Exceptions] derives
+// exceptions from what is known of the host.
 //
-// The package does no input or output and knows neither pf nor DNS. Nothing
-// in it may be used by several goroutines at once while it is built; a Set,
-// an Index and a Policy never change and may be shared freely.
+// The package does no input or output and knows neither pf nor DNS. A Set, an Index and a Policy never
+// change and may be shared between goroutines.
 package policy

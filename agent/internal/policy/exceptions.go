@@ -79,7 +79,7 @@ func DefaultExceptions() []Exception {
 // once: the host's own addresses; gateways, resolvers and servers; connected
 // networks that are private or link-local; NeverBlock, as whole networks; and
 // [DefaultExceptions]. Where a prefix is excepted for several reasons they
-// are all told, in this order. Addresses that are invalid or unspecified are
+// are all named, in this order. Addresses that are invalid or unspecified are
 // passed over, zones dropped, IPv4-mapped IPv6 taken as IPv4.
 func Exceptions(f Facts) []Exception {
 	var es []Exception

@@ -21,7 +21,7 @@ import (
 // From outside, a node that has settled is like a leaf. So only nodes with both verdicts need to be
 // known, besides runs of addresses with one. Where two runs meet, a node arises as soon as both of its
 // halves are there; and a node with both verdicts does not get past two runs before it has settled. So
-// the work grows with the number of runs, whatever the length of an address.
+// the work grows with the number of runs, regardless of the length of an address.
 type join struct {
 	stack []span // without gaps, in order
 	last  u128   // the last address of the last one

@@ -54,6 +54,7 @@ func (r *Reporter) catch(ctx context.Context) {
 	}()
 	if err != nil {
 		r.setCatchUp("failed: " + err.Error())
+		r.o.Trouble(TroubleLogs, "not caught up with what was logged while the agent was down: "+err.Error())
 		r.o.Log.Error().Err(err).Msg("pflogd's files not opened: not caught up")
 		return
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"example.org/threatstopd/agent/internal/owner"
+	owner "example.org/threatstopd/agent/internal/host"
 )
 
 // openDir is how a directory itself is opened.

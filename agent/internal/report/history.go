@@ -21,7 +21,7 @@ const (
 	slotLength   = 10 * time.Minute
 	slots        = 7
 	hours        = 25
-	historyHours = 48
+	historyHours = status.HistoryHours
 )
 
 // How many keys a span keeps: all keys with more than such a part of its hits are among them.

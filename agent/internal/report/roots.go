@@ -9,7 +9,7 @@ import (
 	"os"
 	"syscall"
 
-	"example.org/threatstopd/agent/internal/owner"
+	owner "example.org/threatstopd/agent/internal/host"
 )
 
 // maxCAFile is larger than all the authorities that there are.

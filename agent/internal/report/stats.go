@@ -277,7 +277,7 @@ const topShown = 5
 // Describe fills in what the reporter knows of hits and uploads.
 func (r *Reporter) Describe(h *status.Hits, u *status.Uploads) {
 	t, s := r.totals()
-	h.Capturing = true
+	h.Capturing, h.Since = true, t.Since
 	h.Seen, h.Matched, h.CatchUp = t.Seen, t.Matched, s.CatchUp
 	for _, reason := range dropOrder {
 		if d := t.Drops[reason]; d.Count > 0 {

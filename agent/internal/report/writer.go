@@ -73,7 +73,9 @@ func (r *Reporter) saveAll() bool {
 			if was == nil {
 				r.o.Log.Error().Err(err).Msg("hits stay in memory: the spool does not take them")
 			}
-			r.o.Trouble(TroubleSpool, fmt.Sprintf("hits stay in memory: %v: make room there, or see what is wrong with the disk", err))
+			if was == nil {
+				r.o.Trouble(TroubleSpool, fmt.Sprintf("hits stay in memory: %v: make room there, or see what is wrong with the disk", err))
+			}
 			return false
 		case was != nil:
 			r.o.Log.Info().Msg("the spool takes hits again")

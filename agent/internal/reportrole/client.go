@@ -17,6 +17,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 )
 
@@ -59,6 +60,8 @@ const (
 	syncEvery = 10 * time.Second
 	// After so many that were refused in a row it is killed.
 	syncRefused = 100
+	// maxTroubles is how many troubles a process may report at once; one more each minute.
+	maxTroubles = 50
 	// syncLines are how many lines of a sync may wait for the role to read them.
 	// Others are left out.
 	syncLines = 1024
@@ -75,23 +78,24 @@ type Client struct {
 	wakePolicy chan struct{} // there is a policy to send
 	wakeStatus chan struct{} // there is a status to send
 
-	mu      sync.Mutex
-	setup   Setup
-	conn    *privsep.Conn // to the present process; nil before the first
-	asked   *privsep.Conn // that is to have the status
-	log     bool          // a line about reporting is to be logged
-	force   inForce
-	sent    uint64      // generation that conn has
-	has     *policyHead // and what it was; nil: none
-	states  int         // captureStates that conn has sent
-	since   time.Time
-	retry   time.Duration
-	timer   *time.Timer
-	busy    *privsep.Conn // that has asked for a sync, and has no end of it yet
-	running bool          // a sync is under way, for whichever process
-	tokens  float64       // syncs that may begin now
-	counted time.Time     // as of when
-	refused int
+	mu       sync.Mutex
+	setup    Setup
+	conn     *privsep.Conn // to the present process; nil before the first
+	asked    *privsep.Conn // that is to have the status
+	log      bool          // a line about reporting is to be logged
+	force    inForce
+	sent     uint64      // generation that conn has
+	has      *policyHead // and what it was; nil: none
+	states   int         // captureStates that conn has sent
+	troubles int         // likewise
+	since    time.Time
+	retry    time.Duration
+	timer    *time.Timer
+	busy     *privsep.Conn // that has asked for a sync, and has no end of it yet
+	running  bool          // a sync is under way, for whichever process
+	tokens   float64       // syncs that may begin now
+	counted  time.Time     // as of when
+	refused  int
 }
 
 // inForce is the policy in force.
@@ -147,6 +151,8 @@ func (c *Client) SetUp(s Setup) {
 	c.mu.Unlock()
 	if !same {
 		c.keeper.Restart()
+	} else {
+		_ = c.keeper.Conn().Send(kindRetry, nil)
 	}
 }
 
@@ -229,8 +235,13 @@ func (c *Client) begin(conn *privsep.Conn) error {
 	if err := conn.SendJSON(kindSetup, setup); err != nil {
 		return err
 	}
+	if setup.Reporting != nil {
+		for _, key := range roleTroubles {
+			c.o.Trouble("report: "+key, "") // those of the process before
+		}
+	}
 	c.mu.Lock()
-	c.conn, c.sent, c.has, c.states, c.since, c.refused = conn, 0, nil, 0, time.Now(), 0
+	c.conn, c.sent, c.has, c.states, c.troubles, c.since, c.refused = conn, 0, nil, 0, 0, time.Now(), 0
 	c.mu.Unlock()
 	signal(c.wakePolicy)
 	return nil
@@ -342,6 +353,12 @@ func (c *Client) handle(conn *privsep.Conn, kind byte, payload []byte) error {
 		c.mu.Unlock()
 		signal(c.wakeStatus)
 		return nil
+	case kindTrouble:
+		var t trouble
+		if err := privsep.Unmarshal(payload, &t); err != nil {
+			return fmt.Errorf("trouble: %w", err)
+		}
+		return c.troubled(t)
 	case kindAskSync:
 		if len(payload) != 1 || payload[0]&^askForce != 0 {
 			return fmt.Errorf("sync asked for with %x", payload)
@@ -349,6 +366,23 @@ func (c *Client) handle(conn *privsep.Conn, kind byte, payload []byte) error {
 		return c.askSync(conn, payload[0]&askForce != 0)
 	}
 	return fmt.Errorf("frame of kind %d", kind)
+}
+
+// roleTroubles are the keys of what the role may report.
+var roleTroubles = []string{report.TroubleSpool, report.TroubleFiles, report.TroubleLogs}
+
+// troubled takes a trouble of the role: one of a few, and not again and again.
+func (c *Client) troubled(t trouble) error {
+	if !slices.Contains(roleTroubles, t.Key) {
+		return fmt.Errorf("trouble of key %q", clip(printable(t.Key), 40))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.troubles++; float64(c.troubles) > maxTroubles+time.Since(c.since).Minutes() {
+		return errors.New("reports troubles without end")
+	}
+	c.o.Trouble("report: "+t.Key, clip(printable(t.Text), maxWhy))
+	return nil
 }
 
 // capture takes what the role says of reading hits. A process says it once, and once more

@@ -25,6 +25,7 @@ const (
 	kindLine                  // of a sync that was asked for: lineWarn or 0, and text
 	kindDone                  // of the sync: its exit code
 	kindLogStatus             // asks for a line about reporting in the log
+	kindRetry                 // the configuration was read again: what the log server refused is sent again
 )
 
 // Kinds of frames from the role to main.
@@ -32,6 +33,7 @@ const (
 	kindCapture   = 32 + iota // a captureState: once when the role is ready, and when it changes
 	kindAskStatus             // asks for kindStatus
 	kindAskSync               // asks for a policy run now: askForce or 0
+	kindTrouble               // a trouble: something else begins to be wrong, or has ended
 )
 
 const (
@@ -52,9 +54,9 @@ const (
 var (
 	fromMain = privsep.Limits{
 		kindSetup: maxSetup, kindBegin: maxHead, kindChunk: chunkSize, kindCommit: 0,
-		kindStatus: status.MaxEncoded, kindLine: 1 + maxLine, kindDone: 1, kindLogStatus: 0,
+		kindStatus: status.MaxEncoded, kindLine: 1 + maxLine, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
 	}
-	fromRole = privsep.Limits{kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1}
+	fromRole = privsep.Limits{kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1, kindTrouble: maxCapture}
 )
 
 // Setup is all that the role knows of the configuration. It is plain data.
@@ -126,6 +128,9 @@ type captureState struct {
 	// NoUploads is why the hits cannot be uploaded until the configuration is changed.
 	NoUploads string
 }
+
+// A trouble is something that is wrong; an empty text: no more.
+type trouble struct{ Key, Text string }
 
 // clip bounds a text, between characters.
 func clip(s string, most int) string {

@@ -38,12 +38,23 @@ func TestMain(m *testing.M) {
 // logServer takes lines.
 type logServer struct {
 	mu    sync.Mutex
+	err   error
 	lines []string
+}
+
+// answer is what each batch is answered from now on.
+func (l *logServer) answer(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
 }
 
 func (l *logServer) Send(_ context.Context, _ report.ID, text []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
 	l.lines = append(l.lines, strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")...)
 	return nil
 }

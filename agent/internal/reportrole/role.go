@@ -217,8 +217,11 @@ func (r *role) newReporter() *report.Reporter {
 		RetryMin: o.RetryMin, RetryMax: o.RetryMax, StopTimeout: o.StopTimeout,
 		NoLogs:   o.NoLogs,
 		Backfill: o.Backfill,
-		Log:      r.log,
-		Now:      r.env.Now,
+		Trouble: func(key, text string) {
+			_ = r.w.SendJSON(kindTrouble, trouble{key, clip(printable(text), maxWhy)})
+		},
+		Log: r.log,
+		Now: r.env.Now,
 	}
 	if o.LogFile != "" {
 		// They were written out and opened while there was the right to.
@@ -231,6 +234,9 @@ func (r *role) newReporter() *report.Reporter {
 		r.why = err.Error()
 		r.closeAll()
 		return nil
+	}
+	if r.logsErr != nil { // also at a first start, which has nothing to read there
+		options.Trouble(report.TroubleLogs, r.logsErr.Error())
 	}
 	r.reporter = reporter
 	return reporter
@@ -354,6 +360,10 @@ func (r *role) handle(kind byte, payload []byte) error {
 		r.done(int(payload[0]))
 	case kindLogStatus:
 		r.logStatus()
+	case kindRetry:
+		if reporter, _ := r.reading(); reporter != nil {
+			reporter.RetryRefused()
+		}
 	default:
 		return fmt.Errorf("frame of kind %d", kind)
 	}

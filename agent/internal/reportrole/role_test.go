@@ -542,3 +542,33 @@ func TestUploadsUnusable(t *testing.T) {
 		})
 	}
 }
+
+// What is wrong with the spool reaches main; a reload has sent again what the server refused.
+func TestTroublesAndRetry(t *testing.T) {
+	g := newRig(t)
+	if err := os.WriteFile(filepath.Join(g.options.Setup.Reporting.SpoolDir, "core"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.start(set(t, "test", "10.0.0.0/8"))
+	g.troubled("report: "+report.TroubleFiles, "core")
+	g.logs.answer(&report.UploadError{Status: 400})
+	g.hit("10.0.0.1")
+	sync := func() {
+		t.Helper()
+		c, err := status.Dial(context.Background(), g.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Sync(context.Background(), false, func(string, bool) {}); err != nil {
+			t.Error(err)
+		}
+	}
+	sync()
+	g.until("refused", func() bool { return g.status().Uploads.Aside.Lines > 0 })
+	g.logs.answer(nil)
+	g.client.SetUp(g.options.Setup)
+	g.until("sent again", func() bool { return g.logs.count() > 0 && g.status().Uploads.Aside.Lines == 0 })
+	if len(g.down) > 0 {
+		t.Errorf("died: %q", g.down)
+	}
+}

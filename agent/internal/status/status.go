@@ -185,6 +185,9 @@ type Hits struct {
 	Capturing bool   `json:"capturing"`
 	Error     string `json:"error,omitempty"`
 
+	// Since is when Seen, Matched, Lists, Drops and the counts of Uploads began to count:
+	// they outlive the daemon. Zero: Status.Started.
+	Since   time.Time  `json:"since,omitzero"`
 	Seen    int64      `json:"seen"`            // packets that were logged
 	Matched int64      `json:"matched"`         // those of them with an address on the policy
 	Lists   []ListHits `json:"lists,omitempty"` // matched, by list
@@ -243,6 +246,9 @@ type Counted struct {
 	Hits  int64  `json:"hits"`
 	Slack int64  `json:"slack,omitempty"`
 }
+
+// HistoryHours is how many hours have a count, the one that is being filled included.
+const HistoryHours = 48
 
 // Hourly has the hits of each hour.
 type Hourly struct {

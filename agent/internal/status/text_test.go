@@ -349,3 +349,5 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }

@@ -1,4 +1,4 @@
-package owner
+package host
 
 import (
 	"os"
@@ -20,7 +20,7 @@ func TestStranger(t *testing.T) {
 		}
 		return fi
 	}
-	if uid, ok := ID(stat()); !ok || uid != os.Geteuid() {
+	if uid, ok := Owner(stat()); !ok || uid != os.Geteuid() {
 		t.Errorf("our own file: %d, %v", uid, ok)
 	}
 	if uid, is := Stranger(stat()); is {
@@ -33,7 +33,7 @@ func TestStranger(t *testing.T) {
 	if uid, is := Stranger(fi); is {
 		t.Errorf("/ is a stranger's, of %d", uid)
 	}
-	if _, ok := ID(memoryFile(t)); ok {
+	if _, ok := Owner(memoryFile(t)); ok {
 		t.Error("a file in memory has an owner")
 	}
 	if _, is := Stranger(memoryFile(t)); is {

@@ -1,0 +1,110 @@
+package report
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"example.org/threatstopd/agent/internal/status"
+)
+
+func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }
+
+func reported(h *history) (hits status.Hits) {
+	h.report(1000, &hits)
+	return hits
+}
+
+// A counter is right within its bounds, and keeps whatever is frequent.
+func TestCounter(t *testing.T) {
+	for name, next := range map[string]func(r *rand.Rand) int{
+		"few keys":            func(r *rand.Rand) int { return r.IntN(10) },
+		"all different":       func(r *rand.Rand) int { return r.Int() },
+		"one in four is of 0": func(r *rand.Rand) int { return r.IntN(4) * r.IntN(1<<30) },
+		"a long tail":         func(r *rand.Rand) int { return int(r.ExpFloat64() * 30) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(1, 2))
+			const kept, n = 32, 20_000
+			var c counter[int]
+			truth := map[int]int64{}
+			for range n {
+				k := next(r)
+				truth[k]++
+				c.add(k, kept)
+			}
+			if len(c.Counts) > kept || c.Missed > n/kept {
+				t.Errorf("%d keys, %d missed", len(c.Counts), c.Missed)
+			}
+			for k, want := range truth {
+				if got := c.Counts[k]; got > want || got+c.Missed < want {
+					t.Errorf("key %d: %d to %d, came %d times", k, got, got+c.Missed, want)
+				}
+			}
+		})
+	}
+}
+
+// Hits count in the hour and the slot that they fall into, however late they come, and no
+// longer than the history goes back.
+func TestHistory(t *testing.T) {
+	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now := noon
+	h := newHistory(func() time.Time { return now })
+	for i := range 200 { // 50 hours, four times an hour
+		now = noon.Add(time.Duration(i) * 15 * time.Minute)
+		h.hit(addr(i%3), 6, 22, "one", now)
+	}
+	x := reported(h)
+	if x.Hour.Hits != 5 || x.Day.Hits != 100 || x.Lists[0] != (status.ListHits{List: "one", Hits: 200}) {
+		t.Errorf("hour %d, day %d, lists %v", x.Hour.Hits, x.Day.Hits, x.Lists)
+	}
+	for i, c := range x.Hourly.Counts {
+		if c != 4 {
+			t.Errorf("hour %d: %d hits", i, c)
+		}
+	}
+	if p := x.Day.Ports; len(p) != 1 || p[0] != (status.Counted{Key: "22/tcp", Hits: 100}) || len(x.Day.Addresses) != 3 {
+		t.Errorf("%+v", x.Day)
+	}
+	h.hit(addr(1), 1, 0, "two", now.Add(-30*time.Hour)) // late
+	h.hit(addr(1), 1, 0, "two", now.Add(-60*time.Hour)) // too late
+	h.hit(addr(1), 1, 0, "two", now.Add(time.Hour))     // from the future
+	if x = reported(h); x.Hour.Hits != 6 || x.Day.Hits != 101 || x.Hourly.Counts[historyHours-31] != 5 || x.Lists[1].Hits != 3 {
+		t.Errorf("%+v", x)
+	}
+	// What is saved is what is restored.
+	again := newHistory(func() time.Time { return now })
+	if err := again.restore(h.save()); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := json.Marshal(reported(h))
+	b, _ := json.Marshal(reported(again))
+	equal(t, "restored", string(b), string(a))
+	// The clock is set back: what was counted in the future goes, and counting continues.
+	now = now.Add(-10 * time.Hour)
+	before := reported(h).Hour.Hits
+	h.hit(addr(1), 17, 53, "one", now)
+	if got := reported(h).Hour.Hits; got != before+1 {
+		t.Errorf("%d hits after %d", got, before)
+	}
+}
+
+// A flood of different addresses takes bounded memory, and a file that is too large is refused.
+func TestHistoryIsBounded(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	h := newHistory(func() time.Time { return now })
+	for i := range 100_000 {
+		h.hit(netip.AddrFrom4([4]byte{byte(i >> 16), byte(i >> 8), byte(i), 1}), uint8(i), uint16(i), string(rune(i%5000)), now)
+	}
+	if n := len(h.save()); n > 64<<10 {
+		t.Errorf("%d bytes are saved", n)
+	}
+	for name, s := range map[string]string{"no JSON": "x", "no span": `{"slots":{"1":null}}`, "a key that is no address": `{"hours":{"1":{"addresses":{"counts":{"x":1}}}}}`} {
+		if h.restore(json.RawMessage(s)) == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}
