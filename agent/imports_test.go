@@ -68,14 +68,14 @@ func TestImports(t *testing.T) {
 		"agent/internal/host":                {"agent/internal/policy"},
 		"agent/internal/apply":               {"agent/internal/policy", "pfioctl"},
 		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl", "pfioctl/*"},
-		"agent/internal/report":              {"agent/internal/frame", "agent/internal/host", "agent/internal/policy", "agent/internal/status", "capture"},
+		"agent/internal/report":              {"agent/internal/host", "agent/internal/policy", "agent/internal/status", "capture"},
 		"agent/internal/report/reporttest":   {},
-		"agent/internal/frame":               {},
 		"agent/internal/privsep":             {},
 		"agent/internal/privsep/privseptest": {"agent/internal/privsep"},
 		"agent/internal/states":              {"agent/internal/policy", "agent/internal/privsep", "pfioctl"},
-		"agent/internal/reportrole":          {"agent/internal/frame", "agent/internal/host", "agent/internal/policy", "agent/internal/privsep", "agent/internal/report", "agent/internal/status", "capture"},
+		"agent/internal/reportrole":          {"agent/internal/host", "agent/internal/policy", "agent/internal/privsep", "agent/internal/report", "agent/internal/status", "capture"},
 		"agent/internal/fetch":               {"agent/internal/privsep", "dnsfetch"},
+		"agent/internal/status":              {},
 		"install":                            {},
 	}
 	deps := allDeps(t, append(slices.Sorted(maps.Keys(rooms)), "agent"))

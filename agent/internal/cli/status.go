@@ -7,9 +7,9 @@ import (
 	"example.org/threatstopd/agent/internal/status"
 )
 
-// showStatus asks the running daemon how things are. It needs no
-// configuration, and no privilege but that of talking to one of the sockets.
-// What it returns tells apart a daemon that needs its owner from none.
+// showStatus prints the state of the running daemon. It reads no configuration and needs no
+// privilege but that of connecting to one of the sockets. Its error distinguishes a daemon that
+// needs its owner from none.
 func showStatus(ctx context.Context, env Env, f *flags) error {
 	var sockets []string
 	for _, s := range []string{env.Socket, env.StatusSocket} {
@@ -40,7 +40,7 @@ func showStatus(ctx context.Context, env Env, f *flags) error {
 	return err
 }
 
-// noAnswer is an error for which nothing is known of the daemon.
+// noAnswer is an error after which nothing is known about the daemon.
 type noAnswer struct{ error }
 
 func (e noAnswer) Unwrap() error { return e.error }

@@ -15,14 +15,6 @@ import (
 	"example.org/threatstopd/pfioctl"
 )
 
-// statusDaemon answers with one status.
-type statusDaemon struct {
-	status.Backend
-	status status.Status
-}
-
-func (d statusDaemon) Status() status.Status { return d.status }
-
 // askStatus runs --status against a daemon that has the status, on the second of the
 // two sockets, and without one when it is nil.
 func askStatus(t *testing.T, st *status.Status, args ...string) (code int, stdout, stderr string) {
@@ -42,7 +34,7 @@ func askStatus(t *testing.T, st *status.Status, args ...string) (code int, stdou
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() {
-			status.Serve(ctx, status.Listeners{ReadOnly: l}, statusDaemon{status: *st})
+			status.Serve(ctx, status.Listeners{ReadOnly: l}, status.Service{Status: func() status.Status { return *st }})
 			close(done)
 		}()
 		defer func() { cancel(); <-done }()

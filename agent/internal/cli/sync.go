@@ -112,8 +112,8 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	return nil
 }
 
-// askDaemon lets the daemon do it, and shows what it says. The daemon goes on
-// when the caller does not wait.
+// askDaemon has the daemon do it and shows its progress. The daemon continues when the caller
+// does not wait.
 func askDaemon(ctx context.Context, env Env, f *flags, client *status.Client) error {
 	screen := &screen{env: env, quiet: f.quiet}
 	exit, err := client.Sync(ctx, f.force, func(line string, warn bool) {

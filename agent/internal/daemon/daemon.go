@@ -310,18 +310,17 @@ func (d *Daemon) startFetcher(s *Setup) (*fetch.Client, error) {
 }
 
 func (d *Daemon) startReport() {
-	d.push()
 	d.report = reportrole.Start(d.ctx, reportrole.Options{
 		Starter:   d.o.Roles,
 		Setup:     d.setup.Report,
 		Listeners: d.o.Listeners,
-		Status:    d.Status,
 		Sync:      d.Sync,
 		Down:      func(reason string) { d.do(func() { d.down(reportProcess, reason) }) },
 		Up:        func() { d.do(func() { d.up(reportProcess) }) },
 		Trouble:   func(key, text string) { d.do(func() { d.trouble.check(key, text, false) }) },
 		Log:       d.o.Log,
 	}, d.match.set, d.match.own)
+	d.push()
 }
 
 func (d *Daemon) startStates() {

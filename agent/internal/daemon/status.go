@@ -19,14 +19,19 @@ func (d *Daemon) status() status.Status {
 	for _, t := range d.trouble.list() {
 		s.Troubles = append(s.Troubles, status.Trouble{Text: t.Text, Since: t.Since, Last: t.Last, Count: t.Count, NeedsOwner: t.NeedsOwner})
 	}
-	s.NotEnforced = d.glance.NotEnforced()
-	s.Enforced = s.NotEnforced == "" && d.glance.Block.Entries > 0
-	if s.NotEnforced == "" && !s.Enforced {
+	if d.glanced {
+		s.NotEnforced = d.glance.NotEnforced()
+	} else {
+		s.NotKnown = "the state of pf cannot be read"
+	}
+	s.Enforced = d.glanced && s.NotEnforced == "" && d.glance.Block.Entries > 0
+	if d.glanced && s.NotEnforced == "" && !s.Enforced {
 		s.NotEnforced = "the block table is empty: no policy has come yet"
 	}
 	s.PF.Running = d.glance.Running
 	s.Poll = status.Poll{
 		Running:    d.poll != nil,
+		Applying:   d.applying,
 		LastGood:   d.lastGood,
 		Next:       d.schedule.next,
 		Interval:   status.Seconds(d.setup.PollInterval),
@@ -47,12 +52,12 @@ func (d *Daemon) status() status.Status {
 				s.Lists = append(s.Lists, d.describeList(l, report))
 			}
 		}
-		t := &d.tables[kind]
-		if !t.known {
-			continue
+		target := d.setup.Apply.Target(kind)
+		x := status.Table{Kind: kind.String(), Name: target.Table.String(), Loaded: target.Load}
+		if t := &d.tables[kind]; t.known {
+			x = describeTable(t)
 		}
-		x := describeTable(t)
-		x.File = d.setup.Apply.Target(kind).File
+		x.File = target.File
 		x.Kernel, x.Rules = d.glance.Allow.Entries, d.glance.Allow.Rules
 		if kind == policy.Block {
 			x.Kernel, x.Rules = d.glance.Block.Entries, d.glance.Block.Rules
@@ -77,6 +82,7 @@ func (d *Daemon) status() status.Status {
 func (d *Daemon) push() {
 	s := d.status()
 	d.latest.Store(&s)
+	d.report.Status(s)
 }
 
 func (d *Daemon) describeList(l *sources.List, report policy.Report) status.List {

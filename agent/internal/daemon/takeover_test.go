@@ -20,8 +20,7 @@ const (
 	sayLog     = 1
 	sayReady   = 4
 	sayCapture = 32
-	askStatus  = 33
-	askSync    = 34
+	askSync    = 33
 )
 
 // attack is what runs in the role instead of its own code. It holds the connection to
@@ -110,7 +109,6 @@ func TestTakenOverReport(t *testing.T) {
 				}
 			})
 		}, "report process: misbehaved, killed: asks for syncs without end"},
-		"status without end": {forever(askStatus, ""), "report process: misbehaved, killed: "},
 		"capture flaps":      {forever(sayCapture, `{"Reading":false,"Why":"guess"}`), "report process: misbehaved, killed: tells of the capture again and again"},
 		"no event":           {once(sayLog, "policy enforced"), "report process: misbehaved, killed: "},
 		"events without end": {forever(sayLog, `{"level":"error","message":"policy not updated"}`), "report process: misbehaved, killed: "},

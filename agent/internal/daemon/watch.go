@@ -137,7 +137,7 @@ func (d *Daemon) checkStale() {
 		if time.Since(since.Round(0)) < d.setup.StaleAfter {
 			d.trouble.over("stale " + l.Key())
 		} else {
-			d.trouble.is("stale "+l.Key(), fmt.Sprintf("%s is older than %v: %s", l.Key(), d.setup.StaleAfter, last), true)
+			d.trouble.is("stale "+l.Key(), fmt.Sprintf("%s is older than %v: %s", l.Key(), d.setup.StaleAfter, last), false)
 		}
 	}
 }

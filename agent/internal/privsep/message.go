@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -53,12 +52,14 @@ type Conn struct {
 	takes Limits
 	buf   []byte // the payload that Next returned last
 
-	mu     sync.Mutex // one message at a time
-	broken error      // why no more can be sent
+	sending chan struct{} // full while one message is sent
+	broken  error         // why no more can be sent
 }
 
 // NewConn returns a Conn over c that takes the given messages. The Conn closes c.
-func NewConn(c net.Conn, takes Limits) *Conn { return &Conn{conn: c, takes: takes} }
+func NewConn(c net.Conn, takes Limits) *Conn {
+	return &Conn{conn: c, takes: takes, sending: make(chan struct{}, 1)}
+}
 
 // Send writes one message. It waits up to 30 seconds for the peer, or the socket's buffer, to take it;
 // then it closes the Conn, which was cut within a message, and returns [ErrNotRead]. It returns
@@ -69,8 +70,8 @@ func (c *Conn) send(kind byte, payload []byte, wait time.Duration) error {
 	if c == nil {
 		return ErrDown
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.sending <- struct{}{}
+	defer func() { <-c.sending }()
 	if c.broken != nil {
 		return c.broken
 	}

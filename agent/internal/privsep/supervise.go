@@ -252,11 +252,11 @@ func (l *life) live(child Child) (reason string, wanted bool, worked time.Durati
 	<-l.hungUp
 	l.conn.Close()
 	l.reportDropped()
-	l.conn.mu.Lock()
+	l.conn.sending <- struct{}{}
 	if l.conn.broken == ErrNotRead {
 		why = misbehaved{ErrNotRead}
 	}
-	l.conn.mu.Unlock()
+	<-l.conn.sending
 	if l.readErr != nil {
 		why = l.readErr
 	}

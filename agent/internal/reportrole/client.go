@@ -28,10 +28,7 @@ type Options struct {
 	// Listeners are where the role answers. They stay main's, which closes them
 	// when the role is gone.
 	Listeners status.Listeners
-	// Status returns main's part of the status: all but what is told of hits and
-	// uploads.
-	Status func() status.Status
-	// Sync carries out a policy run, as status.Backend's does; say does not wait.
+	// Sync carries out a policy run, as status.Service's does; say does not wait.
 	// It is called once at a time.
 	Sync func(ctx context.Context, force bool, say func(line string, warn bool)) (exit int)
 	// Down is told that the process died, was killed or could not be started, and
@@ -78,10 +75,13 @@ type Client struct {
 	wakePolicy chan struct{} // there is a policy to send
 	wakeStatus chan struct{} // there is a status to send
 
+	sending chan struct{} // full while a status is sent: the newest is sent last
+
 	mu       sync.Mutex
+	status   *status.Status // main's part as of last; nil before the first
+	shown    *status.Status // what conn has of it
 	setup    Setup
 	conn     *privsep.Conn // to the present process; nil before the first
-	asked    *privsep.Conn // that is to have the status
 	log      bool          // a line about reporting is to be logged
 	force    inForce
 	sent     uint64      // generation that conn has
@@ -110,7 +110,7 @@ type inForce struct {
 func Start(ctx context.Context, o Options, set *policy.Set, own []netip.Addr) *Client {
 	c := &Client{
 		o: o, ctx: ctx, setup: o.Setup, tokens: syncBurst, counted: time.Now(), retry: firstRetry,
-		wakePolicy: make(chan struct{}, 1), wakeStatus: make(chan struct{}, 1),
+		wakePolicy: make(chan struct{}, 1), wakeStatus: make(chan struct{}, 1), sending: make(chan struct{}, 1),
 	}
 	if set != nil {
 		c.force = inForce{1, set, own}
@@ -169,6 +169,15 @@ func (c *Client) Policy(set *policy.Set, own []netip.Addr) {
 	c.force = inForce{c.force.generation + 1, set, own}
 	c.mu.Unlock()
 	signal(c.wakePolicy)
+}
+
+// Status takes main's part of the status: all but hits and uploads. It does not wait. The
+// daemon calls it after every change and at least once a minute.
+func (c *Client) Status(s status.Status) {
+	c.mu.Lock()
+	c.status = &s
+	c.mu.Unlock()
+	signal(c.wakeStatus)
 }
 
 // LogStatus has the role log a line about reporting. It does not wait.
@@ -241,9 +250,10 @@ func (c *Client) begin(conn *privsep.Conn) error {
 		}
 	}
 	c.mu.Lock()
-	c.conn, c.sent, c.has, c.states, c.troubles, c.since, c.refused = conn, 0, nil, 0, 0, time.Now(), 0
+	c.conn, c.sent, c.has, c.shown, c.states, c.troubles, c.since, c.refused = conn, 0, nil, nil, 0, 0, time.Now(), 0
 	c.mu.Unlock()
 	signal(c.wakePolicy)
+	signal(c.wakeStatus)
 	return nil
 }
 
@@ -303,8 +313,8 @@ func (c *Client) sendPolicy(conn *privsep.Conn, p inForce, head policyHead) erro
 	return conn.Send(kindCommit, nil)
 }
 
-// sendStatus answers those who ask for the status, not more often than is good for main,
-// and asks for the line in the log.
+// sendStatus sends each status as it comes, not more often than is good for main, and asks for
+// the line in the log.
 func (c *Client) sendStatus() {
 	for {
 		select {
@@ -313,21 +323,15 @@ func (c *Client) sendStatus() {
 		case <-c.wakeStatus:
 		}
 		c.mu.Lock()
-		conn, log := c.asked, c.log
-		c.asked, c.log = nil, false
+		conn, log := c.conn, c.log
+		c.log = false
 		c.mu.Unlock()
 		if log {
 			_ = c.keeper.Conn().Send(kindLogStatus, nil)
 		}
-		if conn == nil {
-			continue
+		if conn != nil {
+			c.flushStatus(conn)
 		}
-		b, err := status.Encode(c.o.Status())
-		if err != nil {
-			c.o.Log.Error().Err(err).Msg("status not told")
-			continue
-		}
-		_ = conn.Send(kindStatus, b)
 		timer := time.NewTimer(statusEvery)
 		select {
 		case <-timer.C:
@@ -336,6 +340,26 @@ func (c *Client) sendStatus() {
 			return
 		}
 	}
+}
+
+// flushStatus sends the status that waits, if conn is still that of the present process.
+func (c *Client) flushStatus(conn *privsep.Conn) {
+	c.sending <- struct{}{}
+	defer func() { <-c.sending }()
+	c.mu.Lock()
+	s := c.status
+	same := c.conn != conn || s == c.shown
+	c.shown = s
+	c.mu.Unlock()
+	if same {
+		return
+	}
+	b, err := status.Encode(*s)
+	if err != nil {
+		c.o.Log.Error().Err(err).Msg("status not sent")
+		return
+	}
+	_ = conn.Send(kindStatus, b) // an error is the end of the connection, which the Keeper sees too
 }
 
 // handle takes a frame from the role. An error is misbehaviour, for which it is killed.
@@ -347,12 +371,6 @@ func (c *Client) handle(conn *privsep.Conn, kind byte, payload []byte) error {
 			return fmt.Errorf("capture state: %w", err)
 		}
 		return c.capture(conn, s)
-	case kindAskStatus:
-		c.mu.Lock()
-		c.asked = conn
-		c.mu.Unlock()
-		signal(c.wakeStatus)
-		return nil
 	case kindTrouble:
 		var t trouble
 		if err := privsep.Unmarshal(payload, &t); err != nil {
@@ -503,5 +521,6 @@ func (c *Client) sync(conn *privsep.Conn, force bool, refuse string) {
 		c.busy = nil
 	}
 	c.mu.Unlock()
+	c.flushStatus(conn) // a client that asks next sees what the sync did
 	_ = conn.Send(kindDone, []byte{byte(exit)})
 }

@@ -21,7 +21,7 @@ const (
 	kindBegin                 // a policyHead: what follows replaces the policy in force, and one that has begun
 	kindChunk                 // of the policy's columns (policy.Set.Chunks)
 	kindCommit                // the policy is complete
-	kindStatus                // main's part of a status (status.Encode)
+	kindStatus                // main's part of a status (status.Encode), after every change and once a minute
 	kindLine                  // of a sync that was asked for: lineWarn or 0, and text
 	kindDone                  // of the sync: its exit code
 	kindLogStatus             // asks for a line about reporting in the log
@@ -30,10 +30,9 @@ const (
 
 // Kinds of frames from the role to main.
 const (
-	kindCapture   = 32 + iota // a captureState: once when the role is ready, and when it changes
-	kindAskStatus             // asks for kindStatus
-	kindAskSync               // asks for a policy run now: askForce or 0
-	kindTrouble               // a trouble: something else begins to be wrong, or has ended
+	kindCapture = 32 + iota // a captureState: once when the role is ready, and when it changes
+	kindAskSync             // asks for a policy run now: askForce or 0
+	kindTrouble             // a trouble: something else begins to be wrong, or has ended
 )
 
 const (
@@ -56,7 +55,7 @@ var (
 		kindSetup: maxSetup, kindBegin: maxHead, kindChunk: chunkSize, kindCommit: 0,
 		kindStatus: status.MaxEncoded, kindLine: 1 + maxLine, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
 	}
-	fromRole = privsep.Limits{kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1, kindTrouble: maxCapture}
+	fromRole = privsep.Limits{kindCapture: maxCapture, kindAskSync: 1, kindTrouble: maxCapture}
 )
 
 // Setup is all that the role knows of the configuration. It is plain data.

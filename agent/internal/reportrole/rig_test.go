@@ -126,9 +126,6 @@ func newRig(t testing.TB) *rig {
 			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
 			Reporting: &Reporting{DeviceID: "tdid_test", SpoolDir: filepath.Join(g.dir, "spool"), NoLogs: "no pflogd here"},
 		},
-		Status: func() status.Status {
-			return status.Status{Version: "main's", Enforced: true, Poll: status.Poll{Interval: status.Seconds(time.Hour)}}
-		},
 		Sync: func(_ context.Context, force bool, say func(string, bool)) int {
 			g.mu.Lock()
 			defer g.mu.Unlock()
@@ -169,6 +166,7 @@ func (g *rig) start(set *policy.Set) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.client = Start(ctx, g.options, set, []netip.Addr{netip.MustParseAddr("198.18.0.1")})
+	g.client.Status(status.Status{Version: "main's", Enforced: true, Now: time.Now(), Poll: status.Poll{Interval: status.Seconds(time.Hour)}})
 	stop := sync.OnceFunc(func() {
 		cancel()
 		g.client.Wait()
@@ -213,16 +211,25 @@ func (g *rig) isUp(n int) {
 	})
 }
 
-func (g *rig) status() *status.Status {
+func (g *rig) dial() *status.Client {
 	g.t.Helper()
 	c, err := status.Dial(context.Background(), g.socket)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	s, err := c.Status(context.Background())
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	return c
+}
+
+// status returns the status, when main's part has come.
+func (g *rig) status() (s *status.Status) {
+	g.t.Helper()
+	g.until("reported", func() bool {
+		var err error
+		if s, err = g.dial().Status(context.Background()); err != nil {
+			g.t.Fatal(err)
+		}
+		return s.NotKnown == ""
+	})
 	return s
 }
 

@@ -82,9 +82,9 @@ type role struct {
 	mu       sync.Mutex
 	reporter *report.Reporter // nil: nothing is read
 	why      string           // and why not
-	asking   *asking
-	main     *status.Status // main's part as last told; nil: not yet
-	sync     *session       // the sync that is under way
+	sync     *session         // the sync that is under way
+
+	main *status.Board // main's part of the status
 }
 
 // loading is a policy of which not all has come.
@@ -95,7 +95,7 @@ type loading struct {
 }
 
 func run(env Env, w *privsep.Worker, files []*os.File) error {
-	r := &role{env: env, w: w, log: w.Log(), policy: make(chan struct{})}
+	r := &role{env: env, w: w, log: w.Log(), main: status.NewBoard(), policy: make(chan struct{})}
 	fail := func(err error) error {
 		r.closeAll()
 		return err
@@ -276,7 +276,7 @@ func (r *role) closeSender() {
 func (r *role) work(listeners status.Listeners, reporter *report.Reporter) error {
 	ctx, end := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
-	tasks.Go(func() { status.Serve(ctx, listeners, backend{r}) })
+	tasks.Go(func() { status.Serve(ctx, listeners, r.service()) })
 	if reporter != nil {
 		tasks.Go(func() { r.read(ctx, reporter) })
 	} else if r.setup.Reporting != nil {
@@ -347,7 +347,7 @@ func (r *role) handle(kind byte, payload []byte) error {
 		if err != nil {
 			return err
 		}
-		r.told(s)
+		r.main.Put(s)
 	case kindLine:
 		if len(payload) == 0 {
 			return errors.New("sync: an empty line")

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -54,31 +53,30 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// When main does not answer that is what the status says first, and what is known is
-// told.
-func TestMainDoesNotAnswer(t *testing.T) {
-	defer func(d time.Duration) { mainTime = d }(mainTime)
-	mainTime = 100 * time.Millisecond
+// The newest status that main has sent is served, before and after a restart of the role, and
+// a client that had main sync sees what that did.
+func TestStatusIsPushed(t *testing.T) {
 	g := newRig(t)
-	answer := make(chan struct{}, 1)
-	answer <- struct{}{}
-	answerAll := sync.OnceFunc(func() { close(answer) })
-	defer answerAll()
-	g.options.Status = func() status.Status {
-		<-answer
-		return status.Status{Version: "main's", Enforced: true}
+	g.options.Sync = func(context.Context, bool, func(string, bool)) int {
+		g.client.Status(status.Status{Version: "synced", Enforced: true, Now: time.Now()})
+		return 0
 	}
 	g.start(nil)
-	if s := g.status(); !s.Enforced {
-		t.Fatalf("%+v", s)
+	for _, version := range []string{"a", "b"} {
+		g.client.Status(status.Status{Version: version, Now: time.Now()})
+		g.until("served", func() bool { return g.status().Version == version })
 	}
-	for range 2 {
-		if s := g.status(); s.Enforced || s.NotEnforced != noAnswer || s.Version != "main's" || s.Hits.Mode != "hits" {
-			t.Errorf("%+v", s)
-		}
+	if _, err := g.dial().Sync(context.Background(), false, nil); err != nil {
+		t.Fatal(err)
 	}
-	answerAll()
-	g.until("answered", func() bool { return g.status().Enforced })
+	if s := g.status(); s.Version != "synced" || !s.Enforced || s.Reported.IsZero() || s.Hits.Mode != "hits" {
+		t.Errorf("%+v", s)
+	}
+	g.client.keeper.Restart()
+	g.isUp(2)
+	if s := g.status(); s.Version != "synced" || !s.Enforced {
+		t.Errorf("after a restart: %+v", s)
+	}
 }
 
 // A sync is asked of main; what it says and its exit code come back, and the hits that
@@ -90,12 +88,8 @@ func TestSync(t *testing.T) {
 	g.packet("10.0.0.1")
 	g.until("seen", func() bool { return g.status().Hits.Seen == 1 })
 	for _, force := range []bool{false, true} {
-		c, err := status.Dial(context.Background(), g.socket)
-		if err != nil {
-			t.Fatal(err)
-		}
 		var said []string
-		exit, err := c.Sync(context.Background(), force, func(line string, warn bool) { said = append(said, fmt.Sprint(line, warn)) })
+		exit, err := g.dial().Sync(context.Background(), force, func(line string, warn bool) { said = append(said, fmt.Sprint(line, warn)) })
 		if err != nil || exit != 1 || !slices.Equal(said, []string{"fetchedfalse", "held backtrue"}) {
 			t.Errorf("exit code %d, %q, %v", exit, said, err)
 		}
@@ -143,13 +137,6 @@ func TestNoReporting(t *testing.T) {
 	g.start(set(t, "test", "10.0.0.0/8"))
 	if s := g.status(); s.Hits.Mode != "no" || s.Hits.Capturing || s.Hits.Error != "" || !s.Enforced {
 		t.Errorf("%+v", s.Hits)
-	}
-	c, err := status.Dial(context.Background(), g.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Flush(context.Background()); err != nil {
-		t.Error(err)
 	}
 	g.client.LogStatus()
 	g.stop()
@@ -398,7 +385,7 @@ func TestRoleRefuses(t *testing.T) {
 			ours, theirs := net.Pipe()
 			ended := make(chan error, 1)
 			go func() { ended <- Body(g.env)(theirs, nil); theirs.Close() }()
-			c := privsep.NewConn(ours, privsep.Limits{1: 16384, 4: 0, kindCapture: maxCapture, kindAskStatus: 0, kindAskSync: 1})
+			c := privsep.NewConn(ours, privsep.Limits{1: 16384, 4: 0, kindCapture: maxCapture, kindAskSync: 1})
 			go func() {
 				for {
 					if _, _, err := c.Next(); err != nil {

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,18 +9,27 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"time"
-
-	"example.org/threatstopd/agent/internal/frame"
+	"unicode"
+	"unicode/utf8"
 )
 
 // ErrNotRunning is that no daemon answers.
 var ErrNotRunning = errors.New("threatstopd is not running: `rcctl start threatstopd` starts it")
 
-// statusTime is how long a daemon may take over its status.
-const statusTime = 10 * time.Second
+// restart is what to do when this program and the daemon do not understand each other.
+const restart = "`rcctl restart threatstopd` starts a daemon of this version"
+
+const (
+	statusTime = 10 * time.Second // how long a daemon may take over its status
+	maxStatus  = 4 * MaxEncoded   // bytes of a status: indented, and with hits and uploads
+	maxEvent   = 64 << 10         // bytes of a line of a sync
+	maxRefusal = 500              // bytes that are shown of a refusal
+)
 
 // A Client is a connection to a daemon, for one request. It ends with the request.
 type Client struct {
@@ -27,9 +37,9 @@ type Client struct {
 	path string
 }
 
-// Dial connects to the first of the sockets that somebody listens on. The error is, or
-// wraps, ErrNotRunning when there is none, and fs.ErrPermission when there may be one that
-// the caller may not talk to.
+// Dial connects to the first of the sockets that has a listener. The error is, or wraps,
+// ErrNotRunning when none has, and fs.ErrPermission when there may be one that the caller may
+// not connect to.
 func Dial(ctx context.Context, paths ...string) (*Client, error) {
 	var refused, failed error
 	for _, path := range paths {
@@ -56,56 +66,52 @@ func Dial(ctx context.Context, paths ...string) (*Client, error) {
 // Close ends the connection. It is needed only where no request is made.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// ask makes the request, and hands each answer to take, which returns true for the last.
-func (c *Client) ask(ctx context.Context, kind byte, payload []byte, take func(kind byte, payload []byte) (last bool, err error)) error {
+// do makes the request and hands the body of a 200 to take. There is no http.Transport: the
+// connection exists, and reading the answer directly opens nothing and starts nothing.
+func (c *Client) do(ctx context.Context, method, target string, take func(body *bufio.Reader) error) error {
 	defer c.conn.Close()
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	// A daemon that has no time for us says so and closes: that counts, then, not
-	// that it did not take the request.
-	writeErr := frame.Write(c.conn, kind, payload)
-	answer := frame.NewReader(c.conn, answers)
-	for {
-		kind, payload, err := answer.Next()
-		if err != nil {
-			return c.failed(ctx, err, writeErr)
-		}
-		if kind == sayError {
-			return fmt.Errorf("threatstopd: %s", printable(string(payload)))
-		}
-		last, err := take(kind, payload)
-		if err != nil {
-			return fmt.Errorf("unix socket %s: %w", c.path, err)
-		}
-		if last {
-			return nil
-		}
+	// A daemon that has no place for this client answers and closes at once: then its answer
+	// counts, and not that it did not take the request.
+	_, writeErr := io.WriteString(c.conn, method+" "+target+" HTTP/1.1\r\nHost: threatstopd\r\nConnection: close\r\n\r\n")
+	in := bufio.NewReader(io.LimitReader(c.conn, 4*maxStatus))
+	if b, err := in.Peek(2); err != nil {
+		return c.failed(ctx, errors.Join(err, writeErr))
+	} else if string(b) == "TS" {
+		return fmt.Errorf("unix socket %s: the daemon is older than this program: %s", c.path, restart)
 	}
+	resp, err := http.ReadResponse(in, &http.Request{Method: method})
+	if err != nil {
+		return c.failed(ctx, fmt.Errorf("not an answer of threatstopd: %s: %w", restart, err))
+	}
+	defer resp.Body.Close()
+	body := bufio.NewReaderSize(resp.Body, maxEvent)
+	if resp.StatusCode != http.StatusOK {
+		why, _ := io.ReadAll(io.LimitReader(body, maxRefusal))
+		return fmt.Errorf("unix socket %s: %s: %s", c.path, printable(resp.Status), printable(strings.TrimSpace(string(why))))
+	}
+	if err := take(body); err != nil {
+		return c.failed(ctx, err)
+	}
+	return nil
 }
 
-// failed says what it means that there is no answer.
-func (c *Client) failed(ctx context.Context, err, writeErr error) error {
+// failed is the error for an answer that did not come, or not to its end.
+func (c *Client) failed(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("unix socket %s: the daemon does not answer", c.path)
+		err = errors.New("the daemon does not answer")
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, frame.ErrVersion):
-		return fmt.Errorf("unix socket %s: the daemon is of another version than this program (%w): `rcctl restart threatstopd` starts the new one", c.path, err)
-	case errors.Is(err, frame.ErrNotFrame), errors.Is(err, frame.ErrKind), errors.Is(err, frame.ErrTooLong):
-		return fmt.Errorf("unix socket %s: is not answered by threatstopd: %w", c.path, err)
-	case writeErr != nil:
-		return fmt.Errorf("unix socket %s: the daemon ended the connection: %w", c.path, cause(writeErr))
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		return fmt.Errorf("unix socket %s: the daemon ended the connection before it had answered", c.path)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		err = errors.New("the daemon closed the connection before the end of its answer")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("unix socket %s: the daemon does not answer", c.path)
+		err = errors.New("the daemon does not answer")
+	default:
+		err = errors.New(printable(err.Error()))
 	}
-	return fmt.Errorf("unix socket %s: %w", c.path, cause(err))
-}
-
-func unexpected(kind byte, payload []byte) error {
-	return fmt.Errorf("unexpected answer of kind %d with %d bytes", kind, len(payload))
+	return fmt.Errorf("unix socket %s: %w", c.path, err)
 }
 
 // Status asks for the status. It waits ten seconds at most.
@@ -113,65 +119,60 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTime)
 	defer cancel()
 	var s *Status
-	err := c.ask(ctx, askStatus, nil, func(kind byte, payload []byte) (bool, error) {
-		if kind != sayStatus {
-			return false, unexpected(kind, payload)
+	err := c.do(ctx, http.MethodGet, "/status", func(body *bufio.Reader) error {
+		b, err := io.ReadAll(io.LimitReader(body, maxStatus+1))
+		if err == nil && len(b) > maxStatus {
+			err = fmt.Errorf("status: more than %d bytes", maxStatus)
 		}
-		var err error
-		s, err = decodeStatus(payload)
-		return true, err
+		if err == nil {
+			s, err = Decode(b)
+		}
+		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return s, err
 }
 
-func decodeStatus(b []byte) (*Status, error) {
-	s := new(Status)
-	if err := json.Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("status: %w", err)
-	}
-	if s.Format != StatusFormat {
-		return nil, fmt.Errorf("status of format %d, this program knows %d: `rcctl restart threatstopd` starts a daemon of this version", s.Format, StatusFormat)
-	}
-	return s, nil
-}
-
-// Sync has the daemon fetch the policy and enforce it. say is told how it goes, a line at a
-// time; warn is for what belongs on standard error. exit is what threatstopd --sync-now
-// ends with; it counts when err is nil. When ctx ends the daemon goes on all the same.
+// Sync has the daemon fetch the policy and enforce it. say takes each line of progress; those
+// with warn belong on standard error. exit is the exit status of threatstopd --sync-now; it
+// counts when err is nil. When ctx ends the daemon continues.
 func (c *Client) Sync(ctx context.Context, force bool, say func(line string, warn bool)) (exit int, err error) {
-	flags := []byte{0}
+	target := "/sync"
 	if force {
-		flags[0] = askForce
+		target += "?force=1"
 	}
-	err = c.ask(ctx, askSync, flags, func(kind byte, payload []byte) (bool, error) {
-		switch {
-		case kind == sayLine && len(payload) > 0:
-			say(printable(string(payload[1:])), payload[0]&lineWarn != 0)
-			return false, nil
-		case kind == sayDone && len(payload) > 0:
-			exit = int(payload[0])
-			return true, nil
+	err = c.do(ctx, http.MethodPost, target, func(body *bufio.Reader) error {
+		for {
+			line, err := body.ReadSlice('\n')
+			if errors.Is(err, bufio.ErrBufferFull) {
+				return fmt.Errorf("sync: a line of more than %d bytes", maxEvent)
+			}
+			if err != nil {
+				return err
+			}
+			var e Event
+			if err := json.Unmarshal(line, &e); err != nil {
+				return fmt.Errorf("sync: %w", err)
+			}
+			switch {
+			case e.Exit == nil:
+				say(printable(e.Text), e.Warn)
+			case *e.Exit < 0 || *e.Exit > 255:
+				return fmt.Errorf("sync: exit status %d", *e.Exit)
+			default:
+				exit = *e.Exit
+				return nil
+			}
 		}
-		return false, unexpected(kind, payload)
 	})
 	return exit, err
 }
 
-// Flush has the daemon deliver the hits that wait. It returns nil when they are
-// delivered. The daemon stops trying when ctx ends.
-func (c *Client) Flush(ctx context.Context) error {
-	var refused error
-	err := c.ask(ctx, askFlush, nil, func(kind byte, payload []byte) (bool, error) {
-		if kind != sayDone || len(payload) == 0 {
-			return false, unexpected(kind, payload)
+// printable replaces in a line what would act on a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) && r != utf8.RuneError {
+			return r
 		}
-		if payload[0] != 0 {
-			refused = errors.New(printable(string(payload[1:])))
-		}
-		return true, nil
-	})
-	return errors.Join(err, refused)
+		return '?'
+	}, s)
 }

@@ -1,17 +1,23 @@
-// Package status is how a running daemon is asked and told: the local sockets
-// behind `threatstopd --status` and `--sync-now`, what they answer ([Status]) as
-// text, as JSON and as metrics, and the [History] of hits that goes into it.
+// Package status is what is known about a running daemon ([Status]), how it is shown (text,
+// JSON, metrics), and the HTTP service on local sockets behind `threatstopd --status` and
+// `--sync-now`, with both its ends.
 //
-// The package knows nothing of the daemon: that fills a Status and implements
-// [Backend]. It has two sockets. One is for whoever may administer the host and
-// takes every request; the other is for monitoring, and answers what the status
-// is, no more. Either serves a bounded number of clients for a bounded time,
-// whatever they send or leave unsent.
+// The package does not know the daemon. One process fills in a Status, the process that
+// serves it keeps the last one in a [Board], adds what it knows itself, and runs [Serve]:
+//
+//	GET /status      the status as JSON
+//	GET /status.txt  as text, with ?v everything
+//	GET /metrics     as Prometheus reads it
+//	POST /sync       fetches the policy and enforces it, with ?force=1 also one that shrank
+//	                 too much; streams JSON lines, see [Event]
+//
+// The socket for root and wheel takes every request, the one for monitoring all but /sync, and
+// TCP only /metrics. Each serves a bounded number of clients for a bounded time.
 package status
 
-// Where the sockets are. Their paths fit in OpenBSD's sockaddr_un with room to spare
-// (sys/un.h: sun_path has 104 bytes).
+// Where the sockets are. Their paths fit in OpenBSD's sockaddr_un (sys/un.h: sun_path has 104
+// bytes).
 const (
 	SocketPath       = "/var/run/threatstopd.sock"        // every request: 0660 root:wheel
-	StatusSocketPath = "/var/run/threatstopd-status.sock" // the status alone: 0660 root:STATUS_GROUP
+	StatusSocketPath = "/var/run/threatstopd-status.sock" // no /sync: 0660 root:STATUS_GROUP
 )

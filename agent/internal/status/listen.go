@@ -15,24 +15,38 @@ import (
 	"time"
 )
 
-// maxPath is what fits into the smallest sockaddr_un with its NUL (OpenBSD's
+// Listeners are where a daemon answers. A nil one is not served.
+type Listeners struct {
+	Full     net.Listener // every request
+	ReadOnly net.Listener // GET alone
+	Metrics  net.Listener // TCP: GET /metrics alone
+}
+
+// Close closes them all.
+func (l Listeners) Close() {
+	for _, x := range []net.Listener{l.Full, l.ReadOnly, l.Metrics} {
+		if x != nil {
+			x.Close()
+		}
+	}
+}
+
+// maxPath is what fits in the smallest sockaddr_un with its NUL (OpenBSD's
 // sys/un.h: sun_path has 104 bytes).
 const maxPath = 103
 
-// socketMode lets the owner and the group in: to connect one must be able to write.
+// socketMode admits the owner and the group: connecting requires write permission.
 const socketMode = 0o660
 
 var umaskMu sync.Mutex
 
-// Listen makes the socket at path and listens on it. The socket is of mode 0660 from its
-// first moment; it has the group of the directory (on OpenBSD a file gets that, and /var/run
-// is wheel's), or the one that is named, where group is not "".
+// Listen makes the socket at path and listens on it. The socket has mode 0660 from its first
+// moment; its group is that of the directory (on OpenBSD a file inherits it, and /var/run is
+// wheel's), or the one named where group is not "".
 //
-// A socket that is left from before is replaced when nobody answers there; anything else
-// at path is an error, as is a daemon that answers. The process's umask changes for the
-// moment of the call, for all threads: call it before others make files. Making a socket
-// with a group needs chown, and looking up the group reads /etc/group: call it before
-// pledge(2).
+// A socket left from before is replaced when nobody answers there; anything else at path, and
+// a daemon that answers, is an error. The umask of the process changes during the call, for
+// all threads. Call it before pledge(2): it needs chown and reads /etc/group.
 func Listen(path, group string) (net.Listener, error) {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("unix socket %s: "+format, append([]any{path}, args...)...)
@@ -58,7 +72,7 @@ func Listen(path, group string) (net.Listener, error) {
 		return nil, fail("listen: %w", cause(err))
 	}
 	if gid >= 0 {
-		// Until here it had a group that may do no less.
+		// Until here its group was that of the directory, which may do no less.
 		if err := os.Lchown(path, -1, gid); err != nil {
 			l.Close()
 			return nil, fail("give it to group %s: %w", group, cause(err))
@@ -67,8 +81,8 @@ func Listen(path, group string) (net.Listener, error) {
 	return l, nil
 }
 
-// bind makes the socket with its mode: a chmod afterwards would leave a moment in which
-// others can connect, and is not allowed to a pledged process.
+// bind makes the socket with its mode: after a chmod there would have been a moment in which
+// others can connect.
 func bind(path string) (net.Listener, error) {
 	umaskMu.Lock()
 	defer umaskMu.Unlock()
@@ -88,7 +102,7 @@ func removeStale(path string) error {
 		return cause(err)
 	}
 	if fi.Mode().Type() != fs.ModeSocket {
-		return errors.New("there is something that is no socket: remove it")
+		return errors.New("there is something that is not a socket: remove it")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
@@ -98,7 +112,7 @@ func removeStale(path string) error {
 		return errors.New("another threatstopd answers there: `rcctl stop threatstopd` stops it")
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("cannot tell whether another threatstopd answers there: %w", cause(err))
+		return fmt.Errorf("cannot find out whether another threatstopd answers there: %w", cause(err))
 	}
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("left from before, cannot be removed: %w", cause(err))
@@ -106,8 +120,8 @@ func removeStale(path string) error {
 	return nil
 }
 
-// connect connects to a socket. OpenBSD refuses a connection, too, when too many wait to be
-// accepted, so that it is tried again; a daemon accepts at once.
+// connect connects to a socket. OpenBSD refuses a connection also when too many wait to be
+// accepted, so a refused one is tried again: a daemon accepts at once.
 func connect(ctx context.Context, path string) (net.Conn, error) {
 	const attempts, pause = 4, 50 * time.Millisecond
 	var d net.Dialer
@@ -124,7 +138,7 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
-// ListenMetrics listens where metrics are served, over TCP.
+// ListenMetrics listens where metrics are served over TCP.
 func ListenMetrics(at netip.AddrPort) (net.Listener, error) {
 	l, err := net.Listen("tcp", at.String())
 	if err != nil {
@@ -133,7 +147,7 @@ func ListenMetrics(at netip.AddrPort) (net.Listener, error) {
 	return l, nil
 }
 
-// cause takes off an error what the message around it says already.
+// cause removes from an error what the message around it contains already.
 func cause(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {

@@ -2,120 +2,23 @@ package status
 
 import (
 	"bytes"
-	"context"
 	"io"
-	"log"
-	"net"
-	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
-// metricsType is the content type of the text format.
-const metricsType = "text/plain; version=0.0.4; charset=utf-8"
-
-// serveMetrics serves GET /metrics, and nothing else, until the listener is closed. A
-// connection has one request: idle ones would keep others out.
-func (s *server) serveMetrics(l net.Listener) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet {
-			w.Header().Set("Allow", http.MethodGet)
-			http.Error(w, "only GET", http.StatusMethodNotAllowed)
-			return
-		}
-		st := s.recent()
-		var b bytes.Buffer
-		st.WriteMetrics(&b) // a Buffer takes everything
-		w.Header().Set("Content-Type", metricsType)
-		w.Header().Set("Cache-Control", "no-store")
-		w.Write(b.Bytes())
-	})
-	h := &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: s.t.request,
-		ReadTimeout:       s.t.request,
-		WriteTimeout:      s.t.answer,
-		MaxHeaderBytes:    8 << 10,
-		ErrorLog:          log.New(io.Discard, "", 0),
-	}
-	h.SetKeepAlivesEnabled(false)
-	var (
-		mu   sync.Mutex
-		mute = make(map[net.Conn]struct{}) // those that have said nothing yet
-	)
-	h.ConnState = func(c net.Conn, state http.ConnState) {
-		mu.Lock()
-		defer mu.Unlock()
-		if delete(mute, c); state == http.StateNew {
-			mute[c] = struct{}{}
-		}
-	}
-	s.wg.Go(func() {
-		<-s.ctx.Done()
-		// Shutdown would wait for these, five seconds.
-		mu.Lock()
-		for c := range mute {
-			c.Close()
-		}
-		mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), s.t.answer)
-		defer cancel()
-		h.Shutdown(ctx)
-		h.Close()
-	})
-	h.Serve(&limited{Listener: l, slots: make(chan struct{}, maxClients)})
-}
-
-// noRoom is the whole answer to those for whom there is no slot.
-const noRoom = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\nRetry-After: 1\r\n\r\n"
-
-// limited turns connections away while there are as many as there are slots.
-type limited struct {
-	net.Listener
-	slots chan struct{}
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case l.slots <- struct{}{}:
-			return &slotConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
-		default:
-			// A new socket has room for this.
-			c.SetWriteDeadline(time.Now().Add(lineTime))
-			io.WriteString(c, noRoom)
-			c.Close()
-		}
-	}
-}
-
-// slotConn is a connection that gives its slot back.
-type slotConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *slotConn) Close() error {
-	defer c.release()
-	return c.Conn.Close()
-}
-
 // WriteMetrics writes the figures of the status in the text format of Prometheus, version
-// 0.0.4. What has no value, such as the time of something that has not happened, is left
-// out.
+// 0.0.4. What has no value, such as the time of something that has not happened, is missing.
 func (s *Status) WriteMetrics(w io.Writer) error {
 	m := &metrics{}
 	m.one("build_info", "Constant 1, with the version.", 1, "version", s.Version)
 	m.time("start_time_seconds", "When the daemon started.", s.Started)
-	m.one("enforced", "1 if pf acts on the policy, else 0.", truth(s.Enforced))
-	m.one("needs_owner", "How many things need the owner, as --status tells them.", float64(len(NeedsOwner(s))))
+	m.time("reported_timestamp_seconds", "When the main process last reported.", s.Reported)
+	if s.NotKnown == "" {
+		m.one("enforced", "1 if pf acts on the policy, else 0; missing while that is not known.", truth(s.Enforced))
+	}
+	m.one("needs_owner", "How many things need the owner, as --status lists them.", float64(len(NeedsOwner(s))))
 	m.one("troubles", "How many troubles last.", float64(len(s.Troubles)))
 
 	m.time("poll_last_timestamp_seconds", "When the last poll of the policy ended.", s.Poll.Last)
@@ -170,7 +73,7 @@ func (s *Status) tableMetrics(m *metrics) {
 	each("table_dropped", "gauge", "Entries of the lists that were refused.", func(t *Table) float64 { return float64(t.DroppedCount) })
 	each("table_held_back", "gauge", "1 if a policy is held back, else 0.", func(t *Table) float64 { return truth(t.Held != nil) })
 	each("table_failed", "gauge", "1 if the last policy could not be enforced, else 0.", func(t *Table) float64 { return truth(t.Error != "") })
-	each("table_drift_mended_total", "counter", "Times that others had changed it and it was put right.", func(t *Table) float64 { return float64(t.Drift.Mended) })
+	each("table_drift_mended_total", "counter", "Repairs after something else had changed the table.", func(t *Table) float64 { return float64(t.Drift.Mended) })
 }
 
 func (s *Status) hitMetrics(m *metrics) {
@@ -186,12 +89,15 @@ func (s *Status) hitMetrics(m *metrics) {
 	for _, d := range h.Drops {
 		m.sample("lost_total", float64(d.Count), "reason", d.Reason)
 	}
+	for _, r := range reasons {
+		m.sample("lost_total", 0, "reason", r.name) // where it has no sample yet
+	}
 }
 
 func (s *Status) uploadMetrics(m *metrics) {
 	u := &s.Uploads
-	m.count("uploaded_batches_total", "Batches that the log server took.", float64(u.Delivered.Batches))
-	m.count("uploaded_lines_total", "Lines that it took.", float64(u.Delivered.Lines))
+	m.count("uploaded_batches_total", "Batches that were delivered to the log server.", float64(u.Delivered.Batches))
+	m.count("uploaded_lines_total", "Lines of these batches.", float64(u.Delivered.Lines))
 	m.count("uploaded_bytes_total", "Bytes of these lines.", float64(u.Delivered.Bytes))
 	m.count("upload_failures_total", "Attempts to upload that failed.", float64(u.Failures))
 	if u.Last != nil {
@@ -219,7 +125,7 @@ func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 // prefix begins the names of all metrics.
 const prefix = "threatstopd_"
 
-// metrics is text in the making: families, each with its samples.
+// metrics is the text: families, each with its samples.
 type metrics struct {
 	b    bytes.Buffer
 	seen map[string]bool // of the family: labels that have a sample
@@ -233,8 +139,8 @@ func (m *metrics) family(name, kind, help string) {
 // labelValue escapes what would end the value (Exposition formats, text format details).
 var labelValue = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
-// sample writes a value with its labels, name and value in turn. The same labels twice
-// would spoil the whole: the first counts.
+// sample writes a value with its labels, name and value in turn. The first one counts for each
+// set of labels: a second one would make the whole text invalid.
 func (m *metrics) sample(name string, value float64, labels ...string) {
 	var l strings.Builder
 	for i := 0; i < len(labels); i += 2 {

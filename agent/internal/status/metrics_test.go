@@ -2,11 +2,6 @@ package status
 
 import (
 	"bytes"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -88,6 +83,14 @@ func TestMetrics(t *testing.T) {
 			if got := int(values["threatstopd_needs_owner"]); got != len(x.needs) {
 				t.Errorf("needs_owner %d, want %d", got, len(x.needs))
 			}
+			if _, ok := values["threatstopd_enforced"]; ok == (x.status().NotKnown != "") {
+				t.Error("enforced is there, and it is not known")
+			}
+			for _, r := range reasons {
+				if _, ok := values[`threatstopd_lost_total{reason="`+r.name+`"}`]; !ok {
+					t.Errorf("no sample for %s", r.name)
+				}
+			}
 			if x.name == "healthy" || x.name == "everything" {
 				golden(t, x.name+".metrics", b.String())
 			}
@@ -107,6 +110,7 @@ func TestMetrics(t *testing.T) {
 		`threatstopd_list_fetched_timestamp_seconds{kind="allow",list="mine.threatstop.local"}`: float64(at.Add(-19 * time.Minute).Unix()),
 		`threatstopd_build_info{version="v1.2.0 (3f12c8c2b1aa, go1.25.1 openbsd/amd64)"}`:       1,
 		`threatstopd_poll_duration_seconds`:                                                     0.412,
+		`threatstopd_lost_total{reason="spool_full"}`:                                           0,
 		`threatstopd_table_kernel_entries{kind="block",table="ThreatSTOP-Block"}`:               26424,
 	} {
 		if got, ok := values[key]; !ok || got != want {
@@ -115,91 +119,5 @@ func TestMetrics(t *testing.T) {
 	}
 	if strings.Contains(b.String(), "list_hits_total{") {
 		t.Error("hits of no list")
-	}
-}
-
-func TestMetricsOverHTTP(t *testing.T) {
-	r := start(t, patient)
-	get := func(method, path string) (*http.Response, string) {
-		t.Helper()
-		req, err := http.NewRequest(method, "http://"+r.metrics+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp, string(b)
-	}
-	resp, body := get("GET", "/metrics")
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/plain; version=0.0.4; charset=utf-8" || !resp.Close {
-		t.Errorf("%s, %v", resp.Status, resp.Header)
-	}
-	if values := parseMetrics(t, body); values["threatstopd_enforced"] != 1 {
-		t.Errorf("not enforced:\n%s", body)
-	}
-	for _, tt := range []struct {
-		method, path string
-		want         int
-	}{
-		{"GET", "/", 404}, {"GET", "/metrics/", 404}, {"GET", "/debug/pprof/", 404}, {"POST", "/metrics", 405}, {"HEAD", "/metrics", 405}, {"DELETE", "/metrics", 405},
-	} {
-		if resp, body := get(tt.method, tt.path); resp.StatusCode != tt.want || strings.Contains(body, "threatstopd_") {
-			t.Errorf("%s %s: %s", tt.method, tt.path, resp.Status)
-		}
-	}
-	if got := overTCP(t, r.metrics, "GET /metrics HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 64<<10)+"\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 431 ") {
-		t.Errorf("large headers: %.60q", got)
-	}
-	if got := overTCP(t, r.metrics, "nonsense\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 400 ") {
-		t.Errorf("no HTTP: %.60q", got)
-	}
-}
-
-func overTCP(t *testing.T, addr, send string) string {
-	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	go io.WriteString(c, send) // who refuses it need not read it all
-	b, _ := io.ReadAll(c)
-	return string(b)
-}
-
-// Those who connect and say nothing are few, and not for long.
-func TestMetricsIdleClients(t *testing.T) {
-	r := start(t, deadlines{300 * time.Millisecond, time.Minute, time.Minute})
-	for range maxClients + maxClients/2 {
-		c, err := net.Dial("tcp", r.metrics)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-	}
-	for {
-		if got := overTCP(t, r.metrics, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"); strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func TestListenMetrics(t *testing.T) {
-	l, err := ListenMetrics(netip.MustParseAddrPort("127.0.0.1:0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	at := netip.MustParseAddrPort(l.Addr().String())
-	if _, err := ListenMetrics(at); err == nil || err.Error() != fmt.Sprintf("metrics at %s: listen: address already in use", at) {
-		t.Error(err)
 	}
 }

@@ -1,338 +1,270 @@
 package status
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"example.org/threatstopd/agent/internal/frame"
 )
 
-// Listeners are where a daemon answers. A nil one is not served.
-type Listeners struct {
-	Full     net.Listener // every request
-	ReadOnly net.Listener // askStatus only
-	Metrics  net.Listener // HTTP: GET /metrics
+// Service is what the daemon does for the clients of its sockets. Its functions are called from
+// several goroutines.
+type Service struct {
+	// Status returns what is known now. It waits neither for the network nor for the disk.
+	Status func() Status
+	// Sync fetches the policy, enforces it, and returns the exit status of --sync-now. force
+	// enforces also a table that shrank too much. say takes a line of progress, warn set for
+	// standard error, and waits at most 2 s; Sync calls it from one goroutine. One Sync runs
+	// at a time. It continues when its client has gone; ctx ends when the daemon does.
+	Sync func(ctx context.Context, force bool, say func(line string, warn bool)) (exit int)
+	// Location is the zone of the times in text.
+	Location *time.Location
 }
 
-// Close closes them all.
-func (l Listeners) Close() {
-	for _, x := range []net.Listener{l.Full, l.ReadOnly, l.Metrics} {
-		if x != nil {
-			x.Close()
-		}
-	}
+// An Event is one line of the answer to POST /sync: a line of text or, as the last, Exit. An
+// answer without Exit was cut off.
+type Event struct {
+	Text string `json:"text,omitempty"`
+	Warn bool   `json:"warn,omitempty"` // for standard error
+	Exit *int   `json:"exit,omitempty"` // exit status of --sync-now
 }
 
-// maxClients is how many each listener serves at a time. One more takes the place of the
-// one that has said nothing for longest; where all have asked for something, it is told so
-// and dropped.
+// maxClients is how many connections each listener admits.
 const maxClients = 32
 
-// How long a client may take: to make its request, to take its answer, to take one line
-// of a sync, which waits for it.
-const (
-	requestTime = 5 * time.Second
-	answerTime  = 5 * time.Second
-	lineTime    = 2 * time.Second
-)
+// limits are how long a client may take: for its request, for its answer, for one line of a
+// sync.
+type limits struct{ request, answer, line time.Duration }
 
-// freshFor is how old a status may be for those who may only look: they can ask as often
-// as they like, and filling in a status takes time.
-const freshFor = time.Second
-
-// Serve answers on l until ctx ends, and closes it then. It returns when the last client is
-// gone, a few seconds later at most, unless Backend takes longer to notice that its
-// contexts have ended.
-func Serve(ctx context.Context, l Listeners, b Backend) {
-	serve(ctx, l, b, deadlines{requestTime, answerTime, lineTime})
+// Serve answers on l until ctx ends, and closes it. It returns when the last client is gone,
+// a few seconds later, unless Sync takes longer to notice the end of its context.
+func Serve(ctx context.Context, l Listeners, s Service) {
+	serve(ctx, l, s, limits{request: 5 * time.Second, answer: 5 * time.Second, line: 2 * time.Second})
 }
 
-// deadlines are the deadlines, which tests cannot wait for.
-type deadlines struct{ request, answer, line time.Duration }
+func serve(ctx context.Context, l Listeners, s Service, t limits) {
+	x := &server{Service: s, ctx: ctx, t: t}
+	metrics := http.NewServeMux()
+	metrics.HandleFunc("GET /metrics", x.metrics)
+	readOnly := http.NewServeMux()
+	readOnly.Handle("/metrics", metrics)
+	readOnly.HandleFunc("GET /status", x.json)
+	readOnly.HandleFunc("GET /status.txt", x.text)
+	full := http.NewServeMux()
+	full.Handle("/", readOnly)
+	full.HandleFunc("POST /sync", x.sync)
 
-func serve(ctx context.Context, l Listeners, b Backend, t deadlines) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s := &server{ctx: ctx, b: b, t: t, conns: make(map[net.Conn]struct{})}
-	defer s.wg.Wait()
-	if l.Full != nil {
-		s.wg.Go(func() { s.accept(l.Full, false) })
-	}
-	if l.ReadOnly != nil {
-		s.wg.Go(func() { s.accept(l.ReadOnly, true) })
-	}
-	if l.Metrics != nil {
-		s.wg.Go(func() { s.serveMetrics(l.Metrics) })
+	var tasks sync.WaitGroup
+	for _, y := range []struct {
+		net.Listener
+		http.Handler
+	}{{l.Full, full}, {l.ReadOnly, readOnly}, {l.Metrics, metrics}} {
+		if y.Listener != nil {
+			tasks.Go(func() { x.listen(y.Listener, y.Handler) })
+		}
 	}
 	<-ctx.Done()
-	l.Close()
-	// Those that have not asked for anything need not be waited for.
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		c.SetReadDeadline(time.Unix(1, 0))
-	}
+	tasks.Wait()
 }
 
 type server struct {
-	ctx context.Context
-	b   Backend
-	t   deadlines
-	wg  sync.WaitGroup
-
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-
-	syncing, flushing sync.Mutex // tried, never waited for
-
-	cacheMu  sync.Mutex
-	cached   Status
-	cachedAt time.Time
+	Service
+	ctx     context.Context
+	t       limits
+	syncing sync.Mutex // tried, never waited for
 }
 
-// busy is what a client is told for which there is no room.
-const busy = "too many clients: try again"
+// listen serves one listener until ctx ends. A connection has one request: idle ones would
+// keep others out.
+func (s *server) listen(l net.Listener, h http.Handler) {
+	r := &room{Listener: l}
+	srv := &http.Server{
+		Handler:                      crashing{h},
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            s.t.request,
+		ReadTimeout:                  s.t.request,
+		WriteTimeout:                 s.t.answer,
+		MaxHeaderBytes:               8 << 10,
+		ConnState:                    r.state,
+		ErrorLog:                     log.New(io.Discard, "", 0),
+	}
+	srv.SetKeepAlivesEnabled(false)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		srv.Serve(r)
+	}()
+	<-s.ctx.Done()
+	r.end() // Shutdown would wait five seconds for them
+	ctx, cancel := context.WithTimeout(context.Background(), s.t.answer)
+	defer cancel()
+	if srv.Shutdown(ctx) != nil {
+		srv.Close()
+	}
+	<-served
+}
 
-// accept serves a listener until it is closed.
-func (s *server) accept(l net.Listener, readOnly bool) {
-	var r room
-	// Those that have lost their place are there until they are told so: there are
-	// never more files open than this.
-	slots := make(chan struct{}, 2*maxClients)
-	acceptAll(s.ctx, l, func(c net.Conn) {
-		x := &client{Conn: c}
-		if !r.enter(x) {
-			// A new socket has room for this.
-			s.say(c, sayError, []byte(busy), s.t.line)
-			c.Close()
-			return
+// crashing is a Handler whose panic ends the process like any other: net/http would only drop
+// the connection.
+type crashing struct{ http.Handler }
+
+func (h crashing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil {
+			go panic(p)
+			select {}
 		}
-		s.track(c)
-		slots <- struct{}{}
-		s.wg.Go(func() {
-			defer func() { <-slots }()
-			defer r.leave(x)
-			defer s.untrack(c)
-			s.serve(x, readOnly)
-		})
-	})
+	}()
+	h.Handler.ServeHTTP(w, r)
 }
 
-// A client is a connection that was accepted.
-type client struct {
-	net.Conn
-	state atomic.Int32
-}
-
-// States of a client. It is silent until its request has been read; then it asks, unless
-// its place has been given to another one.
-const (
-	silent int32 = iota
-	asking
-	evicted
-)
-
-// ask says that the client's request is there. It is false for one that has no place any
-// more.
-func (c *client) ask() bool { return c.state.CompareAndSwap(silent, asking) }
-
-// A room has the clients of a listener, the oldest first. Clients that connect and say
-// nothing, however many, keep out nobody who has something to ask.
+// A room has the connections of a listener, the oldest first. Clients that connect and send
+// no request keep nobody out.
 type room struct {
-	mu      sync.Mutex
-	clients []*client
+	net.Listener
+	mu    sync.Mutex
+	conns []*conn
+	ended bool
 }
 
-// enter takes a client in, and reports whether there was a place for it.
-func (r *room) enter(c *client) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.clients) >= maxClients {
-		i := slices.IndexFunc(r.clients, func(x *client) bool { return x.state.CompareAndSwap(silent, evicted) })
-		if i < 0 {
-			return false
-		}
-		// Whoever serves it has nothing else to do than to tell it so and end.
-		r.clients[i].SetReadDeadline(time.Unix(1, 0))
-		r.clients = slices.Delete(r.clients, i, i+1)
+type conn struct {
+	net.Conn
+	asks bool // it has sent a request; in state
+	read bool // something has been read
+}
+
+func (r *room) Accept() (net.Conn, error) {
+	c, err := r.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
-	r.clients = append(r.clients, c)
-	return true
+	return &conn{Conn: c}, nil
 }
 
-// leave takes a client out; one that was evicted is out already.
-func (r *room) leave(c *client) {
+// busy is the answer when every place is taken by a client with a request.
+const busy = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 28\r\n" +
+	"Connection: close\r\nRetry-After: 1\r\n\r\ntoo many clients: try again\n"
+
+// state is the http.Server's ConnState.
+func (r *room) state(x net.Conn, state http.ConnState) {
+	c := x.(*conn)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.clients = slices.DeleteFunc(r.clients, func(x *client) bool { return x == c })
-}
-
-// acceptAll hands on connections until the listener is closed or ctx ends. Errors such as
-// too many open files pass.
-func acceptAll(ctx context.Context, l net.Listener, each func(net.Conn)) {
-	const least, most = 5 * time.Millisecond, time.Second
-	pause := least
-	for {
-		c, err := l.Accept()
-		switch {
-		case err == nil:
-			pause = least
-			each(c)
-		case errors.Is(err, net.ErrClosed) || ctx.Err() != nil:
+	switch state {
+	case http.StateNew:
+		if r.ended || len(r.conns) >= maxClients && !r.evict() {
+			c.last(busy)
 			return
-		default:
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			pause = min(2*pause, most)
 		}
+		r.conns = append(r.conns, c)
+	case http.StateActive:
+		c.asks = true
+	case http.StateClosed:
+		r.conns = slices.DeleteFunc(r.conns, func(y *conn) bool { return y == c })
 	}
 }
 
-func (s *server) track(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.SetReadDeadline(time.Now().Add(s.t.request))
-	if s.ctx.Err() != nil {
-		c.SetReadDeadline(time.Unix(1, 0))
+// evict closes the oldest connection without a request, and reports whether there was one.
+func (r *room) evict() bool {
+	i := slices.IndexFunc(r.conns, func(c *conn) bool { return !c.asks })
+	if i >= 0 {
+		r.conns[i].Close()
+		r.conns = slices.Delete(r.conns, i, i+1)
 	}
-	s.conns[c] = struct{}{}
+	return i >= 0
 }
 
-func (s *server) untrack(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
+// end closes the connections without a request, and admits no more.
+func (r *room) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	for r.evict() {
+	}
+}
+
+// last writes the end of an answer and closes the connection.
+func (c *conn) last(answer string) {
+	c.SetWriteDeadline(time.Now().Add(time.Second)) // a new socket has room for it
+	io.WriteString(c.Conn, answer)
 	c.Close()
 }
 
-// serve answers one request. What cannot be said to the client is of interest to nobody.
-func (s *server) serve(c *client, readOnly bool) {
-	kind, payload, err := frame.NewReader(c, requests).Next()
-	if !c.ask() {
-		s.refuse(c, busy)
+// The first version of this program spoke a protocol of its own. Its messages begin with "TS" and
+// a version; for an answer of another version it prints that threatstopd has to be restarted.
+const (
+	oldRequest = "TS\x01"
+	newVersion = "TS\x02\x13\x00\x00\x00\x00"
+)
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if !c.read && bytes.HasPrefix(b[:n], []byte(oldRequest)) {
+		c.last(newVersion)
+		return 0, io.EOF
+	}
+	c.read = true
+	return n, err
+}
+
+func (s *server) json(w http.ResponseWriter, _ *http.Request) {
+	st := s.Status()
+	answer(w, "application/json", st.WriteJSON)
+}
+
+func (s *server) text(w http.ResponseWriter, r *http.Request) {
+	st := s.Status()
+	answer(w, "text/plain; charset=us-ascii", func(w io.Writer) error {
+		return st.WriteText(w, s.Location, r.URL.Query().Has("v"))
+	})
+}
+
+func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
+	st := s.Status()
+	answer(w, "text/plain; version=0.0.4; charset=utf-8", st.WriteMetrics)
+}
+
+func answer(w http.ResponseWriter, contentType string, write func(io.Writer) error) {
+	var b bytes.Buffer
+	if err := write(&b); err != nil { // a time that JSON cannot have
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	if err != nil {
-		for _, wrong := range []error{frame.ErrNotFrame, frame.ErrVersion, frame.ErrKind, frame.ErrTooLong} {
-			if errors.Is(err, wrong) {
-				s.refuse(c, "request not understood: %v", err)
-			}
-		}
-		return // else it said nothing, or half of it
-	}
-	if readOnly && kind != askStatus {
-		s.refuse(c, "this socket tells the status, and takes no other request")
-		return
-	}
-	switch kind {
-	case askStatus:
-		s.status(c, readOnly)
-	case askSync:
-		if len(payload) != 1 || payload[0]&^askForce != 0 {
-			s.refuse(c, "request not understood: sync with %x", payload)
-			return
-		}
-		s.sync(c, payload[0]&askForce != 0)
-	case askFlush:
-		s.flush(c)
-	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Write(b.Bytes())
 }
 
-// say sends a frame, and reports whether the client took it in time.
-func (s *server) say(c net.Conn, kind byte, payload []byte, within time.Duration) bool {
-	c.SetWriteDeadline(time.Now().Add(within))
-	return frame.Write(c, kind, payload) == nil
-}
-
-func (s *server) refuse(c net.Conn, format string, args ...any) {
-	s.say(c, sayError, []byte(clip(fmt.Sprintf(format, args...), maxText)), s.t.answer)
-}
-
-func (s *server) status(c net.Conn, mayBeOld bool) {
-	var st Status
-	if mayBeOld {
-		st = s.recent()
-	} else {
-		st = cut(s.b.Status())
-	}
-	b, err := json.Marshal(st)
-	if err != nil {
-		s.refuse(c, "status: %v", err)
-		return
-	}
-	if len(b) > maxStatus {
-		s.refuse(c, "status: %d bytes, at most %d can be sent", len(b), maxStatus)
-		return
-	}
-	s.say(c, sayStatus, b, s.t.answer)
-}
-
-// recent returns a status that may be a second old.
-func (s *server) recent() Status {
-	s.cacheMu.Lock()
-	defer s.cacheMu.Unlock()
-	if s.cachedAt.IsZero() || time.Since(s.cachedAt) >= freshFor {
-		s.cached, s.cachedAt = cut(s.b.Status()), time.Now()
-	}
-	return s.cached
-}
-
-// sync carries out a sync, and goes on with it when the client has gone.
-func (s *server) sync(c net.Conn, force bool) {
+// sync carries out a sync. When the client does not take a line in time, or has gone, the sync
+// continues without it.
+func (s *server) sync(w http.ResponseWriter, r *http.Request) {
 	if !s.syncing.TryLock() {
-		s.refuse(c, "a sync is under way already: try again when it has ended")
+		http.Error(w, "a sync is under way already: try again when it has ended", http.StatusConflict)
 		return
 	}
-	var mu sync.Mutex
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	c := http.NewResponseController(w)
 	listens := true
-	exit := s.b.Sync(s.ctx, force, func(line string, warn bool) {
-		mu.Lock()
-		defer mu.Unlock()
+	send := func(e Event) {
 		if !listens {
 			return
 		}
-		payload := []byte{0}
-		if warn {
-			payload[0] = lineWarn
-		}
-		listens = s.say(c, sayLine, append(payload, clip(line, maxText)...), s.t.line)
+		c.SetWriteDeadline(time.Now().Add(s.t.line))
+		err := json.NewEncoder(w).Encode(e)
+		listens = err == nil && c.Flush() == nil
+	}
+	exit := s.Sync(s.ctx, r.URL.Query().Get("force") == "1", func(line string, warn bool) {
+		send(Event{Text: line, Warn: warn})
 	})
 	// A client that has its answer may ask again.
 	s.syncing.Unlock()
-	mu.Lock()
-	defer mu.Unlock()
-	if listens {
-		s.say(c, sayDone, []byte{byte(exit)}, s.t.answer)
-	}
-}
-
-// flush delivers what waits, for as long as the client does.
-func (s *server) flush(c net.Conn) {
-	if !s.flushing.TryLock() {
-		s.refuse(c, "a flush is under way already: try again when it has ended")
-		return
-	}
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
-	c.SetReadDeadline(time.Time{})
-	s.wg.Go(func() {
-		// The client has nothing more to say: it has gone, or breaks the rules.
-		c.Read(make([]byte, 1))
-		cancel()
-	})
-	payload := []byte{0}
-	if err := s.b.Flush(ctx); err != nil {
-		payload = append([]byte{1}, clip(err.Error(), maxText)...)
-	}
-	s.flushing.Unlock()
-	s.say(c, sayDone, payload, s.t.answer)
+	send(Event{Exit: &exit})
 }

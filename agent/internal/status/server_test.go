@@ -9,10 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
-	"reflect"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,12 +20,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"example.org/threatstopd/agent/internal/frame"
 )
 
-// tempDir is a directory whose path is short enough for sockets in it: that of t.TempDir
-// has the name of the test.
+// tempDir is a directory with a path short enough for sockets in it.
 func tempDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ts")
@@ -37,71 +33,58 @@ func tempDir(t testing.TB) string {
 	return dir
 }
 
-// fakeDaemon is a Backend that does as it is told.
-type fakeDaemon struct {
-	mu     sync.Mutex
-	status *Status
-	sync   func(ctx context.Context, force bool, say func(string, bool)) int
-	flush  func(context.Context) error
-	asked  atomic.Int64
-	synced atomic.Int64
-}
-
-func (d *fakeDaemon) Status() Status {
-	d.asked.Add(1)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return *d.status
-}
-
-func (d *fakeDaemon) Sync(ctx context.Context, force bool, say func(string, bool)) int {
-	defer d.synced.Add(1)
-	return d.sync(ctx, force, say)
-}
-
-func (d *fakeDaemon) Flush(ctx context.Context) error { return d.flush(ctx) }
-
 // running is a server with its sockets.
 type running struct {
-	*fakeDaemon
+	sync                    func(ctx context.Context, force bool, say func(string, bool)) int
+	status                  *Status
+	asked, synced           atomic.Int64 // how often status was, and how many syncs have ended
 	full, readOnly, metrics string
-	listeners               Listeners
 	stop                    context.CancelFunc
 	stopped                 chan struct{}
 }
 
-// patient has time for whatever a slow machine does.
-var patient = deadlines{time.Minute, time.Minute, time.Minute}
+// patient are limits for any slow machine.
+var patient = limits{time.Minute, time.Minute, time.Minute}
 
-func start(t testing.TB, times deadlines) *running {
+func (r *running) service() Service {
+	return Service{
+		Status: func() Status { r.asked.Add(1); return *r.status },
+		Sync: func(ctx context.Context, force bool, say func(string, bool)) int {
+			defer r.synced.Add(1)
+			return r.sync(ctx, force, say)
+		},
+		Location: time.UTC,
+	}
+}
+
+func listenAt(t testing.TB, path string) net.Listener {
+	t.Helper()
+	l, err := Listen(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func start(t testing.TB, times limits) *running {
 	t.Helper()
 	dir := tempDir(t)
 	r := &running{
-		fakeDaemon: &fakeDaemon{
-			status: healthy(),
-			sync:   func(context.Context, bool, func(string, bool)) int { return 0 },
-			flush:  func(context.Context) error { return nil },
-		},
-		full: filepath.Join(dir, "full"), readOnly: filepath.Join(dir, "ro"),
+		status: healthy(),
+		sync:   func(context.Context, bool, func(string, bool)) int { return 0 },
+		full:   filepath.Join(dir, "full"), readOnly: filepath.Join(dir, "ro"),
 		stopped: make(chan struct{}),
-	}
-	listen := func(path string) net.Listener {
-		l, err := Listen(path, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return l
 	}
 	metrics, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.metrics = metrics.Addr().String()
-	r.listeners = Listeners{listen(r.full), listen(r.readOnly), metrics}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
+	l := Listeners{listenAt(t, r.full), listenAt(t, r.readOnly), metrics}
 	go func() {
-		serve(ctx, r.listeners, r, times)
+		serve(ctx, l, r.service(), times)
 		close(r.stopped)
 	}()
 	t.Cleanup(func() {
@@ -120,17 +103,74 @@ func dial(t testing.TB, path string) *Client {
 	return c
 }
 
-// exchange sends bytes and returns what comes until the server ends the connection.
-func exchange(t testing.TB, path string, send string) string {
+// connectTo connects to a socket, or to an address with a port.
+func connectTo(t testing.TB, addr string) net.Conn {
 	t.Helper()
-	c, err := net.Dial("unix", path)
+	network := "tcp"
+	if strings.HasPrefix(addr, "/") {
+		network = "unix"
+	}
+	c, err := net.Dial(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	io.WriteString(c, send)
-	b, _ := io.ReadAll(c) // an error is an end, too
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// exchange sends bytes and returns all that comes until the server closes the connection.
+func exchange(t testing.TB, addr, send string) string {
+	t.Helper()
+	c := connectTo(t, addr)
+	go io.WriteString(c, send) // it need not be read to its end
+	b, _ := io.ReadAll(c)      // an error is an end, too
 	return string(b)
+}
+
+func request(method, path string) string {
+	return method + " " + path + " HTTP/1.1\r\nHost: x\r\n\r\n"
+}
+
+// Which request is served where, as curl would see it.
+func TestRequests(t *testing.T) {
+	r := start(t, patient)
+	const status, text, metrics, done = `"needs_owner": [],`, "Enforced: 26424 entries in", "threatstopd_enforced 1\n", `{"exit":0}`
+	for _, tt := range []struct {
+		method, path            string
+		full, readOnly, metrics string // "200 " and what is in the body
+	}{
+		{"GET", "/status", "200 " + status, "200 " + status, "404 "},
+		{"GET", "/status.txt", "200 " + text, "200 " + text, "404 "},
+		{"GET", "/status.txt?v", "200 " + "Configuration /usr/local", "200 ", "404 "},
+		{"GET", "/metrics", "200 " + metrics, "200 " + metrics, "200 " + metrics},
+		{"HEAD", "/metrics", "200 ", "200 ", "200 "},
+		{"HEAD", "/status", "200 ", "200 ", "404 "},
+		{"POST", "/sync", "200 " + done, "404 ", "404 "},
+		{"GET", "/sync", "404 ", "404 ", "404 "},
+		{"POST", "/status", "405 ", "405 ", "404 "},
+		{"POST", "/metrics", "405 ", "405 ", "405 "},
+		{"DELETE", "/metrics", "405 ", "405 ", "405 "},
+		{"OPTIONS", "*", "400 ", "400 ", "400 "},
+		{"GET", "/debug/pprof/", "404 ", "404 ", "404 "},
+		{"CONNECT", "192.0.2.1:22", "404 ", "404 ", "404 "},
+	} {
+		for addr, want := range map[string]string{r.full: tt.full, r.readOnly: tt.readOnly, r.metrics: tt.metrics} {
+			got := exchange(t, addr, request(tt.method, tt.path))
+			code, body := want[:4], want[4:]
+			if !strings.HasPrefix(got, "HTTP/1.1 "+code) || !strings.Contains(got, body) || !strings.Contains(got, "Connection: close\r\n") {
+				t.Errorf("%s %s at %s: %.200q, want %q", tt.method, tt.path, addr, got, want)
+			}
+			if code == "200 " && !strings.Contains(got, "Cache-Control: no-store\r\n") {
+				t.Errorf("%s %s: may be stored: %.300q", tt.method, tt.path, got)
+			}
+			if tt.method == "HEAD" && !strings.HasSuffix(got, "\r\n\r\n") {
+				t.Errorf("%s %s: with a body: %q", tt.method, tt.path, got)
+			}
+		}
+	}
+	if n := r.synced.Load(); n != 1 {
+		t.Errorf("%d syncs", n)
+	}
 }
 
 func TestStatusRequest(t *testing.T) {
@@ -150,30 +190,22 @@ func TestStatusRequest(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	c.Close()
-}
-
-// Whoever may only look can look as often as they like: a status is not made for each.
-func TestReadersShareAStatus(t *testing.T) {
-	r := start(t, patient)
-	for range 500 {
-		_, err := dial(t, r.readOnly).Status(context.Background())
-		if err != nil && !strings.Contains(err.Error(), "too many clients") {
-			t.Fatal(err)
-		}
-	}
-	if n := r.asked.Load(); n >= 250 {
-		t.Errorf("the daemon was asked %d times", n)
+	// On the socket for monitoring a sync is not a request.
+	_, err = dial(t, r.readOnly).Sync(context.Background(), true, nil)
+	if want := "unix socket " + r.readOnly + ": 404 Not Found: 404 page not found"; err == nil || err.Error() != want || r.synced.Load() > 0 {
+		t.Errorf("sync: %v, want %s", err, want)
 	}
 }
 
 func TestSyncRequest(t *testing.T) {
 	r := start(t, patient)
 	var forced []bool
+	long := strings.Repeat("x", 5000)
 	r.sync = func(_ context.Context, force bool, say func(string, bool)) int {
 		forced = append(forced, force)
 		say("Processing block list basic", false)
-		say("timeout\x1b[2J\u202e", true)
-		say(strings.Repeat("x", 3*maxText), false)
+		say("timeout\x1b[2J\u202e\n", true)
+		say(long, false)
 		say("", false)
 		return 7
 	}
@@ -183,7 +215,7 @@ func TestSyncRequest(t *testing.T) {
 		if err != nil || exit != 7 {
 			t.Fatalf("exit %d, %v", exit, err)
 		}
-		want := []string{"false Processing block list basic", "true timeout?[2J?", "false " + strings.Repeat("x", maxText-3) + "...", "false "}
+		want := []string{"false Processing block list basic", "true timeout?[2J??", "false " + long, "false "}
 		if diff := cmp.Diff(want, said); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
@@ -193,31 +225,11 @@ func TestSyncRequest(t *testing.T) {
 	}
 }
 
-func TestFlushRequest(t *testing.T) {
-	r := start(t, patient)
-	if err := dial(t, r.full).Flush(context.Background()); err != nil {
-		t.Error(err)
-	}
-	r.flush = func(context.Context) error { return errors.New("503\x07 Service Unavailable") }
-	if err := dial(t, r.full).Flush(context.Background()); err == nil || err.Error() != "503? Service Unavailable" {
-		t.Error(err)
-	}
-	// It ends when the client goes.
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	r.flush = func(ctx context.Context) error { cancel(); <-ctx.Done(); close(ended); return ctx.Err() }
-	if err := dial(t, r.full).Flush(ctx); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	<-ended
-}
-
-// One sync and one flush at a time; the others are told, not made to wait.
-func TestOneAtATime(t *testing.T) {
+// One sync at a time; the next client is refused and does not wait.
+func TestOneSyncAtATime(t *testing.T) {
 	r := start(t, patient)
 	begun, end := make(chan struct{}), make(chan struct{})
 	r.sync = func(context.Context, bool, func(string, bool)) int { close(begun); <-end; return 0 }
-	r.flush = func(context.Context) error { begun <- struct{}{}; <-end; return nil }
 	first := make(chan error)
 	go func() {
 		_, err := dial(t, r.full).Sync(context.Background(), false, nil)
@@ -225,27 +237,20 @@ func TestOneAtATime(t *testing.T) {
 	}()
 	<-begun
 	_, err := dial(t, r.full).Sync(context.Background(), false, nil)
-	if err == nil || err.Error() != "threatstopd: a sync is under way already: try again when it has ended" {
-		t.Error(err)
+	if want := "unix socket " + r.full + ": 409 Conflict: a sync is under way already: try again when it has ended"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 	if _, err := dial(t, r.full).Status(context.Background()); err != nil {
 		t.Error(err)
 	}
-	begun = make(chan struct{})
-	second := make(chan error)
-	go func() { second <- dial(t, r.full).Flush(context.Background()) }()
-	<-begun
-	if err := dial(t, r.full).Flush(context.Background()); err == nil || err.Error() != "threatstopd: a flush is under way already: try again when it has ended" {
-		t.Error(err)
-	}
 	close(end)
-	if err := errors.Join(<-first, <-second); err != nil {
+	if err := <-first; err != nil {
 		t.Error(err)
 	}
 }
 
-// A sync that has begun is carried out to its end, whoever goes away meanwhile.
-func TestSyncGoesOnWithoutItsClient(t *testing.T) {
+// A sync continues to its end when its client goes away.
+func TestSyncContinuesWithoutItsClient(t *testing.T) {
 	r := start(t, patient)
 	said, gone := make(chan struct{}), make(chan struct{})
 	r.sync = func(ctx context.Context, _ bool, say func(string, bool)) int {
@@ -277,155 +282,36 @@ func TestSyncGoesOnWithoutItsClient(t *testing.T) {
 	}
 }
 
-// A client that asks for a sync and then does not listen holds it up for one line at most.
+// A client that asks for a sync and then does not read delays it by one line at most.
 func TestSyncIsNotHeldUp(t *testing.T) {
-	r := start(t, deadlines{time.Minute, time.Minute, 20 * time.Millisecond})
+	r := start(t, limits{time.Minute, time.Minute, 20 * time.Millisecond})
 	r.sync = func(_ context.Context, _ bool, say func(string, bool)) int {
 		for range 10000 { // 20 MB, and a socket holds less; 200 s, if each waited
-			say(strings.Repeat("x", maxText), false)
+			say(strings.Repeat("x", 2000), false)
 		}
 		return 0
 	}
-	c, err := net.Dial("unix", r.full)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	frame.Write(c, askSync, []byte{0})
+	io.WriteString(connectTo(t, r.full), request("POST", "/sync"))
 	for r.synced.Load() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 }
 
-func TestReadOnlySocket(t *testing.T) {
-	r := start(t, patient)
-	const want = "threatstopd: this socket tells the status, and takes no other request"
-	if _, err := dial(t, r.readOnly).Sync(context.Background(), true, nil); err == nil || err.Error() != want {
-		t.Errorf("sync: %v", err)
-	}
-	if err := dial(t, r.readOnly).Flush(context.Background()); err == nil || err.Error() != want {
-		t.Errorf("flush: %v", err)
-	}
-	if r.synced.Load() != 0 {
-		t.Error("a sync ran")
-	}
-}
-
-func TestBadRequests(t *testing.T) {
-	r := start(t, patient)
-	for _, tt := range []struct{ name, send, want string }{
-		{"HTTP", "GET /metrics HTTP/1.0\r\n\r\n", "request not understood: not a frame: begins with 4745"},
-		{"another version", "TS\x09\x01\x00\x00\x00\x00", "request not understood: frame of another version: 9, not 1"},
-		{"another kind", "TS\x01\x63\x00\x00\x00\x00", "request not understood: frame of an unknown kind: 99"},
-		{"an answer", "TS\x01\x10\x00\x00\x00\x00", "request not understood: frame of an unknown kind: 16"},
-		{"a status of something", "TS\x01\x01\x00\x00\x00\x01x", "request not understood: frame too long: 1 bytes of kind 1, at most 0 are taken"},
-		{"4 GiB", "TS\x01\x02\xff\xff\xff\xff", "request not understood: frame too long: 4294967295 bytes of kind 2, at most 1 are taken"},
-		{"a sync of what?", "TS\x01\x02\x00\x00\x00\x00", "request not understood: sync with "},
-		{"a sync of another kind", "TS\x01\x02\x00\x00\x00\x01\x02", "request not understood: sync with 02"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			want := string(frame.Append(nil, sayError, []byte(tt.want)))
-			if got := exchange(t, r.full, tt.send); got != want {
-				t.Errorf("answer %q, want %q", got, want)
-			}
-		})
-	}
-	if r.synced.Load() != 0 {
-		t.Error("a sync ran")
-	}
-}
-
-// Clients that say nothing, or a byte now and then, or do not take their answer, are
-// dropped in time.
-func TestSlowClients(t *testing.T) {
-	r := start(t, deadlines{100 * time.Millisecond, time.Second, time.Second})
-	if got := exchange(t, r.full, ""); got != "" {
-		t.Errorf("a silent client is told %q", got)
-	}
-	if got := exchange(t, r.full, "TS\x01"); got != "" {
-		t.Errorf("half a request is answered: %q", got)
-	}
-	c, err := net.Dial("unix", r.readOnly)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	for i := 0; ; i++ {
-		if _, err := c.Write([]byte{"TS\x01\x01\x00\x00\x00\x00"[min(i, 6)]}); err != nil {
-			break // the server has ended it
-		}
-		if i == 6 {
-			i-- // the last byte never comes
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	// Clients that do not take a status that is larger than what sockets hold.
-	r.mu.Lock()
-	r.status.Lists = make([]List, 500)
-	for i := range r.status.Lists {
-		r.status.Lists[i].Error = strings.Repeat("x", maxText)
-	}
-	r.mu.Unlock()
-	for range maxClients + maxClients/2 { // and no more: both ends of each are this process's files
-		c, err := net.Dial("unix", r.full)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		frame.Write(c, askStatus, nil)
-	}
-	for { // they take the slots of others no longer than they may
-		c := dial(t, r.full)
-		if s, err := c.Status(context.Background()); err == nil {
-			if len(s.Lists) != 500 {
-				t.Errorf("%d lists", len(s.Lists))
-			}
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-func TestConcurrentClients(t *testing.T) {
-	r := start(t, patient)
-	var wg sync.WaitGroup
-	for i := range 40 {
-		wg.Go(func() {
-			for range 8 {
-				path := []string{r.full, r.readOnly}[i%2]
-				_, err := dial(t, path).Status(context.Background())
-				if err != nil && !strings.Contains(err.Error(), "too many clients") {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// The end comes soon, whatever clients do, and leaves nothing behind.
+// The end comes soon and leaves nothing behind, and the client of a sync sees how it ended.
 func TestStop(t *testing.T) {
 	r := start(t, patient)
-	for _, path := range []string{r.full, r.readOnly} {
-		c, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
+	for _, addr := range []string{r.full, r.readOnly, r.metrics} {
+		connectTo(t, addr)
 	}
-	c, err := net.Dial("unix", r.full)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
 	begun := make(chan struct{})
 	r.sync = func(ctx context.Context, _ bool, _ func(string, bool)) int { close(begun); <-ctx.Done(); return 1 }
-	frame.Write(c, askSync, []byte{0})
+	c := connectTo(t, r.full)
+	io.WriteString(c, request("POST", "/sync"))
 	<-begun
 	r.stop()
 	<-r.stopped
-	if b, _ := io.ReadAll(c); string(b) != string(frame.Append(nil, sayDone, []byte{1})) {
-		t.Errorf("the client of the sync is told %q", b)
+	if b, _ := io.ReadAll(c); !strings.Contains(string(b), `{"exit":1}`) {
+		t.Errorf("the answer to the sync is %q", b)
 	}
 	for _, path := range []string{r.full, r.readOnly} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -452,16 +338,13 @@ func (l *brokenListener) Accept() (net.Conn, error) {
 
 func TestAcceptFails(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
-	l, err := Listen(path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	broken := &brokenListener{Listener: l}
+	broken := &brokenListener{Listener: listenAt(t, path)}
 	broken.fails.Store(4)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	r := &running{status: healthy()}
 	go func() {
-		Serve(ctx, Listeners{Full: broken}, &fakeDaemon{status: healthy()})
+		Serve(ctx, Listeners{Full: broken}, r.service())
 		close(done)
 	}()
 	if _, err := dial(t, path).Status(context.Background()); err != nil {
@@ -474,283 +357,232 @@ func TestAcceptFails(t *testing.T) {
 	<-done
 }
 
-func TestStatusTooLarge(t *testing.T) {
+// Clients that send nothing, or half a request, keep nobody out: the oldest of them makes room,
+// and their number is bounded.
+func TestSilentClients(t *testing.T) {
 	r := start(t, patient)
-	r.status.Lists = make([]List, 3000)
-	for i := range r.status.Lists {
-		r.status.Lists[i].Error = strings.Repeat("x", 10*maxText)
-	}
-	_, err := dial(t, r.full).Status(context.Background())
-	if err == nil || !strings.HasPrefix(err.Error(), "threatstopd: status: ") || !strings.HasSuffix(err.Error(), " bytes, at most 4194304 can be sent") {
-		t.Error(err)
-	}
-}
-
-// What has no bound of its own is cut before it is sent, and the daemon's own copy is not.
-func TestCut(t *testing.T) {
-	long := strings.Repeat("\u20ac", maxText)
-	fill := func() *Status {
-		s := healthy()
-		s.NotEnforced, s.Poll.Error, s.PF.Advice, s.Hits.Error, s.Hits.CatchUp, s.Uploads.Error = long, long, long, long, long, long
-		for range 300 {
-			s.Lists = append(s.Lists, List{Name: long[:250], Error: long})
-			s.Troubles = append(s.Troubles, Trouble{Text: long})
+	for _, addr := range []string{r.full, r.readOnly, r.metrics} {
+		var conns []net.Conn
+		for i := range 3 * maxClients {
+			c := connectTo(t, addr)
+			if i%2 == 1 {
+				io.WriteString(c, "GET /metr")
+			}
+			conns = append(conns, c)
 		}
-		for i := range s.Tables {
-			t := &s.Tables[i]
-			t.Held, t.Error = &Held{Why: long}, long
-			for range 300 {
-				t.Excepted = append(t.Excepted, Excepted{Why: long, Lists: make([]string, 300)})
-				t.Dropped = append(t.Dropped, Dropped{Why: long})
+		if got := exchange(t, addr, request("GET", "/metrics")); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+			t.Errorf("%s: among silent clients: %.100q", addr, got)
+		}
+		open := 0
+		for _, c := range conns {
+			c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				open++
 			}
 		}
-		return s
-	}
-	s := fill()
-	b, err := json.Marshal(cut(*s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(fill(), s) {
-		t.Error("the original has changed")
-	}
-	if len(b) > maxStatus {
-		t.Errorf("%d bytes", len(b))
-	}
-	got, err := decodeStatus(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	table := got.Tables[1]
-	for name, n := range map[string]int{"excepted": len(table.Excepted), "their lists": len(table.Excepted[99].Lists), "dropped": len(table.Dropped), "troubles": len(got.Troubles)} {
-		if n != MaxNamed {
-			t.Errorf("%d %s, want %d", n, name, MaxNamed)
+		if open > maxClients {
+			t.Errorf("%s: %d connections are open", addr, open)
 		}
-	}
-	if len(got.Lists) != 302 {
-		t.Errorf("%d lists", len(got.Lists))
-	}
-	want := strings.Repeat("\u20ac", (maxText-3)/3) + "..."
-	for name, text := range map[string]string{"not enforced": got.NotEnforced, "list": got.Lists[300].Error, "table": table.Error, "held": table.Held.Why,
-		"excepted": table.Excepted[99].Why, "dropped": table.Dropped[0].Why, "trouble": got.Troubles[0].Text, "upload": got.Uploads.Error} {
-		if text != want {
-			t.Errorf("%s: %d bytes of text, want %d", name, len(text), len(want))
-		}
-	}
-	if got := clip("\xff\xff\xff\xff\xff", 4); got != "..." {
-		t.Errorf("%q", got)
 	}
 }
 
-func TestListen(t *testing.T) {
-	dir := tempDir(t)
-	path := filepath.Join(dir, "s")
-	old := syscall.Umask(0)
-	defer syscall.Umask(old)
-	l, err := Listen(path, "")
-	if err != nil {
-		t.Fatal(err)
+// Clients with a request are not evicted: when they take every place, the next one is refused.
+func TestAskingClientsKeepTheirPlaces(t *testing.T) {
+	r := start(t, patient)
+	begun, end := make(chan struct{}), make(chan struct{})
+	r.sync = func(context.Context, bool, func(string, bool)) int { close(begun); <-end; return 0 }
+	syncing := connectTo(t, r.full)
+	io.WriteString(syncing, request("POST", "/sync"))
+	<-begun
+	for range 3 * maxClients {
+		connectTo(t, r.full)
 	}
-	fi, err := os.Lstat(path)
-	if err != nil || fi.Mode() != fs.ModeSocket|0o660 {
-		t.Errorf("mode %v, %v", fi.Mode(), err)
+	if _, err := dial(t, r.full).Status(context.Background()); err != nil {
+		t.Errorf("beside silent clients: %v", err)
 	}
-	if mask := syscall.Umask(0); mask != 0 {
-		t.Errorf("the umask is left at %04o", mask)
+	close(end)
+	if b, _ := io.ReadAll(syncing); !strings.Contains(string(b), `{"exit":0}`) {
+		t.Errorf("the answer to the sync is %q", b)
 	}
-	// While it is in use another daemon does not get it.
-	const inUse = ": another threatstopd answers there: `rcctl stop threatstopd` stops it"
-	if _, err := Listen(path, ""); err == nil || err.Error() != "unix socket "+path+inUse {
-		t.Error(err)
+
+	full := new(room)
+	for range maxClients {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close() })
+		c := &conn{Conn: theirs}
+		full.state(c, http.StateNew)
+		full.state(c, http.StateActive)
 	}
-	// Left behind, it is replaced.
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	l.Close()
-	if _, err := os.Lstat(path); err != nil {
-		t.Fatal(err)
+	ours, theirs := net.Pipe()
+	go full.state(&conn{Conn: theirs}, http.StateNew)
+	if b, err := io.ReadAll(ours); err != nil || string(b) != busy {
+		t.Errorf("the client too many gets %q, %v", b, err)
 	}
-	if _, err := Dial(context.Background(), path); !errors.Is(err, ErrNotRunning) {
-		t.Error(err)
-	}
-	if l, err = Listen(path, ""); err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("it is left: %v", err)
+	full.state(full.conns[3], http.StateClosed)
+	full.state(&conn{Conn: theirs}, http.StateNew)
+	if len(full.conns) != maxClients {
+		t.Error("the place of one that left is not given again")
 	}
 }
 
-func TestListenRefuses(t *testing.T) {
-	dir := tempDir(t)
-	write := func(name string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	file := write("file")
-	link := filepath.Join(dir, "link")
-	if err := os.Symlink(file, link); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	long := filepath.Join(dir, strings.Repeat("x", 103-len(dir)))
-	for _, tt := range []struct{ name, path, group, want string }{
-		{"bad a file", file, "", "there is something that is no socket: remove it"},
-		{"bad a symbolic link", link, "", "there is something that is no socket: remove it"},
-		{"bad a directory", filepath.Join(dir, "dir"), "", "there is something that is no socket: remove it"},
-		{"bad no directory", filepath.Join(dir, "none", "s"), "", "listen: no such file or directory"},
-		{"bad no directory but a file", filepath.Join(file, "s"), "", "not a directory"},
-		{"bad a long path", long, "", "its path has 104 bytes, at most 103 are possible"},
-		{"bad a group", filepath.Join(dir, "g"), "no-such-group", "group: unknown group no-such-group: make it with groupadd no-such-group, or leave STATUS_GROUP out"},
+// Each hostile client gets one answer or is cut off, and others are served as before.
+func TestHostileClients(t *testing.T) {
+	r := start(t, limits{time.Second, time.Minute, time.Minute})
+	const get = "GET /metrics HTTP/1.1\r\nHost: x\r\n"
+	for _, tt := range []struct {
+		name, send string
+		want       string // what the answer begins with
+	}{
+		{"OK", get + "\r\n", "HTTP/1.1 200 OK\r\n"},
+		{"OK pipelined, one answer", strings.Repeat(get+"\r\n", 1000), "HTTP/1.1 200 OK\r\n"},
+		{"OK body announced and never sent", get + "Content-Length: 1099511627776\r\n\r\n", "HTTP/1.1 200 OK\r\n"},
+		{"OK chunks without end", get + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("4\r\nspam\r\n", 100_000), "HTTP/1.1 200 OK\r\n"},
+		{"OK an upgrade", get + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", "HTTP/1.1 200 OK\r\n"},
+		{"bad nothing", "", ""},
+		{"bad half a request line", "GET /met", ""},
+		{"bad headers without an end", get + "X: y\r\n", ""},
+		{"bad one huge header", get + "X: " + strings.Repeat("x", 1<<20) + "\r\n\r\n", "HTTP/1.1 431 "},
+		{"bad a hundred thousand headers", get + strings.Repeat("A: b\r\n", 100_000) + "\r\n", "HTTP/1.1 431 "},
+		{"bad a huge path", "GET /" + strings.Repeat("x", 1<<20) + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 431 "},
+		{"bad two lengths", get + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nx", "HTTP/1.1 400 "},
+		{"bad HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 "},
+		{"bad TLS", "\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", ""},
+		{"bad nonsense", "nonsense\r\n\r\n", "HTTP/1.1 400 "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l, err := Listen(tt.path, tt.group)
-			if err == nil {
-				l.Close()
-				t.Fatal("taken")
-			}
-			if want := "unix socket " + tt.path + ": " + tt.want; err.Error() != want {
-				t.Errorf("%q, want %q", err, want)
+			t.Parallel()
+			for _, addr := range []string{r.metrics, r.full} {
+				got := exchange(t, addr, tt.send)
+				if !strings.HasPrefix(got, tt.want) || tt.want != "" && strings.Count(got, "HTTP/1.1 ") != 1 {
+					t.Errorf("answer %.60q, want one %q", got, tt.want)
+				}
+				if strings.Contains(got, "threatstopd_") && !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+					t.Errorf("metrics in %.60q", got)
+				}
+				if got := exchange(t, addr, get+"\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+					t.Errorf("afterwards: %.60q", got)
+				}
 			}
 		})
 	}
-	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
-		t.Errorf("the file has changed: %q, %v", b, err)
+}
+
+// A client that does not read its status, or sends its request a byte at a time, is cut off in
+// time, and takes the place of another no longer than that.
+func TestSlowClients(t *testing.T) {
+	r := start(t, limits{200 * time.Millisecond, 200 * time.Millisecond, time.Minute})
+	r.status.Lists = make([]List, 500)
+	for i := range r.status.Lists {
+		r.status.Lists[i].Error = strings.Repeat("x", 2000)
 	}
-	if l, err := Listen(long[:103], ""); err != nil {
-		t.Errorf("the longest path: %v", err)
-	} else {
-		l.Close()
+	for range maxClients + maxClients/2 { // and no more: both ends are this process's files
+		io.WriteString(connectTo(t, r.full), request("GET", "/status"))
+	}
+	trickling := connectTo(t, r.full)
+	ended := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, trickling)
+		close(ended)
+	}()
+	for i := range 1000 {
+		trickling.Write([]byte("POST /sync HTTP/1.1\r\nHost: x\r\nX: y")[min(i, 34) : min(i, 34)+1])
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Millisecond):
+			continue
+		}
+		break
+	}
+	<-ended
+	for { // until a place is free
+		if s, err := dial(t, r.full).Status(context.Background()); err == nil {
+			if len(s.Lists) != 500 {
+				t.Errorf("%d lists", len(s.Lists))
+			}
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if r.synced.Load() != 0 {
+		t.Error("a sync that was not asked for")
 	}
 }
 
-// A second socket belongs to the group of whoever may look.
-func TestListenGroup(t *testing.T) {
-	groups, err := os.Getgroups()
-	if err != nil {
-		t.Fatal(err)
-	}
-	names, err := os.ReadFile("/etc/group")
-	if err != nil {
-		t.Skip(err)
-	}
-	for _, gid := range append(groups, os.Getgid()) {
-		for line := range strings.Lines(string(names)) {
-			f := strings.Split(strings.TrimSpace(line), ":")
-			if len(f) < 3 || f[2] != strconv.Itoa(gid) {
-				continue
-			}
-			path := filepath.Join(tempDir(t), "s")
-			l, err := Listen(path, f[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			fi, err := os.Lstat(path)
-			if err != nil || fi.Mode() != fs.ModeSocket|0o660 {
-				t.Errorf("mode %v, %v", fi.Mode(), err)
-			}
-			if st := fi.Sys().(*syscall.Stat_t); int(st.Gid) != gid {
-				t.Errorf("gid %d, want %d (%s)", st.Gid, gid, f[0])
-			}
-			return
+// A client of the first version, which spoke another protocol, is answered at once and so that
+// it prints that threatstopd has to be restarted: that is what it does for another version.
+func TestClientOfTheFirstVersion(t *testing.T) {
+	r := start(t, patient)
+	for name, send := range map[string]string{"status": "TS\x01\x01\x00\x00\x00\x00", "sync": "TS\x01\x02\x00\x00\x00\x01\x01"} {
+		if got := exchange(t, r.full, send); got != "TS\x02\x13\x00\x00\x00\x00" {
+			t.Errorf("%s is answered with %q", name, got)
 		}
 	}
-	t.Skip("no group of this process has a name")
 }
 
-func TestNotRunning(t *testing.T) {
-	dir := tempDir(t)
-	path := filepath.Join(dir, "s")
-	if _, err := Dial(context.Background()); !errors.Is(err, ErrNotRunning) {
-		t.Errorf("no sockets: %v", err)
-	}
-	_, err := Dial(context.Background(), path, path+"2")
-	if !errors.Is(err, ErrNotRunning) || err.Error() != "threatstopd is not running: `rcctl start threatstopd` starts it" {
-		t.Errorf("none there: %v", err)
-	}
-	if _, err := Dial(context.Background(), filepath.Join(dir, strings.Repeat("x", 200))); err == nil || errors.Is(err, ErrNotRunning) {
-		t.Errorf("a path that cannot be: %v", err)
-	}
-	if os.Geteuid() == 0 {
-		return // nothing is forbidden
-	}
-	l, err := Listen(path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if err := os.Chmod(path, 0); err != nil {
-		t.Fatal(err)
-	}
-	_, err = Dial(context.Background(), path, path+"2")
-	if want := "unix socket " + path + ": permission denied: only root, wheel and, for the status, STATUS_GROUP may ask"; !errors.Is(err, fs.ErrPermission) || err.Error() != want {
-		t.Errorf("%v", err)
-	}
-}
-
-// What a client says of a peer that is not as it should be.
+// What a client makes of the answer of a peer that is not a daemon of this version.
 func TestStrangePeers(t *testing.T) {
-	status := frame.Append(nil, sayStatus, []byte(`{"format":1}`))
+	ok := func(body string) string { return "HTTP/1.1 200 OK\r\n\r\n" + body }
+	const cutOff = "the daemon closed the connection before the end of its answer"
 	for _, tt := range []struct {
 		name, answer string
-		want         string // behind the path; "" for no error
+		status, sync string // errors behind the path; "" for none
 	}{
-		{"OK the least status", string(status), ""},
-		{"OK and more behind it", string(status) + "whatever", ""},
-		{"bad nothing", "", "the daemon ended the connection before it had answered"},
-		{"bad half of it", string(status[:15]), "the daemon ended the connection before it had answered"},
-		{"bad another version", "TS\x02\x10\x00\x00\x00\x00", "the daemon is of another version than this program (frame of another version: 2, not 1): `rcctl restart threatstopd` starts the new one"},
-		{"bad another format", string(frame.Append(nil, sayStatus, []byte(`{"format":2}`))), "status of format 2, this program knows 1: `rcctl restart threatstopd` starts a daemon of this version"},
-		{"bad no JSON", string(frame.Append(nil, sayStatus, []byte(`{`))), "status: unexpected end of JSON input"},
-		{"bad other types", string(frame.Append(nil, sayStatus, []byte(`{"format":"1"}`))), "status: json: cannot unmarshal string into Go struct field Status.format of type int"},
-		{"bad HTTP", "HTTP/1.1 400 Bad Request\r\n\r\n", "is not answered by threatstopd: not a frame: begins with 4854"},
-		{"bad too much", "TS\x01\x10\x7f\xff\xff\xff", "is not answered by threatstopd: frame too long: 2147483647 bytes of kind 16, at most 4194304 are taken"},
-		{"bad another answer", string(frame.Append(nil, sayDone, []byte{0})), "unexpected answer of kind 19"},
+		{"OK the least status", ok(`{"format":1}`), "", cutOff},
+		{"OK keys of a newer daemon", ok(`{"format":1,"new":{}}`), "", cutOff},
+		{"OK the least sync", ok(`{"exit":3}` + "\n"), "status of format 0, this program knows 1: " + restart, ""},
+		{"bad nothing", "", cutOff, cutOff},
+		{"bad half a header", "HTTP/1.1 200 OK\r\nContent-", "not an answer of threatstopd: " + restart, ""},
+		{"bad half a status", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", cutOff, cutOff},
+		{"bad a sync without its exit status", ok(`{"text":"policy enforced"}` + "\n"), "status of format 0", cutOff},
+		{"bad half an exit status", ok(`{"exit":0}`), "status of format 0", cutOff},
+		{"bad an exit status", ok(`{"exit":256}` + "\n"), "status of format 0", "sync: exit status 256"},
+		{"bad a long line", ok(`{"text":"` + strings.Repeat("x", maxEvent) + `"}` + "\n"), "status of format 0", "sync: a line of more than 65536 bytes"},
+		{"bad a huge status", ok(`{"format":1,"version":"` + strings.Repeat("x", maxStatus) + `"}`), "status: more than 16777216 bytes", ""},
+		{"bad the first version", "TS\x01\x13\x00\x00\x00\x01x", "the daemon is older than this program: " + restart, "the daemon is older than this program: " + restart},
+		{"bad another format", ok(`{"format":2}`), "status of format 2, this program knows 1: " + restart, cutOff},
+		{"bad not JSON", ok("{\n"), "status: unexpected end of JSON input", "sync: unexpected end of JSON input"},
+		{"bad other types", ok(`{"format":"1"}`), "status: json: cannot unmarshal string into Go struct field Status.format of type int", ""},
+		{"bad a refusal", "HTTP/1.1 503 Full\x1b\r\n\r\ntry \x1b[2Jagain\n", "503 Full?: try ?[2Jagain", "503 Full?: try ?[2Jagain"},
+		{"bad not HTTP", "220 mail.example.net\r\n", "not an answer of threatstopd: " + restart, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(tempDir(t), "s")
-			l, err := Listen(path, "")
-			if err != nil {
-				t.Fatal(err)
-			}
+			l := listenAt(t, path)
 			defer l.Close()
 			go func() {
-				c, err := l.Accept()
-				if err != nil {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					c.Read(make([]byte, 1024))
+					io.WriteString(c, tt.answer)
+					c.Close()
+				}
+			}()
+			check := func(what string, err error, want string) {
+				t.Helper()
+				if want == "" && err == nil {
 					return
 				}
-				io.ReadFull(c, make([]byte, frame.HeaderLen))
-				io.WriteString(c, tt.answer)
-				c.Close()
-			}()
-			_, err = dial(t, path).Status(context.Background())
-			want := tt.want
-			if want != "" {
-				want = "unix socket " + path + ": " + want
+				if want = "unix socket " + path + ": " + want; err == nil || !strings.HasPrefix(err.Error(), want) {
+					t.Errorf("%s: %v, want %s", what, err, want)
+				}
 			}
-			if tt.name == "bad another answer" {
-				want = "unix socket " + path + ": unexpected answer of kind 18 with 1 bytes"
-			}
-			if got := fmt.Sprint(err); got != want && !(want == "" && err == nil) {
-				t.Errorf("%s, want %s", got, want)
+			_, err := dial(t, path).Status(context.Background())
+			check("status", err, tt.status)
+			if tt.sync != "" || strings.Contains(tt.answer, "exit") {
+				_, err = dial(t, path).Sync(context.Background(), false, func(string, bool) {})
+				check("sync", err, tt.sync)
 			}
 		})
 	}
 }
 
-// A daemon that hangs holds nobody for ever.
+// A daemon that hangs delays nobody for ever.
 func TestPeerHangs(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
-	l, err := Listen(path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listenAt(t, path)
 	defer l.Close() // it never accepts
 	c := dial(t, path)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
@@ -765,118 +597,209 @@ func TestPeerHangs(t *testing.T) {
 	}
 }
 
-// sides is a connection in memory: what is read of it is given, what is written is kept.
+// When main does not report, nothing is known of what pf enforces; the rest is what it last
+// reported.
+func TestBoard(t *testing.T) {
+	b := NewBoard()
+	if s := b.at(time.Now()); s.Enforced || s.NotKnown != "main has not reported yet" {
+		t.Errorf("%+v", s)
+	}
+	go b.Put(&Status{Version: "v", Enforced: true, Now: at})
+	if s := b.Status(); !s.Enforced {
+		t.Errorf("the first status is not waited for: %+v", s)
+	}
+	for _, tt := range []struct {
+		after time.Duration
+		want  string
+	}{{0, ""}, {OldAfter, ""}, {OldAfter + time.Second, "main has not reported for 121 s"}, {time.Hour, "main has not reported for 3600 s"}} {
+		s := b.at(b.came.Add(tt.after))
+		if s.NotKnown != tt.want || s.Enforced != (tt.want == "") || s.Version != "v" || s.Reported != at {
+			t.Errorf("after %v: %+v", tt.after, s)
+		}
+		want := 0
+		if tt.want != "" {
+			want = 1
+		}
+		if n := NeedsOwner(&s); len(n) != want || want > 0 && n[0] != "not known: "+tt.want {
+			t.Errorf("after %v: %q", tt.after, n)
+		}
+	}
+	b.Put(&Status{NotEnforced: "pf is disabled"})
+	if s := b.Status(); s.NotKnown != "" || s.NotEnforced == "" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A status that would be too long to send names fewer entries, and still counts all.
+func TestEncode(t *testing.T) {
+	s := healthy()
+	for range 100_000 {
+		s.Tables[0].Dropped = append(s.Tables[0].Dropped, Dropped{"10.0.0.0/8", "basic.threatstop.local", "wider than MIN_PREFIX_V4 allows (8)"})
+	}
+	s.Tables[0].DroppedCount = 100_000
+	b, err := Encode(*s)
+	if err != nil || len(b) > MaxEncoded {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	got, err := Decode(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := &got.Tables[0]; len(x.Dropped) != 1000 || x.DroppedCount != 100_000 || len(x.Excepted) != 1 || len(s.Tables[0].Dropped) != 100_000 {
+		t.Errorf("%d of %d named, %d of the original", len(x.Dropped), x.DroppedCount, len(s.Tables[0].Dropped))
+	}
+	s.Troubles = []Trouble{{Text: strings.Repeat("x", MaxEncoded)}}
+	if _, err := Encode(*s); err == nil {
+		t.Error("a status without bounds is encoded")
+	}
+}
+
+// sides is a connection in memory: reads come from in, writes go to out.
 type sides struct {
 	net.Conn
-	in  io.Reader
-	out bytes.Buffer
+	in     io.Reader
+	out    bytes.Buffer
+	once   sync.Once
+	closed chan struct{} // closed with the connection, nil for nobody to wait for that
 }
 
 func (s *sides) Read(b []byte) (int, error)       { return s.in.Read(b) }
 func (s *sides) Write(b []byte) (int, error)      { return s.out.Write(b) }
-func (s *sides) Close() error                     { return nil }
 func (s *sides) SetDeadline(time.Time) error      { return nil }
 func (s *sides) SetReadDeadline(time.Time) error  { return nil }
 func (s *sides) SetWriteDeadline(time.Time) error { return nil }
+func (s *sides) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (s *sides) LocalAddr() net.Addr              { return &net.TCPAddr{} }
 
-// Whatever a client sends, the server's answer is one that a client understands, and it
-// does nothing that was not properly asked for.
-func FuzzRequest(f *testing.F) {
-	f.Add([]byte("TS\x01\x01\x00\x00\x00\x00"), true)
-	f.Add([]byte("TS\x01\x02\x00\x00\x00\x01\x01"), false)
-	f.Add([]byte("TS\x01\x02\x00\x00\x00\x01\x01"), true)
-	f.Add([]byte("TS\x01\x03\x00\x00\x00\x00"), false)
-	f.Add([]byte("TS\x01\x02\xff\xff\xff\xff"), false)
-	f.Fuzz(func(t *testing.T, in []byte, readOnly bool) {
-		did := ""
-		d := &fakeDaemon{
-			status: healthy(),
-			sync: func(_ context.Context, force bool, say func(string, bool)) int {
-				did = fmt.Sprint("sync ", force)
-				say("line", force)
-				return 3
-			},
-			flush: func(context.Context) error { did = "flush"; return nil },
-		}
-		s := &server{ctx: context.Background(), b: d, t: patient, conns: make(map[net.Conn]struct{})}
-		c := &sides{in: bytes.NewReader(in)}
-		s.serve(&client{Conn: c}, readOnly)
-		s.wg.Wait()
-		want := ""
-		switch {
-		case readOnly:
-		case bytes.HasPrefix(in, []byte("TS\x01\x02\x00\x00\x00\x01\x00")):
-			want = "sync false"
-		case bytes.HasPrefix(in, []byte("TS\x01\x02\x00\x00\x00\x01\x01")):
-			want = "sync true"
-		case bytes.HasPrefix(in, []byte("TS\x01\x03\x00\x00\x00\x00")):
-			want = "flush"
-		}
-		if did != want {
-			t.Errorf("%q did %q, want %q", in, did, want)
-		}
-		r := frame.NewReader(&c.out, answers)
-		for {
-			kind, payload, err := r.Next()
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				t.Fatalf("answer to %q: %v", in, err)
-			}
-			if kind == sayStatus {
-				if _, err := decodeStatus(payload); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-	})
+func (s *sides) Close() error {
+	if s.closed != nil {
+		s.once.Do(func() { close(s.closed) })
+	}
+	return nil
 }
 
-// Whatever a peer answers, the client comes to an end, and prints nothing that a terminal
-// would act on.
+// FuzzAnswer: for any answer of a peer the client comes to an end and prints nothing that a
+// terminal would act on.
 func FuzzAnswer(f *testing.F) {
-	f.Add(frame.Append(nil, sayStatus, []byte(`{"format":1}`)), byte(0))
-	f.Add(frame.Append(frame.Append(nil, sayLine, []byte("\x01a\x1bb")), sayDone, []byte{1}), byte(1))
-	f.Add(frame.Append(nil, sayDone, []byte("\x01went wrong")), byte(2))
-	f.Add(frame.Append(nil, sayError, []byte("no\n")), byte(0))
-	f.Fuzz(func(t *testing.T, in []byte, what byte) {
+	const ok = "HTTP/1.1 200 OK\r\n\r\n"
+	f.Add([]byte(ok+`{"format":1}`), false)
+	f.Add([]byte(ok+`{"text":"a\u001bb","warn":true}`+"\n"+`{"exit":1}`+"\n"), true)
+	f.Add([]byte("HTTP/1.1 409 Conflict\x1b\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno\n\r\n0\r\n\r\n"), true)
+	f.Add([]byte("TS\x01\x13\x00\x00\x00\x00"), false)
+	f.Fuzz(func(t *testing.T, in []byte, asksSync bool) {
 		clean := func(s string) {
-			if printable(s) != s || len(s) > 4*maxText {
+			if printable(s) != s {
 				t.Errorf("not for a terminal: %q", s)
 			}
 		}
 		c := &Client{conn: &sides{in: bytes.NewReader(in)}, path: "/s"}
 		var err error
-		switch what % 3 {
-		case 0:
+		if asksSync {
+			var exit int
+			exit, err = c.Sync(context.Background(), false, func(line string, _ bool) { clean(line) })
+			if err == nil && !bytes.Contains(in, []byte("xit")) || exit < 0 || exit > 255 {
+				t.Errorf("exit %d of nothing", exit)
+			}
+		} else {
 			var s *Status
-			if s, err = c.Status(context.Background()); (s == nil) != (err != nil) {
+			if s, err = c.Status(context.Background()); err == nil && s.Format != Format {
 				t.Fatalf("%v, %v", s, err)
 			}
-		case 1:
-			_, err = c.Sync(context.Background(), false, func(line string, _ bool) { clean(line) })
-		case 2:
-			err = c.Flush(context.Background())
 		}
-		if err != nil && !strings.Contains(err.Error(), "json") && !strings.HasPrefix(err.Error(), "unix socket /s: status: ") {
+		if err != nil {
 			clean(err.Error())
 		}
 	})
 }
 
-// Whatever a status has in it, it can be shown: as 80 columns, as metrics and as JSON that
-// is read to the same.
+// FuzzRequest: for any bytes from a client there is at most one answer, metrics come only for
+// GET, and nothing is done but what was asked for.
+func FuzzRequest(f *testing.F) {
+	for _, s := range []string{
+		request("GET", "/metrics"), request("HEAD", "/metrics"), request("GET", "//metrics"), request("GET", "http://x/metrics"), request("POST", "/sync?force=1"),
+		"GET /metrics HTTP/1.0\r\n\r\n", "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /metrics HTTP/1.1\r\n\r\n",
+		"GET /%6detrics HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+		"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "\x16\x03\x01\x00\x01\x01", "TS\x01\x01\x00\x00\x00\x00",
+	} {
+		f.Add([]byte(s), true)
+		f.Add([]byte(s), false)
+	}
+	r := &running{status: healthy()}
+	r.sync = func(context.Context, bool, func(string, bool)) int { return 0 }
+	ctx, cancel := context.WithCancel(context.Background())
+	full, metrics := newMemListener(), newMemListener()
+	stopped := make(chan struct{})
+	go func() {
+		serve(ctx, Listeners{Full: full, Metrics: metrics}, r.service(), limits{10 * time.Second, 10 * time.Second, time.Second})
+		close(stopped)
+	}()
+	f.Cleanup(func() {
+		cancel()
+		<-stopped
+	})
+	f.Fuzz(func(t *testing.T, in []byte, tcp bool) {
+		if len(in) > 32<<10 {
+			return
+		}
+		l := full
+		if tcp {
+			l = metrics
+		}
+		synced := r.synced.Load()
+		c := &sides{in: bytes.NewReader(in), closed: make(chan struct{})}
+		l.conns <- c
+		<-c.closed
+		out := c.out.String()
+		if answer, _ := strings.CutPrefix(out, "HTTP/1.1 100 Continue\r\n\r\n"); answer != "" && answer != newVersion {
+			if n := strings.Count(answer, "HTTP/1.1 ") + strings.Count(answer, "HTTP/1.0 "); n != 1 {
+				t.Fatalf("%d answers to %q: %q", n, in, answer)
+			}
+			ok := strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.HasPrefix(answer, "HTTP/1.0 200 ")
+			if strings.Contains(answer, "threatstopd_enforced") && (!ok || !bytes.HasPrefix(bytes.TrimLeft(in, "\r\n"), []byte("GET "))) {
+				t.Fatalf("metrics for %q", in)
+			}
+		}
+		if n := r.synced.Load() - synced; n > 0 && (tcp || !bytes.HasPrefix(bytes.TrimLeft(in, "\r\n"), []byte("POST "))) {
+			t.Fatalf("a sync for %q", in)
+		}
+	})
+}
+
+// memListener hands out connections in memory.
+type memListener struct {
+	conns chan net.Conn
+	done  context.Context
+	close context.CancelFunc
+}
+
+func newMemListener() *memListener {
+	l := &memListener{conns: make(chan net.Conn)}
+	l.done, l.close = context.WithCancel(context.Background())
+	return l
+}
+
+func (l *memListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done.Done():
+		return nil, net.ErrClosed
+	}
+}
+func (l *memListener) Close() error   { l.close(); return nil }
+func (l *memListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// FuzzStatus: any status can be shown, as 80 columns, as metrics, and as JSON that is read back.
 func FuzzStatus(f *testing.F) {
 	for _, x := range states {
-		b, err := json.Marshal(cut(*x.status()))
+		b, err := json.Marshal(x.status())
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		s, err := decodeStatus(in)
+		s, err := Decode(in)
 		if err != nil {
 			return
 		}
@@ -897,7 +820,7 @@ func FuzzStatus(f *testing.F) {
 		if err := s.WriteJSON(&b); err != nil {
 			return // a time that JSON cannot have
 		}
-		if _, err := decodeStatus(b.Bytes()); err != nil {
+		if _, err := Decode(b.Bytes()); err != nil {
 			t.Errorf("%v of\n%s", err, b.Bytes())
 		}
 	})

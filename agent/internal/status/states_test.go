@@ -11,12 +11,12 @@ var at = time.Date(2026, 3, 4, 12, 19, 30, 0, time.UTC)
 
 // healthy is the status of a daemon that has run for days with nothing to tell.
 func healthy() *Status {
-	counts := make([]int64, HistoryHours)
+	counts := make([]int64, barHours)
 	for i := range counts {
 		counts[i] = int64((i*i*37)%300) * int64(i%7)
 	}
 	return &Status{
-		Format: StatusFormat, Version: "v1.2.0 (3f12c8c2b1aa, go1.25.1 openbsd/amd64)", Config: "/usr/local/etc/threatstop.conf",
+		Format: Format, Version: "v1.2.0 (3f12c8c2b1aa, go1.25.1 openbsd/amd64)", Config: "/usr/local/etc/threatstop.conf",
 		Started: at.Add(-76 * time.Hour), Now: at, Enforced: true,
 		Poll: Poll{Last: at.Add(-19 * time.Minute), Took: Seconds(412 * time.Millisecond), LastGood: at.Add(-19 * time.Minute),
 			Next: at.Add(41 * time.Minute), Interval: Seconds(time.Hour), StaleAfter: Seconds(3 * time.Hour)},
@@ -74,13 +74,13 @@ var states = []state{
 		name: "just_started",
 		change: func(s *Status) {
 			*s = Status{
-				Format: StatusFormat, Version: s.Version, Config: s.Config, Started: at.Add(-2 * time.Second), Now: at, Enforced: true,
+				Format: Format, Version: s.Version, Config: s.Config, Started: at.Add(-2 * time.Second), Now: at, Enforced: true,
 				Poll:  Poll{Running: true, Interval: s.Poll.Interval, StaleAfter: s.Poll.StaleAfter},
 				Lists: []List{{Kind: KindBlock, Name: "basic.threatstop.local"}},
 				Tables: []Table{{Kind: KindBlock, Name: "ThreatSTOP-Block", Loaded: true, Kernel: 26424, Rules: 1,
 					File: "/var/db/ThreatSTOP-Block.pftable", FileWritten: at.Add(-2 * time.Hour), FileEntries: 26424}},
 				PF:      PF{Running: true, Limit: 200000, Used: 26424},
-				Hits:    Hits{Mode: "hits", Interface: "pflog0", Capturing: true, Hourly: Hourly{From: s.Hits.Hourly.From, Counts: make([]int64, HistoryHours)}},
+				Hits:    Hits{Mode: "hits", Interface: "pflog0", Capturing: true, Hourly: Hourly{From: s.Hits.Hourly.From, Counts: make([]int64, barHours)}},
 				Uploads: Uploads{Server: "logs.threatstop.com", SpoolDir: "/var/spool/threatstop", DiskMax: 64 << 20},
 			}
 		},
@@ -116,7 +116,7 @@ var states = []state{
 			s.Lists[0].Retry = at.Add(3 * time.Minute)
 			s.Poll.LastGood = at.Add(-5 * time.Hour)
 		},
-		needs: []string{"block list basic.threatstop.local: stale, last fetched 5h ago (limit 3h): " + noNetwork},
+		needs: []string{"block list basic.threatstop.local: stale, last fetched 5h ago (limit 3h): server ts-dns.threatstop.com:53: dial tcp 192.0.2.53:53: connect: no route to host"},
 	},
 	{
 		name: "held_back",
@@ -147,23 +147,24 @@ var states = []state{
 			s.Hits.Capturing, s.Hits.Error = false, "pflog0: interface is gone: device not configured"
 			s.Hits.CatchUp = "reading /var/log/pflog.0.gz"
 			s.Hits.Lists = append(s.Hits.Lists, ListHits{"strange.threatstop.local", 12})
+			s.Hits.Since = at.Add(-100 * time.Hour)
 			s.Hits.Drops = []Drop{{DropKernel, 12, at.Add(-time.Hour)}, {DropMemory, 0, time.Time{}}, {DropSpoolFull, 4000, at.Add(-2 * time.Hour)},
 				{DropSpoolAge, 10, at.Add(-30 * time.Hour)}, {"gone_fishing", 1, time.Time{}}}
 			u := &s.Uploads
 			u.Error, u.FailingSince, u.Failures = "POST https://logs.threatstop.com/: 503 Service Unavailable", at.Add(-26*time.Hour), 104
 			u.Spool, u.DiskUsed = Volume{640, 640000, 60 << 20}, 60<<20
-			u.Aside = Volume{2, 2000, 300000}
+			u.Aside, u.AsideError = Volume{2, 2000, 300000}, "413 Request Entity Too Large"
 			s.Troubles = []Trouble{{Text: noNetwork, Since: at.Add(-50 * time.Hour), Count: 50}, {Text: "syslog: connect: connection refused", Since: at.Add(-time.Minute), Count: 1, NeedsOwner: true}}
 		},
 		needs: []string{
 			"not enforced: pf is disabled: pfctl -e enables it",
-			"block list basic.threatstop.local: stale, last fetched 2d2h ago (limit 3h): " + noNetwork,
-			"block list strange.threatstop.local: has not been fetched since the start 3d ago: server says \"\x1b[2J\x07h\u00e9llo\nworld\"",
+			"block list basic.threatstop.local: stale, last fetched 2d2h ago (limit 3h): server ts-dns.threatstop.com:53: dial tcp 192.0.2.53:53: connect: no route to host",
+			"block list strange.threatstop.local: stale, never fetched (limit 3h): server says \"\x1b[2J\x07h\u00e9llo\nworld\"",
 			"pf table ThreatSTOP-Block: has 26425 entries, the policy 26424: something else writes to it",
 			"pf table ThreatSTOP-Allow: set 3 addresses: cannot allocate memory (used 199999 + new 3 > limit 200000)",
 			"pf.conf cannot be loaded again (used 26430 + files 26427 > limit 50000): write `set limit table-entries 100000` into it, above the table lines",
-			"hits are not seen: pflog0: interface is gone: device not configured",
-			"2 batches refused by the log server (2000 lines): set aside in /var/spool/threatstop",
+			"not reading pflog: pflog0: interface is gone: device not configured",
+			"2 batches refused by the log server (413 Request Entity Too Large): 2000 lines set aside in /var/spool/threatstop",
 			"4000 hits lost: the oldest of a full spool, last 2h ago",
 			"uploads have failed for 1d2h: POST https://logs.threatstop.com/: 503 Service Unavailable",
 			"the spool is filling up: 60M of 64M (SPOOL_MAX) in /var/spool/threatstop",
@@ -179,7 +180,24 @@ var states = []state{
 			s.Hits, s.Uploads = Hits{Mode: "no"}, Uploads{}
 		},
 	},
-	{name: "empty", change: func(s *Status) { *s = Status{} }, needs: []string{"not enforced: pf has not been looked at yet"}},
+	{
+		name: "not_known",
+		change: func(s *Status) {
+			s.unknown("main has not reported for 130 s")
+			s.Poll.Running, s.Poll.Applying = true, at.Add(-130*time.Second)
+			s.Tables[0].Kernel = 7
+		},
+		needs: []string{"not known: main has not reported for 130 s"},
+	},
+	{
+		name: "needs_you",
+		change: func(s *Status) {
+			s.Uploads.Aside, s.Uploads.AsideError = Volume{8, 7312, 1 << 20}, "403"
+			s.Troubles = []Trouble{{Text: "OUT_DIR is not a key: see threatstop.conf(5)", Since: at.Add(-time.Hour), NeedsOwner: true}}
+		},
+		needs: []string{"8 batches refused by the log server (403): 7312 lines set aside in /var/spool/threatstop", "OUT_DIR is not a key: see threatstop.conf(5)"},
+	},
+	{name: "empty", change: func(s *Status) { *s = Status{} }, needs: []string{"not known: the state of pf has not been read yet"}},
 }
 
 func (x *state) status() *Status {

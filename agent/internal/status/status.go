@@ -1,33 +1,38 @@
 package status
 
 import (
+	"encoding/json"
+	"io"
 	"net/netip"
 	"strconv"
 	"time"
 )
 
-// StatusFormat is the value of Status.Format: it changes when a field changes its
-// meaning or goes away, not when one is added.
-const StatusFormat = 1
+// Format is the value of Status.Format: it changes when a field changes its meaning or goes
+// away, not when one is added.
+const Format = 1
 
-// Status is what a daemon knows of itself at one moment. It is plain data: whoever fills
-// it leaves at its zero value what is not known or does not apply. A zero time is
-// "never" or "not planned". Counts are since Started unless it is said otherwise.
+// Status is what a daemon knows of itself at one moment. It is plain data: what is not known
+// or does not apply has its zero value. A zero time is "never" or "not planned". Counts are
+// since Started where nothing else is documented.
 //
-// Strings may come from strangers (a server's error); whoever prints them takes care of
-// what is in them, as [Status.WriteText] does.
+// Strings may come from strangers (a server's error) and contain anything: text and metrics
+// clean them.
 type Status struct {
-	Format  int       `json:"format"` // StatusFormat; filled in when the status is sent
-	Version string    `json:"version"`
-	Config  string    `json:"config"` // the configuration file, absolute
-	Started time.Time `json:"started"`
-	Now     time.Time `json:"now"` // the daemon's clock; ages are counted to it
+	Format   int       `json:"format"` // Format; filled in when the status is sent
+	Version  string    `json:"version"`
+	Config   string    `json:"config"` // the configuration file, absolute
+	Started  time.Time `json:"started"`
+	Now      time.Time `json:"now"`               // the daemon's clock; ages are counted to it
+	Reported time.Time `json:"reported,omitzero"` // when main made its part of this status
 
 	// Enforced says that pf acts on the policy in force: pf is enabled, the
-	// block table has entries, a loaded rule refers to it. NotEnforced says, where
-	// Enforced is false, why, in one line, and what to do about it.
+	// block table has entries, a loaded rule refers to it. Where it is false, NotEnforced
+	// is the reason and what to do about it, in one line; or NotKnown is the reason why
+	// nothing is known about it.
 	Enforced    bool   `json:"enforced"`
 	NotEnforced string `json:"not_enforced,omitempty"`
+	NotKnown    string `json:"not_known,omitempty"`
 
 	Poll   Poll    `json:"poll"`
 	Lists  []List  `json:"lists"`  // in the order of the configuration, block lists first
@@ -42,16 +47,17 @@ type Status struct {
 
 // Poll is about the runs that fetch the policy.
 type Poll struct {
-	Running  bool      `json:"running"`            // one is under way
-	Last     time.Time `json:"last,omitzero"`      // when the last one ended
-	Took     Seconds   `json:"took"`               // and how long it took
-	Error    string    `json:"error,omitempty"`    // why it ended before the tables; "" when it came to them
-	LastGood time.Time `json:"last_good,omitzero"` // when one last brought both tables to what the servers have
-	Next     time.Time `json:"next,omitzero"`      // when the next begins, a retry too
-	Interval Seconds   `json:"interval"`           // POLL_INTERVAL
-	// StaleAfter is the age from which a list is stale, three intervals unless
-	// STALE_AFTER says otherwise. 0: no list ever is.
-	StaleAfter Seconds `json:"stale_after"`
+	Running  bool      `json:"running"`                 // one is under way
+	Applying time.Time `json:"applying_since,omitzero"` // when it began to set pf's tables; zero when it does not
+	Last     time.Time `json:"last,omitzero"`           // when the last one ended
+	Took     Seconds   `json:"took_seconds"`            // and how long it took
+	Error    string    `json:"error,omitempty"`         // why it ended before the tables; "" when it came to them
+	LastGood time.Time `json:"last_good,omitzero"`      // when one last brought both tables to what the servers have
+	Next     time.Time `json:"next,omitzero"`           // when the next begins, a retry too
+	Interval Seconds   `json:"interval_seconds"`        // POLL_INTERVAL
+	// StaleAfter is the age from which a list is stale, STALE_AFTER or three intervals.
+	// 0: no list ever is.
+	StaleAfter Seconds `json:"stale_after_seconds"`
 }
 
 // Values of List.Kind and Table.Kind, which are those of policy.Kind's String.
@@ -65,9 +71,9 @@ type List struct {
 	Kind string `json:"kind"` // KindBlock or KindAllow
 	Name string `json:"name"`
 
-	// What is in use, which is an earlier copy when Kept is set: the last attempt
-	// failed then, and Error says why. With Fetched zero there is no copy
-	// since the start, and what the persist files hold is in force.
+	// What is in use. It is an earlier copy when Kept is set: the last attempt failed, and
+	// Error is the reason. With Fetched zero no copy has come since the start, and what the
+	// table files hold is in force.
 	Server  string    `json:"server,omitempty"` // that gave it
 	Layout  string    `json:"layout,omitempty"` // the records it is made of
 	Parts   int       `json:"parts"`
@@ -78,10 +84,11 @@ type List struct {
 	Tried    time.Time `json:"tried,omitzero"`     // the last attempt
 	Failures int       `json:"failures,omitempty"` // in a row, up to the last attempt
 	Error    string    `json:"error,omitempty"`    // of the last attempt; "" when it was good
+	Absent   bool      `json:"absent,omitempty"`   // the servers answered that there is no such list
 	Retry    time.Time `json:"retry,omitzero"`     // when it is fetched again before the next poll
 
 	Enforced int `json:"enforced"`          // of its entries, those that count in the table
-	Dropped  int `json:"dropped,omitempty"` // of its entries, those refused as too wide or no addresses
+	Dropped  int `json:"dropped,omitempty"` // of its entries, those refused as too wide
 }
 
 // Table is one pf table.
@@ -101,12 +108,11 @@ type Table struct {
 
 	Held *Held `json:"held,omitempty"` // nil: nothing is held back
 
-	// Excepted names what the lists have and must not be blocked: those
-	// exceptions that met entries, MaxNamed at most; ExceptedCount counts all.
+	// Excepted are the exceptions that met entries of the lists; ExceptedCount counts all
+	// of them, also where a status that would be too long names only the first.
 	Excepted      []Excepted `json:"excepted,omitempty"`
 	ExceptedCount int        `json:"excepted_count"`
-	// Dropped names entries that were refused, MaxNamed at most; DroppedCount
-	// counts all.
+	// Dropped are the entries that were refused, DroppedCount their number, likewise.
 	Dropped      []Dropped `json:"dropped,omitempty"`
 	DroppedCount int       `json:"dropped_count"`
 
@@ -118,10 +124,6 @@ type Table struct {
 	FileEntries int       `json:"file_entries,omitempty"` // what it holds
 }
 
-// MaxNamed is how many exceptions, dropped entries and troubles a Status names of each:
-// what is more is cut off when it is sent.
-const MaxNamed = 100
-
 // Change is what one step changed in a table.
 type Change struct {
 	Added   int `json:"added"`
@@ -129,13 +131,13 @@ type Change struct {
 	Changed int `json:"changed"` // entries that became negated, or ceased to be
 }
 
-// Held is a policy that was held back, because it takes too much out of a table.
+// Held is a policy that is held, because it takes too much out of a table.
 type Held struct {
 	Why     string    `json:"why"`     // with the numbers, and since and until when
-	Entries int       `json:"entries"` // of the policy that is held back
+	Entries int       `json:"entries"` // of the policy that is held
 	Since   time.Time `json:"since,omitzero"`
-	Until   time.Time `json:"until,omitzero"` // when it will be believed; zero: never by itself
-	// Forcible says that --sync-now --force enforces it, as it does all but an empty block table.
+	Until   time.Time `json:"until,omitzero"` // when it is enforced all the same; zero: never
+	// Forcible is set where --sync-now --force enforces it: always but for an empty block table.
 	Forcible bool `json:"forcible"`
 }
 
@@ -155,25 +157,25 @@ type Dropped struct {
 	Why   string `json:"why"`
 }
 
-// Drift is what else than the daemon changed in a table, and the daemon put right.
+// Drift is what others changed in a table and the daemon repaired.
 type Drift struct {
 	Mended int       `json:"mended"`        // how many times
 	Last   time.Time `json:"last,omitzero"` // the last of them
-	Change Change    `json:"change"`        // and what mending it changed
+	Change Change    `json:"change"`        // and what the repair changed
 }
 
 // PF is about pf as a whole.
 type PF struct {
 	Running bool `json:"running"` // it is enabled
 	// Limit is pf's table-entries, 0 when it is not known; Used the entries in
-	// all tables of the host, whoever's.
+	// all tables of the host.
 	Limit int `json:"limit"`
 	Used  int `json:"used"`
 	// Reload is how many more pf needs for as long as `pfctl -f` takes, which
 	// builds the tables with persist files beside those in force. When Used +
 	// Reload is beyond Limit, pf.conf does not load any more.
 	Reload int `json:"reload"`
-	// Advice is what to write into pf.conf about that; "" when all is well.
+	// Advice is what to write into pf.conf then; "" when there is room.
 	Advice string `json:"advice,omitempty"`
 }
 
@@ -181,7 +183,7 @@ type PF struct {
 type Hits struct {
 	Mode      string `json:"mode"`      // UPLOAD: "hits", "all", or "no": nothing is captured then
 	Interface string `json:"interface"` // "pflog0"
-	// Capturing says that the interface is read. When it is not, Error says why.
+	// Capturing is set while the interface is read. Otherwise Error is the reason.
 	Capturing bool   `json:"capturing"`
 	Error     string `json:"error,omitempty"`
 
@@ -191,13 +193,13 @@ type Hits struct {
 	Seen    int64      `json:"seen"`            // packets that were logged
 	Matched int64      `json:"matched"`         // those of them with an address on the policy
 	Lists   []ListHits `json:"lists,omitempty"` // matched, by list
-	Drops   []Drop     `json:"drops,omitempty"` // what was lost, by reason; reasons with nothing lost may be left out
+	Drops   []Drop     `json:"drops,omitempty"` // what was lost, by reason; reasons with nothing lost may be missing
 
 	Hour   Top    `json:"hour"`   // the last hour
 	Day    Top    `json:"day"`    // the last day
 	Hourly Hourly `json:"hourly"` // hits of each hour
-	// CatchUp says in a few words what reading pflogd's files is at, for what was
-	// logged while no daemon ran.
+	// CatchUp is in a few words how far the reading of pflogd's files has come, for packets
+	// that were logged while no daemon ran.
 	CatchUp string `json:"catch_up,omitempty"`
 }
 
@@ -274,21 +276,25 @@ type Uploads struct {
 	SpoolDir string `json:"spool_dir,omitempty"`
 	DiskUsed int64  `json:"disk_used"` // bytes of its files
 	DiskMax  int64  `json:"disk_max"`  // SPOOL_MAX
-	Aside    Volume `json:"aside"`     // refused by the server, set aside in the spool directory
+	// SpoolError is why batches cannot be written to the spool now; they stay in memory.
+	SpoolError string `json:"spool_error,omitempty"`
+	Aside      Volume `json:"aside"`                 // refused by the server, set aside in the spool directory
+	AsideError string `json:"aside_error,omitempty"` // the server's answer to the last of them: "403"
 
 	Tried        time.Time `json:"tried,omitzero"`         // the last attempt
 	Error        string    `json:"error,omitempty"`        // of the last attempt; "" when it was good
+	Advice       string    `json:"advice,omitempty"`       // what to do about Error, when it does not pass by itself
 	FailingSince time.Time `json:"failing_since,omitzero"` // the first failure since the last delivery
 	Failures     int64     `json:"failures"`
 	Next         time.Time `json:"next,omitzero"` // when the next batch is due
 }
 
-// Upload is one batch that was delivered. With Lines 0 no more than when is known.
+// Upload is one batch that was delivered. With Lines 0 only its time is known.
 type Upload struct {
 	At    time.Time `json:"at"`
 	Lines int64     `json:"lines"`
 	Bytes int64     `json:"bytes"`
-	Took  Seconds   `json:"took"`
+	Took  Seconds   `json:"took_seconds"`
 }
 
 // Trouble is something that is wrong now.
@@ -297,8 +303,8 @@ type Trouble struct {
 	Since time.Time `json:"since"`
 	Last  time.Time `json:"last,omitzero"` // when it was last noticed
 	Count int64     `json:"count"`         // how many times
-	// NeedsOwner says that it will not pass by itself, so that [NeedsOwner]
-	// has it, too.
+	// NeedsOwner is set when it does not pass by itself and nothing else in the status
+	// shows it, so that [NeedsOwner] has to list it.
 	NeedsOwner bool `json:"needs_owner,omitempty"`
 }
 
@@ -313,24 +319,28 @@ func (d Seconds) MarshalJSON() ([]byte, error) {
 	return strconv.AppendFloat(nil, time.Duration(d).Round(time.Millisecond).Seconds(), 'f', -1, 64), nil
 }
 
-// UnmarshalJSON reads what MarshalJSON writes. What is beyond a time.Duration becomes
-// the nearest one that is not.
+// UnmarshalJSON reads what MarshalJSON writes.
 func (d *Seconds) UnmarshalJSON(b []byte) error {
-	if string(b) == "null" {
-		return nil
-	}
-	f, err := strconv.ParseFloat(string(b), 64)
-	if err != nil {
+	var f float64
+	if err := json.Unmarshal(b, &f); err != nil {
 		return err
 	}
-	const most = float64(1<<63-1) / float64(time.Second)
-	switch {
-	case f >= most:
-		*d = 1<<63 - 1
-	case f <= -most:
-		*d = -1 << 63
-	default:
-		*d = Seconds(time.Duration(f * float64(time.Second)).Round(time.Millisecond))
-	}
+	*d = Seconds(time.Duration(f * float64(time.Second)).Round(time.Millisecond))
 	return nil
+}
+
+// WriteJSON writes the status for programs: one object, indented, that begins with what
+// [NeedsOwner] returns as needs_owner.
+func (s *Status) WriteJSON(w io.Writer) error {
+	c := *s
+	c.Format = Format
+	// Never null, for programs that count.
+	c.Lists, c.Tables, c.Troubles = append([]List{}, c.Lists...), append([]Table{}, c.Tables...), append([]Trouble{}, c.Troubles...)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(struct {
+		NeedsOwner []string `json:"needs_owner"`
+		*Status
+	}{append([]string{}, NeedsOwner(s)...), &c})
 }

@@ -5,25 +5,31 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
 const (
-	columns = 80
-	topShow = 5 // of each kind, unless verbose
-	fewShow = 3 // exceptions and dropped entries, unless verbose
+	columns  = 80
+	topShow  = 5  // of each kind, unless verbose
+	fewShow  = 10 // exceptions and dropped entries, unless verbose
+	barHours = 48
 )
 
-// WriteText writes the status for a person: at most 80 columns of printable ASCII, since
-// a console may know nothing else; other characters come out as question marks. The first
-// line begins with "Enforced" or "NOT ENFORCED". Times are shown in zone. verbose names all
-// exceptions and dropped entries, where the first three are shown otherwise.
+// stamp is how all times are shown.
+const stamp = "2006-01-02 15:04"
+
+// WriteText writes the status for a person: printable ASCII, since a console may show nothing
+// else (other characters become question marks), in at most 80 columns. Only the first line may
+// be longer, as monitoring shows that one: it begins with "Enforced", "NOT ENFORCED", "not
+// known" or "needs you", the last three with the reason. Times are shown in zone. verbose names
+// all exceptions and dropped entries, otherwise the first ten are named.
 func (s *Status) WriteText(w io.Writer, zone *time.Location, verbose bool) error {
 	p := &page{now: s.Now, zone: zone, verbose: verbose, few: fewShow, top: topShow}
 	if verbose {
-		p.few, p.top = MaxNamed, MaxNamed
+		p.few, p.top = math.MaxInt, math.MaxInt
 	}
 	p.head(s)
 	p.lists(s)
@@ -46,51 +52,70 @@ type page struct {
 
 func (p *page) head(s *Status) {
 	needs := NeedsOwner(s)
-	switch {
-	case !s.Enforced:
-		needs = needs[1:]
-		why := s.NotEnforced
-		if why == "" {
-			why = "pf has not been looked at yet"
+	enforced := "Enforced"
+	for i := range s.Tables {
+		if t := &s.Tables[i]; t.Kind == KindBlock {
+			enforced = fmt.Sprintf("Enforced: %s in <%s>, used by %s", plural(int64(t.Kernel), "entry", "entries"), t.Name,
+				plural(int64(t.Rules), "rule", "rules"))
 		}
-		p.para(0, 2, "NOT ENFORCED: %s", why)
-	default:
-		text := "Enforced"
-		for i := range s.Tables {
-			if t := &s.Tables[i]; t.Kind == KindBlock {
-				text = fmt.Sprintf("Enforced: %s in <%s>, used by %s", plural(int64(t.Kernel), "entry", "entries"), t.Name, plural(int64(t.Rules), "rule", "rules"))
-			}
+	}
+	if len(needs) == 0 {
+		p.para(0, 2, "%s", enforced)
+	} else {
+		first, more := needs[0], ""
+		if needs = needs[1:]; len(needs) > 0 {
+			more = fmt.Sprintf(" (and %d more)", len(needs))
 		}
-		p.para(0, 2, "%s", text)
+		switch rest, not := strings.CutPrefix(first, "not enforced: "); {
+		case not:
+			first = "NOT ENFORCED: " + rest
+		case s.Enforced:
+			first = "needs you: " + first
+		}
+		p.b.WriteString(strings.ReplaceAll(ascii(first+more), string(blank), " ") + "\n")
+		if s.Enforced {
+			p.para(0, 2, "%s", enforced)
+		}
 	}
 	p.para(0, 2, "threatstopd %s, up %s", s.Version, age(s.Now.Sub(s.Started)))
 	if p.verbose {
 		p.para(0, 2, "Configuration %s", s.Config)
 	}
-	poll := &s.Poll
-	text := "no poll has ended yet"
-	if !poll.Last.IsZero() {
-		text = fmt.Sprintf("last poll %s ago (%s, took %s)", age(s.Now.Sub(poll.Last)), p.clock(poll.Last), took(poll.Took.Duration()))
-		if poll.LastGood.IsZero() {
-			text += ", none was good"
-		} else if poll.LastGood.Before(poll.Last) {
-			text += fmt.Sprintf(", last good one %s ago (%s)", age(s.Now.Sub(poll.LastGood)), p.clock(poll.LastGood))
-		}
-	}
-	if poll.Running {
-		text += ", one is under way"
-	} else if !poll.Next.IsZero() {
-		text += fmt.Sprintf(", next %s (%s)", in(poll.Next.Sub(s.Now)), p.clock(poll.Next))
-	}
-	p.para(0, 2, "%s", strings.ToUpper(text[:1])+text[1:])
-	if poll.Error != "" {
-		p.para(2, 4, "it ended early: %s", poll.Error)
-	}
+	p.poll(s)
 	if len(needs) > 0 {
-		p.title("Needs you")
+		title := "Needs you"
+		if s.Enforced {
+			title += ", too"
+		}
+		p.title("%s", title)
 		for _, n := range needs {
 			p.para(2, 4, "- %s", n)
 		}
+	}
+}
+
+func (p *page) poll(s *Status) {
+	poll := &s.Poll
+	text := "No poll has ended yet"
+	if !poll.Last.IsZero() {
+		text = fmt.Sprintf("Last poll %s, took %v", p.ago(poll.Last), poll.Took.Duration().Round(time.Millisecond))
+		if poll.LastGood.IsZero() {
+			text += ", none was good"
+		} else if poll.LastGood.Before(poll.Last) {
+			text += ", last good one " + p.ago(poll.LastGood)
+		}
+	}
+	switch {
+	case !poll.Applying.IsZero():
+		text += fmt.Sprintf(", applying a policy since %s (%s)", p.clock(poll.Applying), age(s.Now.Sub(poll.Applying)))
+	case poll.Running:
+		text += ", one is under way"
+	case !poll.Next.IsZero():
+		text += ", next " + p.in(poll.Next)
+	}
+	p.para(0, 2, "%s", text)
+	if poll.Error != "" {
+		p.para(2, 4, "it ended early: %s", poll.Error)
 	}
 }
 
@@ -98,32 +123,27 @@ func (p *page) lists(s *Status) {
 	p.row("Lists", "entries", "parts", "age", "server")
 	for i := range s.Lists {
 		l := &s.Lists[i]
-		name := fmt.Sprintf("%-5s %s", l.Kind, l.Name)
-		if l.Fetched.IsZero() {
-			p.row("  "+name, "-", "-", "-", "")
-			if l.Tried.IsZero() {
-				p.para(4, 6, "not fetched yet")
-			}
-		} else {
-			old := age(s.Now.Sub(l.Fetched))
-			if s.Stale(l) {
-				old += " !"
-			}
-			p.row("  "+name, strconv.Itoa(l.Entries), strconv.Itoa(l.Parts), old, l.Server)
+		name := fmt.Sprintf("  %-5s %s", l.Kind, l.Name)
+		switch old := age(s.Now.Sub(l.Fetched)); {
+		case l.Fetched.IsZero():
+			p.row(name, "-", "-", "-", "")
+		case s.Stale(l):
+			p.row(name, strconv.Itoa(l.Entries), strconv.Itoa(l.Parts), old+" !", l.Server)
+		default:
+			p.row(name, strconv.Itoa(l.Entries), strconv.Itoa(l.Parts), old, l.Server)
 		}
-		if l.Error != "" {
-			times := ""
-			if l.Failures > 1 {
-				times = fmt.Sprintf(" %d times", l.Failures)
-			}
-			text := fmt.Sprintf("failed%s, last %s ago: %s", times, age(s.Now.Sub(l.Tried)), l.Error)
+		switch {
+		case l.Error != "":
+			text := "failed " + times(int64(l.Failures), p.ago(l.Tried)) + ": " + l.Error
 			if l.Kept {
 				text += "; the copy above is still in use"
 			}
 			if !l.Retry.IsZero() {
-				text += fmt.Sprintf("; again %s (%s)", in(l.Retry.Sub(s.Now)), p.clock(l.Retry))
+				text += "; again " + p.in(l.Retry)
 			}
 			p.para(4, 6, "%s", text)
+		case l.Tried.IsZero() && l.Fetched.IsZero():
+			p.para(4, 6, "not fetched yet")
 		}
 	}
 	if len(s.Lists) == 0 {
@@ -139,34 +159,38 @@ func (p *page) tables(s *Status) {
 		if t.Kernel < 0 {
 			kernel = "none"
 		}
-		p.row("  "+fmt.Sprintf("%-5s %s", t.Kind, t.Name), strconv.Itoa(t.Policy), kernel, strconv.Itoa(t.Rules), "")
+		p.row(fmt.Sprintf("  %-5s %s", t.Kind, t.Name), strconv.Itoa(t.Policy), kernel, strconv.Itoa(t.Rules), "")
 		if !t.Loaded {
 			p.para(4, 6, "only the file is written (RELOAD_PF=no)")
 		}
 		if t.Error != "" {
 			p.para(4, 6, "failed: %s", t.Error)
 		}
-		if h := t.Held; h != nil {
-			until := ""
-			if !h.Until.IsZero() {
-				until = fmt.Sprintf(" (%s)", in(h.Until.Sub(s.Now)))
-			}
-			p.para(4, 6, "HELD BACK: %s%s", h.Why, until)
+		if t.Held != nil {
+			p.para(4, 6, "HELD BACK: %s", t.Held.Why)
 		}
 		if !t.Updated.IsZero() {
-			p.para(4, 6, "changed %s ago (%s): %s", age(s.Now.Sub(t.Updated)), p.clock(t.Updated), t.Change)
+			p.para(4, 6, "changed %s: %s", p.ago(t.Updated), t.Change)
 		}
-		p.excepted(t)
-		p.dropped(t)
+		named := min(len(t.Excepted), p.few)
+		for _, x := range t.Excepted[:named] {
+			p.para(4, 6, "excepted %s", x)
+		}
+		p.more(t.ExceptedCount-named, "exceptions")
+		named = min(len(t.Dropped), p.few)
+		for _, d := range t.Dropped[:named] {
+			p.para(4, 6, "dropped %s of %s: %s", d.Entry, d.List, d.Why)
+		}
+		p.more(t.DroppedCount-named, "dropped entries")
 		if d := &t.Drift; d.Mended > 0 {
-			p.para(4, 6, "changed by others, and put right, %s: last %s ago (%s), %s", times(int64(d.Mended)), age(s.Now.Sub(d.Last)), p.clock(d.Last), d.Change)
+			p.para(4, 6, "changed by others and repaired %s: %s", times(int64(d.Mended), p.ago(d.Last)), d.Change)
 		}
-		if t.File != "" {
-			if t.FileWritten.IsZero() {
-				p.para(4, 6, "%s: not written yet", t.File)
-			} else {
-				p.para(4, 6, "%s: %s, %s old", t.File, plural(int64(t.FileEntries), "entry", "entries"), age(s.Now.Sub(t.FileWritten)))
-			}
+		switch {
+		case t.File == "":
+		case t.FileWritten.IsZero():
+			p.para(4, 6, "%s: not written yet", t.File)
+		default:
+			p.para(4, 6, "%s: %s, written %s", t.File, plural(int64(t.FileEntries), "entry", "entries"), p.ago(t.FileWritten))
 		}
 	}
 	if pf := &s.PF; pf.Limit > 0 {
@@ -178,82 +202,76 @@ func (p *page) tables(s *Status) {
 	}
 }
 
-func (p *page) excepted(t *Table) {
-	for i, x := range t.Excepted {
-		if i == p.few {
-			break
-		}
-		of := ""
-		if len(x.Lists) > 0 {
-			of = ", of " + strings.Join(x.Lists, ", ")
-		}
-		var n []string
-		if x.Inside > 0 {
-			n = append(n, plural(int64(x.Inside), "entry", "entries")+" inside it")
-		}
-		if x.Around > 0 {
-			n = append(n, plural(int64(x.Around), "entry", "entries")+" around it")
-		}
-		prefix := x.Prefix.String()
-		if x.Prefix.IsSingleIP() {
-			prefix = x.Prefix.Addr().String()
-		}
-		p.para(4, 6, "excepted %s (%s): %s%s", prefix, x.Why, strings.Join(n, ", "), of)
-	}
-	if n := t.ExceptedCount - min(len(t.Excepted), p.few); n > 0 {
-		p.para(4, 6, "and %d more exceptions", n)
+// more is the line for what is not named.
+func (p *page) more(n int, what string) {
+	if n > 0 {
+		p.para(4, 6, "and %d more %s", n, what)
 	}
 }
 
-func (p *page) dropped(t *Table) {
-	for i, d := range t.Dropped {
-		if i == p.few {
-			break
-		}
-		p.para(4, 6, "dropped %s of %s: %s", d.Entry, d.List, d.Why)
+// String is the exception in one line.
+func (x Excepted) String() string {
+	var n []string
+	if x.Inside > 0 {
+		n = append(n, plural(int64(x.Inside), "entry", "entries")+" inside it")
 	}
-	if n := t.DroppedCount - min(len(t.Dropped), p.few); n > 0 {
-		p.para(4, 6, "and %d more dropped entries", n)
+	if x.Around > 0 {
+		n = append(n, plural(int64(x.Around), "entry", "entries")+" around it")
 	}
+	prefix := x.Prefix.String()
+	if x.Prefix.IsSingleIP() {
+		prefix = x.Prefix.Addr().String()
+	}
+	text := fmt.Sprintf("%s (%s): %s", prefix, x.Why, strings.Join(n, ", "))
+	if len(x.Lists) > 0 {
+		text += ", of " + strings.Join(x.Lists, ", ")
+	}
+	return text
 }
 
 func (p *page) hits(s *Status) {
 	h := &s.Hits
-	switch {
-	case h.Mode == "no":
-		p.title("Hits are not looked at (UPLOAD=no)")
+	if h.Mode == "no" {
+		p.title("Hits are not counted (UPLOAD=no)")
 		return
-	case h.Capturing:
-		p.title("Hits on %s: %d of %d packets in %s", h.Interface, h.Matched, h.Seen, age(s.Now.Sub(s.Started)))
-	default:
-		p.title("Hits on %s: NOT READ, %d of %d packets in %s", h.Interface, h.Matched, h.Seen, age(s.Now.Sub(s.Started)))
 	}
+	since, not := h.Since, ""
+	if since.IsZero() {
+		since = s.Started
+	}
+	if !h.Capturing {
+		not = "NOT READ, "
+	}
+	p.title("Hits on %s: %s%d of %d packets since %s", h.Interface, not, h.Matched, h.Seen, p.clock(since))
 	if h.Error != "" {
 		p.para(2, 4, "%s", h.Error)
 	}
 	if n := len(h.Hourly.Counts); n > 0 {
-		counts := h.Hourly.Counts[max(0, n-HistoryHours):]
-		p.line("  |%s| at most %d an hour", bar(counts), highest(counts))
+		counts := h.Hourly.Counts[max(0, n-barHours):]
+		p.line("  |%s| at most %d an hour", bar(counts), slices.Max(counts))
 		from := h.Hourly.From.Add(time.Duration(n-len(counts)) * time.Hour)
 		left, right := p.clock(from), p.clock(from.Add(time.Duration(len(counts)-1)*time.Hour))
 		p.line("   %s%s%s", left, strings.Repeat(" ", max(1, len(counts)-len(left)-len(right))), right)
 	}
-	p.spanTop("last hour", &h.Hour)
-	p.spanTop("last day", &h.Day)
-	var words []string
+	for _, span := range []struct {
+		name string
+		top  *Top
+	}{{"hour", &h.Hour}, {"day", &h.Day}} {
+		p.line("  last %-4s %s", span.name, plural(span.top.Hits, "hit", "hits"))
+		p.counted(4, "addresses", span.top.Addresses)
+		p.counted(4, "ports", span.top.Ports)
+		p.counted(4, "lists", span.top.Lists)
+	}
+	var lists []Counted
 	for _, l := range h.Lists {
-		if l.Hits > 0 {
-			words = append(words, fmt.Sprintf("%s (%d)", l.List, l.Hits))
-		}
+		lists = append(lists, Counted{Key: l.List, Hits: l.Hits})
 	}
-	if len(words) > 0 {
-		p.items(2, "by list", words)
-	}
+	p.counted(2, "by list", lists)
 	for _, d := range h.Drops {
 		if d.Count > 0 {
 			last := ""
 			if !d.Last.IsZero() {
-				last = fmt.Sprintf(", last %s ago", age(s.Now.Sub(d.Last)))
+				last = ", last " + p.ago(d.Last)
 			}
 			p.para(2, 4, "lost %d: %s%s", d.Count, d.text(), last)
 		}
@@ -263,26 +281,25 @@ func (p *page) hits(s *Status) {
 	}
 }
 
-func (p *page) spanTop(name string, t *Top) {
-	p.line("  %-9s %s", name, plural(t.Hits, "hit", "hits"))
-	for _, kind := range []struct {
-		name string
-		of   []Counted
-	}{{"addresses", t.Addresses}, {"ports", t.Ports}, {"lists", t.Lists}} {
-		var words []string
-		for i, c := range kind.of {
-			if i == p.top {
-				break
-			}
-			more := ""
-			if c.Slack > 0 {
-				more = "+"
-			}
-			words = append(words, fmt.Sprintf("%s (%d%s)", c.Key, c.Hits, more))
+// counted writes keys and how often they came, as far as that is more than never.
+func (p *page) counted(indent int, name string, all []Counted) {
+	text := ""
+	for _, c := range all[:min(len(all), p.top)] {
+		if c.Hits <= 0 {
+			continue
 		}
-		if len(words) > 0 {
-			p.items(4, kind.name, words)
+		if text != "" {
+			text += ", "
 		}
+		text += fmt.Sprintf("%s%c(%d", c.Key, blank, c.Hits)
+		if c.Slack > 0 {
+			text += "+"
+		}
+		text += ")"
+	}
+	if text != "" {
+		const wide = 11
+		p.para(indent, indent+wide, "%s%s%s", name, strings.Repeat(string(blank), wide-len(name)), text)
 	}
 }
 
@@ -290,32 +307,32 @@ func (p *page) uploads(s *Status) {
 	u := &s.Uploads
 	if u.Server == "" {
 		p.title("Uploads: none")
-	} else {
-		last := "nothing yet"
-		if l := u.Last; l != nil {
-			last = fmt.Sprintf("last %s ago (%s)", age(s.Now.Sub(l.At)), p.clock(l.At))
-			if l.Lines > 0 {
-				last += fmt.Sprintf(", %s, %s in %s", plural(l.Lines, "line", "lines"), size(l.Bytes), took(l.Took.Duration()))
-			}
-		}
-		next := ""
-		if !u.Next.IsZero() {
-			next = fmt.Sprintf(", next %s (%s)", in(u.Next.Sub(s.Now)), p.clock(u.Next))
-		}
-		p.title("Uploads to %s", u.Server)
-		p.para(2, 4, "%s%s", last, next)
-		if u.Error != "" {
-			since := ""
-			if !u.FailingSince.IsZero() {
-				since = fmt.Sprintf(" for %s (since %s)", age(s.Now.Sub(u.FailingSince)), p.clock(u.FailingSince))
-			}
-			p.para(2, 4, "failing%s: %s", since, u.Error)
-		}
-		p.para(2, 4, "%s delivered; waiting: %d in memory, %d in the spool (%s of %s)", plural(u.Delivered.Lines, "line", "lines"),
-			u.InMemory, u.Spool.Lines, size(u.DiskUsed), size(u.DiskMax))
+		return
 	}
+	p.title("Uploads to %s", u.Server)
+	text := "nothing yet"
+	if l := u.Last; l != nil {
+		text = "last " + p.ago(l.At)
+		if l.Lines > 0 {
+			text += fmt.Sprintf(", %s, %s in %v", plural(l.Lines, "line", "lines"), size(l.Bytes), l.Took.Duration().Round(time.Millisecond))
+		}
+	}
+	if !u.Next.IsZero() {
+		text += ", next " + p.in(u.Next)
+	}
+	p.para(2, 4, "%s", text)
+	if u.Error != "" {
+		since := ""
+		if !u.FailingSince.IsZero() {
+			since = " since " + p.clock(u.FailingSince)
+		}
+		p.para(2, 4, "failing%s: %s", since, u.Error)
+	}
+	p.para(2, 4, "%s delivered; waiting: %d in memory, %d in the spool (%s of %s)", plural(u.Delivered.Lines, "line", "lines"),
+		u.InMemory, u.Spool.Lines, size(u.DiskUsed), size(u.DiskMax))
 	if u.Aside.Batches > 0 {
-		p.para(2, 4, "set aside, as the server refused them: %s of %s", plural(u.Aside.Batches, "batch", "batches"), plural(u.Aside.Lines, "line", "lines"))
+		p.para(2, 4, "refused by the server and set aside: %s of %s", plural(u.Aside.Batches, "batch", "batches"),
+			plural(u.Aside.Lines, "line", "lines"))
 	}
 }
 
@@ -328,7 +345,7 @@ func (p *page) troubles(s *Status) {
 	for _, t := range s.Troubles {
 		often := ""
 		if t.Count > 1 {
-			often = ", " + times(t.Count)
+			often = fmt.Sprintf(", %d times", t.Count)
 		}
 		p.para(2, 4, "since %s%s: %s", p.clock(t.Since), often, t.Text)
 	}
@@ -341,7 +358,7 @@ func (p *page) title(format string, args ...any) {
 }
 
 // row writes a line of a list or of a table, or its heading: a name, three figures, and a
-// word that goes onto a line of its own where it is too long.
+// word, on lines of their own where they are too long.
 func (p *page) row(name, a, b, c, rest string) {
 	name, rest = ascii(name), ascii(rest)
 	if !strings.HasPrefix(name, " ") {
@@ -349,7 +366,7 @@ func (p *page) row(name, a, b, c, rest string) {
 	}
 	const wide = 36
 	if len(name) > wide {
-		p.para(2, 8, "%s", strings.TrimSpace(name))
+		p.para(2, 8, "%s", name)
 		name = ""
 	}
 	line := fmt.Sprintf("%-*s %8s %6s %7s", wide, name, a, b, c)
@@ -363,111 +380,85 @@ func (p *page) row(name, a, b, c, rest string) {
 	}
 }
 
-// items writes a heading and words behind it, which are broken between lines only.
-func (p *page) items(indent int, name string, words []string) {
-	const wide = 10
-	line := fmt.Sprintf("%*s%-*s", indent, "", wide, name)
-	for i, w := range words {
-		w = ascii(w)
-		if i < len(words)-1 {
-			w += ","
-		}
-		if len(line)+1+len(w) > columns && strings.TrimSpace(line) != "" {
-			p.line("%s", line)
-			line = strings.Repeat(" ", indent+wide)
-		}
-		for len(line)+1+len(w) > columns {
-			cut := columns - len(line) - 1
-			p.line("%s %s", line, w[:cut])
-			line, w = strings.Repeat(" ", indent+wide), w[cut:]
-		}
-		line += " " + w
-	}
-	p.line("%s", line)
-}
+// blank is a space where no line is broken.
+const blank = '\x1f'
 
 // para writes a paragraph: its first line indented by first, the others by more.
 func (p *page) para(first, more int, format string, args ...any) {
-	text := ascii(fmt.Sprintf(format, args...))
-	line := strings.Repeat(" ", first)
-	empty := true
-	for w := range strings.FieldsSeq(text) {
-		if !empty && len(line)+1+len(w) > columns {
-			p.line("%s", line)
-			line, empty = strings.Repeat(" ", more), true
+	line, indent := "", first
+	for w := range strings.FieldsSeq(ascii(fmt.Sprintf(format, args...))) {
+		if line != "" && indent+len(line)+1+len(w) > columns {
+			p.line("%*s%s", indent, "", line)
+			line, indent = "", more
 		}
-		if !empty {
+		if line != "" {
 			line += " "
 		}
-		for len(line)+len(w) > columns {
-			cut := columns - len(line)
-			p.line("%s%s", line, w[:cut])
-			line, w = strings.Repeat(" ", more), w[cut:]
+		for line += w; indent+len(line) > columns; indent = more {
+			cut := columns - indent
+			p.line("%*s%s", indent, "", line[:cut])
+			line = line[cut:]
 		}
-		line += w
-		empty = false
 	}
-	p.line("%s", line)
+	p.line("%*s%s", indent, "", line)
 }
 
 // line writes one line, cut at 80 columns.
 func (p *page) line(format string, args ...any) {
-	text := ascii(fmt.Sprintf(format, args...))
+	text := strings.ReplaceAll(ascii(fmt.Sprintf(format, args...)), string(blank), " ")
 	p.b.WriteString(strings.TrimRight(text[:min(len(text), columns)], " "))
 	p.b.WriteByte('\n')
 }
 
-// clock shows a time: of today without the date.
-func (p *page) clock(t time.Time) string {
-	t, now := t.In(p.zone), p.now.In(p.zone)
-	switch {
-	case t.Year() == now.Year() && t.YearDay() == now.YearDay():
-		return t.Format("15:04")
-	case t.Sub(now).Abs() < 300*24*time.Hour:
-		return t.Format("Jan _2 15:04")
-	}
-	return t.Format("2006-01-02 15:04")
+func (p *page) clock(t time.Time) string { return t.In(p.zone).Format(stamp) }
+
+// ago shows a time in the past.
+func (p *page) ago(t time.Time) string {
+	return fmt.Sprintf("%s ago (%s)", age(p.now.Sub(t)), p.clock(t))
 }
 
-// String says it as a log line does.
+// in shows when something is due.
+func (p *page) in(t time.Time) string {
+	if !t.After(p.now) {
+		return "now"
+	}
+	return fmt.Sprintf("in %s (%s)", age(t.Sub(p.now)), p.clock(t))
+}
+
+// times shows how often something happened, and when it did last.
+func times(n int64, last string) string {
+	if n <= 1 {
+		return last
+	}
+	return fmt.Sprintf("%d times, last %s", n, last)
+}
+
+// String is what changed, as in a log line.
 func (c Change) String() string {
 	return fmt.Sprintf("%d added, %d deleted, %d changed", c.Added, c.Deleted, c.Changed)
 }
 
-// levels of the history bar, from no hits to the most. A console may know ASCII only.
-const levels = " .:-=+*#%@"
-
-// bar draws counts, a column each. Any hit is seen.
+// bar draws counts, a column each, from no hits to the most. Any hit is visible.
 func bar(counts []int64) string {
-	most := highest(counts)
+	const levels = " .:-=+*#%@"
 	b := make([]byte, len(counts))
 	for i, n := range counts {
 		level := 0
 		if n > 0 {
-			level = int(math.Ceil(float64(n) / float64(most) * float64(len(levels)-1)))
+			level = int(math.Ceil(float64(n) / float64(slices.Max(counts)) * float64(len(levels)-1)))
 		}
 		b[i] = levels[min(level, len(levels)-1)]
 	}
 	return string(b)
 }
 
-func highest(counts []int64) int64 {
-	most := int64(0)
-	for _, n := range counts {
-		most = max(most, n)
-	}
-	return most
-}
-
-// age shows a duration in its two largest units, rounded down, in one from three days on.
-// Negative ones, as a clock that was set makes them, are 0s.
+// age shows a duration, rounded down, in one or two units. Negative ones, as a clock that was
+// set makes them, are 0s.
 func age(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
-	case d < 0:
-		return "0s"
 	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
+		return fmt.Sprintf("%ds", max(0, d)/time.Second)
 	case d < time.Hour:
 		return fmt.Sprintf("%dm", d/time.Minute)
 	case d < 3*time.Hour && d%time.Hour >= time.Minute:
@@ -480,22 +471,6 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", d/day)
 }
 
-// in shows when something is due.
-func in(d time.Duration) string {
-	if d <= 0 {
-		return "now"
-	}
-	return "in " + age(d)
-}
-
-// took shows how long something took.
-func took(d time.Duration) string {
-	if d < 10*time.Second {
-		return fmt.Sprintf("%.1fs", d.Seconds())
-	}
-	return age(d)
-}
-
 func plural(n int64, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -503,37 +478,24 @@ func plural(n int64, one, many string) string {
 	return strconv.FormatInt(n, 10) + " " + many
 }
 
-func times(n int64) string {
-	switch n {
-	case 1:
-		return "once"
-	case 2:
-		return "twice"
-	}
-	return strconv.FormatInt(n, 10) + " times"
-}
-
-// size shows bytes with a power of 1024, as SPOOL_MAX has them.
+// size shows bytes in units of 1024, as SPOOL_MAX does.
 func size(n int64) string {
-	switch {
-	case n < 10<<10:
-		return strconv.FormatInt(n, 10) + "B"
-	case n < 10<<20:
-		return strconv.FormatInt(n>>10, 10) + "K"
-	case n < 10<<30:
-		return strconv.FormatInt(n>>20, 10) + "M"
+	for _, unit := range []string{"B", "K", "M"} {
+		if n < 10<<10 {
+			return strconv.FormatInt(n, 10) + unit
+		}
+		n >>= 10
 	}
-	return strconv.FormatInt(n>>30, 10) + "G"
+	return strconv.FormatInt(n, 10) + "G"
 }
 
-// ascii makes a text fit for any console: what a stranger wrote might be meant for the
-// terminal.
+// ascii makes a text fit for any console: a stranger may have meant it for the terminal.
 func ascii(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':
 			return ' '
-		case r < ' ' || r > '~':
+		case (r < ' ' || r > '~') && r != blank:
 			return '?'
 		}
 		return r
