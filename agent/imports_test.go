@@ -57,8 +57,8 @@ func allDeps(t *testing.T, pkgs []string) map[string][]string {
 func TestImports(t *testing.T) {
 	const any = "*"
 	rooms := map[string][]string{ // package: what of this module it links
-		"pfioctl":                            {},
-		"pfioctl/pfsim":                      {"pfioctl"},
+		"pfioctl":                            {"pfioctl/internal/abi"},
+		"pfioctl/pfsim":                      {"pfioctl", "pfioctl/internal/abi"},
 		"capture":                            {},
 		"capture/capturetest":                {"capture"},
 		"dnsfetch":                           {},
@@ -66,13 +66,13 @@ func TestImports(t *testing.T) {
 		"agent/internal/policy":              {},
 		"agent/internal/config":              {"agent/internal/host", "agent/internal/policy"},
 		"agent/internal/host":                {"agent/internal/policy"},
-		"agent/internal/apply":               {"agent/internal/policy", "pfioctl"},
-		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl", "pfioctl/*"},
+		"agent/internal/apply":               {"agent/internal/policy", "pfioctl", "pfioctl/internal/abi"},
+		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl", "pfioctl/internal/abi", "pfioctl/*"},
 		"agent/internal/report":              {"agent/internal/host", "agent/internal/policy", "agent/internal/status", "capture"},
 		"agent/internal/report/reporttest":   {},
 		"agent/internal/privsep":             {},
 		"agent/internal/privsep/privseptest": {"agent/internal/privsep"},
-		"agent/internal/states":              {"agent/internal/policy", "agent/internal/privsep", "pfioctl"},
+		"agent/internal/states":              {"agent/internal/policy", "agent/internal/privsep", "pfioctl", "pfioctl/internal/abi"},
 		"agent/internal/reportrole":          {"agent/internal/host", "agent/internal/policy", "agent/internal/privsep", "agent/internal/report", "agent/internal/status", "capture"},
 		"agent/internal/fetch":               {"agent/internal/privsep", "dnsfetch"},
 		"agent/internal/status":              {},
