@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"example.org/threatstopd/pfioctl/internal/abi"
 )
@@ -39,15 +40,8 @@ func (p *PF) plausible() error {
 var errUnlike = errors.New("not the structures of " + abi.Newest)
 
 func (p *PF) agree() error {
-	b, err := p.status()
-	if err != nil {
+	if err := p.likelyStatus(); err != nil {
 		return fmt.Errorf("status: %w", err)
-	}
-	o, u32 := p.l.Status, p.l.Order().Uint32
-	switch {
-	case u32(b[o.Running:]) > 1, u32(b[o.Debug:]) > 7, p.l.Order().Uint64(b[o.Since:]) >= 1<<40,
-		!isName(abi.CString(b[o.Ifname:][:abi.IfNameSize]), abi.IfNameSize):
-		return fmt.Errorf("status: %w", errUnlike)
 	}
 	before, err := p.AllTables()
 	if err != nil {
@@ -61,8 +55,8 @@ func (p *PF) agree() error {
 	if err != nil {
 		return err
 	}
-	if len(rules.Rules) > 0 && [16]byte(b[o.Checksum:]) == [16]byte{} {
-		return fmt.Errorf("status: no checksum of the rules: %w", errUnlike)
+	if len(rules.Rules) == 0 {
+		return errors.New("no rules are loaded to compare with")
 	}
 	c := &agreement{before: tableMap(before), after: tableMap(after), mentions: make(map[Table]int), seen: make(map[*Ruleset]bool)}
 	if err := c.ruleset(rules); err != nil {
@@ -72,6 +66,38 @@ func (p *PF) agree() error {
 		if max(c.before[t].Rules, c.after[t].Rules) < n {
 			return fmt.Errorf("table %s: named by %d rules, pf counts %d", t, n, c.after[t].Rules)
 		}
+	}
+	return nil
+}
+
+// likelyStatus compares struct pf_status with what its members can be when rules are
+// loaded. The checksum comes last: a word of it that is zero shows that members before it
+// have other places.
+func (p *PF) likelyStatus() error {
+	b, err := p.status()
+	if err != nil {
+		return err
+	}
+	o, u32 := p.l.Status, p.l.Order().Uint32
+	likely := u32(b[o.Running:]) <= 1 && u32(b[o.Debug:]) <= 7 && u32(b[o.HostID:]) != 0 &&
+		p.l.Order().Uint64(b[o.Since:]) < 1<<40 && isName(abi.CString(b[o.Ifname:][:abi.IfNameSize]), abi.IfNameSize)
+	for at := o.Checksum; at < o.Checksum+16; at += 4 {
+		likely = likely && u32(b[at:]) != 0
+	}
+	if !likely {
+		return errUnlike
+	}
+	// The number of states is also the answer to DIOCGETSTATES without a buffer.
+	io := &abi.PfiocStates{}
+	if err := p.ioctl(p.l.Req.GetStates, unsafe.Pointer(io)); err != nil {
+		return err
+	}
+	counted, err := countStates(&p.l.State, io.Len)
+	if err != nil {
+		return err
+	}
+	if n := int(u32(b[o.States:])); max(n, counted)-min(n, counted) > 64+counted/4 {
+		return fmt.Errorf("%d states, counted %d", n, counted)
 	}
 	return nil
 }

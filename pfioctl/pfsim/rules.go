@@ -267,6 +267,14 @@ func (r *ruleReads) find(d *Device, ticket uint32) *ruleRead {
 	return nil
 }
 
+// OpenTransactions returns how many transactions that read rules are open, on all
+// devices.
+func (k *Kernel) OpenTransactions() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.trans.open)
+}
+
 // getClearCounters is the action of a DIOCGETRULE that also clears the rule's
 // counters (PF_GET_CLR_CNTR).
 const getClearCounters = 1

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/pfioctl"
@@ -42,6 +43,7 @@ type Enforcer struct {
 	pf   *pfioctl.PF
 	disk osDisk
 	made made // the policy of the last run
+	seen evaluations
 }
 
 // New returns an Enforcer that works through pf.
@@ -353,23 +355,28 @@ func appendAll(a *pfioctl.Addrs, entries iter.Seq2[netip.Prefix, bool]) error {
 	return nil
 }
 
-// Glance is what pf reports about itself and about two tables without walking them.
+// Glance is the state of pf and of two tables, read without walking them.
 type Glance struct {
 	Running      bool
 	Checksum     [16]byte // of the loaded ruleset
 	Block, Allow TableGlance
-	Known        bool // the release's status is known: Running and Checksum mean something
+	Known        bool   // the release's status is known: Running and Checksum have a meaning
+	Notice       string // about a release that is newer than this program
+
+	// Evaluated is true if rules were evaluated with an address and the block table
+	// within the last 90 seconds, as far as glances of the same Enforcer showed it.
+	Evaluated bool
 }
 
-// TableGlance is what pf reports about one table.
+// TableGlance is the state of one table.
 type TableGlance struct {
 	pfioctl.Table
 	Entries int // -1: there is no such table
 	Rules   int // loaded rules and anchors that refer to it
 }
 
-// NotEnforced says why nothing of the policy has any effect, and what to do
-// about it; it is empty when pf enforces it.
+// NotEnforced returns why nothing of the policy has any effect, and what to do about it.
+// It is empty if pf enforces the policy, or may enforce it: see Unsure.
 func (g Glance) NotEnforced() string {
 	switch {
 	case g.Known && !g.Running:
@@ -381,10 +388,42 @@ func (g Glance) NotEnforced() string {
 	return ""
 }
 
-// Glance looks at pf and at the tables of blocked and of allowed addresses. Of
-// a release whose status is not known it has the tables alone.
+// Unsure returns why it is not known whether pf enforces the policy, "" where it is
+// known. A release whose status cannot be read shows that pf is enabled only by the
+// counters of the table: that they stand still may also mean that no packet came.
+func (g Glance) Unsure() string {
+	if g.Known || g.Evaluated || g.NotEnforced() != "" {
+		return ""
+	}
+	return fmt.Sprintf("%s; %d rules refer to table <%s>, and pf has evaluated none of them in the last minute: `pfctl -si` shows whether pf is enabled",
+		g.Notice, g.Block.Rules, g.Block.Table)
+}
+
+// Enforced reports whether pf is known to act on the policy.
+func (g Glance) Enforced() bool { return g.NotEnforced() == "" && g.Unsure() == "" }
+
+// evaluations are the counters of the block table as the last glance found them.
+type evaluations struct {
+	table pfioctl.Table
+	count uint64
+	grew  time.Time // when they were last found to have grown
+}
+
+const evaluatedFor = 90 * time.Second
+
+func (v *evaluations) see(st pfioctl.TableStats) bool {
+	n, now := st.Match+st.NoMatch, time.Now()
+	if v.table == st.Table && n > v.count {
+		v.grew = now
+	}
+	v.table, v.count = st.Table, n
+	return !v.grew.IsZero() && now.Sub(v.grew) <= evaluatedFor
+}
+
+// Glance reads the state of pf and of the tables of blocked and of allowed addresses. Of
+// a release whose status is not known it reads the tables alone.
 func (e *Enforcer) Glance(block, allow pfioctl.Table) (Glance, error) {
-	var g Glance
+	g := Glance{Notice: e.pf.Notice()}
 	status, err := e.pf.Status()
 	switch {
 	case err == nil:
@@ -400,6 +439,10 @@ func (e *Enforcer) Glance(block, allow pfioctl.Table) (Glance, error) {
 		*to = TableGlance{Table: t, Entries: -1}
 		if ok {
 			to.Entries, to.Rules = st.Addresses, st.Rules+st.Anchors
+		}
+		if t == block {
+			st.Table = block
+			g.Evaluated = e.seen.see(st)
 		}
 	}
 	return g, nil

@@ -105,9 +105,14 @@ func (c *checker) kernel() Answer {
 	defer pf.Close()
 	answer := c.table(pf, c.block)
 	c.table(pf, c.allow)
-	if status, err := pf.Status(); err == nil && !status.Running {
+	status, err := pf.Status()
+	switch {
+	case err == nil && !status.Running:
 		c.say("pf", "is disabled: nothing is blocked")
 		return NotBlocked
+	case errors.Is(err, pfioctl.ErrUnknownRelease) && answer == Blocked:
+		c.say("pf", "%s: `pfctl -si` shows whether it is enabled", pf.Notice())
+		return CannotTell
 	}
 	return answer
 }

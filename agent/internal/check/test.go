@@ -155,6 +155,9 @@ func (t *tester) openPF(context.Context) {
 		return
 	}
 	status, err := pf.Status()
+	if notice := pf.Notice(); notice != "" && err == nil {
+		t.say(Note, "pf: "+notice)
+	}
 	switch {
 	case errors.Is(err, pfioctl.ErrUnknownRelease):
 		t.say(Skip, fmt.Sprintf("pf: cannot tell whether it is enabled: openbsd %s is newer than this program", pf.Release()))

@@ -123,6 +123,11 @@ func TestWhatIsWrong(t *testing.T) {
 		"a release that is not known": {func(r *rig) {
 			r.env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones
 		}, []string{"skip cannot tell whether it is enabled: openbsd 8.1", "skip rules: cannot tell whether they block: openbsd 8.1; 2 refer to the table > block drop in log quick"}},
+		"a release that is not known, with the structs of 8.0": {func(r *rig) {
+			r.kernel = pfsim.New(pfsim.Options{Release: "8.1"})
+			r.kernel.SetRunning(true)
+			r.load(pfsim.Ruleset{Rules: blockRules(), Tables: []pfsim.TableLine{{Table: block, Flags: pfioctl.TablePersist, File: strings.NewReader("192.0.2.66")}, {Table: allow, Flags: pfioctl.TablePersist}}})
+		}, []string{"note pf: OpenBSD 8.1 is newer than this program: assuming the structures of 8.0"}},
 		"a release that is not known, and no rules": {func(r *rig) {
 			r.rules(pfsim.Rule{})
 			r.env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones

@@ -94,6 +94,9 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		Version: shortVersion(),
 	}
 	n.Begin(env.Now())
+	if notice := pf.Notice(); notice != "" {
+		screen.warn("warning: " + notice)
+	}
 	began := env.Now()
 	src.Fetch(ctx, fetcher, sources.Narrate(n))
 	go fetcher.Close() // while pf and the disk are at work

@@ -153,6 +153,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	defer d.enforcer.Close()
 	d.o.Log.Info().Str("version", d.o.Version).Msg("started")
+	if notice := d.o.PF.Notice(); notice != "" {
+		d.o.Log.Warn().Msg(notice)
+	}
 	defer d.o.Log.Info().Msg("stopped")
 	d.restore()
 	for i, err := range d.o.Missing {

@@ -20,15 +20,16 @@ func (d *Daemon) status() status.Status {
 		s.Troubles = append(s.Troubles, status.Trouble{Text: t.Text, Since: t.Since, Last: t.Last, Count: t.Count, NeedsOwner: t.NeedsOwner})
 	}
 	if d.glanced {
-		s.NotEnforced = d.glance.NotEnforced()
+		s.NotEnforced, s.Unsure = d.glance.NotEnforced(), d.glance.Unsure()
 	} else {
 		s.NotKnown = "the state of pf cannot be read"
 	}
-	s.Enforced = d.glanced && s.NotEnforced == "" && d.glance.Block.Entries > 0
-	if d.glanced && s.NotEnforced == "" && !s.Enforced {
-		s.NotEnforced = "the block table is empty: no policy has come yet"
+	s.Enforced = d.glanced && d.glance.Enforced() && d.glance.Block.Entries > 0
+	if d.glanced && s.NotEnforced == "" && d.glance.Block.Entries <= 0 {
+		s.Unsure, s.NotEnforced = "", "the block table is empty: no policy has come yet"
 	}
-	s.PF.Running = d.glance.Running
+	s.PF.Running, s.PF.Unknown = d.glance.Running || d.glance.Evaluated, !d.glance.Known && !d.glance.Evaluated
+	s.PF.Notice = d.glance.Notice
 	s.Poll = status.Poll{
 		Running:    d.poll != nil,
 		Applying:   d.applying,
@@ -152,7 +153,7 @@ func describeReport(t *status.Table, report policy.Report) {
 
 // logStatus logs a line about the state of pf; the role that reports logs one about hits and uploads.
 func (d *Daemon) logStatus() {
-	d.o.Log.Info().Bool("enforced", d.glance.NotEnforced() == "").
+	d.o.Log.Info().Bool("enforced", d.glance.Enforced()).
 		Int("blocked", d.glance.Block.Entries).Int("allowed", d.glance.Allow.Entries).
 		Int("troubles", len(d.trouble.open)).Time("next", d.schedule.next).
 		Msg("status")

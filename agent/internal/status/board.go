@@ -104,5 +104,5 @@ func (b *Board) at(now time.Time) Status {
 
 // unknown makes s say that nothing is known of what pf enforces.
 func (s *Status) unknown(why string) {
-	s.Enforced, s.NotEnforced, s.NotKnown = false, "", why
+	s.Enforced, s.NotEnforced, s.Unsure, s.NotKnown = false, "", "", why
 }

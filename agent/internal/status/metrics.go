@@ -15,7 +15,7 @@ func (s *Status) WriteMetrics(w io.Writer) error {
 	m.one("build_info", "Constant 1, with the version.", 1, "version", s.Version)
 	m.time("start_time_seconds", "When the daemon started.", s.Started)
 	m.time("reported_timestamp_seconds", "When the main process last reported.", s.Reported)
-	if s.NotKnown == "" {
+	if s.NotKnown == "" && s.Unsure == "" {
 		m.one("enforced", "1 if pf acts on the policy, else 0; missing while that is not known.", truth(s.Enforced))
 	}
 	m.one("needs_owner", "How many things need the owner, as --status lists them.", float64(len(NeedsOwner(s))))
@@ -28,7 +28,9 @@ func (s *Status) WriteMetrics(w io.Writer) error {
 
 	s.listMetrics(m)
 	s.tableMetrics(m)
-	m.one("pf_running", "1 if pf is enabled, else 0.", truth(s.PF.Running))
+	if !s.PF.Unknown {
+		m.one("pf_running", "1 if pf is enabled, else 0; missing while that is not known.", truth(s.PF.Running))
+	}
 	m.one("pf_entries", "Entries in all tables of pf.", float64(s.PF.Used))
 	if s.PF.Limit > 0 {
 		m.one("pf_entries_limit", "The limit table-entries of pf.", float64(s.PF.Limit))

@@ -83,7 +83,7 @@ func TestMetrics(t *testing.T) {
 			if got := int(values["threatstopd_needs_owner"]); got != len(x.needs) {
 				t.Errorf("needs_owner %d, want %d", got, len(x.needs))
 			}
-			if _, ok := values["threatstopd_enforced"]; ok == (x.status().NotKnown != "") {
+			if _, ok := values["threatstopd_enforced"]; ok == (x.status().NotKnown+x.status().Unsure != "") {
 				t.Error("enforced is there, and it is not known")
 			}
 			for _, r := range reasons {

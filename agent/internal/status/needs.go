@@ -23,7 +23,7 @@ const (
 func NeedsOwner(s *Status) []string {
 	n := &needs{}
 	switch {
-	case s.Enforced:
+	case s.Enforced, s.Unsure != "":
 	case s.NotKnown != "":
 		n.add("not known: %s", s.NotKnown)
 	case s.NotEnforced != "":

@@ -110,6 +110,14 @@ var states = []state{
 		needs: []string{"not enforced: no loaded rule refers to table <ThreatSTOP-Block>: add `block drop log quick from <ThreatSTOP-Block>` and `block drop log quick to <ThreatSTOP-Block>` to pf.conf, and load it with pfctl -f /etc/pf.conf"},
 	},
 	{
+		name: "unsure", // no alarm: nothing is known to be wrong
+		change: func(s *Status) {
+			s.Enforced, s.PF.Running, s.PF.Unknown = false, false, true
+			s.PF.Notice = "OpenBSD 8.1 is newer than this program: pf's status and rules cannot be read (status: no such device)"
+			s.Unsure = s.PF.Notice + "; 2 rules refer to table <ThreatSTOP-Block>, and pf has evaluated none of them in the last minute: `pfctl -si` shows whether pf is enabled"
+		},
+	},
+	{
 		name: "stale",
 		change: func(s *Status) {
 			s.Lists[0].Fetched, s.Lists[0].Kept, s.Lists[0].Failures, s.Lists[0].Error = at.Add(-5*time.Hour), true, 7, noNetwork

@@ -33,6 +33,10 @@ type Status struct {
 	Enforced    bool   `json:"enforced"`
 	NotEnforced string `json:"not_enforced,omitempty"`
 	NotKnown    string `json:"not_known,omitempty"`
+	// Unsure is, where Enforced is false and the other two are empty, why it is not known
+	// whether pf acts on the policy, though nothing is wrong: the release is newer than the
+	// program.
+	Unsure string `json:"unsure,omitempty"`
 
 	Poll   Poll    `json:"poll"`
 	Lists  []List  `json:"lists"`  // in the order of the configuration, block lists first
@@ -167,6 +171,10 @@ type Drift struct {
 // PF is about pf as a whole.
 type PF struct {
 	Running bool `json:"running"` // it is enabled
+	// Unknown is true if it is not known whether pf is enabled. Notice is about a release of
+	// OpenBSD that is newer than the program.
+	Unknown bool   `json:"unknown,omitempty"`
+	Notice  string `json:"notice,omitempty"`
 	// Limit is pf's table-entries, 0 when it is not known; Used the entries in
 	// all tables of the host.
 	Limit int `json:"limit"`

@@ -59,6 +59,9 @@ func (p *page) head(s *Status) {
 				plural(int64(t.Rules), "rule", "rules"))
 		}
 	}
+	if s.Unsure != "" {
+		enforced = "Not known whether the policy is enforced: " + s.Unsure
+	}
 	if len(needs) == 0 {
 		p.para(0, 2, "%s", enforced)
 	} else {
@@ -69,13 +72,16 @@ func (p *page) head(s *Status) {
 		switch rest, not := strings.CutPrefix(first, "not enforced: "); {
 		case not:
 			first = "NOT ENFORCED: " + rest
-		case s.Enforced:
+		case s.Enforced, s.Unsure != "":
 			first = "needs you: " + first
 		}
 		p.b.WriteString(strings.ReplaceAll(ascii(first+more), string(blank), " ") + "\n")
-		if s.Enforced {
+		if s.Enforced || s.Unsure != "" {
 			p.para(0, 2, "%s", enforced)
 		}
+	}
+	if s.PF.Notice != "" && s.Unsure == "" {
+		p.para(0, 2, "%s", s.PF.Notice)
 	}
 	p.para(0, 2, "threatstopd %s, up %s", s.Version, age(s.Now.Sub(s.Started)))
 	if p.verbose {
@@ -84,7 +90,7 @@ func (p *page) head(s *Status) {
 	p.poll(s)
 	if len(needs) > 0 {
 		title := "Needs you"
-		if s.Enforced {
+		if s.Enforced || s.Unsure != "" {
 			title += ", too"
 		}
 		p.title("%s", title)
