@@ -315,7 +315,7 @@ func TestConfined(t *testing.T) {
 	}
 	defer l.Close()
 	here := l.Addr().String()
-	dir, err := os.MkdirTemp("/var/tmp", "threatstopd-test-")
+	dir, err := os.MkdirTemp("", "threatstopd-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
