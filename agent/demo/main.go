@@ -1,21 +1,21 @@
-// Command demo shows threatstopd at work on any system with Go: the very code
-// of the commands, with a simulated pf in the place of /dev/pf and a policy
-// server of its own.
+// Command demo shows threatstopd at work on any system with Go: the code of the commands, with a simulated
+// pf in place of /dev/pf and a policy server of its own.
 //
 //	demo [--block file] [--allow file]
 //
-// tells a story in steps, each checked, and fails when one does not go as
-// told. Without files it uses a made-up policy of some 26,000 addresses from
-// the ranges that are set aside for documentation and benchmarks. With
+// shows the main job in steps, checks each of them, and fails when one goes wrong. Without files it uses a
+// made-up policy of some 26,000 addresses from the ranges that are set aside for documentation and
+// benchmarks. With
 //
 //	demo -- arguments
 //
-// it is threatstopd itself on a simulated pf, which begins with empty tables
-// and the rules of the README, and ends with the process.
+// it is threatstopd itself, in every mode, on a simulated pf, which begins with empty tables and the rules
+// of the README, and ends with the process.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -47,9 +47,12 @@ func main() {
 func quietEnv() cli.Env {
 	env := cli.System()
 	env.OpenPflog = func(o capture.Options) (capture.Source, error) { return capturetest.NewInterface("").Open(o) }
-	env.FlushPflogd = nil
+	env.FlushPflogd = noPflogd
 	return env
 }
+
+// noPflogd is how a system without pflogd(8) answers.
+func noPflogd() error { return fmt.Errorf("pflogd: %w", errors.ErrUnsupported) }
 
 // agent is threatstopd on a simulated kernel, and tells afterwards what of the
 // memory was the simulation's.

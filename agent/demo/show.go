@@ -48,7 +48,8 @@ type stage struct {
 
 	pflog     *capturetest.Interface
 	collector *reporttest.Collector
-	shown     int // receipts of the collector that were shown
+	shown     int  // receipts of the collector that were shown
+	synced    bool // one whole output of --sync-now was shown
 }
 
 // show plays the story and returns the first thing that did not go as told.
@@ -71,12 +72,17 @@ func show(out io.Writer, blockFile, allowFile string) (err error) {
 		return err
 	}
 	defer s.collector.Close()
-	for _, step := range []func() error{s.setUp, s.firstRun, s.look, s.secondRun, s.change, s.ownAddress, s.failure, s.hits} {
+	for _, step := range []func() error{s.setUp, s.firstRun, s.look, s.why, s.secondRun, s.change, s.ownAddress, s.failure, s.hits} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	s.tell("That was the demo: every step was checked.")
+	batches := len(s.collector.Receipts())
+	s.tell(`That was the demo, and every step was checked:
+   pf blocked what the lists name, and nothing else: not the firewall itself;
+   a server that failed changed nothing;
+   the log server has the hits, in %d uploads.
+   Now try a mode yourself: build/demo -- --help`, batches)
 	return nil
 }
 
@@ -191,7 +197,7 @@ func (s *stage) env() cli.Env {
 		}
 		return r, nil
 	}
-	env.FlushPflogd = nil // there is no pflogd
+	env.FlushPflogd = func() error { return nil } // a pflogd that has nothing to write
 	env.Roles = privseptest.InProcess(cli.RoleBodies(env))
 	return env
 }
@@ -207,7 +213,12 @@ func (s *stage) sync(want int, phrases ...string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(s.out, indent(text))
+	shown := text
+	if s.synced {
+		shown = news(text)
+	}
+	s.synced = true
+	fmt.Fprint(s.out, indent(shown))
 	fmt.Fprintf(s.out, "   (%v)\n", time.Since(began).Round(time.Millisecond/10))
 	for _, p := range phrases {
 		if !strings.Contains(text, p) {
@@ -215,6 +226,21 @@ func (s *stage) sync(want int, phrases ...string) error {
 		}
 	}
 	return nil
+}
+
+// news returns the lines of a run that another run does not print as well.
+func news(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		same := false
+		for _, begin := range []string{"Starting ", "Using ", "Processing ", "Completed ", "Adding ", "Finished ", "Run Length"} {
+			same = same || strings.HasPrefix(line, begin)
+		}
+		if !same {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 func (s *stage) firstRun() error {
@@ -247,6 +273,24 @@ func (s *stage) look() error {
 		return fmt.Errorf("the file has %d entries, the table %d", entries, n)
 	}
 	return s.verdicts()
+}
+
+// why asks which list has an address.
+func (s *stage) why() error {
+	bad, found := s.victim()
+	if !found {
+		return errors.New("the policy blocks no address")
+	}
+	s.tell("Why an address is blocked:")
+	text, err := s.run(0, "--check", bad.String())
+	if err != nil {
+		return err
+	}
+	fmt.Fprint(s.out, indent(text))
+	if !strings.Contains(text, blockList) {
+		return errors.New("--check did not name the list")
+	}
+	return nil
 }
 
 // verdicts asks the simulated kernel what it does with two packets.
