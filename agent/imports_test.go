@@ -69,6 +69,7 @@ func TestImports(t *testing.T) {
 		"agent/internal/apply":               {"agent/internal/policy", "pfioctl", "pfioctl/internal/abi"},
 		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl", "pfioctl/internal/abi", "pfioctl/*"},
 		"agent/internal/report":              {"agent/internal/host", "agent/internal/policy", "agent/internal/status", "capture"},
+		"agent/internal/rules":               {"pfioctl", "pfioctl/internal/abi"},
 		"agent/internal/report/reporttest":   {},
 		"agent/internal/privsep":             {},
 		"agent/internal/privsep/privseptest": {"agent/internal/privsep"},

@@ -10,6 +10,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
@@ -40,7 +41,7 @@ const DefaultIndicator = "bad.threatstop.com"
 type Env struct {
 	Root       bool // this process is root's
 	OpenPF     func() (*pfioctl.PF, error)
-	Interfaces func() ([]Interface, error) // all of the machine
+	Interfaces func() ([]rules.Interface, error) // all of the machine
 	Host       func() (policy.Facts, error)
 	Lookup     func(context.Context, string) ([]netip.Addr, error)
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // from SOURCE_ADDRESS

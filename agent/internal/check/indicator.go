@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/capture"
 )
 
@@ -26,17 +27,17 @@ const (
 // records.
 func (t *tester) indicator(ctx context.Context) {
 	if !t.ready.pf {
-		t.say(Skip, "test indicator: pf cannot be asked")
+		t.say(rules.Skip, "test indicator: pf cannot be asked")
 		return
 	}
 	if !t.o.Config.ReloadPF {
-		t.say(Skip, "test indicator: the tables are not loaded by threatstopd (RELOAD_PF=no)")
+		t.say(rules.Skip, "test indicator: the tables are not loaded by threatstopd (RELOAD_PF=no)")
 		return
 	}
 	for _, name := range t.o.Indicators {
 		addrs, err := lookup(ctx, &t.env, name)
 		if err != nil {
-			t.say(Warn, fmt.Sprintf("test indicator %s: %v", name, err), "name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS")
+			t.say(rules.Warn, fmt.Sprintf("test indicator %s: %v", name, err), "name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS")
 			continue
 		}
 		for _, a := range addrs {
@@ -60,14 +61,14 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 		return
 	}
 	if e, ok := t.ready.decides(a); !ok || e.Not {
-		t.say(Fail, fmt.Sprintf("%s is not in table <%s>", what, t.block.Name), "threatstopd --sync-now", fmt.Sprintf("threatstopd --check %s", a))
+		t.say(rules.Fail, fmt.Sprintf("%s is not in table <%s>", what, t.block.Name), "threatstopd --sync-now", fmt.Sprintf("threatstopd --check %s", a))
 		return
 	}
-	t.say(OK, fmt.Sprintf("%s is in table <%s>", what, t.block.Name))
+	t.say(rules.OK, fmt.Sprintf("%s is in table <%s>", what, t.block.Name))
 
 	log := t.ready.pflog
 	if err := t.ready.pflogErr; err != nil {
-		t.say(Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
+		t.say(rules.Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
 	}
 	record := t.ready.seen.want(a)
 	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -76,7 +77,7 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	cancel()
 	if err == nil {
 		c.Close()
-		t.say(Fail, what+": a connection to it was made: it is not blocked", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
+		t.say(rules.Fail, what+": a connection to it was made: it is not blocked", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
 		return
 	}
 	line := ""
@@ -91,9 +92,9 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	switch {
 	case log == nil:
 	case line != "":
-		t.say(OK, fmt.Sprintf("%s: its record on %s: %s", what, t.o.Config.PflogIf, line))
+		t.say(rules.OK, fmt.Sprintf("%s: its record on %s: %s", what, t.o.Config.PflogIf, line))
 	default:
-		t.say(Fail, fmt.Sprintf("%s: no record of it on %s within %v", what, t.o.Config.PflogIf, seenWithin),
+		t.say(rules.Fail, fmt.Sprintf("%s: no record of it on %s within %v", what, t.o.Config.PflogIf, seenWithin),
 			"the rules that block have to log, there: see the lines about rules above")
 	}
 }
@@ -105,17 +106,17 @@ func (t *tester) connected(what string, err error, timedOut bool, line string) {
 	var timeout net.Error
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		t.say(OK, what+": a connection to it is refused: permission denied")
+		t.say(rules.OK, what+": a connection to it is refused: permission denied")
 	case timedOut || errors.As(err, &timeout) && timeout.Timeout():
-		t.say(OK, what+": a connection to it times out, as where a bridge filters")
+		t.say(rules.OK, what+": a connection to it times out, as where a bridge filters")
 	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EHOSTUNREACH):
 		if line != "" {
-			t.say(OK, fmt.Sprintf("%s: a connection to it fails: %v", what, reason(err)))
+			t.say(rules.OK, fmt.Sprintf("%s: a connection to it fails: %v", what, reason(err)))
 			return
 		}
-		t.say(Warn, fmt.Sprintf("%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err)), "look for it with: tcpdump -n -e -i "+t.o.Config.PflogIf)
+		t.say(rules.Warn, fmt.Sprintf("%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err)), "look for it with: tcpdump -n -e -i "+t.o.Config.PflogIf)
 	default:
-		t.say(Warn, fmt.Sprintf("%s: cannot tell whether it is blocked: %v", what, reason(err)), "look at the routes of this host")
+		t.say(rules.Warn, fmt.Sprintf("%s: cannot tell whether it is blocked: %v", what, reason(err)), "look at the routes of this host")
 	}
 }
 

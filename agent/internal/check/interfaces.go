@@ -4,18 +4,20 @@ import (
 	"net"
 	"os/user"
 	"strconv"
+
+	"example.org/threatstopd/agent/internal/rules"
 )
 
 // Interfaces returns the interfaces of the machine and the groups that they are
 // in.
-func Interfaces() ([]Interface, error) {
+func Interfaces() ([]rules.Interface, error) {
 	list, err := net.Interfaces()
 	if err != nil {
 		return nil, err
 	}
-	var all []Interface
+	var all []rules.Interface
 	for _, i := range list {
-		x := Interface{Name: i.Name, Loopback: i.Flags&net.FlagLoopback != 0, Up: i.Flags&net.FlagUp != 0}
+		x := rules.Interface{Name: i.Name, Loopback: i.Flags&net.FlagLoopback != 0, Up: i.Flags&net.FlagUp != 0}
 		if x.Groups, err = groups(i.Name); err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -219,11 +220,11 @@ func (d *definition) line() string {
 
 // judgePfConf looks at the lines of pf.conf about tables. What limit they need
 // is told with the headroom, by the numbers.
-func judgePfConf(path, text string, tables []definition) []Finding {
+func judgePfConf(path, text string, tables []definition) []rules.Finding {
 	c := scanPfConf(text)
-	var out []Finding
-	say := func(l Level, do []string, format string, args ...any) {
-		out = append(out, Finding{l, fmt.Sprintf(format, args...), do})
+	var out []rules.Finding
+	say := func(l rules.Level, do []string, format string, args ...any) {
+		out = append(out, rules.Finding{Level: l, Text: fmt.Sprintf(format, args...), Do: do})
 	}
 	first := 0 // line of the first table line
 	for _, t := range c.tables {
@@ -242,13 +243,13 @@ func judgePfConf(path, text string, tables []definition) []Finding {
 			switch {
 			case !d.need:
 			case c.broken:
-				say(Skip, nil, "%s: cannot tell whether it defines table <%s>: a quote or brace in it is not closed", path, d.table.Name)
+				say(rules.Skip, nil, "%s: cannot tell whether it defines table <%s>: a quote or brace in it is not closed", path, d.table.Name)
 			case c.includes > 0:
-				say(Skip, nil, "%s: cannot tell whether it defines table <%s>: line %d includes another file", path, d.table.Name, c.includes)
+				say(rules.Skip, nil, "%s: cannot tell whether it defines table <%s>: line %d includes another file", path, d.table.Name, c.includes)
 			case c.named > 0:
-				say(Skip, nil, "%s: cannot tell whether it defines table <%s>: a macro names a table in line %d", path, d.table.Name, c.named)
+				say(rules.Skip, nil, "%s: cannot tell whether it defines table <%s>: a macro names a table in line %d", path, d.table.Name, c.named)
 			default:
-				say(Fail, []string{"add to it, above the rules:", d.line()}, "%s: does not define table <%s>", path, d.table.Name)
+				say(rules.Fail, []string{"add to it, above the rules:", d.line()}, "%s: does not define table <%s>", path, d.table.Name)
 			}
 			continue
 		}
@@ -256,22 +257,22 @@ func judgePfConf(path, text string, tables []definition) []Finding {
 		where := fmt.Sprintf("%s:%d: table <%s>", path, t.line, t.name)
 		switch {
 		case t.macro:
-			say(Skip, nil, "%s: cannot tell what it is loaded from: a macro is in the line", where)
+			say(rules.Skip, nil, "%s: cannot tell what it is loaded from: a macro is in the line", where)
 		case t.fixed:
-			say(Fail, []string{"write instead:", d.line()}, "%s is const: it cannot be updated", where)
+			say(rules.Fail, []string{"write instead:", d.line()}, "%s is const: it cannot be updated", where)
 		case len(t.files) == 0:
-			say(Warn, []string{"write instead:", d.line()}, "%s is not loaded from %s: it is empty from a boot until the policy has been fetched", where, d.file)
+			say(rules.Warn, []string{"write instead:", d.line()}, "%s is not loaded from %s: it is empty from a boot until the policy has been fetched", where, d.file)
 		case len(t.files) != 1 || t.files[0] != d.file:
-			say(Fail, []string{"write instead:", d.line()}, "%s is loaded from %s, the policy is written to %s", where, strings.Join(t.files, ", "), d.file)
+			say(rules.Fail, []string{"write instead:", d.line()}, "%s is loaded from %s, the policy is written to %s", where, strings.Join(t.files, ", "), d.file)
 		case !t.persist:
-			say(Warn, []string{"write instead:", d.line()}, "%s is not persist: it goes with the last rule that names it", where)
+			say(rules.Warn, []string{"write instead:", d.line()}, "%s is not persist: it goes with the last rule that names it", where)
 		default:
-			say(OK, nil, "%s is loaded from %s", where, d.file)
+			say(rules.OK, nil, "%s is loaded from %s", where, d.file)
 		}
 	}
 	for _, l := range c.limits {
 		if l.name == pfioctl.LimitTableEntries.String() && first > 0 && l.line > first {
-			say(Fail, []string{fmt.Sprintf("move the line above line %d", first)},
+			say(rules.Fail, []string{fmt.Sprintf("move the line above line %d", first)},
 				"%s:%d: `set limit %s` stands below a table line, where it comes too late for the table", path, l.line, l.name)
 		}
 	}

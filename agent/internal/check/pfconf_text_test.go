@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -93,4 +94,20 @@ func FuzzScanPfConf(f *testing.F) {
 			t.Fatalf("%+v without, %+v with a line in front", c.tables, with.tables)
 		}
 	})
+}
+
+// compare holds findings against "level phrase; phrase", one for each.
+func compare(t *testing.T, conf string, got []rules.Finding, want []string) {
+	t.Helper()
+	ok := len(got) == len(want)
+	for i := 0; ok && i < len(got); i++ {
+		level, phrases, _ := strings.Cut(want[i], " ")
+		ok = got[i].Level.String() == level
+		for _, p := range strings.Split(phrases, "; ") {
+			ok = ok && strings.Contains(got[i].Text, p)
+		}
+	}
+	if !ok {
+		t.Errorf("%s\nfound:\n%v\nwant:\n%s", conf, got, strings.Join(want, "\n"))
+	}
 }

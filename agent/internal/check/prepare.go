@@ -13,6 +13,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report"
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/pfioctl"
 )
@@ -86,7 +87,7 @@ func (t *tester) confine(context.Context) {
 		return
 	}
 	if err := t.env.Confine(t.tryToWrite); err != nil {
-		t.say(Fail, fmt.Sprintf("not all was looked at: %v", err))
+		t.say(rules.Fail, fmt.Sprintf("not all was looked at: %v", err))
 		t.over = true
 	}
 }
@@ -104,7 +105,7 @@ func (t *tester) tryToWrite() {
 		err = os.Remove(f.Name())
 	}
 	if err == nil {
-		t.say(OK, fmt.Sprintf("spool directory %s: %s can write there", cfg.SpoolDir, cfg.User))
+		t.say(rules.OK, fmt.Sprintf("spool directory %s: %s can write there", cfg.SpoolDir, cfg.User))
 		return
 	}
 	var p *fs.PathError
@@ -115,7 +116,7 @@ func (t *tester) tryToWrite() {
 	if parent := filepath.Dir(cfg.SpoolDir); errors.Is(err, fs.ErrPermission) {
 		do += "; chmod go+x " + parent
 	}
-	t.say(Fail, fmt.Sprintf("spool directory %s: %s cannot write there: %v", cfg.SpoolDir, cfg.User, err), do)
+	t.say(rules.Fail, fmt.Sprintf("spool directory %s: %s cannot write there: %v", cfg.SpoolDir, cfg.User, err), do)
 }
 
 // decides returns the entry of the block table that decides for an address, as pf would

@@ -23,6 +23,7 @@ import (
 	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch"
@@ -153,9 +154,9 @@ func newRig(t *testing.T) *rig {
 			before("pf")
 			return pfioctl.New(guarded{r.kernel.Open(true), before}, r.kernel.Release())
 		},
-		Interfaces: func() ([]Interface, error) {
+		Interfaces: func() ([]rules.Interface, error) {
 			before("interfaces")
-			return []Interface{{Name: "lo0", Groups: []string{"lo"}, Loopback: true, Up: true}, {Name: "enc0"}, {Name: "em0", Groups: []string{"egress"}, Up: true}, {Name: "em1", Up: true}, {Name: "pflog0", Groups: []string{"pflog"}, Up: true}}, nil
+			return []rules.Interface{{Name: "lo0", Groups: []string{"lo"}, Loopback: true, Up: true}, {Name: "enc0"}, {Name: "em0", Groups: []string{"egress"}, Up: true}, {Name: "em1", Up: true}, {Name: "pflog0", Groups: []string{"pflog"}, Up: true}}, nil
 		},
 		Host: func() (policy.Facts, error) {
 			before("own addresses")
@@ -262,7 +263,7 @@ func (r *rig) dial(ctx context.Context, network, address string) (net.Conn, erro
 // it was blocked.
 func (r *rig) send() bool {
 	own := netip.MustParseAddr("198.18.0.1")
-	v := r.kernel.Verdict(pfsim.Packet{Dir: pfioctl.DirOut, Iface: "em0", Src: own, Dst: badHost, Proto: protoTCP, SrcPort: 30000, DstPort: indicatorPort, Bytes: 64})
+	v := r.kernel.Verdict(pfsim.Packet{Dir: pfioctl.DirOut, Iface: "em0", Src: own, Dst: badHost, Proto: 6, SrcPort: 30000, DstPort: indicatorPort, Bytes: 64})
 	for _, l := range v.Logs {
 		if l.If == 0 {
 			r.pflog.Log(&capturetest.Packet{Action: capture.Action(l.Action), Dir: capture.Out, Iface: "em0", Rule: l.RuleNr, SubRule: l.SubRuleNr,
@@ -366,3 +367,8 @@ func copyConn(to, from net.Conn) {
 }
 
 var errNoPflogd = errors.New("pflogd: not running")
+
+var (
+	block = pfioctl.Table{Name: "ThreatSTOP-Block"}
+	allow = pfioctl.Table{Name: "ThreatSTOP-Allow"}
+)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/dnsfetch"
 )
@@ -32,7 +33,7 @@ func (t *tester) servers(ctx context.Context) {
 		}
 	}
 	if lists == nil {
-		t.say(Fail, "no policy server gives all lists: the policy cannot be updated", t.afterRefusal()...)
+		t.say(rules.Fail, "no policy server gives all lists: the policy cannot be updated", t.afterRefusal()...)
 		return
 	}
 	fmt.Fprintln(t.w, "DNS Server is ready.")
@@ -44,7 +45,7 @@ func (t *tester) servers(ctx context.Context) {
 	lists.Names(ctx, t.env.Lookup)
 	never, warnings := lists.Facts(host)
 	for _, w := range warnings {
-		t.say(Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")
+		t.say(rules.Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")
 	}
 	p, err := lists.Build(never, t.o.Policy)
 	if err != nil {
@@ -53,10 +54,10 @@ func (t *tester) servers(ctx context.Context) {
 	}
 	t.policy = p
 	if p.Block.Len() == 0 {
-		t.say(Fail, "policy: it blocks nothing: an empty table is not enforced", "look at BLOCK_LISTS in "+t.o.File)
+		t.say(rules.Fail, "policy: it blocks nothing: an empty table is not enforced", "look at BLOCK_LISTS in "+t.o.File)
 		return
 	}
-	t.say(OK, fmt.Sprintf("policy: %s to block, %d to allow", entries(p.Block.Len()), p.Allow.Len()))
+	t.say(rules.OK, fmt.Sprintf("policy: %s to block, %d to allow", entries(p.Block.Len()), p.Allow.Len()))
 }
 
 func (t *tester) afterRefusal() []string {
@@ -106,20 +107,20 @@ func (t *tester) connect(ctx context.Context, server string) bool {
 			"let TCP to ports 53 and 5353 of it out, here and at any firewall on the way")
 		return false
 	case len(bad) > 0:
-		t.say(OK, fmt.Sprintf("policy server %s: connects to %s (not to %s)", server, strings.Join(good, ", "), strings.Join(bad, "; ")))
+		t.say(rules.OK, fmt.Sprintf("policy server %s: connects to %s (not to %s)", server, strings.Join(good, ", "), strings.Join(bad, "; ")))
 	default:
-		t.say(OK, fmt.Sprintf("policy server %s: connects to %s", server, strings.Join(good, ", ")))
+		t.say(rules.OK, fmt.Sprintf("policy server %s: connects to %s", server, strings.Join(good, ", ")))
 	}
 	return true
 }
 
 // serverLevel is how bad it is that one server does not work: not much, where
 // there are others.
-func (t *tester) serverLevel() Level {
+func (t *tester) serverLevel() rules.Level {
 	if len(t.o.Fetch.Servers) > 1 {
-		return Warn
+		return rules.Warn
 	}
-	return Fail
+	return rules.Fail
 }
 
 func (t *tester) dial(ctx context.Context, to string) (net.Conn, error) {
@@ -178,7 +179,7 @@ func (t *tester) ask(ctx context.Context, server string, one bool) *sources.Sour
 		t.refused = t.refused || refused
 		switch {
 		case l.Err == nil:
-			t.say(OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
+			t.say(rules.OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
 				l.Kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
 		case refused:
 			t.say(t.serverLevel(), err.Error(), "the servers do not know this host's public address, or not yet")

@@ -10,6 +10,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -26,7 +27,7 @@ func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
 		t.servers, t.authorised, t.headroom, t.logServer, t.indicator,
 	} {
 		if ctx.Err() != nil {
-			t.say(Fail, "not all was looked at: "+ctx.Err().Error())
+			t.say(rules.Fail, "not all was looked at: "+ctx.Err().Error())
 			break
 		}
 		if check(ctx); t.over {
@@ -35,7 +36,7 @@ func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
 	}
 	t.close()
 	t.summary()
-	return t.count[Fail]
+	return t.count[rules.Fail]
 }
 
 // ConfigRefused writes what Test does for a configuration that is refused, and
@@ -43,25 +44,25 @@ func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
 func ConfigRefused(file string, warnings []config.Warning, err error, w io.Writer) (failures int) {
 	t := &tester{w: w, o: Options{Warnings: warnings}}
 	for _, warning := range warnings {
-		t.say(Warn, "configuration: "+warning.String())
+		t.say(rules.Warn, "configuration: "+warning.String())
 	}
 	var all config.Errors
 	if errors.As(err, &all) {
 		for _, e := range all {
-			t.say(Fail, "configuration: "+e.Error())
+			t.say(rules.Fail, "configuration: "+e.Error())
 		}
 	} else {
-		t.say(Fail, fmt.Sprintf("configuration: %v", err), "write it, or name another file with -f; `threatstopd --help` has more")
+		t.say(rules.Fail, fmt.Sprintf("configuration: %v", err), "write it, or name another file with -f; `threatstopd --help` has more")
 	}
 	t.summary()
-	return t.count[Fail]
+	return t.count[rules.Fail]
 }
 
 type tester struct {
 	o            Options
 	env          Env
 	w            io.Writer
-	count        [Fail + 1]int
+	count        [rules.Fail + 1]int
 	block, allow pfioctl.Table
 	pf           *pfioctl.PF // until prepare
 	tables       []pfioctl.TableStats
@@ -74,7 +75,7 @@ type tester struct {
 	policy  *policy.Policy // what the lists make, nil if they could not be fetched
 }
 
-func (t *tester) say(l Level, text string, do ...string) {
+func (t *tester) say(l rules.Level, text string, do ...string) {
 	t.count[l]++
 	fmt.Fprintf(t.w, "%-4s  %s\n", l, text)
 	for _, line := range do {
@@ -82,7 +83,7 @@ func (t *tester) say(l Level, text string, do ...string) {
 	}
 }
 
-func (t *tester) find(all []Finding) {
+func (t *tester) find(all []rules.Finding) {
 	for _, f := range all {
 		t.say(f.Level, f.Text, f.Do...)
 	}
@@ -90,15 +91,15 @@ func (t *tester) find(all []Finding) {
 
 // summary is the last line.
 func (t *tester) summary() {
-	if n := t.count[Fail]; n > 0 {
+	if n := t.count[rules.Fail]; n > 0 {
 		fmt.Fprintf(t.w, "The test was not successful: %s.\n", counted(n, "failure"))
 		return
 	}
 	var rest []string
-	if n := t.count[Warn]; n > 0 {
+	if n := t.count[rules.Warn]; n > 0 {
 		rest = append(rest, counted(n, "warning"))
 	}
-	if n := t.count[Skip]; n > 0 {
+	if n := t.count[rules.Skip]; n > 0 {
 		rest = append(rest, counted(n, "check")+" skipped")
 	}
 	if len(rest) > 0 {
@@ -126,18 +127,18 @@ func (t *tester) report() bool { return t.o.Config.Upload != config.UploadNone }
 
 func (t *tester) configuration(context.Context) {
 	for _, w := range t.o.Warnings {
-		t.say(Warn, "configuration: "+w.String())
+		t.say(rules.Warn, "configuration: "+w.String())
 	}
 	if len(t.o.Warnings) == 0 {
-		t.say(OK, "configuration: "+t.o.File)
+		t.say(rules.OK, "configuration: "+t.o.File)
 	}
 }
 
 func (t *tester) root(context.Context) {
 	if t.env.Root {
-		t.say(OK, "running as root")
+		t.say(rules.OK, "running as root")
 	} else {
-		t.say(Skip, "not root: what only root may see is skipped", "doas threatstopd --test")
+		t.say(rules.Skip, "not root: what only root may see is skipped", "doas threatstopd --test")
 	}
 }
 
@@ -148,25 +149,25 @@ func (t *tester) openPF(context.Context) {
 	case err == nil:
 		t.pf = pf
 	case !t.env.Root && errors.Is(err, os.ErrPermission):
-		t.say(Skip, fmt.Sprintf("pf: %v", err))
+		t.say(rules.Skip, fmt.Sprintf("pf: %v", err))
 		return
 	default:
-		t.say(Fail, fmt.Sprintf("pf: %v", err), "threatstopd needs OpenBSD's pf(4)")
+		t.say(rules.Fail, fmt.Sprintf("pf: %v", err), "threatstopd needs OpenBSD's pf(4)")
 		return
 	}
 	status, err := pf.Status()
 	if notice := pf.Notice(); notice != "" && err == nil {
-		t.say(Note, "pf: "+notice)
+		t.say(rules.Note, "pf: "+notice)
 	}
 	switch {
 	case errors.Is(err, pfioctl.ErrUnknownRelease):
-		t.say(Skip, fmt.Sprintf("pf: cannot tell whether it is enabled: openbsd %s is newer than this program", pf.Release()))
+		t.say(rules.Skip, fmt.Sprintf("pf: cannot tell whether it is enabled: openbsd %s is newer than this program", pf.Release()))
 	case err != nil:
 		t.fail("pf", err)
 	case !status.Running:
-		t.say(Fail, "pf is disabled: nothing is blocked", "pfctl -e", "rcctl enable pf")
+		t.say(rules.Fail, "pf is disabled: nothing is blocked", "pfctl -e", "rcctl enable pf")
 	default:
-		t.say(OK, "pf is enabled")
+		t.say(rules.OK, "pf is enabled")
 	}
 }
 
@@ -179,17 +180,17 @@ func (t *tester) fail(what string, err error) {
 	var e *pfioctl.Error
 	if errors.As(err, &e) {
 		if advice := e.Advice(); advice != "" {
-			t.say(Fail, text, advice)
+			t.say(rules.Fail, text, advice)
 			return
 		}
 	}
-	t.say(Fail, text)
+	t.say(rules.Fail, text)
 }
 
 // pflog looks at the interface that hits are read from, and at pflogd.
 func (t *tester) pflog(context.Context) {
 	if !t.report() {
-		t.say(Skip, "pflog: hits are not reported (UPLOAD=no)")
+		t.say(rules.Skip, "pflog: hits are not reported (UPLOAD=no)")
 		return
 	}
 	name := t.o.Config.PflogIf
@@ -212,24 +213,24 @@ func (t *tester) pflog(context.Context) {
 	}
 	switch state {
 	case -1:
-		t.say(Fail, fmt.Sprintf("pflog: interface %s does not exist: no hit can be seen", name), create...)
+		t.say(rules.Fail, fmt.Sprintf("pflog: interface %s does not exist: no hit can be seen", name), create...)
 		t.noPflog = true
 	case 0:
-		t.say(Warn, fmt.Sprintf("pflog: interface %s is down", name), "ifconfig "+name+" up")
+		t.say(rules.Warn, fmt.Sprintf("pflog: interface %s is down", name), "ifconfig "+name+" up")
 	default:
-		t.say(OK, fmt.Sprintf("pflog: interface %s is up", name))
+		t.say(rules.OK, fmt.Sprintf("pflog: interface %s is up", name))
 	}
 	if name != pflogdInterface {
-		t.say(Note, fmt.Sprintf("pflogd: it logs %s, not %s: what is logged while threatstopd is down is lost", pflogdInterface, name))
+		t.say(rules.Note, fmt.Sprintf("pflogd: it logs %s, not %s: what is logged while threatstopd is down is lost", pflogdInterface, name))
 		return
 	}
 	switch err := t.env.FlushPflogd(); {
 	case err == nil:
-		t.say(OK, "pflogd is running")
+		t.say(rules.OK, "pflogd is running")
 	case errors.Is(err, errors.ErrUnsupported) || !t.env.Root:
-		t.say(Skip, fmt.Sprintf("pflogd: cannot tell whether it runs: %v", err))
+		t.say(rules.Skip, fmt.Sprintf("pflogd: cannot tell whether it runs: %v", err))
 	default:
-		t.say(Warn, fmt.Sprintf("%v: what is logged while threatstopd is down is lost", err), "rcctl enable pflogd", "rcctl start pflogd")
+		t.say(rules.Warn, fmt.Sprintf("%v: what is logged while threatstopd is down is lost", err), "rcctl enable pflogd", "rcctl start pflogd")
 	}
 }
 
@@ -239,7 +240,7 @@ const pflogdInterface = "pflog0"
 // rules looks at the tables and at the loaded rules.
 func (t *tester) rules(context.Context) {
 	if t.pf == nil {
-		t.say(Skip, "tables and rules: pf cannot be asked")
+		t.say(rules.Skip, "tables and rules: pf cannot be asked")
 		return
 	}
 	tables, err := t.pf.AllTables()
@@ -252,35 +253,38 @@ func (t *tester) rules(context.Context) {
 	if len(t.o.Config.AllowLists) > 0 {
 		t.table(t.allow, t.o.Config.AllowFile, false)
 	}
-	rules, err := t.pf.Rules()
+	loaded, err := t.pf.Rules()
 	if errors.Is(err, pfioctl.ErrUnknownRelease) {
 		st, _ := t.stats(t.block)
 		text := fmt.Sprintf("rules: cannot tell whether they block: openbsd %s is newer than this program", t.pf.Release())
 		if st.Rules+st.Anchors == 0 {
-			t.say(Fail, "rules: none refers to table <"+t.block.Name+">", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
+			t.say(rules.Fail, "rules: none refers to table <"+t.block.Name+">", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
 			return
 		}
-		t.say(Skip, fmt.Sprintf("%s; %d refer to the table", text, st.Rules+st.Anchors), append([]string{"it should have, above the first rule with quick:"}, t.lines()...)...)
+		t.say(rules.Skip, fmt.Sprintf("%s; %d refer to the table", text, st.Rules+st.Anchors), append([]string{"it should have, above the first rule with quick:"}, t.lines()...)...)
 		return
 	}
 	if err != nil {
 		t.fail("rules", err)
 		return
 	}
-	o := RulesOptions{
+	o := rules.Options{
 		Block: t.block, Allow: t.allow, AllowCarved: len(t.o.Config.AllowLists) > 0,
 		Tables: tables, Report: t.report(), PflogIf: t.pflogNumber(),
 	}
+	for _, x := range policy.DefaultExceptions() {
+		o.Never = append(o.Never, x.Prefix)
+	}
 	if o.Skipped, err = t.pf.SkippedInterfaces(); err != nil {
-		t.say(Skip, fmt.Sprintf("rules: cannot tell which interfaces pf skips: %v", err))
+		t.say(rules.Skip, fmt.Sprintf("rules: cannot tell which interfaces pf skips: %v", err))
 	}
 	if links, err := t.env.Interfaces(); err == nil {
 		o.Interfaces = filtered(links)
 	}
-	t.find(Rules(rules, o))
+	t.find(rules.Judge(loaded, o))
 }
 
-func (t *tester) lines() []string { return Lines(t.block.Name, t.pflogNumber()) }
+func (t *tester) lines() []string { return rules.Lines(t.block.Name, t.pflogNumber()) }
 
 // pflogNumber is N of pflogN.
 func (t *tester) pflogNumber() int {
@@ -291,10 +295,10 @@ func (t *tester) pflogNumber() int {
 
 // filtered leaves out interfaces that carry no packet of others: copies for
 // looking at, and what is down.
-func filtered(all []Interface) []Interface {
-	var out []Interface
+func filtered(all []rules.Interface) []rules.Interface {
+	var out []rules.Interface
 	for _, i := range all {
-		switch driver(i.Name) {
+		switch strings.TrimRight(i.Name, "0123456789") {
 		case "pflog", "pfsync", "pflow":
 			continue
 		case "enc":
@@ -322,15 +326,15 @@ func (t *tester) table(table pfioctl.Table, file string, needed bool) {
 	d := definition{table: table, file: file}
 	switch {
 	case !ok && needed:
-		t.say(Fail, fmt.Sprintf("table <%s> is not there", table.Name), "add to pf.conf, above the rules:", d.line(), "pfctl -f "+t.o.PfConf)
+		t.say(rules.Fail, fmt.Sprintf("table <%s> is not there", table.Name), "add to pf.conf, above the rules:", d.line(), "pfctl -f "+t.o.PfConf)
 	case !ok:
-		t.say(Note, fmt.Sprintf("table <%s> is not there: it is made at the first update", table.Name), "rules that name it do not see that one: define it in pf.conf:", d.line())
+		t.say(rules.Note, fmt.Sprintf("table <%s> is not there: it is made at the first update", table.Name), "rules that name it do not see that one: define it in pf.conf:", d.line())
 	case st.Flags&pfioctl.TableConst != 0:
-		t.say(Fail, fmt.Sprintf("table <%s> is const: it cannot be updated", table.Name), "write in pf.conf:", d.line(), "pfctl -f "+t.o.PfConf)
+		t.say(rules.Fail, fmt.Sprintf("table <%s> is const: it cannot be updated", table.Name), "write in pf.conf:", d.line(), "pfctl -f "+t.o.PfConf)
 	case st.Addresses == 0 && needed:
-		t.say(Warn, fmt.Sprintf("table <%s> is empty: nothing is blocked", table.Name), "threatstopd --sync-now")
+		t.say(rules.Warn, fmt.Sprintf("table <%s> is empty: nothing is blocked", table.Name), "threatstopd --sync-now")
 	default:
-		t.say(OK, fmt.Sprintf("table <%s> has %s", table.Name, entries(st.Addresses)))
+		t.say(rules.OK, fmt.Sprintf("table <%s> has %s", table.Name, entries(st.Addresses)))
 	}
 }
 
@@ -338,7 +342,7 @@ func (t *tester) table(table pfioctl.Table, file string, needed bool) {
 func (t *tester) pfConf(context.Context) {
 	text, err := os.ReadFile(t.o.PfConf)
 	if err != nil {
-		t.say(Skip, fmt.Sprintf("pf.conf: cannot tell what it loads: %v", err))
+		t.say(rules.Skip, fmt.Sprintf("pf.conf: cannot tell what it loads: %v", err))
 		return
 	}
 	t.find(judgePfConf(t.o.PfConf, string(text), []definition{
@@ -351,7 +355,7 @@ func (t *tester) pfConf(context.Context) {
 // again.
 func (t *tester) headroom(context.Context) {
 	if !t.ready.pf {
-		t.say(Skip, "entry headroom: pf cannot be asked")
+		t.say(rules.Skip, "entry headroom: pf cannot be asked")
 		return
 	}
 	used, limit := t.ready.used, t.ready.limit
@@ -371,10 +375,10 @@ func (t *tester) headroom(context.Context) {
 	advice := []string{pfioctl.AdviseEntries(others + size), "pfctl -f " + t.o.PfConf}
 	switch {
 	case others+size > limit:
-		t.say(Fail, "entry headroom: the policy does not fit: "+numbers, advice...)
+		t.say(rules.Fail, "entry headroom: the policy does not fit: "+numbers, advice...)
 	case others+2*size > limit:
-		t.say(Fail, "entry headroom: pf.conf could not be loaded again, as the new tables are built beside the old: "+numbers, advice...)
+		t.say(rules.Fail, "entry headroom: pf.conf could not be loaded again, as the new tables are built beside the old: "+numbers, advice...)
 	default:
-		t.say(OK, fmt.Sprintf("entry headroom: %s, twice while pf.conf is loaded", numbers))
+		t.say(rules.OK, fmt.Sprintf("entry headroom: %s, twice while pf.conf is loaded", numbers))
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -77,16 +78,18 @@ func TestWhatIsWrong(t *testing.T) {
 			[]string{"FAIL pf is disabled > pfctl -e", "FAIL a connection to it was made > block drop out log quick to <ThreatSTOP-Block>"}},
 		"pf skips the way out": {func(r *rig) {
 			r.load(pfsim.Ruleset{Rules: blockRules(), Skip: []string{"lo", "em0"}, Tables: []pfsim.TableLine{{Table: block, Flags: pfioctl.TablePersist}, {Table: allow, Flags: pfioctl.TablePersist}}})
-		}, []string{"FAIL pf looks at no packet on em0 (set skip) > take them out", "FAIL a connection to it was made"}},
+		}, []string{"FAIL pf ignores all packets on em0 (set skip) > remove them", "FAIL a connection to it was made"}},
 
 		"no pflog interface": {func(r *rig) {
-			r.env.Interfaces = func() ([]Interface, error) { return []Interface{{Name: "em0", Up: true}}, nil }
+			r.env.Interfaces = func() ([]rules.Interface, error) { return []rules.Interface{{Name: "em0", Up: true}}, nil }
 		},
 			[]string{"FAIL interface pflog0 does not exist > rcctl enable pflogd"}},
 		"the pflog interface down": {func(r *rig) {
-			r.env.Interfaces = func() ([]Interface, error) { return []Interface{{Name: "em0", Up: true}, {Name: "pflog0"}}, nil }
+			r.env.Interfaces = func() ([]rules.Interface, error) {
+				return []rules.Interface{{Name: "em0", Up: true}, {Name: "pflog0"}}, nil
+			}
 		}, []string{"warn interface pflog0 is down > ifconfig pflog0 up"}},
-		"interfaces that cannot be read": {func(r *rig) { r.env.Interfaces = func() ([]Interface, error) { return nil, syscall.EMFILE } },
+		"interfaces that cannot be read": {func(r *rig) { r.env.Interfaces = func() ([]rules.Interface, error) { return nil, syscall.EMFILE } },
 			[]string{"FAIL pflog: too many open files"}},
 		"another pflog interface": {func(r *rig) { r.conf["PFLOG_IF"] = "pflog1" },
 			[]string{"FAIL interface pflog1 does not exist > ifconfig pflog1 create up; echo up > /etc/hostname.pflog1", "note pflogd: it logs pflog0",
@@ -106,7 +109,7 @@ func TestWhatIsWrong(t *testing.T) {
 			if _, err := pf.DelTables(block); err != nil {
 				r.t.Fatal(err)
 			}
-		}, []string{"FAIL table <ThreatSTOP-Block> is not there > persist file; pfctl -f", "FAIL no rule blocks what is in table <ThreatSTOP-Block>, and the table is not there > block drop in log quick from"}},
+		}, []string{"FAIL table <ThreatSTOP-Block> is not there > persist file; pfctl -f", "FAIL no rule blocks what is in table <ThreatSTOP-Block>, and the table does not exist > block drop in log quick from"}},
 		"no allow table": {func(r *rig) {
 			pf, _ := r.env.OpenPF()
 			if _, err := pf.DelTables(allow); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/report"
+	"example.org/threatstopd/agent/internal/rules"
 )
 
 // webTimeout bounds a request.
@@ -27,7 +28,7 @@ func (t *tester) authorised(ctx context.Context) {
 	page := t.o.Config.AuthURL
 	if page == nil {
 		if t.refused {
-			t.say(Skip, "authorised: the page that tells is not set", "set AUTH_URL, or look at the web site of the service")
+			t.say(rules.Skip, "authorised: the page that tells is not set", "set AUTH_URL, or look at the web site of the service")
 		}
 		return
 	}
@@ -36,10 +37,10 @@ func (t *tester) authorised(ctx context.Context) {
 	answer, body, err := t.get(ctx, client, http.MethodGet, page.String())
 	switch {
 	case err != nil:
-		t.say(Warn, fmt.Sprintf("authorised: %s: %v", page.Redacted(), err), "look at the page with a browser behind the same public address")
+		t.say(rules.Warn, fmt.Sprintf("authorised: %s: %v", page.Redacted(), err), "look at the page with a browser behind the same public address")
 		return
 	case answer.StatusCode != http.StatusOK:
-		t.say(Warn, fmt.Sprintf("authorised: %s: %s", page.Redacted(), answer.Status), "look at AUTH_URL in "+t.o.File)
+		t.say(rules.Warn, fmt.Sprintf("authorised: %s: %s", page.Redacted(), answer.Status), "look at AUTH_URL in "+t.o.File)
 		return
 	}
 	who := ""
@@ -47,10 +48,10 @@ func (t *tester) authorised(ctx context.Context) {
 		who = " " + m[1]
 	}
 	if strings.Contains(body, "Address is in the list of authorized hosts") {
-		t.say(OK, fmt.Sprintf("authorised: the service knows this host's public address%s", who))
+		t.say(rules.OK, fmt.Sprintf("authorised: the service knows this host's public address%s", who))
 		return
 	}
-	t.say(Fail, fmt.Sprintf("authorised: the service does not know this host's public address%s", who),
+	t.say(rules.Fail, fmt.Sprintf("authorised: the service does not know this host's public address%s", who),
 		"enter it for this device at the web site of the service; that takes 15 minutes to an hour")
 }
 
@@ -95,7 +96,7 @@ func (t *tester) get(ctx context.Context, c *http.Client, method, url string) (*
 func (t *tester) logServer(ctx context.Context) {
 	cfg := t.o.Config
 	if !t.report() {
-		t.say(Skip, "log server: hits are not reported (UPLOAD=no)")
+		t.say(rules.Skip, "log server: hits are not reported (UPLOAD=no)")
 		return
 	}
 	proxy, via := "", ""
@@ -109,7 +110,7 @@ func (t *tester) logServer(ctx context.Context) {
 	}
 	roots, err := t.ready.roots, t.ready.rootsErr
 	if err != nil {
-		t.say(Fail, "log server: "+err.Error(), "CA_FILE names certificates in PEM form that root can read; without it they are the system's")
+		t.say(rules.Fail, "log server: "+err.Error(), "CA_FILE names certificates in PEM form that root can read; without it they are the system's")
 		return
 	}
 	client := t.client(roots)
@@ -131,12 +132,12 @@ func (t *tester) logServer(ctx context.Context) {
 	}
 	switch code := answer.StatusCode; {
 	case code == http.StatusProxyAuthRequired:
-		t.say(Fail, fmt.Sprintf("%s: %s", where, answer.Status), "PROXY takes a user and a password: http://user:password@host:port")
+		t.say(rules.Fail, fmt.Sprintf("%s: %s", where, answer.Status), "PROXY takes a user and a password: http://user:password@host:port")
 		return
 	case code == http.StatusNotFound || code == http.StatusGone || code >= 500:
-		t.say(Warn, fmt.Sprintf("%s answers %s", where, answer.Status), "look at url in "+t.o.File+", or try again later")
+		t.say(rules.Warn, fmt.Sprintf("%s answers %s", where, answer.Status), "look at url in "+t.o.File+", or try again later")
 	default:
-		t.say(OK, fmt.Sprintf("%s answers: %s", where, secure))
+		t.say(rules.OK, fmt.Sprintf("%s answers: %s", where, secure))
 	}
 	t.clock(answer)
 }
@@ -166,7 +167,7 @@ func (t *tester) noAnswer(where string, err error) {
 	if errors.As(err, &op) && op.Op == "dial" {
 		text = op.Error()
 	}
-	t.say(Fail, where+": "+text, do)
+	t.say(rules.Fail, where+": "+text, do)
 }
 
 // maxSkew is how wrong the clock may be: certificates allow for much more, but
@@ -177,7 +178,7 @@ const maxSkew = 2 * time.Minute
 func (t *tester) clock(answer *http.Response) {
 	there, err := http.ParseTime(answer.Header.Get("Date"))
 	if err != nil {
-		t.say(Skip, "clock: the log server does not tell the time")
+		t.say(rules.Skip, "clock: the log server does not tell the time")
 		return
 	}
 	skew := t.env.Now().Sub(there)
@@ -186,10 +187,10 @@ func (t *tester) clock(answer *http.Response) {
 		if skew < 0 {
 			side = "behind"
 		}
-		t.say(Fail, fmt.Sprintf("clock: %v %s the log server's", skew.Abs().Round(time.Second), side), "rcctl enable ntpd", "rcctl start ntpd", "rdate pool.ntp.org")
+		t.say(rules.Fail, fmt.Sprintf("clock: %v %s the log server's", skew.Abs().Round(time.Second), side), "rcctl enable ntpd", "rcctl start ntpd", "rdate pool.ntp.org")
 		return
 	}
-	t.say(OK, fmt.Sprintf("clock: within %v of the log server's", max(skew.Abs().Round(time.Second), time.Second)))
+	t.say(rules.OK, fmt.Sprintf("clock: within %v of the log server's", max(skew.Abs().Round(time.Second), time.Second)))
 }
 
 // readRoots reads the certificates to trust, nil for the system's.

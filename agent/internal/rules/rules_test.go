@@ -1,9 +1,10 @@
-package check
+package rules
 
 import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path"
 	"strings"
@@ -75,8 +76,8 @@ func (rec *recorded) ruleset(t testing.TB) *pfioctl.Ruleset {
 }
 
 // options are those of a machine with the recorded tables.
-func (rec *recorded) options() RulesOptions {
-	o := RulesOptions{Block: block, Allow: allow, AllowCarved: true, Report: true}
+func (rec *recorded) options() Options {
+	o := Options{Block: block, Allow: allow, AllowCarved: true, Never: never, Report: true}
 	for _, line := range rec.Tables {
 		flags, name, _ := strings.Cut(line, "\t")
 		st := pfioctl.TableStats{Table: pfioctl.Table{Name: name}}
@@ -93,6 +94,10 @@ func (rec *recorded) options() RulesOptions {
 	}
 	return o
 }
+
+// never is what every policy excepts.
+var never = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("::1/128"),
+	netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("255.255.255.255/32")}
 
 var (
 	block = pfioctl.Table{Name: "ThreatSTOP-Block"}
@@ -127,28 +132,28 @@ var expected = map[string][]string{
 	"in-only":                  {"ok come in from", "FAIL go out to; not blocked: rule @1 `pass all"},
 	"inet-only":                {"FAIL come in from; pass, if IPv6: rule @2", "FAIL go out to; pass, if IPv6: rule @2"},
 	"inet-tcp-port":            {"FAIL come in from; blocked only if IPv4 tcp to port 22, 80; the others pass: rule @3", "ok go out to"},
-	"inner-interface":          {"warn come in from; where they go out again, on pair0: open is the firewall itself", "warn go out to; where they come in, on pair0"},
+	"inner-interface":          {"warn come in from; where they go out again, on pair0: only the firewall itself is open", "warn go out to; where they come in, on pair0"},
 	"lean":                     {"ok come in from", "ok go out to"},
 	"log-all-user":             {"ok come in from", "ok go out to"},
 	"log-pflog1":               {"FAIL come in from; logged to pflog1, and hits are read from pflog0", "FAIL go out to; logged to pflog1"},
 	"match-only":               {"FAIL come in from; rule @0 `match in log from <ThreatSTOP-Block> to any` decides nothing", "FAIL go out to; not blocked"},
 	"nat-and-rdr":              {"ok come in from", "ok go out to"},
-	"negated-table":            {"warn rule @0; blocks what is not in table", "FAIL come in from; not blocked: rule @1 `pass all", "warn go out to; where they come in, on every interface: open is the firewall itself"},
+	"negated-table":            {"warn rule @0; blocks what is not in table", "FAIL come in from; not blocked: rule @1 `pass all", "warn go out to; where they come in, on every interface: only the firewall itself is open"},
 	"nested-anchor":            {"ok come in from; @0 in anchor a/b", "ok go out to; @1 in anchor a/b"},
 	"no-log":                   {"FAIL come in from; blocked, but not logged: rule @0", "FAIL go out to; blocked, but not logged: rule @1"},
 	"non-quick-last":           {"ok come in from", "ok go out to"},
 	"non-quick-then-pass":      {"FAIL come in from; not blocked: rule @0; is not quick, and @2 `pass all", "FAIL go out to; rule @1; is not quick, and @2"},
 	"not-interface":            {"warn come in from; pass, if on vio0", "warn go out to; pass, if on vio0"},
 	"one-interface":            {"warn come in from; every interface other than vio0", "warn go out to; every interface other than vio0"},
-	"skip":                     {"ok come in from", "ok go out to", "warn pf looks at no packet on pair0 (set skip)"},
-	"vendor":                   {"ok come in from", "ok go out to", "note rule @0; opens every port to the addresses of the allow lists", "note rule @1"},
+	"skip":                     {"ok come in from", "ok go out to", "warn pf ignores all packets on pair0 (set skip)"},
+	"vendor":                   {"ok come in from", "ok go out to", "note addresses in table <ThreatSTOP-Allow> have every port open, even if; @0; @1"},
 	"wildcard-anchor":          {"ok come in from; @0 in anchor threatstop/in", "ok go out to; @0 in anchor threatstop/out"},
 }
 
 func TestRecordedRulesets(t *testing.T) {
 	for _, rec := range readRecorded(t) {
 		t.Run(rec.Name, func(t *testing.T) {
-			got := Rules(rec.ruleset(t), rec.options())
+			got := Judge(rec.ruleset(t), rec.options())
 			compare(t, rec.Conf, got, expected[rec.Name])
 		})
 	}
@@ -183,7 +188,7 @@ func TestRules(t *testing.T) {
 	router := []Interface{{Name: "lo0", Groups: []string{"lo"}, Loopback: true}, {Name: "em0", Groups: []string{"egress"}}, {Name: "em1"}}
 	for name, tc := range map[string]struct {
 		rules anchors
-		with  func(*RulesOptions)
+		with  func(*Options)
 		want  []string
 	}{
 		"lean":                               {anchors{"": lean + "pass"}, nil, both},
@@ -246,9 +251,9 @@ func TestRules(t *testing.T) {
 			[]string{"FAIL come in from; tcp to port 25: no rule matches", "ok go out to"}},
 		"half of it logged": {anchors{"": "block in log quick inet from <Block>\nblock in quick inet6 from <Block>\nblock out log quick to <Block>"}, nil,
 			[]string{"FAIL come in from; if IPv6, are blocked, but not logged: rule @1", "ok go out to"}},
-		"no log, and nothing reported": {anchors{"": "block in quick from <Block>\nblock out quick to <Block>"}, func(o *RulesOptions) { o.Report = false }, both},
-		"log where hits are read":      {anchors{"": "block in log (pflog1) quick from <Block>\nblock out log (pflog1,all) quick to <Block>"}, func(o *RulesOptions) { o.PflogIf = 1 }, both},
-		"log not where hits are read": {anchors{"": lean}, func(o *RulesOptions) { o.PflogIf = 1 },
+		"no log, and nothing reported": {anchors{"": "block in quick from <Block>\nblock out quick to <Block>"}, func(o *Options) { o.Report = false }, both},
+		"log where hits are read":      {anchors{"": "block in log (pflog1) quick from <Block>\nblock out log (pflog1,all) quick to <Block>"}, func(o *Options) { o.PflogIf = 1 }, both},
+		"log not where hits are read": {anchors{"": lean}, func(o *Options) { o.PflogIf = 1 },
 			[]string{"FAIL come in from; logged to pflog0, and hits are read from pflog1", "FAIL go out to"}},
 		"an own block without log": {anchors{"": "block quick from 10.0.0.0/8\n" + lean}, nil,
 			[]string{"note come in from; if IPv4 from listed addresses in 10.0.0.0/8, are blocked, but not logged", "ok come in from; logged: @1", "note go out to; if IPv4 from 10.0.0.0/8", "ok go out to"}},
@@ -289,31 +294,31 @@ func TestRules(t *testing.T) {
 			[]string{"warn come in from; in rdomain another", "warn go out to; in rdomain another"}},
 		"another routing domain": {anchors{"": "block in log quick on rdomain 1 from <Block>\nblock out log quick on ! rdomain 1 to <Block>\npass"}, nil,
 			[]string{"FAIL come in from; if in rdomain 0, another", "warn go out to; in rdomain 1"}},
-		"received on the interface it is on": {anchors{"": "block in log quick from <Block> received-on em0\nblock out log quick to <Block>\npass"}, func(o *RulesOptions) { o.Interfaces = router },
+		"received on the interface it is on": {anchors{"": "block in log quick from <Block> received-on em0\nblock out log quick to <Block>\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"warn come in from; on em1: rule @2", "ok go out to"}},
-		"received elsewhere": {anchors{"": "block in log quick from <Block>\nblock out log quick to <Block> received-on em1\npass"}, func(o *RulesOptions) { o.Interfaces = router },
+		"received elsewhere": {anchors{"": "block in log quick from <Block>\nblock out log quick to <Block> received-on em1\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"ok come in from", "FAIL go out to; if received on em0, the firewall itself"}},
 		"no way back": {anchors{"": "block in quick from urpf-failed\nblock in quick from no-route\n" + lean}, nil,
 			[]string{"note come in from; not logged", "note come in from; not logged", "ok come in from", "ok go out to"}},
 
-		"the outer interface": {anchors{"": "block in log quick on em0 from <Block>\nblock out log quick on em0 to <Block>\npass"}, func(o *RulesOptions) { o.Interfaces = router },
+		"the outer interface": {anchors{"": "block in log quick on em0 from <Block>\nblock out log quick on em0 to <Block>\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"warn come in from; if on em1: rule @2", "warn go out to; if on em1"}},
-		"the outer interface by its group": {anchors{"": "block in log quick on egress from <Block>\nblock out log quick on egress to <Block>\npass"}, func(o *RulesOptions) { o.Interfaces = router },
+		"the outer interface by its group": {anchors{"": "block in log quick on egress from <Block>\nblock out log quick on egress to <Block>\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"warn come in from; if on em1: rule @2", "warn go out to; if on em1"}},
-		"all but the outer interface": {anchors{"": "block in log quick on ! egress from <Block>\nblock out log quick on ! egress to <Block>\npass"}, func(o *RulesOptions) { o.Interfaces = router },
+		"all but the outer interface": {anchors{"": "block in log quick on ! egress from <Block>\nblock out log quick on ! egress to <Block>\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"FAIL come in from; if on em0: rule @2", "FAIL go out to; if on em0"}},
-		"each interface by itself": {anchors{"": "block in log quick on em0 from <Block>\nblock in log quick on em1 from <Block>\nblock out log quick on em to <Block>\npass"}, func(o *RulesOptions) { o.Interfaces = router }, both},
-		"an interface that is not there": {anchors{"": "block in log quick on tun0 from <Block>\nblock out log quick on em to <Block>\npass"}, func(o *RulesOptions) { o.Interfaces = router },
+		"each interface by itself": {anchors{"": "block in log quick on em0 from <Block>\nblock in log quick on em1 from <Block>\nblock out log quick on em to <Block>\npass"}, func(o *Options) { o.Interfaces = router }, both},
+		"an interface that is not there": {anchors{"": "block in log quick on tun0 from <Block>\nblock out log quick on em to <Block>\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"FAIL come in from; not blocked: rule @2", "ok go out to"}},
-		"inner interfaces": {anchors{"": "block in log quick on em1 to <Block>\nblock out log quick on em1 from <Block>\npass"}, func(o *RulesOptions) { o.Interfaces = router },
+		"inner interfaces": {anchors{"": "block in log quick on em1 to <Block>\nblock out log quick on em1 from <Block>\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"warn come in from; go out again, on em1", "warn go out to; come in, on em1"}},
-		"the outer one skipped": {anchors{"": lean}, func(o *RulesOptions) { o.Interfaces, o.Skipped = router, []string{"lo", "egress"} },
-			[]string{"ok come in from", "ok go out to", "FAIL pf looks at no packet on em0 (set skip)"}},
-		"an inner one skipped": {anchors{"": lean}, func(o *RulesOptions) { o.Interfaces, o.Skipped = router, []string{"lo0", "em1"} },
-			[]string{"ok come in from", "ok go out to", "warn pf looks at no packet on em1 (set skip)"}},
-		"all skipped": {anchors{"": lean}, func(o *RulesOptions) { o.Interfaces, o.Skipped = router, []string{"lo", "em"} },
-			[]string{"FAIL pf looks at no packet on em0, em1 (set skip)"}},
-		"loopback skipped": {anchors{"": lean}, func(o *RulesOptions) { o.Skipped = []string{"lo", "lo0"} }, both},
+		"the outer one skipped": {anchors{"": lean}, func(o *Options) { o.Interfaces, o.Skipped = router, []string{"lo", "egress"} },
+			[]string{"ok come in from", "ok go out to", "FAIL pf ignores all packets on em0 (set skip)"}},
+		"an inner one skipped": {anchors{"": lean}, func(o *Options) { o.Interfaces, o.Skipped = router, []string{"lo0", "em1"} },
+			[]string{"ok come in from", "ok go out to", "warn pf ignores all packets on em1 (set skip)"}},
+		"all skipped": {anchors{"": lean}, func(o *Options) { o.Interfaces, o.Skipped = router, []string{"lo", "em"} },
+			[]string{"FAIL pf ignores all packets on em0, em1 (set skip)"}},
+		"loopback skipped": {anchors{"": lean}, func(o *Options) { o.Skipped = []string{"lo", "lo0"} }, both},
 
 		"in an anchor, nested and called by a relative name": {anchors{"": "anchor \"a\"\npass", "a": "anchor \"b\"", "a/b": lean}, nil, both},
 		"in an anchor called absolutely":                     {anchors{"": "anchor \"a\"\npass", "a": "anchor \"/b\"", "b": lean}, nil, both},
@@ -332,28 +337,30 @@ func TestRules(t *testing.T) {
 		"an empty anchor": {anchors{"": "anchor \"a\"\nanchor \"b/*\"\n" + lean, "a": ""}, nil, both},
 		"an anchor lets pass first": {anchors{"": "anchor \"a\"\n" + lean, "a": "pass in quick proto tcp to any port 22"}, nil,
 			[]string{"FAIL come in from; tcp to port 22: rule @0 in anchor a", "ok go out to"}},
-		"a table of the anchor, another of the main ruleset": {anchors{"": "anchor \"a\"\n" + lean, "a": "pass in quick from <friends>"}, func(o *RulesOptions) { o.Tables = append(o.Tables, active("a", "friends")) },
+		"a table of the anchor, another of the main ruleset": {anchors{"": "anchor \"a\"\n" + lean, "a": "pass in quick from <friends>"}, func(o *Options) { o.Tables = append(o.Tables, active("a", "friends")) },
 			[]string{"warn come in from; in table <friends in anchor a> too", "ok go out to"}},
-		"hidden in one anchor, not in the other": {anchors{"": "anchor \"a\"\nanchor \"b\"\npass", "a": lean, "b": lean}, func(o *RulesOptions) { o.Tables = append(o.Tables, active("a", block.Name)) },
+		"hidden in one anchor, not in the other": {anchors{"": "anchor \"a\"\nanchor \"b\"\npass", "a": lean, "b": lean}, func(o *Options) { o.Tables = append(o.Tables, active("a", block.Name)) },
 			[]string{"FAIL anchor a has a table", "ok come in from; @0 in anchor b", "ok go out to"}},
-		"hidden by a table above is not hidden": {anchors{"": "anchor \"a\"\npass", "a": "anchor \"b\"", "a/b": lean}, func(o *RulesOptions) { o.Tables = append(o.Tables, active("a", block.Name)) }, both},
-		"an anchor that nobody calls": {anchors{"": "pass", "a": lean}, func(o *RulesOptions) {
+		"hidden by a table above is not hidden": {anchors{"": "anchor \"a\"\npass", "a": "anchor \"b\"", "a/b": lean}, func(o *Options) { o.Tables = append(o.Tables, active("a", block.Name)) }, both},
+		"an anchor that nobody calls": {anchors{"": "pass", "a": lean}, func(o *Options) {
 			o.Tables = append(o.Tables, pfioctl.TableStats{Table: pfioctl.Table{Anchor: "a", Name: block.Name}, Flags: pfioctl.TableReferenced})
 		}, []string{"FAIL rules for table <ThreatSTOP-Block> are in anchor a, which no rule calls"}},
-		"no table": {anchors{"": "pass"}, func(o *RulesOptions) { o.Tables = o.Tables[1:] }, []string{"FAIL no rule blocks; the table is not there"}},
+		"no table": {anchors{"": "pass"}, func(o *Options) { o.Tables = o.Tables[1:] }, []string{"FAIL no rule blocks; the table does not exist"}},
 
-		"an allow table that is the owner's": {anchors{"": "pass in quick from <Allow>\n" + lean}, func(o *RulesOptions) { o.AllowCarved = false },
-			[]string{"warn come in from; in table <ThreatSTOP-Allow> too", "ok go out to", "note rule @0"}},
+		"an allow table that is the owner's": {anchors{"": "pass in quick from <Allow>\n" + lean}, func(o *Options) { o.AllowCarved = false },
+			[]string{"warn come in from; in table <ThreatSTOP-Allow> too", "ok go out to", "note every port open; @0; "}},
+		"the vendor's rules without allow lists": {anchors{"": "pass in quick from <Allow@0>\npass out quick to <Allow@0>\n" + lean}, func(o *Options) { o.AllowCarved = false },
+			[]string{"ok come in from", "ok go out to", "note every port open; @0; @1"}},
 		"a narrow pass of the allow table": {anchors{"": "pass in proto tcp from <Allow> to any port 443\n" + lean}, nil,
-			[]string{"ok come in from", "ok go out to", "note rule @0; opens what it passes; unless a later rule blocks them"}},
+			[]string{"ok come in from", "ok go out to", "note have what they pass open, unless a later rule blocks them: @0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := RulesOptions{Block: block, Allow: allow, AllowCarved: true, Report: true, Tables: tables}
+			o := Options{Block: block, Allow: allow, AllowCarved: true, Never: never, Report: true, Tables: tables}
 			if tc.with != nil {
 				o.Tables = append([]pfioctl.TableStats(nil), tables...)
 				tc.with(&o)
 			}
-			compare(t, tc.rules[""], Rules(tc.rules.load(t), o), tc.want)
+			compare(t, tc.rules[""], Judge(tc.rules.load(t), o), tc.want)
 		})
 	}
 }
@@ -369,7 +376,7 @@ func TestRulesOfManyKinds(t *testing.T) {
 		fmt.Fprintf(&denied, "pass in on em%d proto tcp from any to 10.0.%d.%d port %d\n", i%4, i/250, i%250, 20+i%37)
 	}
 	judge := func(rules string) []Finding {
-		return Rules(anchors{"": rules}.load(t), RulesOptions{Block: block, Allow: allow, AllowCarved: true, Report: true})
+		return Judge(anchors{"": rules}.load(t), Options{Block: block, Allow: allow, AllowCarved: true, Never: never, Report: true})
 	}
 	compare(t, "alternating, and blocked at the end", judge(mixed.String()+lean), both)
 	compare(t, "all denied but for servers, and blocked", judge(denied.String()+lean), both)

@@ -1,7 +1,9 @@
-package check
+package rules
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,7 +49,7 @@ func (a anchors) load(t testing.TB) *pfioctl.Ruleset {
 				r.Called = append(r.Called, read(to))
 				continue
 			}
-			for _, child := range sortedKeys(keysOf(a)) {
+			for _, child := range slices.Sorted(maps.Keys(a)) {
 				if rest, ok := strings.CutPrefix(child, dir); ok && rest != "" && !strings.Contains(rest, "/") {
 					r.Called = append(r.Called, read(child))
 				}
@@ -56,14 +58,6 @@ func (a anchors) load(t testing.TB) *pfioctl.Ruleset {
 		return rs
 	}
 	return read("")
-}
-
-func keysOf(a anchors) map[string]bool {
-	m := make(map[string]bool)
-	for k := range a {
-		m[k] = true
-	}
-	return m
 }
 
 var protoNumbers = map[string]uint8{"tcp": 6, "udp": 17, "icmp": 1, "icmp6": 58, "carp": 112, "esp": 50, "gre": 47}

@@ -1,4 +1,4 @@
-package check
+package rules
 
 import (
 	"fmt"
@@ -90,7 +90,7 @@ func (r *randomRules) rules(depth int) []pfsim.Rule {
 // holds reports whether a box has a packet of which the values on the axes that
 // pfsim's packets have are given; of the others it is an ordinary one.
 func (s *space) holds(b box, p *pfsim.Packet, bad, peer netip.Addr, friends bool) bool {
-	addr := func(ax int, all []addrInterval, a netip.Addr) bool {
+	addr := func(ax int, all []interval, a netip.Addr) bool {
 		for i, v := range all {
 			if v.first.BitLen() == a.BitLen() && v.first.Compare(a) <= 0 && a.Compare(v.last) <= 0 {
 				return b[ax].has(i)
@@ -98,14 +98,7 @@ func (s *space) holds(b box, p *pfsim.Packet, bad, peer netip.Addr, friends bool
 		}
 		return true
 	}
-	number := func(ax int, all []interval, n uint32) bool {
-		for i, v := range all {
-			if v.first <= n && n <= v.last {
-				return b[ax].has(i)
-			}
-		}
-		return false
-	}
+	port := func(ax int, n uint16) bool { return addr(ax, s.axes[ax].line, number(uint32(n))) }
 	for i, f := range s.ifaces {
 		if f.Name == p.Iface && !b[axIface].has(i) {
 			return false
@@ -131,8 +124,8 @@ func (s *space) holds(b box, p *pfsim.Packet, bad, peer netip.Addr, friends bool
 		table = table && b[ax].has(in)
 	}
 	return table && b[axFamily].has(family) && b[axProto].has(proto) &&
-		(!ports || number(axSrcPort, s.src, uint32(p.SrcPort)) && number(axDstPort, s.dst, uint32(p.DstPort))) &&
-		addr(axBad4, s.bad4, bad) && addr(axBad6, s.bad6, bad) && addr(axPeer4, s.peer4, peer) && addr(axPeer6, s.peer6, peer)
+		(!ports || port(axSrcPort, p.SrcPort) && port(axDstPort, p.DstPort)) &&
+		addr(axListed4, s.axes[axListed4].line, bad) && addr(axListed6, s.axes[axListed6].line, bad) && addr(axPeer4, s.axes[axPeer4].line, peer) && addr(axPeer6, s.axes[axPeer6].line, peer)
 }
 
 // What the walk says of every kind of packet must be what the simulated kernel
@@ -165,7 +158,7 @@ func TestEvaluationIsThatOfTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range []flow{{pfioctl.DirIn, true}, {pfioctl.DirOut, false}, {pfioctl.DirOut, true}, {pfioctl.DirIn, false}} {
-			s := newSpace(rs, &RulesOptions{Block: block, Allow: allow, Tables: tables, Interfaces: ifaces}, f)
+			s := newSpace(rs, &Options{Block: block, Allow: allow, Tables: tables, Interfaces: ifaces}, f)
 			w := s.evaluate(rs)
 			for range packets {
 				i := pick(r, ifaces...)
