@@ -120,7 +120,7 @@ func New(o Options) (*Client, error) {
 		}
 	}
 	if o.Timeout < 0 || o.ListTimeout < 0 || o.MaxEntries < 0 || o.Pipeline < 0 {
-		return nil, fmt.Errorf("Timeout %v, ListTimeout %v, MaxEntries %d, Pipeline %d: must not be negative",
+		return nil, fmt.Errorf("options: Timeout %v, ListTimeout %v, MaxEntries %d, Pipeline %d: must not be negative",
 			o.Timeout, o.ListTimeout, o.MaxEntries, o.Pipeline)
 	}
 	o.Source = o.Source.Unmap()

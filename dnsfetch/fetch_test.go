@@ -22,10 +22,6 @@ const (
 	part3 = "003-netb." + list
 )
 
-func ipNet(p netip.Prefix) net.IPNet {
-	return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
 // noResolver fails the test when it is asked.
 type noResolver struct{ t testing.TB }
 

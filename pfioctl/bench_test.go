@@ -16,7 +16,6 @@ type entry struct {
 	bits uint8
 	is4  bool
 	not  bool
-	list uint16
 }
 
 // sequence returns n ascending entries of a family: IPv4 hosts, or IPv6

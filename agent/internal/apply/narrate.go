@@ -34,6 +34,7 @@ type Narrator struct {
 	// the one before. It may be nil.
 	Draw func(line string)
 
+	// Verbose adds details: lines that begin with two spaces.
 	Verbose bool
 	Local   *time.Location // the zone of times
 	Version string
@@ -148,8 +149,16 @@ func (n *Narrator) End(out *Outcome) {
 
 // exceptions names what was kept out of the block table and why.
 func (n *Narrator) exceptions(report policy.Report) {
-	for _, x := range report.Excepted {
-		n.say("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists))
+	for i, x := range report.Excepted {
+		text := fmt.Sprintf("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists))
+		if i < shown {
+			n.say("%s", text)
+		} else if n.Verbose {
+			n.say("  %s", text)
+		}
+	}
+	if len(report.Excepted) > shown {
+		n.say("Excepted: %d networks in all", len(report.Excepted))
 	}
 	allowed := 0
 	for _, l := range report.Lists {
@@ -164,34 +173,37 @@ func (n *Narrator) exceptions(report policy.Report) {
 		}
 	}
 	for i, d := range report.Dropped {
-		if i == shownDropped && !n.Verbose {
-			break
-		}
 		l := report.Lists[d.List]
-		n.warn("warning: %s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why)
+		text := fmt.Sprintf("%s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why)
+		if i < shown {
+			n.warn("warning: %s", text)
+		} else if n.Verbose {
+			n.say("  %s", text)
+		}
 	}
-	if report.DroppedCount > shownDropped {
+	if report.DroppedCount > shown {
 		n.warn("warning: %s dropped in all", entries(report.DroppedCount))
 	}
 }
 
-// How many entries of each kind are named; all are counted.
+// shown is how many dropped and excepted entries are named, the others only as details; shownExcepted is
+// how many entries are named for one exception.
 const (
+	shown         = 10
 	shownExcepted = 3
-	shownDropped  = 3
 )
 
 // listedAs names the entries that an exception met:
 // "10.0.0.1, 10.0.0.0/8 and 7 more in basic.example.net".
 func listedAs(x policy.Excepted, lists []policy.ListReport) string {
-	shown := x.Entries[:min(len(x.Entries), shownExcepted)]
+	named := x.Entries[:min(len(x.Entries), shownExcepted)]
 	all := x.Inside + x.Around
 	one := all <= len(x.Entries) || blockLists(lists) == 1 // list has them
 	for _, e := range x.Entries {
 		one = one && e.List == x.Entries[0].List
 	}
 	var names []string
-	for _, e := range shown {
+	for _, e := range named {
 		name := entry(e.Prefix())
 		if !one { // each is named with its own
 			name += " in " + lists[e.List].Name
@@ -199,11 +211,11 @@ func listedAs(x policy.Excepted, lists []policy.ListReport) string {
 		names = append(names, name)
 	}
 	text := strings.Join(names, ", ")
-	if more := all - len(shown); more > 0 {
+	if more := all - len(named); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	if one && len(shown) > 0 {
-		text += " in " + lists[shown[0].List].Name
+	if one && len(named) > 0 {
+		text += " in " + lists[named[0].List].Name
 	}
 	return text
 }

@@ -54,9 +54,9 @@ func TestRunAbsentList(t *testing.T) {
 				{List: policy.List{Name: "there", Kind: policy.Block, Entries: hosts(0, 90)}},
 				{List: policy.List{Name: "gone", Kind: c.kind, Entries: c.copy}, Err: gone, Absent: true},
 			}
-			out := b.Run(o, lists, policy.Facts{}, false, nil)
+			b.Run(o, lists, policy.Facts{}, false, nil)
 			now = now.Add(c.after)
-			out = b.Run(o, lists, policy.Facts{}, c.force, nil)
+			out := b.Run(o, lists, policy.Facts{}, c.force, nil)
 			if c.missing {
 				if out.Err == nil || out.Policy != nil {
 					t.Errorf("the run made %+v, %v", out.Policy, out.Err)

@@ -319,6 +319,16 @@ func TestDaemonSyncNow(t *testing.T) {
 	if r := h.collector.Receipts(); len(r) != 1 {
 		t.Errorf("%d batches delivered", len(r))
 	}
+	// Details are for -v, as without a daemon; -q leaves only what is wrong.
+	for _, c := range []struct {
+		args             []string
+		details, nothing bool
+	}{{nil, false, false}, {[]string{"-v"}, true, false}, {[]string{"-q"}, false, true}} {
+		_, stdout, stderr := h.run(append([]string{"--sync-now"}, c.args...)...)
+		if got := strings.Contains(stdout, "\n  "); got != c.details || (stdout == "") != c.nothing || stderr != "" {
+			t.Errorf("--sync-now %v prints:\n%s%s", c.args, stdout, stderr)
+		}
+	}
 	h.server.Down()
 	expect(t, h.sync(1), "cannot connect", "block list "+blockList+": the earlier copy stays in use, 2 entries")
 	h.stop()

@@ -120,9 +120,10 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 func askDaemon(ctx context.Context, env Env, f *flags, client *status.Client) error {
 	screen := &screen{env: env, quiet: f.quiet}
 	exit, err := client.Sync(ctx, f.force, func(line string, warn bool) {
-		if warn {
+		switch {
+		case warn:
 			screen.warn(line)
-		} else {
+		case f.verbose > 0 || !strings.HasPrefix(line, "  "): // a detail
 			screen.say(line)
 		}
 	})

@@ -186,7 +186,7 @@ func TestTooLarge(t *testing.T) {
 		})
 	}
 	id := ID{1}
-	if id.half(0) == id.half(1) || id.half(0) != id.half(0) || id.half(0) == id {
+	if first, again := id.half(0), id.half(0); first == id.half(1) || first != again || first == id {
 		t.Error("ids of halves")
 	}
 }
