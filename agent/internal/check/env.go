@@ -29,6 +29,8 @@ type Options struct {
 
 	PfConf string // the file that pf is loaded from
 
+	ResolverFiles []string // host.ResolverFiles
+
 	// Indicators are names or addresses of hosts that every policy blocks and
 	// that do no harm.
 	Indicators []string

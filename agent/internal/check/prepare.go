@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/rules"
@@ -31,6 +32,8 @@ type prepared struct {
 	seen     watch          // reads pflog
 	pflogErr error
 
+	unseen []string // what of the files that name resolvers is not followed
+
 	roots    *x509.CertPool // for the log server
 	rootsErr error
 	system   *x509.CertPool // for other servers; nil: none
@@ -40,6 +43,7 @@ type prepared struct {
 func (t *tester) prepare(context.Context) {
 	r, cfg := &t.ready, t.o.Config
 	t.env.Host = once(t.env.Host)
+	r.unseen = host.Unseen(t.o.ResolverFiles)
 	if r.pf = t.pf != nil; r.pf {
 		if r.used, _, r.countErr = t.pf.Used(); r.countErr == nil {
 			r.limit, r.countErr = t.pf.Limit(pfioctl.LimitTableEntries)
@@ -66,8 +70,8 @@ func (t *tester) prepare(context.Context) {
 }
 
 // once asks what the exceptions are made of now, and gives the same answer later.
-func once(host func() (policy.Facts, error)) func() (policy.Facts, error) {
-	facts, err := host()
+func once(read func() (policy.Facts, error)) func() (policy.Facts, error) {
+	facts, err := read()
 	return func() (policy.Facts, error) { return facts, err }
 }
 

@@ -42,6 +42,9 @@ func (t *tester) servers(ctx context.Context) {
 		t.fail("policy", err)
 		return
 	}
+	for _, u := range t.ready.unseen {
+		t.say(rules.Warn, "resolvers: "+u, "name the resolvers that are missed in NEVER_BLOCK")
+	}
 	lists.Names(ctx, t.env.Lookup)
 	never, warnings := lists.Facts(host)
 	for _, w := range warnings {

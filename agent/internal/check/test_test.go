@@ -195,6 +195,10 @@ func TestWhatIsWrong(t *testing.T) {
 			[]string{"FAIL list nothing.test.threatstop.local > as the service gives it", "FAIL policy: it blocks nothing > BLOCK_LISTS"}},
 		"a list without an answer": {func(r *rig) { r.dns.Fail(dnstest.On{List: blockList}, dnstest.NoRecords{}) },
 			[]string{"FAIL list basic.test.threatstop.local; no records", "FAIL policy: it blocks nothing > BLOCK_LISTS"}},
+		"a resolver's file that includes another": {func(r *rig) {
+			r.write("unbound.conf", "include: \"/etc/more\"\n")
+			r.o.ResolverFiles = []string{r.path("unbound.conf")}
+		}, []string{"warn resolvers; unbound.conf includes /etc/more, which is not read > NEVER_BLOCK"}},
 		"a policy of nothing": {func(r *rig) { r.serve(blockList, "198.18.0.1") }, []string{"FAIL policy: it blocks nothing > BLOCK_LISTS"}},
 		"a host that cannot be excepted": {func(r *rig) { r.o.Sources.Reach = []sources.Reach{{Role: "log server", Host: "logs.example"}} },
 			[]string{"warn policy: log server logs.example; not kept out of the block table > resolver"}},

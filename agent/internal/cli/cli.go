@@ -93,7 +93,7 @@ func System() Env {
 		Stderr:   os.Stderr,
 		Terminal: term.IsTerminal(int(os.Stderr.Fd())),
 		OpenPF:   pfioctl.Open,
-		Host:     func() (policy.Facts, error) { return host.Read(host.ResolvConf) },
+		Host:     func() (policy.Facts, error) { return host.Read(host.ResolverFiles) },
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},

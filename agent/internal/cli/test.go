@@ -86,13 +86,15 @@ func confineTest(command string, c *config.Config, env Env, others []string) fun
 
 func preflightOptions(c *config.Config, env Env, f *flags) check.Options {
 	o := check.Options{
-		Config:     c,
-		File:       f.file,
-		Fetch:      fetchOptions(c),
-		Sources:    sourcesOptions(c),
-		Policy:     applyOptions(c, env).Policy,
-		PfConf:     pfConf,
-		Indicators: []string{check.DefaultIndicator},
+		Config:  c,
+		File:    f.file,
+		Fetch:   fetchOptions(c),
+		Sources: sourcesOptions(c),
+		Policy:  applyOptions(c, env).Policy,
+		PfConf:  pfConf,
+
+		ResolverFiles: host.ResolverFiles,
+		Indicators:    []string{check.DefaultIndicator},
 	}
 	return o
 }

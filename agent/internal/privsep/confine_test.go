@@ -39,7 +39,8 @@ func TestPlan(t *testing.T) {
 		want       []string
 	}{
 		{"main is root and stays it", "main", Confinement{UID: 77, GID: 78}, []string{
-			"unveil /etc/threatstop.conf r", "unveil /etc r", "unveil /etc/resolv.conf r", "unveil /dev/log rw", "unveil /var/run/s c",
+			"unveil /etc/threatstop.conf r", "unveil /etc r", "unveil /etc/resolv.conf r", "unveil /etc/unwind.conf r",
+			"unveil /var/unbound/etc/unbound.conf r", "unveil /dev/log rw", "unveil /var/run/s c",
 			"unveil /var/db/b rwc", "unveil /var/db/b.new rwc", "unveil /var/db/a rwc", "unveil /var/db/a.new rwc",
 			"unveil /usr/local/sbin/threatstopd x", "unveil /usr/libexec/ld.so r", "unveil no more",
 			"pledge stdio rpath wpath cpath pf unix route proc exec"}},

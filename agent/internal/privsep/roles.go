@@ -49,8 +49,10 @@ const (
 const tempSuffix = ".new"
 
 const (
-	resolvConf = "/etc/resolv.conf"
-	hosts      = "/etc/hosts"
+	resolvConf  = "/etc/resolv.conf"
+	unwindConf  = "/etc/unwind.conf"
+	unboundConf = "/var/unbound/etc/unbound.conf"
+	hosts       = "/etc/hosts"
 	// The kernel opens the dynamic linker with the eyes of the process that executes
 	// (exec_elf.c: elf_load_file).
 	linker = "/usr/libexec/ld.so"
@@ -115,6 +117,8 @@ var Roles = []Role{
 		Unveil: paths(config, []Path{
 			// Which resolvers are never to be blocked is read anew for each update.
 			{Literal: resolvConf, Permissions: "r"},
+			{Literal: unwindConf, Permissions: "r"},
+			{Literal: unboundConf, Permissions: "r"},
 			{Literal: "/dev/log", Permissions: "rw"},
 			{Key: PathSocket, Permissions: "c"},
 			{Key: PathStatusSocket, Permissions: "c"},
