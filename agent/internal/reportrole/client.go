@@ -152,7 +152,7 @@ func (c *Client) SetUp(s Setup) {
 	if !same {
 		c.keeper.Restart()
 	} else {
-		_ = c.keeper.Conn().Send(kindRetry, nil)
+		c.tasks.Go(func() { _ = c.keeper.Conn().Send(kindRetry, nil) }) // a role that does not read must not hold up main
 	}
 }
 
