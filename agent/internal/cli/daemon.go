@@ -14,7 +14,7 @@ import (
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/daemon"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/reportrole"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 )
 
@@ -164,7 +164,7 @@ func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.L
 		StaleAfter:   c.StaleAfter,
 		KillStates:   c.KillStates,
 		LockDir:      filepath.Dir(c.BlockFile),
-		Report: reportrole.Setup{
+		Report: report.Setup{
 			Mode:      string(c.Upload),
 			Interface: c.PflogIf,
 			LogLevel:  int(level),

@@ -11,7 +11,6 @@ import (
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report"
-	"example.org/threatstopd/agent/internal/reportrole"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
@@ -74,20 +73,22 @@ func serverHost(s string) string {
 }
 
 // reporting is what the role that reports needs to know.
-func reporting(c *config.Config, u account) *reportrole.Reporting {
-	r := &reportrole.Reporting{
-		Pflog:      capture.Options{Interface: c.PflogIf, Filter: capture.FilterBlock},
-		DeviceID:   c.DeviceID,
-		All:        c.Upload == config.UploadAll,
-		Interval:   c.UploadInterval,
-		BatchLines: c.UploadBatch,
-		BatchBytes: int(c.UploadBatchBytes),
-		SpoolDir:   c.SpoolDir,
-		Service:    u.uid,
-		SpoolMax:   c.SpoolMax,
-		SpoolAge:   c.SpoolAge,
-		Backfill:   c.Backfill,
-		Upload:     uploadOptions(c),
+func reporting(c *config.Config, u account) *report.Reporting {
+	r := &report.Reporting{
+		Pflog: capture.Options{Interface: c.PflogIf, Filter: capture.FilterBlock},
+		Config: report.Config{
+			DeviceID:   c.DeviceID,
+			All:        c.Upload == config.UploadAll,
+			Interval:   c.UploadInterval,
+			BatchLines: c.UploadBatch,
+			BatchBytes: int(c.UploadBatchBytes),
+			SpoolDir:   c.SpoolDir,
+			Service:    u.uid,
+			SpoolMax:   c.SpoolMax,
+			SpoolAge:   c.SpoolAge,
+			Backfill:   c.Backfill,
+		},
+		Upload: uploadOptions(c),
 	}
 	if r.All {
 		r.Pflog.Filter = capture.FilterAll

@@ -3,7 +3,7 @@ package cli
 import (
 	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/reportrole"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/states"
 )
 
@@ -12,7 +12,7 @@ import (
 func RoleBodies(env Env) map[string]privsep.Body {
 	return map[string]privsep.Body{
 		"fetch": fetch.Body(env.Confine, env.Lookup),
-		"report": reportrole.Body(reportrole.Env{
+		"report": report.Body(report.Env{
 			OpenPflog:   env.OpenPflog,
 			FlushPflogd: env.FlushPflogd,
 			Confine:     env.Confine,

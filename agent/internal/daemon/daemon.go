@@ -17,7 +17,7 @@ import (
 	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/reportrole"
+	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/agent/internal/states"
 	"example.org/threatstopd/agent/internal/status"
@@ -34,7 +34,7 @@ type Setup struct {
 	// reports, States of the one that removes states.
 	Fetch            dnsfetch.Options
 	FetchConfinement privsep.Confinement
-	Report           reportrole.Setup
+	Report           report.Setup
 	States           states.Setup
 
 	PollInterval time.Duration
@@ -97,7 +97,7 @@ type Daemon struct {
 	enforcer *apply.Enforcer
 	sources  *sources.Sources
 	fetcher  *fetch.Client
-	report   *reportrole.Client
+	report   *report.Client
 	states   *states.Client // nil without KillStates
 
 	trouble  troubles
@@ -313,7 +313,7 @@ func (d *Daemon) startFetcher(s *Setup) (*fetch.Client, error) {
 }
 
 func (d *Daemon) startReport() {
-	d.report = reportrole.Start(d.ctx, reportrole.Options{
+	d.report = report.Start(d.ctx, report.ClientOptions{
 		Starter:   d.o.Roles,
 		Setup:     d.setup.Report,
 		Listeners: d.o.Listeners,

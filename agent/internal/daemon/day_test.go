@@ -27,7 +27,6 @@ import (
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report"
-	"example.org/threatstopd/agent/internal/reportrole"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -214,11 +213,11 @@ func (s *site) load() (*daemon.Setup, error) {
 		PollInterval: s.poll,
 		FullCheck:    15 * time.Minute,
 		StaleAfter:   3 * s.poll,
-		Report: reportrole.Setup{
-			Reporting: &reportrole.Reporting{
+		Report: report.Setup{
+			Reporting: &report.Reporting{Config: report.Config{
 				DeviceID: "tdid_test", Interval: s.upload, SpoolDir: filepath.Join(s.dir, "spool"), NoLogs: "no pflogd here",
 				RetryMin: 10 * time.Second, RetryMax: time.Minute,
-			},
+			}},
 			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
 		},
 		LockDir: s.dir,
@@ -248,7 +247,7 @@ func (s *site) bodies() map[string]privsep.Body {
 			}
 			return fetch.Body(nil, nil)(conn, files)
 		},
-		"report": reportrole.Body(reportrole.Env{
+		"report": report.Body(report.Env{
 			OpenPflog: func(o capture.Options) (capture.Source, error) {
 				r, err := s.pflog.Open(o)
 				if err != nil {

@@ -9,7 +9,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/reportrole"
+	"example.org/threatstopd/agent/internal/report"
 )
 
 // Which policy a new one is compared with, poll by poll.
@@ -22,7 +22,7 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		return p.Block
 	}
 	d := New(Options{Log: zerolog.Nop()})
-	d.setup, d.report = new(Setup), new(reportrole.Client)
+	d.setup, d.report = new(Setup), new(report.Client)
 	// What the kernel had at the start is matched against, and is no policy.
 	d.match.set = set("10.9.0.0/16")
 	for _, poll := range []struct {

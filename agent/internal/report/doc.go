@@ -1,6 +1,6 @@
 // Package report turns what pf logs into reports: it matches packets against the
-// policy in force, keeps the lines of those that are hits in batches, and sees to it
-// that each batch reaches the log server at least once.
+// policy in force, keeps the lines of those that are hits in batches, and delivers
+// each batch to the log server at least once.
 //
 //	pflog0 ──▶ match ──▶ batch in memory ──▶ spool on disk ──▶ log server
 //	pflogd's files ─▶┘
@@ -15,7 +15,7 @@
 // # What survives
 //
 // With each batch goes the watermark: the place in the run of logged packets up to
-// which nothing need be read again. Both become durable in one record. After a crash
+// which nothing need be read again. Both become durable in one file. After a crash
 // the next process reads what pflogd has logged behind the watermark and before its
 // own first packet, and matches that. So a hit that pflogd has written to its file, or
 // that is in the spool, is delivered at least once; twice is delivered at most the one
@@ -24,4 +24,16 @@
 // Places are found in pflogd's files by the packet that stands there ([mark]), and by
 // time only where it does not: a clock that was set, forwards or back, does not make
 // hits vanish or come twice.
+//
+// # The role
+//
+// Reporting is a process of its own, the role `report`. It also answers at the daemon's sockets. Started as
+// root, it does at once what only root can: it opens the pflog interface, has pflogd write out what it
+// holds, opens pflogd's files and reads the CA file. Then it gives up root and its view of the file system,
+// reports that it is ready, and works: [Body]. What it cannot open it reports, and serves the sockets all
+// the same. Main starts it again to try once more, since there is no way back to root.
+//
+// The role parses what strangers send: logged packets, a log server's answers, requests at the sockets. So
+// main's end, [Client], takes little from it and checks that: whether pflog is read, troubles, and the bare
+// request to fetch the policy now.
 package report

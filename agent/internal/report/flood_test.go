@@ -72,7 +72,8 @@ func TestFlood(t *testing.T) {
 	const spoolMax, batchBytes = 4 << 20, 256 << 10
 	src := newTorrent(1000, packets, 0)
 	r, err := New(Options{
-		Source: src, Sender: deaf{}, SpoolDir: tempSpool(t), SpoolMax: spoolMax, BatchBytes: batchBytes, BatchLines: 1 << 30,
+		Config: Config{SpoolDir: tempSpool(t), SpoolMax: spoolMax, BatchBytes: batchBytes, BatchLines: 1 << 30},
+		Source: src, Sender: deaf{},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func TestMatch(t *testing.T) {
 				p := hit(1)
 				p.Src, p.Dst = tt.src, tt.dst
 				g.iface.Log(p)
-				g.until("packet seen", func(s Stats) bool { return s.Live.Seen == 1 })
+				g.until("packet examined", func(s Stats) bool { return s.Live.Seen == 1 && (s.Live.Hits == 1 || tt.lists == "") })
 				s := g.Stats()
 				var lists []string
 				hits := int64(0)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -33,6 +34,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	// This program is the role, too, when a test starts it as one.
+	quiet := capturetest.NewInterface("")
+	privsep.Serve(map[string]privsep.Body{"report": Body(Env{
+		OpenPflog: func(o capture.Options) (capture.Source, error) { return quiet.Open(o) },
+		NewSender: func(UploadOptions) (Sender, error) { return new(logServer), nil },
+		Confine:   privsep.System(),
+	})})
 	os.Exit(m.Run())
 }
 
@@ -58,18 +66,18 @@ func child() error {
 	}
 	flushed := make(chan struct{}, 1)
 	r, err := New(Options{
-		Source: src, Sender: up, SpoolDir: dir, Location: time.UTC, DeviceID: "tdid_abcd1234",
 		// Batches are small because they are frequent; there is room in memory for
-		// whatever comes while the disk is slow.
-		Interval: 10 * time.Millisecond, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond,
+		// everything that comes while the disk is slow.
+		Config: Config{SpoolDir: dir, DeviceID: "tdid_abcd1234", Interval: 10 * time.Millisecond,
+			RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, StopTimeout: patience},
+		Source: src, Sender: up, Location: time.UTC,
 		Logs: func() ([]*os.File, error) { return OpenLogs(logs) }, LogSettle: time.Millisecond,
 		FlushLogs: func() error {
 			fmt.Println("flush")
 			<-flushed
 			return nil
 		},
-		StopTimeout: patience,
-		Log:         zerolog.New(os.Stderr).Level(zerolog.WarnLevel),
+		Log: zerolog.New(os.Stderr).Level(zerolog.WarnLevel),
 	})
 	if err != nil {
 		return err

@@ -22,34 +22,22 @@ type Sender interface {
 	Send(ctx context.Context, id ID, text []byte) error
 }
 
-// Options for [New].
-type Options struct {
-	// DeviceID is named in messages.
-	DeviceID string
-	// Source is where packets come from. Run closes it. Filter is what it lets through,
-	// so that the same is taken from files.
-	Source capture.Source
-	Filter capture.Filter
-	// Sender is where batches go.
-	Sender Sender
-
-	// All reports every packet, not only the hits.
-	All bool
-	// Location is the zone of the times in lines, nil for time.Local.
-	Location *time.Location
+// Config is what a Reporter needs to know of the configuration. It is plain data.
+type Config struct {
+	DeviceID string // named in messages
+	All      bool   // report every packet, not only the hits
 
 	// Interval is how long a hit waits for others, 0 for 15 minutes.
 	Interval time.Duration
 	// BatchLines and BatchBytes bound a batch's text: 0 for 10,000 lines and 960 KiB.
 	// BatchBytes is made at least 8 KiB, and at most a tenth of SpoolMax and 16 MiB.
-	BatchLines int
-	BatchBytes int
+	BatchLines, BatchBytes int
 
 	// SpoolDir is the directory for batches and the watermark. It is made with mode 0700
 	// when it is missing. One that is a symbolic link, belongs to another user (but see
 	// Service), or is open to group or others is refused.
 	SpoolDir string
-	// Service is the uid of the service user, whose the directory may be while root runs;
+	// Service is the uid of the service user, who may own the directory while root runs;
 	// 0 when there is none.
 	Service int
 	// SpoolMax bounds the size of the batch files in bytes, 0 for 64 MiB, at least
@@ -57,25 +45,38 @@ type Options struct {
 	SpoolMax int64
 	// SpoolAge is how long a batch is kept, 0 for ever.
 	SpoolAge time.Duration
+	// Backfill is how far back the first start ever reads pflogd's files, 0 for not at all.
+	Backfill time.Duration
+	// NoLogs is why pflogd's files are not read; it counts when Options.Logs is nil.
+	NoLogs string
 
 	// RetryMin is the pause after a first failure to deliver, 0 for 10 s; it doubles with
 	// each, up to RetryMax, 0 for 15 min. Half of it is random.
 	RetryMin, RetryMax time.Duration
 	// StopTimeout is how long Run still tries to deliver when it is to end, 0 for 5 s.
 	StopTimeout time.Duration
+}
+
+// Options for [New].
+type Options struct {
+	Config
+	// Source is where packets come from. Run closes it. Filter is what it lets through,
+	// so that the same is taken from files.
+	Source capture.Source
+	Filter capture.Filter
+	Sender Sender // where batches go
+	// Location is the zone of the times in lines, nil for time.Local.
+	Location *time.Location
 
 	// Logs opens what pflogd has written, oldest first ([OpenLogs]), nil for no catching
-	// up; NoLogs is the reason then. Run calls it once and closes the files. What was
-	// logged before Run began must be in them LogSettle (0: 2 s) after FlushLogs, which
-	// asks pflogd to write out what it has ([FlushPflogd]; nil: nobody need be asked).
+	// up. Run calls it once and closes the files. What was logged before Run began must be
+	// in them LogSettle (0: 2 s) after FlushLogs, which asks pflogd to write out what it
+	// has ([FlushPflogd]; nil: nobody need be asked).
 	Logs      func() ([]*os.File, error)
-	NoLogs    string
 	FlushLogs func() error
 	LogSettle time.Duration
 	// LogsDone, when not nil, is called when Logs will not be called (any more).
 	LogsDone func()
-	// Backfill is how far back the first start ever reads pflogd's files, 0 for not at all.
-	Backfill time.Duration
 
 	// Trouble, when not nil, is called when something begins to be wrong, with a key of
 	// the Trouble… constants and a text, and with an empty text when that is over.

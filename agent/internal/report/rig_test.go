@@ -149,9 +149,9 @@ func sender(t testing.TB, col *reporttest.Collector, response time.Duration) Sen
 func options(t testing.TB, col *reporttest.Collector, dir string) Options {
 	t.Helper()
 	return Options{
-		DeviceID: "tdid_abcd1234", Sender: sender(t, col, patience), SpoolDir: dir, Location: time.UTC,
-		Interval: time.Hour, RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond,
-		StopTimeout: 30 * time.Second, LogSettle: time.Millisecond, NoLogs: "test",
+		Config: Config{DeviceID: "tdid_abcd1234", SpoolDir: dir, Interval: time.Hour,
+			RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond, StopTimeout: 30 * time.Second, NoLogs: "test"},
+		Sender: sender(t, col, patience), Location: time.UTC, LogSettle: time.Millisecond,
 	}
 }
 

@@ -198,7 +198,7 @@ func TestRefusedIsRetried(t *testing.T) {
 		iface := capturetest.NewInterface("")
 		src, _ := iface.Open(capture.Options{})
 		j := &judge{answer: always(400)}
-		r, err := New(Options{Source: src, Sender: j, SpoolDir: dir, SpoolAge: 100 * time.Hour})
+		r, err := New(Options{Config: Config{SpoolDir: dir, SpoolAge: 100 * time.Hour}, Source: src, Sender: j})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -429,7 +429,7 @@ func TestVersion1(t *testing.T) {
 		return os.Chmod(path, map[bool]os.FileMode{true: 0o700, false: 0o600}[fi.IsDir()])
 	})
 	j := &judge{answer: always(0)}
-	r, err := New(Options{Source: newTorrent(1, 0, 0), Sender: j, SpoolDir: dir})
+	r, err := New(Options{Config: Config{SpoolDir: dir}, Source: newTorrent(1, 0, 0), Sender: j})
 	if err != nil {
 		t.Fatal(err)
 	}

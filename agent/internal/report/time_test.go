@@ -64,7 +64,7 @@ func bubble(t *testing.T, change func(*Options), answers []error, f func(t *test
 			t.Fatal(err)
 		}
 		s := &scripted{answers: answers, began: time.Now()}
-		o := Options{Source: src, Sender: s, SpoolDir: dir, DeviceID: "tdid_x"}
+		o := Options{Config: Config{SpoolDir: dir, DeviceID: "tdid_x"}, Source: src, Sender: s}
 		if change != nil {
 			change(&o)
 		}

@@ -1,4 +1,4 @@
-package reportrole
+package report
 
 import (
 	"bytes"
@@ -17,12 +17,11 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 )
 
-// Options are what a Client needs of main.
-type Options struct {
+// ClientOptions are what a Client needs of main.
+type ClientOptions struct {
 	Starter privsep.Starter
 	Setup   Setup
 	// Listeners are where the role answers. They stay main's, which closes them
@@ -40,7 +39,7 @@ type Options struct {
 	Log     zerolog.Logger
 }
 
-// Keys of Options.Trouble.
+// Keys of ClientOptions.Trouble, beside those of Options.Trouble.
 const (
 	TroubleCapture = "pflog"        // hits are not read
 	TroubleUploads = "uploads"      // the log server cannot be reached with this configuration
@@ -67,7 +66,7 @@ const (
 // A Client is main's end of the role: it keeps a process of it running, tells it each
 // policy that comes into force, and answers what it asks for.
 type Client struct {
-	o      Options
+	o      ClientOptions
 	ctx    context.Context
 	keeper *privsep.Keeper
 	tasks  sync.WaitGroup
@@ -107,7 +106,7 @@ type inForce struct {
 
 // Start starts the role, and keeps it running until ctx ends. The policy is what is in
 // force already, nil for nothing.
-func Start(ctx context.Context, o Options, set *policy.Set, own []netip.Addr) *Client {
+func Start(ctx context.Context, o ClientOptions, set *policy.Set, own []netip.Addr) *Client {
 	c := &Client{
 		o: o, ctx: ctx, setup: o.Setup, tokens: syncBurst, counted: time.Now(), retry: firstRetry,
 		wakePolicy: make(chan struct{}, 1), wakeStatus: make(chan struct{}, 1), sending: make(chan struct{}, 1),
@@ -186,13 +185,6 @@ func (c *Client) LogStatus() {
 	c.log = true
 	c.mu.Unlock()
 	signal(c.wakeStatus)
-}
-
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 // files duplicates the listeners for a new process.
@@ -387,7 +379,7 @@ func (c *Client) handle(conn *privsep.Conn, kind byte, payload []byte) error {
 }
 
 // roleTroubles are the keys of what the role may report.
-var roleTroubles = []string{report.TroubleSpool, report.TroubleFiles, report.TroubleLogs}
+var roleTroubles = []string{TroubleSpool, TroubleFiles, TroubleLogs}
 
 // troubled takes a trouble of the role: one of a few, and not again and again.
 func (c *Client) troubled(t trouble) error {
@@ -501,7 +493,7 @@ func (c *Client) sync(conn *privsep.Conn, force bool, refuse string) {
 			l[0] = lineWarn
 		}
 		select {
-		case lines <- append(l, clip(line, maxLine)...):
+		case lines <- append(l, clip(line, maxSyncLine)...):
 		default:
 		}
 	}

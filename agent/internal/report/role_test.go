@@ -1,4 +1,4 @@
-package reportrole
+package report
 
 import (
 	"context"
@@ -17,14 +17,13 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
 
 // A status is main's part and the role's.
 func TestStatus(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.start(set(t, "in force", "10.0.0.0/8"))
 	g.troubled(TroubleCapture, "")
 	s := g.status()
@@ -56,7 +55,7 @@ func TestStatus(t *testing.T) {
 // The newest status that main has sent is served, before and after a restart of the role, and
 // a client that had main sync sees what that did.
 func TestStatusIsPushed(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.options.Sync = func(context.Context, bool, func(string, bool)) int {
 		g.client.Status(status.Status{Version: "synced", Enforced: true, Now: time.Now()})
 		return 0
@@ -82,7 +81,7 @@ func TestStatusIsPushed(t *testing.T) {
 // A sync is asked of main; what it says and its exit code come back, and the hits that
 // wait are delivered.
 func TestSync(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.start(set(t, "test", "10.0.0.0/8"))
 	g.until("capturing", func() bool { return g.status().Hits.Capturing })
 	g.packet("10.0.0.1")
@@ -105,7 +104,7 @@ func TestSync(t *testing.T) {
 // Without an interface the sockets are served, and the role is started anew until there
 // is one. When it goes away what was seen is delivered.
 func TestInterfaceComesAndGoes(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.pflog.Destroy()
 	g.start(set(t, "test", "10.0.0.0/8"))
 	g.troubled(TroubleCapture, "hits are not read: pflog interface gone")
@@ -128,7 +127,7 @@ func TestInterfaceComesAndGoes(t *testing.T) {
 
 // With UPLOAD=no the role serves the sockets.
 func TestNoReporting(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.env.OpenPflog = func(capture.Options) (capture.Source, error) {
 		t.Error("pflog was opened")
 		return nil, errGone
@@ -147,7 +146,7 @@ func TestNoReporting(t *testing.T) {
 
 // What is wrong with the spool directory is told, until it is put right.
 func TestSpoolRefused(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	spool := filepath.Join(g.dir, "spool")
 	if err := os.Chmod(spool, 0o755); err != nil {
 		t.Fatal(err)
@@ -162,7 +161,7 @@ func TestSpoolRefused(t *testing.T) {
 
 // A spool directory that is missing is made for the service user.
 func TestMakesTheSpool(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	spool := g.options.Setup.Reporting.SpoolDir
 	if err := os.Remove(spool); err != nil {
 		t.Fatal(err)
@@ -241,7 +240,7 @@ func TestTakesOverTheSpoolOfRoot(t *testing.T) {
 // The role opens all that needs root before it gives that up, in the order in which no
 // packet is missed.
 func TestOpensBeforeItIsConfined(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	r := new(recording)
 	open := g.env.OpenPflog
 	g.env.OpenPflog = func(o capture.Options) (capture.Source, error) {
@@ -270,7 +269,7 @@ func TestOpensBeforeItIsConfined(t *testing.T) {
 
 // A role that cannot be confined does not work.
 func TestNotConfined(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.env.Confine = &recording{err: errors.New("unveil: not permitted")}
 	g.start(nil)
 	g.until("down", func() bool {
@@ -286,7 +285,7 @@ func TestNotConfined(t *testing.T) {
 // A setup that is the same starts nothing anew; another does, and one with certificates
 // always, since they may be others now.
 func TestSetUp(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.start(nil)
 	g.isUp(1)
 	same := g.options.Setup
@@ -313,7 +312,7 @@ func TestSetUp(t *testing.T) {
 // Of policies that come faster than they are taken the newest counts, and one that is
 // the same is not sent again.
 func TestNewestPolicyWins(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	g.start(nil)
 	g.until("capturing", func() bool { return g.status().Hits.Capturing })
 	for i := range 50 {
@@ -381,7 +380,7 @@ func TestRoleRefuses(t *testing.T) {
 		"unknown":           {[]message{{99, []byte{}}}, "unknown kind"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newRig(t)
+			g := newRoleRig(t)
 			ours, theirs := net.Pipe()
 			ended := make(chan error, 1)
 			go func() { ended <- Body(g.env)(theirs, nil); theirs.Close() }()
@@ -408,7 +407,7 @@ func TestRoleRefuses(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), tc.want) {
 					t.Errorf("ended with %v, want %q", err, tc.want)
 				}
-			case <-time.After(patience):
+			case <-time.After(roleDeadline):
 				t.Error("it goes on")
 			}
 		})
@@ -423,7 +422,7 @@ func TestSetupRefused(t *testing.T) {
 		"no object":          {`"hits"`, "setup"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newRig(t)
+			g := newRoleRig(t)
 			ours, theirs := net.Pipe()
 			defer ours.Close()
 			ended := make(chan error, 1)
@@ -464,7 +463,7 @@ func BenchmarkPolicy(b *testing.B) {
 		}
 		sets[n] = p.Block
 	}
-	g := newRig(b)
+	g := newRoleRig(b)
 	g.options.Starter = privsep.Exec()
 	g.options.Setup.Confinement.Paths = map[string]string{"SPOOL_DIR": g.options.Setup.Reporting.SpoolDir, "CA_FILE": ""}
 	g.start(nil)
@@ -494,17 +493,17 @@ func TestUploadsUnusable(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name    string
-		options report.UploadOptions
+		options UploadOptions
 		want    string
 	}{
-		{"CA_FILE missing", report.UploadOptions{CAFile: filepath.Join(dir, "none")}, "no such file"},
-		{"CA_FILE empty", report.UploadOptions{CAFile: file("empty", "", 0o600)}, "no PEM certificate"},
-		{"CA_FILE without a certificate", report.UploadOptions{CAFile: file("garbage", "garbage", 0o600)}, "no PEM certificate"},
-		{"CA_FILE that others can write", report.UploadOptions{CAFile: file("open", "", 0o666)}, "mode 0666"},
-		{"PROXY of another scheme", report.UploadOptions{Proxy: "ftp://proxy.test"}, "must be http"},
+		{"CA_FILE missing", UploadOptions{CAFile: filepath.Join(dir, "none")}, "no such file"},
+		{"CA_FILE empty", UploadOptions{CAFile: file("empty", "", 0o600)}, "no PEM certificate"},
+		{"CA_FILE without a certificate", UploadOptions{CAFile: file("garbage", "garbage", 0o600)}, "no PEM certificate"},
+		{"CA_FILE that others can write", UploadOptions{CAFile: file("open", "", 0o666)}, "mode 0666"},
+		{"PROXY of another scheme", UploadOptions{Proxy: "ftp://proxy.test"}, "must be http"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newRig(t)
+			g := newRoleRig(t)
 			g.env.NewSender = nil
 			tt.options.URL = "https://logs.test/"
 			g.options.Setup.Reporting.Upload = tt.options
@@ -532,13 +531,13 @@ func TestUploadsUnusable(t *testing.T) {
 
 // What is wrong with the spool reaches main; a reload has sent again what the server refused.
 func TestTroublesAndRetry(t *testing.T) {
-	g := newRig(t)
+	g := newRoleRig(t)
 	if err := os.WriteFile(filepath.Join(g.options.Setup.Reporting.SpoolDir, "core"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g.start(set(t, "test", "10.0.0.0/8"))
-	g.troubled("report: "+report.TroubleFiles, "core")
-	g.logs.answer(&report.UploadError{Status: 400})
+	g.troubled("report: "+TroubleFiles, "core")
+	g.logs.answer(&UploadError{Status: 400})
 	g.hit("10.0.0.1")
 	sync := func() {
 		t.Helper()

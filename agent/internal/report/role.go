@@ -1,4 +1,4 @@
-package reportrole
+package report
 
 import (
 	"context"
@@ -15,7 +15,6 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
@@ -26,8 +25,8 @@ type Env struct {
 	// out what it has; both while the role is root.
 	OpenPflog   func(capture.Options) (capture.Source, error)
 	FlushPflogd func() error
-	// NewSender makes what batches are delivered through, nil for report.NewUploader.
-	NewSender func(report.UploadOptions) (report.Sender, error)
+	// NewSender makes what batches are delivered through, nil for NewUploader.
+	NewSender func(UploadOptions) (Sender, error)
 	// Confine takes the role's privileges away.
 	Confine privsep.Confiner
 	// Location is the zone of the times in lines, nil for time.Local; Now the
@@ -47,16 +46,16 @@ const (
 // Body returns the life of the role.
 func Body(env Env) privsep.Body {
 	if env.NewSender == nil {
-		env.NewSender = func(o report.UploadOptions) (report.Sender, error) {
-			c, err := report.NewUploader(o)
+		env.NewSender = func(o UploadOptions) (Sender, error) {
+			c, err := NewUploader(o)
 			if err != nil {
-				return nil, err // not c: a nil *report.Uploader in a report.Sender is not nil
+				return nil, err // not c: a nil *Uploader in a Sender is not nil
 			}
 			return c, nil
 		}
 	}
 	return func(conn net.Conn, files []*os.File) error {
-		return run(env, privsep.NewWorker(conn, fromMain), files)
+		return runRole(env, privsep.NewWorker(conn, fromMain), files)
 	}
 }
 
@@ -69,7 +68,7 @@ type role struct {
 
 	// Opened as root.
 	source  capture.Source
-	sender  report.Sender
+	sender  Sender
 	logs    []*os.File // of pflogd
 	logsErr error      // why they could not be opened
 	// noUploads says why nothing can be uploaded in this life; "" when uploads are possible.
@@ -80,9 +79,9 @@ type role struct {
 	first   sync.Once
 
 	mu       sync.Mutex
-	reporter *report.Reporter // nil: nothing is read
-	why      string           // and why not
-	sync     *session         // the sync that is under way
+	reporter *Reporter // nil: nothing is read
+	why      string    // and why not
+	sync     *session  // the sync that is under way
 
 	main *status.Board // main's part of the status
 }
@@ -94,7 +93,7 @@ type loading struct {
 	loader *policy.Loader
 }
 
-func run(env Env, w *privsep.Worker, files []*os.File) error {
+func runRole(env Env, w *privsep.Worker, files []*os.File) error {
 	r := &role{env: env, w: w, log: w.Log(), main: status.NewBoard(), policy: make(chan struct{})}
 	fail := func(err error) error {
 		r.closeAll()
@@ -185,7 +184,7 @@ func (r *role) open() (err error) {
 			time.Sleep(flushTime)
 		}
 	}
-	r.logs, r.logsErr = report.OpenLogs(o.LogFile)
+	r.logs, r.logsErr = OpenLogs(o.LogFile)
 	return nil
 }
 
@@ -195,28 +194,22 @@ func (r *role) open() (err error) {
 func (r *role) makeSpool(dir string) {
 	_ = os.Mkdir(dir, 0o700)
 	if u := r.setup.Confinement; u.UID != 0 {
-		_ = report.Give(dir, u.UID, u.GID)
+		_ = Give(dir, u.UID, u.GID)
 	}
 }
 
 // newReporter returns nil when there is nothing to report with.
-func (r *role) newReporter() *report.Reporter {
+func (r *role) newReporter() *Reporter {
 	if r.setup.Reporting == nil || r.why != "" {
 		return nil
 	}
 	o := r.setup.Reporting
-	options := report.Options{
-		DeviceID: o.DeviceID,
+	options := Options{
+		Config:   o.Config,
 		Source:   r.source,
 		Filter:   o.Pflog.Filter,
 		Sender:   r.sender,
-		All:      o.All,
 		Location: r.location(),
-		Interval: o.Interval, BatchLines: o.BatchLines, BatchBytes: o.BatchBytes,
-		SpoolDir: o.SpoolDir, Service: o.Service, SpoolMax: o.SpoolMax, SpoolAge: o.SpoolAge,
-		RetryMin: o.RetryMin, RetryMax: o.RetryMax, StopTimeout: o.StopTimeout,
-		NoLogs:   o.NoLogs,
-		Backfill: o.Backfill,
 		Trouble: func(key, text string) {
 			_ = r.w.SendJSON(kindTrouble, trouble{key, clip(printable(text), maxWhy)})
 		},
@@ -229,14 +222,14 @@ func (r *role) newReporter() *report.Reporter {
 		options.LogsDone = r.closeLogs // a descriptor keeps what newsyslog(8) removes on the disk
 		options.LogSettle = time.Millisecond
 	}
-	reporter, err := report.New(options)
+	reporter, err := New(options)
 	if err != nil {
 		r.why = err.Error()
 		r.closeAll()
 		return nil
 	}
 	if r.logsErr != nil { // also at a first start, which has nothing to read there
-		options.Trouble(report.TroubleLogs, r.logsErr.Error())
+		options.Trouble(TroubleLogs, r.logsErr.Error())
 	}
 	r.reporter = reporter
 	return reporter
@@ -262,7 +255,7 @@ func (r *role) closeLogs() {
 // noSender stands in for a sender that could not be made: each attempt fails with the reason.
 type noSender struct{ err error }
 
-func (s noSender) Send(context.Context, report.ID, []byte) error { return s.err }
+func (s noSender) Send(context.Context, ID, []byte) error { return s.err }
 
 // closeSender closes the connection that the sender keeps.
 func (r *role) closeSender() {
@@ -273,7 +266,7 @@ func (r *role) closeSender() {
 }
 
 // work serves and reports until main says that it is the end, or is gone.
-func (r *role) work(listeners status.Listeners, reporter *report.Reporter) error {
+func (r *role) work(listeners status.Listeners, reporter *Reporter) error {
 	ctx, end := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
 	tasks.Go(func() { status.Serve(ctx, listeners, r.service()) })
@@ -290,7 +283,7 @@ func (r *role) work(listeners status.Listeners, reporter *report.Reporter) error
 
 // read reports until ctx ends. When its interface goes away the role is of no more use
 // than for its sockets; main starts another one, which may open the interface.
-func (r *role) read(ctx context.Context, reporter *report.Reporter) {
+func (r *role) read(ctx context.Context, reporter *Reporter) {
 	defer r.closeSender()
 	if r.setup.Policy {
 		// Packets that came before it would not be matched.
@@ -317,7 +310,7 @@ func (r *role) read(ctx context.Context, reporter *report.Reporter) {
 }
 
 // reading returns the reporter, or why there is none.
-func (r *role) reading() (*report.Reporter, string) {
+func (r *role) reading() (*Reporter, string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.reporter, r.why

@@ -1,4 +1,4 @@
-package reportrole
+package report
 
 import (
 	"bytes"
@@ -18,22 +18,10 @@ import (
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/privsep/privseptest"
-	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )
-
-// This program is the role, too, when a test starts it as one.
-func TestMain(m *testing.M) {
-	quiet := capturetest.NewInterface("")
-	privsep.Serve(map[string]privsep.Body{"report": Body(Env{
-		OpenPflog: func(o capture.Options) (capture.Source, error) { return quiet.Open(o) },
-		NewSender: func(report.UploadOptions) (report.Sender, error) { return new(logServer), nil },
-		Confine:   privsep.System(),
-	})})
-	os.Exit(m.Run())
-}
 
 // logServer takes lines.
 type logServer struct {
@@ -49,7 +37,7 @@ func (l *logServer) answer(err error) {
 	l.err = err
 }
 
-func (l *logServer) Send(_ context.Context, _ report.ID, text []byte) error {
+func (l *logServer) Send(_ context.Context, _ ID, text []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
@@ -65,15 +53,15 @@ func (l *logServer) count() int {
 	return len(l.lines)
 }
 
-// rig is main, with the role in this process, and what both see of the host.
-type rig struct {
+// roleRig is main, with the role in this process, and what both see of the host.
+type roleRig struct {
 	t       testing.TB
 	pflog   *capturetest.Interface
 	logs    *logServer
 	dir     string
 	socket  string
 	env     Env
-	options Options
+	options ClientOptions
 	client  *Client
 	stop    func()
 
@@ -85,21 +73,21 @@ type rig struct {
 	syncs   []bool // forced or not
 }
 
-func (g *rig) Write(p []byte) (int, error) {
+func (g *roleRig) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.log.Write(p)
 }
 
-func (g *rig) said(text string) int {
+func (g *roleRig) said(text string) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return strings.Count(g.log.String(), text)
 }
 
-func newRig(t testing.TB) *rig {
+func newRoleRig(t testing.TB) *roleRig {
 	t.Helper()
-	g := &rig{t: t, pflog: capturetest.NewInterface(""), logs: new(logServer), dir: t.TempDir(), trouble: make(map[string]string)}
+	g := &roleRig{t: t, pflog: capturetest.NewInterface(""), logs: new(logServer), dir: t.TempDir(), trouble: make(map[string]string)}
 	if err := os.Mkdir(filepath.Join(g.dir, "spool"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -118,13 +106,13 @@ func newRig(t testing.TB) *rig {
 			}
 			return r, nil
 		},
-		NewSender: func(report.UploadOptions) (report.Sender, error) { return g.logs, nil },
+		NewSender: func(UploadOptions) (Sender, error) { return g.logs, nil },
 		Location:  time.UTC,
 	}
-	g.options = Options{
+	g.options = ClientOptions{
 		Setup: Setup{
 			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
-			Reporting: &Reporting{DeviceID: "tdid_test", SpoolDir: filepath.Join(g.dir, "spool"), NoLogs: "no pflogd here"},
+			Reporting: &Reporting{Config: Config{DeviceID: "tdid_test", SpoolDir: filepath.Join(g.dir, "spool"), NoLogs: "no pflogd here"}},
 		},
 		Sync: func(_ context.Context, force bool, say func(string, bool)) int {
 			g.mu.Lock()
@@ -155,7 +143,7 @@ func newRig(t testing.TB) *rig {
 }
 
 // start starts the role with a policy in force, nil for none.
-func (g *rig) start(set *policy.Set) {
+func (g *roleRig) start(set *policy.Set) {
 	g.t.Helper()
 	var err error
 	if g.options.Listeners.Full, err = status.Listen(g.socket, ""); err != nil {
@@ -181,11 +169,11 @@ func (g *rig) start(set *policy.Set) {
 	})
 }
 
-const patience = time.Minute
+const roleDeadline = time.Minute
 
-func (g *rig) until(what string, ok func() bool) {
+func (g *roleRig) until(what string, ok func() bool) {
 	g.t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(roleDeadline); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			g.t.Fatalf("not %s", what)
 		}
@@ -193,7 +181,7 @@ func (g *rig) until(what string, ok func() bool) {
 }
 
 // troubled waits until a trouble is told, "" until it is over.
-func (g *rig) troubled(key, text string) {
+func (g *roleRig) troubled(key, text string) {
 	g.t.Helper()
 	g.until(fmt.Sprintf("troubled by %q", text), func() bool {
 		g.mu.Lock()
@@ -202,7 +190,7 @@ func (g *rig) troubled(key, text string) {
 	})
 }
 
-func (g *rig) isUp(n int) {
+func (g *roleRig) isUp(n int) {
 	g.t.Helper()
 	g.until(fmt.Sprintf("up %d times", n), func() bool {
 		g.mu.Lock()
@@ -211,7 +199,7 @@ func (g *rig) isUp(n int) {
 	})
 }
 
-func (g *rig) dial() *status.Client {
+func (g *roleRig) dial() *status.Client {
 	g.t.Helper()
 	c, err := status.Dial(context.Background(), g.socket)
 	if err != nil {
@@ -221,7 +209,7 @@ func (g *rig) dial() *status.Client {
 }
 
 // status returns the status, when main's part has come.
-func (g *rig) status() (s *status.Status) {
+func (g *roleRig) status() (s *status.Status) {
 	g.t.Helper()
 	g.until("reported", func() bool {
 		var err error
@@ -234,7 +222,7 @@ func (g *rig) status() (s *status.Status) {
 }
 
 // packet logs a blocked packet.
-func (g *rig) packet(from string) {
+func (g *roleRig) packet(from string) {
 	g.pflog.Log(&capturetest.Packet{
 		Action: capture.ActionBlock, Dir: capture.In, Iface: "em0", Src: netip.MustParseAddr(from), Dst: netip.MustParseAddr("198.18.0.1"),
 		Proto: capturetest.TCP, SrcPort: 40000, DstPort: 22,
@@ -242,7 +230,7 @@ func (g *rig) packet(from string) {
 }
 
 // hit logs packets until one is seen as a hit: the policy is in force in the role.
-func (g *rig) hit(from string) {
+func (g *roleRig) hit(from string) {
 	g.t.Helper()
 	before := g.status().Hits.Matched
 	g.until("a hit "+from, func() bool {

@@ -1,16 +1,14 @@
-package reportrole
+package report
 
 import (
 	"encoding/hex"
 	"net/netip"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
@@ -42,18 +40,18 @@ const (
 
 // Bounds on what is sent.
 const (
-	maxSetup   = 64 << 10
-	maxHead    = 1 << 20
-	chunkSize  = 256 << 10
-	maxLine    = 2000 // bytes of a line
-	maxWhy     = 500  // bytes of a captureState's reason
-	maxCapture = 16 * maxWhy
+	maxSetup    = 64 << 10
+	maxHead     = 1 << 20
+	chunkSize   = 256 << 10
+	maxSyncLine = 2000 // bytes of a line
+	maxWhy      = 500  // bytes of a captureState's reason
+	maxCapture  = 16 * maxWhy
 )
 
 var (
 	fromMain = privsep.Limits{
 		kindSetup: maxSetup, kindBegin: maxHead, kindChunk: chunkSize, kindCommit: 0,
-		kindStatus: status.MaxEncoded, kindLine: 1 + maxLine, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
+		kindStatus: status.MaxEncoded, kindLine: 1 + maxSyncLine, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
 	}
 	fromRole = privsep.Limits{kindCapture: maxCapture, kindAskSync: 1, kindTrouble: maxCapture}
 )
@@ -79,24 +77,12 @@ type Setup struct {
 	Policy    bool
 }
 
-// Reporting is what report.New and report.NewUploader need; see their options.
+// Reporting is what the role opens and reports with.
 type Reporting struct {
-	Pflog capture.Options
-	// LogFile is what pflogd writes, empty for no catching up, NoLogs why not.
-	LogFile, NoLogs string
-
-	DeviceID               string
-	All                    bool
-	Interval               time.Duration
-	BatchLines, BatchBytes int
-	SpoolDir               string
-	Service                int
-	SpoolMax               int64
-	SpoolAge, Backfill     time.Duration
-	RetryMin, RetryMax     time.Duration
-	StopTimeout            time.Duration
-
-	Upload report.UploadOptions
+	Config
+	Pflog   capture.Options
+	LogFile string // what pflogd writes; empty for no catching up
+	Upload  UploadOptions
 }
 
 // Names of listeners.
