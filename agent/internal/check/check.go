@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,49 +36,74 @@ const (
 	maxRecords = 20_000_000
 )
 
-// Check writes to w what is known of an address: what the lists say of it, as the
+// Check writes to w what is known of each address: what the lists say of it, as the
 // policy servers have them now; what excepts it; what the tables in the kernel
 // say, with the entry that decides and its counters; and the latest records of it
 // in pflogd's files.
 //
 // The answer is that of the kernel's block table, for that is what happens to
-// packets; where pf cannot be asked it is that of the policy.
-func Check(ctx context.Context, a netip.Addr, o Options, env Env, w io.Writer) (Answer, error) {
-	c := &checker{o: o, env: env, w: w, addr: a.Unmap().WithZone(""), block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
-	if !c.addr.IsValid() {
-		return CannotTell, errors.New("no address")
+// packets; where pf cannot be asked it is that of the policy. For several addresses
+// it is CannotTell if it is that for one of them, else NotBlocked if one is not blocked.
+func Check(ctx context.Context, addrs []netip.Addr, o Options, env Env, w io.Writer) (Answer, error) {
+	c := &checker{o: o, env: env, w: w, block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
+	var all []*checker
+	for _, a := range addrs {
+		one := *c
+		one.addr, one.w = a.Unmap().WithZone(""), &bytes.Buffer{}
+		if !a.IsValid() {
+			return CannotTell, errors.New("no address")
+		}
+		one.answer = one.kernel()
+		all = append(all, &one)
 	}
-	answer := c.kernel()
 	c.prepare()
 	if env.Confine != nil {
 		if err := env.Confine(nil); err != nil {
 			return CannotTell, err
 		}
 	}
-	inPolicy := c.policy(ctx)
-	c.hits()
-	switch {
-	case answer == CannotTell:
-		answer = inPolicy
-	case inPolicy != CannotTell && inPolicy != answer:
-		c.say("note", "the table is not what the lists are now; `threatstopd --sync-now` brings it there")
+	lists, never := c.fetch(ctx)
+	c.hits(all)
+	worst := Blocked
+	for i, one := range all {
+		inPolicy := CannotTell
+		if lists != nil {
+			inPolicy = one.policy(lists, never)
+		}
+		if one.answer == CannotTell {
+			one.answer = inPolicy
+		} else if inPolicy != CannotTell && inPolicy != one.answer {
+			one.say("note", "the table is not what the lists are now; `threatstopd --sync-now` brings it there")
+		}
+		one.showHits()
+		words := map[Answer]string{Blocked: "%s is blocked\n", NotBlocked: "%s is not blocked\n", CannotTell: "%s: cannot tell\n"}
+		fmt.Fprintf(one.w, words[one.answer], one.addr)
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if _, err := w.Write(one.w.(*bytes.Buffer).Bytes()); err != nil {
+			return one.answer, err
+		}
+		if worst != CannotTell && one.answer != Blocked {
+			worst = one.answer
+		}
 	}
-	words := map[Answer]string{Blocked: "%s is blocked\n", NotBlocked: "%s is not blocked\n", CannotTell: "%s: cannot tell\n"}
-	if _, err := fmt.Fprintf(w, words[answer], c.addr); err != nil {
-		return answer, err
-	}
-	return answer, ctx.Err()
+	return worst, ctx.Err()
 }
 
+// checker checks one address; what concerns all is checked by one without an address.
 type checker struct {
 	o            Options
 	env          Env
 	w            io.Writer
 	addr         netip.Addr
+	answer       Answer
 	block, allow pfioctl.Table
 
 	logs    []*os.File // pflogd's files
 	logsErr error
+	count   int      // of the records of the address
+	last    []string // lines of the latest
 }
 
 // prepare gets ready what is needed when the process is confined: with it what strangers
@@ -180,12 +206,12 @@ func (c *checker) counters(pf *pfioctl.PF, t pfioctl.Table, entry pfioctl.Addr) 
 	c.say("counters", "%s: %s since %s", entry, strings.Join(words, ", "), since)
 }
 
-// policy tells what the lists have of the address now.
-func (c *checker) policy(ctx context.Context) Answer {
+// fetch returns the lists as they are now and what is never blocked, or nil.
+func (c *checker) fetch(ctx context.Context) (*sources.Sources, policy.Facts) {
 	client, err := dnsfetch.New(c.o.Fetch)
 	if err != nil {
 		c.say("policy", "%v", err)
-		return CannotTell
+		return nil, policy.Facts{}
 	}
 	defer client.Close()
 	src := sources.New(c.o.Sources)
@@ -197,33 +223,42 @@ func (c *checker) policy(ctx context.Context) Answer {
 	host, err := c.env.Host()
 	if err != nil {
 		c.say("policy", "what it never blocks is not known: %v", err)
-		return CannotTell
+		return nil, policy.Facts{}
 	}
 	never, warnings := src.Facts(host)
 	for _, w := range warnings {
 		c.say("warning", "%s", w)
 	}
+	return src, never
+}
+
+// policy reports what the lists mean for the address, and why.
+func (c *checker) policy(src *sources.Sources, never policy.Facts) Answer {
 	x := policy.Explain(c.addr, src.Inputs(), policy.Exceptions(never), c.o.Policy)
+	why := ""
 	for _, l := range x.Lists {
 		c.list(l)
+		switch {
+		case x.Blocked && l.On && l.Kind == policy.Block:
+			why = fmt.Sprintf(": entry %s of list %s", pfioctl.Addr{Prefix: l.Entry}, l.Name)
+		case !x.Blocked && l.On && l.Kind == policy.Allow:
+			why = fmt.Sprintf(": entry %s of allow list %s", pfioctl.Addr{Prefix: l.Entry}, l.Name)
+		case !x.Blocked && why == "" && !l.On && len(l.Dropped) > 0:
+			why = fmt.Sprintf(": entry %s of list %s is dropped: %s", pfioctl.Addr{Prefix: l.Dropped[0].Prefix}, l.Name, l.Dropped[0].Why)
+		}
 	}
 	for _, e := range x.Except {
 		c.say("excepted", "never blocked: %s (%s)", pfioctl.Addr{Prefix: e.Prefix}, e.Why)
 	}
-	if src.Failed() {
+	switch {
+	case src.Failed():
 		return CannotTell
+	case x.Blocked:
+		c.say("policy", "blocks it%s", why)
+		return Blocked
 	}
-	if !x.Blocked {
-		c.say("policy", "does not block it")
-		return NotBlocked
-	}
-	for _, l := range x.Lists {
-		if l.On {
-			c.say("policy", "blocks it: entry %s of list %s", pfioctl.Addr{Prefix: l.Entry}, l.Name)
-			break
-		}
-	}
-	return Blocked
+	c.say("policy", "does not block it%s", why)
+	return NotBlocked
 }
 
 // fetcher fetches lists and looks up names in this process.
@@ -251,58 +286,69 @@ func (c *checker) list(l policy.Answer) {
 	}
 }
 
-// hits shows the latest records of the address.
-func (c *checker) hits() {
+// hits looks for records of the addresses in pflogd's files.
+func (c *checker) hits(all []*checker) {
 	if c.logsErr != nil {
 		c.say("hits", "%v", c.logsErr)
 		return
 	}
-	var last []string
-	count, read := 0, 0
+	byAddr := make(map[netip.Addr]*checker)
+	for _, one := range all {
+		byAddr[one.addr] = one
+	}
+	read := 0
 	for _, f := range c.logs {
-		n, lines, err := c.search(f, &read)
-		f.Close()
-		count += n
-		last = append(last, lines...)
-		last = last[max(len(last)-maxHits, 0):]
-		if err != nil && !errors.Is(err, io.EOF) {
+		if err := search(f, byAddr, &read); err != nil && !errors.Is(err, io.EOF) {
 			c.say("hits", "%s: %v", f.Name(), err)
 		}
+		f.Close()
 	}
 	if read > maxRecords {
 		c.say("hits", "only the first %d records were looked at", maxRecords)
 	}
-	if count == 0 {
-		c.say("hits", "none in pflogd's files")
-		return
-	}
-	c.say("hits", "%d in pflogd's files, the latest:", count)
-	for _, line := range last {
-		fmt.Fprintf(c.w, "  %s\n", line)
-	}
 }
 
-// search returns how many records of a file have the address, and the last lines
-// of them.
-func (c *checker) search(f *os.File, read *int) (count int, last []string, err error) {
+// search adds the records of a file to those of the addresses that they have.
+func search(f *os.File, byAddr map[netip.Addr]*checker, read *int) error {
 	r, err := capture.NewFileReader(f)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	var p capture.Packet
 	for *read <= maxRecords {
 		data, ci, err := r.ZeroCopyReadPacketData()
 		if err != nil {
-			return count, last, err
+			return err
 		}
-		*read++
-		if p.Decode(data, ci) != nil || p.Src.Unmap() != c.addr && p.Dst.Unmap() != c.addr {
+		if *read++; p.Decode(data, ci) != nil {
 			continue
 		}
-		count++
-		day := p.Time.In(c.env.Local).AppendFormat(nil, "2006-01-02 ")
-		last = append(last, string(p.AppendLine(day, c.env.Local)))
-		last = last[max(len(last)-maxHits, 0):]
+		src, dst := byAddr[p.Src.Unmap()], byAddr[p.Dst.Unmap()]
+		if src != nil {
+			src.add(&p)
+		}
+		if dst != nil && dst != src {
+			dst.add(&p)
+		}
 	}
-	return count, last, nil
+	return nil
+}
+
+func (c *checker) add(p *capture.Packet) {
+	c.count++
+	day := p.Time.In(c.env.Local).AppendFormat(nil, "2006-01-02 ")
+	c.last = append(c.last, string(p.AppendLine(day, c.env.Local)))
+	c.last = c.last[max(len(c.last)-maxHits, 0):]
+}
+
+// showHits prints the latest records of the address.
+func (c *checker) showHits() {
+	if c.count == 0 {
+		c.say("hits", "none in pflogd's files")
+		return
+	}
+	c.say("hits", "%d in pflogd's files, the latest:", c.count)
+	for _, line := range c.last {
+		fmt.Fprintf(c.w, "  %s\n", line)
+	}
 }

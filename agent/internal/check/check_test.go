@@ -95,7 +95,7 @@ func TestCheck(t *testing.T) {
 func (r *rig) check(addr string) (string, Answer) {
 	r.t.Helper()
 	var out bytes.Buffer
-	answer, err := Check(r.t.Context(), netip.MustParseAddr(addr), r.options(), r.env, &out)
+	answer, err := Check(r.t.Context(), []netip.Addr{netip.MustParseAddr(addr)}, r.options(), r.env, &out)
 	must(r.t, err)
 	return out.String(), answer
 }
@@ -132,7 +132,25 @@ func TestCheckShowsTheLatestHits(t *testing.T) {
 func TestCheckNoAddress(t *testing.T) {
 	r := newRig(t)
 	r.unconfined = true
-	if answer, err := Check(t.Context(), netip.Addr{}, r.options(), r.env, &bytes.Buffer{}); err == nil || answer != CannotTell {
+	if answer, err := Check(t.Context(), []netip.Addr{{}}, r.options(), r.env, &bytes.Buffer{}); err == nil || answer != CannotTell {
 		t.Errorf("answer %d, %v", answer, err)
+	}
+}
+
+// Of several addresses each has its own answer; the result is that of the worst.
+func TestCheckSeveral(t *testing.T) {
+	r := newRig(t)
+	r.serve(blockList, "192.0.2.66", "203.0.113.0/24", "8.0.0.0/6")
+	o := r.options()
+	o.Policy.MinPrefixV4 = 8
+	var out bytes.Buffer
+	answer, err := Check(t.Context(), []netip.Addr{badHost, netip.MustParseAddr("8.8.8.8")}, o, r.env, &out)
+	if answer != NotBlocked || err != nil {
+		t.Errorf("answer %d, %v", answer, err)
+	}
+	for _, want := range []string{"\n192.0.2.66 is blocked\n", "\n8.8.8.8 is not blocked\n", "policy:   does not block it: entry 8.0.0.0/6 of list " + blockList + " is dropped: "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("does not say %q:\n%s", want, &out)
+		}
 	}
 }

@@ -141,7 +141,7 @@ func reexec(carry *os.File) error {
 const usage = `usage: threatstopd [-dv] [-f file]
        threatstopd -n [-f file]
        threatstopd --test [-f file] [indicator ...]
-       threatstopd --check address [-f file]
+       threatstopd --check address ... [-f file]
        threatstopd --status [-v] [--json]
        threatstopd --sync-now [--force] [-q | -v] [-f file]
        threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
@@ -164,7 +164,7 @@ with the policy and reports what was blocked; rc.d puts it into the background.
                     pflog, the servers, the clock, the files; in the end try to
                     connect to the service's test indicator, or to those given,
                     which must be blocked
-      --check address
+      --check address ...
                     show whether an address is blocked, by which list and entry,
                     what excepts it, its counters and its latest records
       --status      show the state of the running daemon; -v names every exception
@@ -217,7 +217,7 @@ var modes = []*mode{
 	{name: "install", run: installHost},
 	{name: "uninstall", run: uninstallHost},
 	{name: "test", run: testAll, most: -1},
-	{name: "check", run: checkAddress, least: 1, most: 1, args: "an address"},
+	{name: "check", run: checkAddress, least: 1, most: -1, args: "an address"},
 	{name: "status", run: showStatus, prints: true},
 	{name: "sync-now", run: syncNow},
 }

@@ -2,10 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 
 	"example.org/threatstopd/agent/internal/check"
 	"example.org/threatstopd/agent/internal/config"
@@ -40,11 +44,46 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 	return nil
 }
 
-// checkAddress tells of one address whether and why it is blocked.
+// maxChecked is how many addresses one --check takes: each is looked for in the whole table and in all lists.
+const maxChecked = 64
+
+// addresses reads the arguments of --check; "-" stands for the addresses on standard input. Each address is
+// returned once.
+func addresses(args []string, stdin io.Reader) ([]netip.Addr, error) {
+	var all []netip.Addr
+	for _, arg := range args {
+		words := []string{arg}
+		if arg == "-" {
+			text, err := io.ReadAll(io.LimitReader(stdin, 64<<10))
+			if err != nil {
+				return nil, fmt.Errorf("--check: standard input: %w", err)
+			}
+			words = strings.Fields(string(text))
+		}
+		for _, w := range words {
+			a, err := netip.ParseAddr(w)
+			if err != nil {
+				return nil, fmt.Errorf("--check %s: not an address", w)
+			}
+			if a = a.Unmap().WithZone(""); !slices.Contains(all, a) {
+				all = append(all, a)
+			}
+			if len(all) > maxChecked {
+				return nil, fmt.Errorf("--check: more than %d addresses", maxChecked)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil, errors.New("--check: no address on standard input")
+	}
+	return all, nil
+}
+
+// checkAddress reports of addresses whether and why they are blocked.
 func checkAddress(ctx context.Context, env Env, f *flags) error {
-	a, err := netip.ParseAddr(f.args[0])
+	all, err := addresses(f.args, env.Stdin)
 	if err != nil {
-		return usageError{fmt.Errorf("--check %s: not an address", f.args[0])}
+		return usageError{err}
 	}
 	cfg, err := load(env, f)
 	if err != nil {
@@ -52,12 +91,12 @@ func checkAddress(ctx context.Context, env Env, f *flags) error {
 	}
 	e := preflightEnv(cfg, env)
 	e.Confine = confineTest("--check", cfg, env, nil)
-	answer, err := check.Check(ctx, a, preflightOptions(cfg, env, f), e, env.Stdout)
+	answer, err := check.Check(ctx, all, preflightOptions(cfg, env, f), e, env.Stdout)
 	switch {
 	case err != nil:
 		return usageError{err}
 	case answer == check.CannotTell:
-		return usageError{fmt.Errorf("cannot tell whether %s is blocked", a)}
+		return usageError{errors.New("cannot tell whether it is blocked: see above")}
 	case answer == check.NotBlocked:
 		return errSaid
 	}
