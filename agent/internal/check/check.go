@@ -310,6 +310,9 @@ func (c *checker) hits(all []*checker) {
 
 // search adds the records of a file to those of the addresses that they have.
 func search(f *os.File, byAddr map[netip.Addr]*checker, read *int) error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil { // the header was read when the files were sorted
+		return err
+	}
 	r, err := capture.NewFileReader(f)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -292,6 +293,9 @@ func (r *rig) logs() ([]*os.File, error) {
 		return nil, err
 	}
 	f, err := os.Open(r.path("pflog"))
+	if err == nil {
+		_, err = f.Seek(24, io.SeekStart) // as left behind by a look at the header
+	}
 	return []*os.File{f}, err
 }
 
