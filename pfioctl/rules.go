@@ -38,7 +38,7 @@ const (
 	AFInet6 = abi.AFInet6
 )
 
-// LogFlags tell what a rule logs (PF_LOG_*).
+// LogFlags are what a rule logs (PF_LOG_*).
 type LogFlags uint8
 
 const (
@@ -61,7 +61,7 @@ const (
 	RuleExpired    RuleFlags = 0x00400000 // a once rule that had its match: matches nothing
 )
 
-// AddrType tells which kind of address a rule has (PF_ADDR_*).
+// AddrType is the kind of address that a rule has (PF_ADDR_*).
 type AddrType uint8
 
 const (

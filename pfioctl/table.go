@@ -52,7 +52,7 @@ func checkAnchor(anchor string, writing bool) error {
 	return nil
 }
 
-// key returns the table as the kernel tells tables apart: it strips leading
+// key returns the table as the kernel distinguishes tables: it strips leading
 // slashes from an anchor.
 func (t Table) key() Table {
 	t.Anchor = strings.TrimLeft(t.Anchor, "/")

@@ -37,7 +37,7 @@ const attempts = 16
 // The tables are looked up afterwards, since the kernel calls it success when
 // an anchor could not be made and, on 7.1 and 7.2, when a table that a rule
 // mentions stays inactive, which is an error. On
-// 7.3 such a table becomes active without its flags, which cannot be told from
+// 7.3 such a table becomes active without its flags, which cannot be distinguished from
 // one that was so before; define tables in pf.conf with `persist` there.
 func (p *PF) AddTables(flags TableFlags, tables ...Table) (added int, err error) {
 	const op = "add tables"

@@ -26,7 +26,7 @@ import (
 // server although that is down for a while.
 
 func (s *stage) hits() error {
-	s.tell("Now the daemon: it reads what pf logs, and reports what the policy blocked.")
+	s.title("Now the daemon: it reads what pf logs, and reports what the policy blocked.")
 	if err := s.runDaemon(func(d *running) error {
 		if err := s.traffic(d); err != nil {
 			return err
@@ -40,7 +40,7 @@ func (s *stage) hits() error {
 	if err := s.receipts(3); err != nil {
 		return err
 	}
-	s.tell("The log server goes down, and packets go on being blocked:")
+	s.title("The log server goes down, and packets go on being blocked:")
 	if err := s.collector.Fail(reporttest.Failure{Fault: reporttest.Refuse}); err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (s *stage) hits() error {
 	if err := s.receipts(3); err != nil {
 		return err
 	}
-	s.tell("The log server is back, and so is the daemon:")
+	s.title("The log server is back, and so is the daemon:")
 	if err := s.collector.Fail(reporttest.Failure{}); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func quietEnv() cli.Env {
 // noPflogd is how a system without pflogd(8) answers.
 func noPflogd() error { return fmt.Errorf("pflogd: %w", errors.ErrUnsupported) }
 
-// agent is threatstopd on a simulated kernel, and tells afterwards what of the
+// agent is threatstopd on a simulated kernel, and prints afterwards how much of the
 // memory was the simulation's.
 func agent(args []string) int {
 	kernel := pfsim.New(pfsim.Options{MaxEntries: 10_000_000})

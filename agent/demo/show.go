@@ -52,7 +52,7 @@ type stage struct {
 	synced    bool // one whole output of --sync-now was shown
 }
 
-// show plays the story and returns the first thing that did not go as told.
+// show runs all steps and returns the first error or failed check.
 func show(out io.Writer, blockFile, allowFile string) (err error) {
 	s := &stage{out: &oneAtATime{w: out}, own: netip.MustParsePrefix("100.64.0.2/24")}
 	if s.block, s.allow, err = lists(blockFile, allowFile); err != nil {
@@ -78,7 +78,7 @@ func show(out io.Writer, blockFile, allowFile string) (err error) {
 		}
 	}
 	batches := len(s.collector.Receipts())
-	s.tell(`That was the demo, and every step was checked:
+	s.title(`That was the demo, and every step was checked:
    pf blocked what the lists name, and nothing else: not the firewall itself;
    a server that failed changed nothing;
    the log server has the hits, in %d uploads.
@@ -98,14 +98,14 @@ func (o *oneAtATime) Write(p []byte) (int, error) {
 	return o.w.Write(p)
 }
 
-func (s *stage) tell(format string, args ...any) {
+func (s *stage) title(format string, args ...any) {
 	fmt.Fprintf(s.out, "\n== "+format+"\n", args...)
 }
 
 // setUp makes the firewall: a pf.conf as the vendor documents it, loaded, with
 // empty tables; and threatstop.conf.
 func (s *stage) setUp() error {
-	s.tell("A firewall whose pf.conf has the two tables and blocks one of them,\n   a policy server with %d blocked and %d allowed entries, and threatstop.conf:", len(s.block), len(s.allow))
+	s.title("A firewall whose pf.conf has the two tables and blocks one of them,\n   a policy server with %d blocked and %d allowed entries, and threatstop.conf:", len(s.block), len(s.allow))
 	s.kernel.SetRunning(true)
 	if err := s.kernel.LoadRules(pfConf()); err != nil {
 		return err
@@ -244,13 +244,13 @@ func news(text string) string {
 }
 
 func (s *stage) firstRun() error {
-	s.tell("The first run fetches the lists over DNS/TCP and puts them into pf:")
+	s.title("The first run fetches the lists over DNS/TCP and puts them into pf:")
 	return s.sync(0, "Table "+blockTable+": ", " added, 0 deleted, 0 unchanged")
 }
 
 // look shows the table and the file, and that they are the same.
 func (s *stage) look() error {
-	s.tell("What pf holds now:")
+	s.title("What pf holds now:")
 	text, err := s.run(0, "--dump-table", "block")
 	if err != nil {
 		return err
@@ -261,7 +261,7 @@ func (s *stage) look() error {
 	if err != nil {
 		return err
 	}
-	s.tell("%d entries. And the file that pf.conf loads at boot:", n)
+	s.title("%d entries. And the file that pf.conf loads at boot:", n)
 	fmt.Fprint(s.out, indent(head(string(file), 8)))
 	entries := 0
 	for line := range strings.Lines(string(file)) {
@@ -281,7 +281,7 @@ func (s *stage) why() error {
 	if !found {
 		return errors.New("the policy blocks no address")
 	}
-	s.tell("Why an address is blocked:")
+	s.title("Why an address is blocked:")
 	text, err := s.run(0, "--check", bad.String())
 	if err != nil {
 		return err
@@ -303,7 +303,7 @@ func (s *stage) verdicts() error {
 	if err != nil {
 		return err
 	}
-	s.tell("What pf does with packets:")
+	s.title("What pf does with packets:")
 	for _, p := range []struct {
 		from string
 		addr netip.Addr
@@ -338,7 +338,7 @@ func (s *stage) victim() (victim netip.Addr, found bool) {
 }
 
 func (s *stage) secondRun() error {
-	s.tell("The second run finds nothing to do:")
+	s.title("The second run finds nothing to do:")
 	return s.sync(0, "Table "+blockTable+": unchanged")
 }
 
@@ -348,7 +348,7 @@ func (s *stage) change() error {
 		return err
 	}
 	came := made(3, 0xC633640A) // 198.51.100.10
-	s.tell("The policy changes: %d entries leave it, and up to %d come:", len(gone), len(came))
+	s.title("The policy changes: %d entries leave it, and up to %d come:", len(gone), len(came))
 	s.block = slices.DeleteFunc(slices.Clone(s.block), func(e dnstest.Entry) bool { return slices.Contains(gone, e) })
 	s.block = append(s.block, came...)
 	if err := s.serve(s.block); err != nil {
@@ -410,7 +410,7 @@ func (s *stage) each(f func(pfioctl.Addr) bool) error {
 
 func (s *stage) ownAddress() error {
 	own := netip.PrefixFrom(s.own.Addr(), 32)
-	s.tell("The list now has the firewall's own address, %s, alone and in a network:", s.own.Addr())
+	s.title("The list now has the firewall's own address, %s, alone and in a network:", s.own.Addr())
 	s.block = append(s.block[:len(s.block):len(s.block)],
 		dnstest.Entry{Prefix: own}, dnstest.Entry{Prefix: netip.MustParsePrefix("100.64.0.0/10")})
 	if err := s.serve(s.block); err != nil {
@@ -432,7 +432,7 @@ func (s *stage) ownAddress() error {
 }
 
 func (s *stage) failure() error {
-	s.tell("A server that cuts its answers short changes nothing:")
+	s.title("A server that cuts its answers short changes nothing:")
 	before, err := s.quietly(0, "--dump-table", "block")
 	if err != nil {
 		return err

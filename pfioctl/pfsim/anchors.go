@@ -174,5 +174,5 @@ func (k *Kernel) detachTable(t *ktable) {
 	}
 }
 
-// unlimited is what a pool enforces before it is told a limit.
+// unlimited is what a pool enforces before a limit is set.
 const unlimited = math.MaxUint32

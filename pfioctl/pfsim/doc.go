@@ -1,6 +1,6 @@
 // Package pfsim is OpenBSD's packet filter in memory: a [pfioctl.Device] that
 // answers requests as /dev/pf does, to the byte and the error number, and that
-// gives a verdict on a packet. It is for tests of whatever talks to pf, and
+// gives a verdict on a packet. It is for tests of programs that talk to pf, and
 // runs on any system; it needs neither OpenBSD nor root.
 //
 //	k := pfsim.New(pfsim.Options{})
@@ -26,7 +26,7 @@
 //   - DIOCRADDADDRS at the limit never comes back, nor does an address or a
 //     table named twice in a request to clear counters. The answer is
 //     [ErrHang], and from then on that of every request.
-//   - DIOCRADDADDRS tells the fate of its elements in reverse order, with
+//   - DIOCRADDADDRS returns the feedback of its elements in reverse order, with
 //     rests of one element in another.
 //   - 0.0.0.0/32 and ::/128 are dropped without a word: the root of the kernel's
 //     tree has their place.

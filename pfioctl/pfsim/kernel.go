@@ -29,7 +29,7 @@ type Options struct {
 	// Structs are what a release that does not exist yet has changed.
 	Structs Structs
 
-	// Now tells the time; nil means time.Now.
+	// Now returns the time; nil means time.Now.
 	Now func() time.Time
 
 	// MaxEntries and MaxTables are the limits table-entries and tables. Zero
@@ -217,7 +217,7 @@ func (k *Kernel) SetRunning(on bool) {
 	}
 }
 
-// SetLimit sets a limit and enforces it at once, whatever the release does
+// SetLimit sets a limit and enforces it at once, regardless of what the release does
 // when pfctl sets one. A limit below what is in use stops what would add to it.
 func (k *Kernel) SetLimit(l pfioctl.Limit, n int) {
 	k.mu.Lock()
@@ -355,7 +355,7 @@ const (
 	iocMask  = 0x1fff
 )
 
-// ioctl is the system call and pfioctl(): the struct comes in whatever the
+// ioctl is the system call and pfioctl(): the struct comes in regardless of what the
 // request is, then securelevel and the descriptor's mode are asked, and the
 // struct goes out only after success.
 func (k *Kernel) ioctl(d *Device, req uint, arg unsafe.Pointer) error {

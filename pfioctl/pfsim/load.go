@@ -153,7 +153,7 @@ func (k *Kernel) load(rs *Ruleset, paths []string) (err error) {
 	return nil
 }
 
-// loadLimits is what pfctl -f does to the limits besides those it was told: on
+// loadLimits is what pfctl -f does to the limits besides those it was given: on
 // 7.8 it sends every one, and from then on each is enforced.
 func (k *Kernel) loadLimits() error {
 	if k.num < 78 {

@@ -46,7 +46,7 @@ type Rule struct {
 type Peer struct {
 	Table  string       // a table, without the angle brackets
 	Prefix netip.Prefix // where Table is empty
-	Not    bool         // whatever Table or Prefix does not match
+	Not    bool         // everything that Table or Prefix does not match
 	Port   pfioctl.Range
 }
 

@@ -32,7 +32,7 @@ type State struct {
 // destination, with Dir out destination and source.
 type Key [2]netip.AddrPort
 
-// stateID is what states are told apart by (pf.c: pf_state_compare_id).
+// stateID identifies a state (pf.c: pf_state_compare_id).
 type stateID struct {
 	id      uint64
 	creator uint32
@@ -126,7 +126,7 @@ func (k *Kernel) killState(id stateID) bool {
 }
 
 // getStates is DIOCGETSTATES (pf_ioctl.c: pf_states_get): asked with no length it
-// tells how many bytes all take, else it fills what it is given with as many
+// returns how many bytes all take, else it fills what it is given with as many
 // whole structs as fit, and does not say that there are more.
 func (k *Kernel) getStates(io *abi.PfiocStates) error {
 	o := k.layout.State

@@ -36,7 +36,7 @@ type Verdict struct {
 	Rule   int
 	Anchor string
 
-	// Log tells whether that rule logs, and LogIf to which pflogN.
+	// Log reports whether that rule logs, and LogIf to which pflogN.
 	Log   bool
 	LogIf int
 

@@ -31,7 +31,7 @@ import (
 )
 
 func main() {
-	// The name server is told by the kernel when the thread that started it
+	// The kernel signals the name server when the thread that started it
 	// ends: the main one, then.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

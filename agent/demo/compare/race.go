@@ -50,7 +50,7 @@ func race(ctx context.Context, rounds int, all ...*contestant) error {
 }
 
 // process runs a command, and returns its time and that of all it waited for.
-// What it says on standard error is told when it fails.
+// Its standard error is part of the error when it fails.
 func process(ctx context.Context, env []string, dir, name string, args ...string) (took, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, env

@@ -259,7 +259,7 @@ func (e *Enforcer) setInTwoSteps(t pfioctl.Table, array *pfioctl.Addrs, want Ent
 	return nil
 }
 
-// firstStep returns the entries of want that old has, whatever the negation of
+// firstStep returns the entries of want that old has, regardless of the negation of
 // either, and every `!`. Both are in pf's order.
 func firstStep(want Entries, old []pfioctl.Addr) iter.Seq2[netip.Prefix, bool] {
 	return func(yield func(netip.Prefix, bool) bool) {

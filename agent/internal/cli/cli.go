@@ -35,7 +35,7 @@ import (
 	"example.org/threatstopd/pfioctl"
 )
 
-// Exit codes, as threatstopd --help tells them.
+// Exit codes, as threatstopd --help lists them.
 const (
 	exitOK    = 0
 	exitKept  = 1 // something failed or was kept back: what was in force before is in force still

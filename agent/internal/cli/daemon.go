@@ -34,8 +34,8 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 
 // daemonOnce runs until ctx ends, or a configuration needs another process.
 func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
-	// The first reading tells of a bad configuration the way the other modes
-	// do; later ones are told to the log.
+	// A bad configuration at the start is reported the way the other modes do;
+	// later ones go to the log.
 	cfg, err := load(env, f)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func openCrash(env Env, log zerolog.Logger) (closeCrash func()) {
 }
 
 // listen makes the sockets that the daemon answers at. A host without the socket for
-// monitoring is better off than one without the daemon: it is left out, and told.
+// monitoring is better off than one without the daemon: it is left out, and reported.
 func listen(cfg *config.Config, env Env) (l status.Listeners, missing []error, err error) {
 	if env.Socket != "" {
 		if l.Full, err = status.Listen(env.Socket, ""); err != nil {
@@ -220,7 +220,7 @@ func fetchConfinement(c *config.Config, u account) privsep.Confinement {
 	return x
 }
 
-// isName tells a name from an address.
+// isName reports whether host is a name, not an address.
 func isName(host string) bool {
 	_, err := netip.ParseAddr(host)
 	return err != nil

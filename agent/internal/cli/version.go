@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Version tells which source the program was built from, as the go command
+// Version names the source that the program was built from, as the go command
 // recorded it, and with what: "v1.2.0 (3f12c8c2b1aa, go1.25.1 openbsd/amd64)".
 // A revision with changes on top ends in "+".
 func Version() string {

@@ -80,7 +80,7 @@ type Options struct {
 // program is to be executed again.
 var ErrAgain = errors.New("the configuration needs another process")
 
-// errStopping is what a client is told whose sync does not take place.
+// errStopping is the answer to a client whose sync does not take place.
 const errStopping = "threatstopd is stopping: run it again when the daemon has started"
 
 // Daemon is a running threatstopd. Everything below calls belongs to the goroutine of Run.

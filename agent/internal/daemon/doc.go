@@ -2,7 +2,7 @@
 // [Daemon.Run], owns everything that it knows: the configuration, the last copy of each list, the policy,
 // the state of the tables, the troubles and the schedule. Whatever takes time happens in other processes,
 // the roles of packages fetch, report and states; what comes of it reaches the loop as an event. So pf is
-// looked at every minute, whatever the network does.
+// looked at every minute, regardless of the network.
 //
 // Before the roles start, the process opens what it needs and gives up the rest: from then on it makes
 // only the requests of pf that the promise "pf" allows, and opens no files but the configuration, the

@@ -43,7 +43,7 @@ type poll struct {
 	narrator *apply.Narrator
 }
 
-// say tells everybody who waits for the poll.
+// say passes a line to everybody who waits for the poll.
 func (p *poll) say(line string, warn bool) {
 	for _, r := range p.requests {
 		r.say(line, warn)

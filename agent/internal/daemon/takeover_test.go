@@ -109,7 +109,7 @@ func TestTakenOverReport(t *testing.T) {
 				}
 			})
 		}, "report process: misbehaved, killed: asks for syncs without end"},
-		"capture flaps":      {forever(sayCapture, `{"Reading":false,"Why":"guess"}`), "report process: misbehaved, killed: tells of the capture again and again"},
+		"capture flaps":      {forever(sayCapture, `{"Reading":false,"Why":"guess"}`), "report process: misbehaved, killed: reports the state of the capture again and again"},
 		"no event":           {once(sayLog, "policy enforced"), "report process: misbehaved, killed: "},
 		"events without end": {forever(sayLog, `{"level":"error","message":"policy not updated"}`), "report process: misbehaved, killed: "},
 		"ready twice":        {once(sayReady, ""), "report process: misbehaved, killed: "},

@@ -210,7 +210,7 @@ func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) bool {
 	return r.endGap(ctx)
 }
 
-// fillFrom looks at the records of one file that are wanted. first is told the time of
+// fillFrom looks at the records of one file that are wanted. first is called with the time of
 // the file's first record.
 func (r *Reporter) fillFrom(ctx context.Context, fr *capture.FileReader, wanted func(time.Time, int) bool, first func(time.Time)) error {
 	l := r.gapLane

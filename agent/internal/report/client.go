@@ -30,11 +30,11 @@ type ClientOptions struct {
 	// Sync carries out a policy run, as status.Service's does; say does not wait.
 	// It is called once at a time.
 	Sync func(ctx context.Context, force bool, say func(line string, warn bool)) (exit int)
-	// Down is told that the process died, was killed or could not be started, and
-	// why; Up that one is at work.
+	// Down is called when the process died, was killed or could not be started, with the
+	// reason; Up when one works.
 	Down func(reason string)
 	Up   func()
-	// Trouble is told what else is wrong, by a key; an empty text: no more.
+	// Trouble is called with what else is wrong, by a key; an empty text means that it is resolved.
 	Trouble func(key, text string)
 	Log     zerolog.Logger
 }
@@ -63,8 +63,8 @@ const (
 	syncLines = 1024
 )
 
-// A Client is main's end of the role: it keeps a process of it running, tells it each
-// policy that comes into force, and answers what it asks for.
+// A Client is main's end of the role: it keeps a process of it running, sends it each
+// policy that comes into force, and answers its requests.
 type Client struct {
 	o      ClientOptions
 	ctx    context.Context
@@ -161,7 +161,7 @@ func sameSetup(a, b Setup) bool {
 	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
-// Policy tells the role that a policy is in force: own are the host's addresses. It does
+// Policy sends the role the policy in force; own are the host's addresses. It does
 // not wait. Of policies that come faster than the role takes them the newest counts.
 func (c *Client) Policy(set *policy.Set, own []netip.Addr) {
 	c.mu.Lock()
@@ -402,7 +402,7 @@ func (c *Client) capture(conn *privsep.Conn, s captureState) error {
 	defer c.mu.Unlock()
 	c.states++
 	if c.states > 2 {
-		return errors.New("tells of the capture again and again")
+		return errors.New("reports the state of the capture again and again")
 	}
 	noUploads := ""
 	if s.NoUploads != "" {

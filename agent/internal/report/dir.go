@@ -171,7 +171,7 @@ func resolve(path string) (string, error) {
 		fi, err := os.Lstat(next)
 		if err != nil {
 			if !linked {
-				return path, nil // whoever opens it reports that
+				return path, nil // opening it reports that
 			}
 			return "", fmt.Errorf("%s is a symbolic link: %w", path, err)
 		}

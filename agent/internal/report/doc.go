@@ -9,7 +9,7 @@
 // writes into a few batches of fixed size; when all are full, hits are counted as lost
 // and packets are still read. Batches are closed after Interval, when they are full, on
 // [Reporter.Flush] and at the end, and go to the spool, fsynced, before they go
-// to the server; so a batch has one id from then on, whatever happens, and a server
+// to the server; so a batch keeps one id from then on, and a server
 // that sees an id twice knows that it has the batch already.
 //
 // # What survives

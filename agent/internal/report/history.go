@@ -203,7 +203,7 @@ func (h *history) hit(addr netip.Addr, proto uint8, port uint16, list string, at
 }
 
 // forget drops what is too old, and what is in the future because the clock was set back: it
-// cannot be told from what will be. mu is held.
+// cannot be distinguished from what will be. mu is held.
 func (h *history) forget() {
 	now := h.now()
 	slot, hour := number(now, slotLength), number(now, time.Hour)

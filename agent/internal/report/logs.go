@@ -186,7 +186,7 @@ func sameLog(a, b *os.File) bool {
 	return okA && okB && ra.Equal(rb) && bytes.Equal(dataA, dataB)
 }
 
-// firstRecord tells logs apart: no two begin with the same packet.
+// firstRecord distinguishes logs: no two begin with the same packet.
 func firstRecord(f *os.File) (time.Time, []byte, bool) {
 	fr, err := logReader(f)
 	if err != nil {

@@ -105,7 +105,7 @@ const (
 	maxFiles = 20_000
 	// respool is how soon the disk is tried again after it would not take a batch.
 	respool = 10 * time.Second
-	// firstPacketWait is how long catching up waits for a live packet, which tells where
+	// firstPacketWait is how long catching up waits for a live packet, which shows where
 	// to stop, before it goes by the time alone.
 	firstPacketWait = 5 * time.Second
 )

@@ -189,7 +189,7 @@ func (r *role) open() (err error) {
 }
 
 // makeSpool makes a spool directory that is missing, and gives one that is root's to the
-// user that this process is to become. What goes wrong with that is told when the spool is
+// user that this process is to become. What goes wrong with that is reported when the spool is
 // opened.
 func (r *role) makeSpool(dir string) {
 	_ = os.Mkdir(dir, 0o700)
@@ -273,7 +273,7 @@ func (r *role) work(listeners status.Listeners, reporter *Reporter) error {
 	if reporter != nil {
 		tasks.Go(func() { r.read(ctx, reporter) })
 	} else if r.setup.Reporting != nil {
-		r.tell(captureState{Why: r.why})
+		r.announce(captureState{Why: r.why})
 	}
 	err := r.w.Run(ctx, r.handle)
 	end()
@@ -295,7 +295,7 @@ func (r *role) read(ctx context.Context, reporter *Reporter) {
 		}
 		timer.Stop()
 	}
-	r.tell(captureState{Reading: true, NoUploads: r.noUploads})
+	r.announce(captureState{Reading: true, NoUploads: r.noUploads})
 	err := reporter.Run(ctx)
 	if ctx.Err() != nil {
 		return
@@ -306,7 +306,7 @@ func (r *role) read(ctx context.Context, reporter *Reporter) {
 	r.mu.Lock()
 	r.reporter, r.why = nil, err.Error()
 	r.mu.Unlock()
-	r.tell(captureState{Why: err.Error()})
+	r.announce(captureState{Why: err.Error()})
 }
 
 // reading returns the reporter, or why there is none.
@@ -316,9 +316,9 @@ func (r *role) reading() (*Reporter, string) {
 	return r.reporter, r.why
 }
 
-// tell tells main whether hits are read. When that fails main is gone, which Run will
+// announce reports to main whether hits are read. When that fails main is gone, which Run will
 // see.
-func (r *role) tell(s captureState) {
+func (r *role) announce(s captureState) {
 	s.Why, s.NoUploads = clip(printable(s.Why), maxWhy), clip(printable(s.NoUploads), maxWhy)
 	_ = r.w.SendJSON(kindCapture, s)
 }

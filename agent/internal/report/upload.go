@@ -185,7 +185,7 @@ func (e *proxyError) Error() string {
 
 // conn gives each write a deadline of its own: a large body may take its time, but a
 // peer that takes nothing is gone. And it bounds what a peer, the proxy or the server,
-// may answer to a request: whatever reads it has limits of its own, but not everywhere.
+// may answer to a request: what reads it is bounded, but not everywhere.
 type conn struct {
 	net.Conn
 	timeout time.Duration
@@ -320,7 +320,7 @@ func (e *UploadError) Content() bool {
 	return false
 }
 
-// ofBatch reports whether the answer may be about the batch, whatever it says: a 4xx, but for
+// ofBatch reports whether the answer may be about the batch, by its status alone: a 4xx, but for
 // those about the time or the way.
 func (e *UploadError) ofBatch() bool {
 	switch e.Status {

@@ -74,7 +74,7 @@ type Requests struct {
 	XEnd                    uint // 7.4 and later
 }
 
-// TStatsLayout tells where struct pfr_tstats keeps its members; it begins
+// TStatsLayout has where struct pfr_tstats keeps its members; it begins
 // with a [PfrTable].
 type TStatsLayout struct {
 	Size    int // esize
@@ -87,7 +87,7 @@ type TStatsLayout struct {
 	Refcnt  int // int32[2]: rules, then anchors
 }
 
-// AStatsLayout tells where struct pfr_astats keeps its members; it begins
+// AStatsLayout has where struct pfr_astats keeps its members; it begins
 // with a [PfrAddr].
 type AStatsLayout struct {
 	Size    int // esize
@@ -96,7 +96,7 @@ type AStatsLayout struct {
 	Tzero   int // int64, seconds since 1970
 }
 
-// StatusLayout tells where struct pf_status keeps its members. Its Size is
+// StatusLayout has where struct pf_status keeps its members. Its Size is
 // zero when the release is not known: the struct grew in 7.6, and may again.
 type StatusLayout struct {
 	Size     int
@@ -110,7 +110,7 @@ type StatusLayout struct {
 	Checksum int // [16]byte
 }
 
-// IfaceLayout tells where struct pfi_kif keeps its members. Its Size is zero
+// IfaceLayout has where struct pfi_kif keeps its members. Its Size is zero
 // when the release is not known.
 type IfaceLayout struct {
 	Size  int // esize
@@ -118,7 +118,7 @@ type IfaceLayout struct {
 	Flags int // int32
 }
 
-// StateLayout tells where struct pfsync_state, which is how states come out of
+// StateLayout has where struct pfsync_state, which is how states come out of
 // the kernel, keeps its members. Its Size is zero when the release is not known.
 // What has more than one byte is in network order on every architecture.
 type StateLayout struct {
@@ -139,7 +139,7 @@ type StateLayout struct {
 	KeyAF   int // uint8
 }
 
-// StateKillLayout tells where struct pfioc_state_kill keeps its members. Its
+// StateKillLayout has where struct pfioc_state_kill keeps its members. Its
 // Size is zero when the release is not known.
 type StateKillLayout struct {
 	Size    int

@@ -43,7 +43,7 @@ func newHalf() *half {
 // waiting is how many bytes wait to be read.
 func (h *half) waiting() int { return len(h.buf) - h.off }
 
-// deadline wakes whoever waits on its half.
+// deadline wakes those who wait on its half.
 type deadline struct {
 	half  *half
 	timer *time.Timer

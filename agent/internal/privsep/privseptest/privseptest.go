@@ -94,7 +94,7 @@ func title(name string) string {
 	return strings.Join(parts, " , ")
 }
 
-// sees tells which paths a process sees.
+// sees names the paths that a process sees.
 func sees(paths []privsep.Path) string {
 	if paths == nil {
 		return "Sees all files.\n"

@@ -1,5 +1,5 @@
 // Command collector is a log server to try an agent on: it takes batches over HTTPS
-// on a port of its own on 127.0.0.1, and tells of each.
+// on a port of its own on 127.0.0.1, and prints each.
 //
 //	collector --ca ca.pem --lines lines.txt
 //	collector --ca ca.pem --lines lines.txt --fail 2
