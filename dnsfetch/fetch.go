@@ -194,7 +194,8 @@ func (a *attempt) run() (*List, *Error) {
 	if err == nil {
 		return l, nil
 	}
-	if a.ctx.Err() != nil {
+	// A time-out of the network may come a moment before the context's own.
+	if end, ok := a.ctx.Deadline(); a.ctx.Err() != nil || ok && !time.Now().Before(end) {
 		err = fmt.Errorf("%w: the list was not complete within %v", ErrTimeout, a.c.opt.ListTimeout)
 	}
 	e := (*Error)(nil)
