@@ -445,10 +445,15 @@ func TestWhatOthersChangedStays(t *testing.T) {
 	b.write(newsyslogPath, strings.Replace(newsyslogStock, "640  7", "640  14", 1))
 	b.write("/etc/passwd", strings.Replace(b.read("/etc/passwd"), "ThreatSTOP agent:/var/empty", "ThreatSTOP agent:/home/ts", 1))
 	b.write("/etc/rc.conf.local", b.read("/etc/rc.conf.local")+"httpd_flags=\n")
-	b.write("/var/spool/threatstop/spool-1.seg", "hits")
+	b.write("/var/spool/threatstop/20260301T120000.000000Z-00.txt", "hits")
+	if err := os.Mkdir(filepath.Join(b.root, "/var/spool/threatstop/refused"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.write("/var/spool/threatstop/refused/20260301T120000.000000Z-01.txt", "more")
+	b.write(crashPath, "")
 	out := b.mustUninstall()
 	contains(t, out, "the user _threatstop was changed since it was made, and is yours: `userdel _threatstop` removes it",
-		"the group _threatstop stays", "with 1 file (4 bytes): hits not delivered by then are lost")
+		"the group _threatstop stays", "with 2 files (8 bytes): hits not delivered by then are lost")
 	wantCron := tabHeader + "MAILTO=me\n" + crontabStock + cronUpdate + "\n" + cronLogs + "\n5 5 * * * /root/mine\n"
 	if got := b.read(cronTabPath); got != wantCron {
 		t.Errorf("crontab:\n%s\nwant:\n%s", got, wantCron)
@@ -457,8 +462,19 @@ func TestWhatOthersChangedStays(t *testing.T) {
 		t.Errorf("newsyslog.conf:\n%s", got)
 	}
 	contains(t, b.read("/etc/rc.conf.local"), "httpd_flags=\n")
-	if strings.Contains(b.read("/etc/rc.conf.local"), "threatstopd") || b.exists("/var/spool/threatstop") {
-		t.Error("still enabled, or the spool is there")
+	if strings.Contains(b.read("/etc/rc.conf.local"), "threatstopd") || b.exists("/var/spool/threatstop") || b.exists(crashPath) {
+		t.Error("still enabled, or the spool or the crash file is there")
+	}
+
+	// What is not the spool's stays, also beside refused batches.
+	b = newBox(t, scriptsTree())
+	b.mustInstall()
+	if err := os.MkdirAll(filepath.Join(b.root, "/var/spool/threatstop/refused/mine"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, b.mustUninstall(), "has something in it that is not the spool's, refused/mine:")
+	if !b.exists("/var/spool/threatstop/refused/mine") {
+		t.Error("what is not the spool's was removed")
 	}
 
 	// A line for pflogd's file that is the owner's own now stays.

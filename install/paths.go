@@ -11,6 +11,7 @@ var (
 // Where things are on OpenBSD (hier(7)).
 const (
 	manifestPath  = "/var/db/threatstopd.manifest"
+	crashPath     = "/var/db/threatstopd.crash" // the daemon's
 	rcScriptPath  = "/etc/rc.d/threatstopd"
 	rcConfPath    = "/etc/rc.conf.local"
 	newsyslogPath = "/etc/newsyslog.conf"

@@ -127,6 +127,11 @@ func (r *remover) undoAll(ctx context.Context) (left []string, err error) {
 			return left, err
 		}
 	}
+	if c, err := r.stat(crashPath); err == nil && c != nil && c.Mode.IsRegular() {
+		if err := r.remove(crashPath); err != nil {
+			return left, err
+		}
+	}
 	if err := r.removeTemp(manifestPath); err != nil {
 		return left, err
 	}
@@ -235,31 +240,59 @@ func (r *remover) undoSpool(c *change) (undoing, error) {
 		return undoing{say: fmt.Sprintf("give back %s to uid %d (mode %04o)", c.Path, b.UID, b.Mode.Perm()),
 			do: func(context.Context) error { return r.own(c.Path, b) }}, nil
 	}
-	all, err := r.entries(c.Path)
+	files, size, stranger, err := r.spoolFiles(c.Path)
 	if err != nil {
 		return undoing{}, err
 	}
-	var size int64
-	for _, e := range all {
-		if !e.Type().IsRegular() {
-			return undoing{leave: fmt.Sprintf("%s has something in it that is not the spool's, %s: `rm -r` it if you do not need it", c.Path, e.Name())}, nil
-		}
-		if fi, err := e.Info(); err == nil {
-			size += fi.Size()
-		}
+	if stranger != "" {
+		return undoing{leave: fmt.Sprintf("%s has something in it that is not the spool's, %s: `rm -r` it if you do not need it", c.Path, stranger)}, nil
 	}
 	say := "remove " + c.Path
-	if len(all) > 0 {
-		say += fmt.Sprintf(" with %s (%d bytes): hits not delivered by then are lost", count(len(all), "file"), size)
+	if len(files) > 0 {
+		say += fmt.Sprintf(" with %s (%d bytes): hits not delivered by then are lost", count(len(files), "file"), size)
 	}
 	return undoing{say: say, do: func(context.Context) error {
-		for _, e := range all {
-			if err := r.remove(path.Join(c.Path, e.Name())); err != nil {
+		for _, name := range files {
+			if err := r.remove(name); err != nil {
 				return err
 			}
 		}
+		if err := r.remove(path.Join(c.Path, refusedDir)); err != nil {
+			return err
+		}
 		return r.remove(c.Path)
 	}}, nil
+}
+
+// refusedDir, in the spool directory, has the batches that the log server refused.
+const refusedDir = "refused"
+
+// spoolFiles returns the files of a spool directory with their size in bytes, or the name of something
+// that is neither a file nor the directory of refused batches.
+func (r *remover) spoolFiles(dir string) (files []string, size int64, stranger string, err error) {
+	all, err := r.entries(dir)
+	if err != nil {
+		return nil, 0, "", err
+	}
+	for _, e := range all {
+		name := path.Join(dir, e.Name())
+		switch {
+		case e.Type().IsRegular():
+			files = append(files, name)
+			if fi, err := e.Info(); err == nil {
+				size += fi.Size()
+			}
+		case e.IsDir() && e.Name() == refusedDir && path.Base(dir) != refusedDir:
+			more, n, other, err := r.spoolFiles(name)
+			if err != nil || other != "" {
+				return nil, 0, path.Join(refusedDir, other), err
+			}
+			files, size = append(files, more...), size+n
+		default:
+			return nil, 0, e.Name(), nil
+		}
+	}
+	return files, size, "", nil
 }
 
 func count(n int, what string) string {
