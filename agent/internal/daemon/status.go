@@ -87,7 +87,7 @@ func (d *Daemon) push() {
 }
 
 func (d *Daemon) describeList(l *sources.List, report policy.Report) status.List {
-	x := status.List{Kind: l.Kind.String(), Name: l.Name, Tried: l.Tried, Fetched: l.Fetched, Failures: l.Failures, Error: errText(l.Err)}
+	x := status.List{Kind: l.Kind.String(), Name: l.Name, Tried: l.Tried, Fetched: l.Fetched, Failures: l.Failures, Error: errText(l.Err), Absent: l.Absent}
 	if l.List != nil {
 		x.Server, x.Layout, x.Parts, x.Entries = l.Server, l.Layout.String(), l.Parts, l.Len()
 		x.Kept = l.Err != nil

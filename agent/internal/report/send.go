@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -293,6 +294,9 @@ func (r *Reporter) refuse(b *batch, text []byte, why error) {
 	r.failing.refused = true
 	r.stats.Refused.add(Count{1, int64(b.lines), int64(len(text))})
 	r.stats.AsideError = why.Error()
+	if answer := (*UploadError)(nil); errors.As(why, &answer) && answer.Status != 0 {
+		r.stats.AsideError = strconv.Itoa(answer.Status)
+	}
 	if err != nil {
 		r.stats.Lost.Refused += int64(b.lines)
 	}

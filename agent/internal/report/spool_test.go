@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,6 +121,14 @@ func TestAnswers(t *testing.T) {
 				equal(t, "waiting", g.Stats().Spool.Pending.Lines, 3)
 			}
 			balanced(t, g.Stats())
+			// The status says what the server answered, and what to do where that does not pass by itself.
+			var hits status.Hits
+			var uploads status.Uploads
+			g.Describe(&hits, &uploads)
+			if tt.content {
+				equal(t, "refused with", uploads.AsideError, strconv.Itoa(tt.status))
+			}
+			equal(t, "has advice", uploads.Advice != "", slices.Contains([]int{401, 403, 404, 405, 407, 421}, tt.status))
 			j.set(always(200))
 			g.until("delivered", func(s Stats) bool { return tt.content || s.Delivered.Lines == 3 })
 			g.RetryRefused()

@@ -292,8 +292,12 @@ func (r *Reporter) Describe(h *status.Hits, u *status.Uploads) {
 	if !t.Last.IsZero() {
 		u.Last = &status.Upload{At: t.Last, Lines: int64(t.LastLines)}
 	}
+	u.SpoolError, u.AsideError = s.SpoolError, s.AsideError
 	if s.LastError != nil {
 		u.Error = s.LastError.Error()
+	}
+	if answer := (*UploadError)(nil); errors.As(s.LastError, &answer) {
+		u.Advice = answer.Advice()
 	}
 }
 
