@@ -88,5 +88,5 @@ type Config struct {
 	MetricsAny  bool           // METRICS_ANY: Metrics may be any address
 	AuthURL     *url.URL       // AUTH_URL: the page that tells whether this host is authorised; nil is not asked
 
-	LogFile string // logfile: read from old files, used by nothing
+	Hash string // of the contents of the file, which differs between two versions of it
 }

@@ -1,18 +1,21 @@
 package config
 
 import (
+	"errors"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // required has the keys that a file cannot do without.
 var required = []string{
-	"device_id=tdid_abcd1234",
+	"device_id=tdid_0a1b2c3d",
 	"DNS_SERVERS=192.0.2.53",
 	"BLOCK_LISTS=block.example.net",
 	"url=https://logs.example.net/",
@@ -40,7 +43,7 @@ func complete(text string) string {
 // base is the Config of complete("").
 func base() *Config {
 	return &Config{
-		DeviceID:         "tdid_abcd1234",
+		DeviceID:         "tdid_0a1b2c3d",
 		DNSServers:       []string{"192.0.2.53"},
 		DNSSiblings:      []string{"basic1", "basic2", "basic3", "basic4"},
 		DNSTimeout:       10 * time.Second,
@@ -86,6 +89,7 @@ var exact = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmpopts.IgnoreFields(Config{}, "Hash"),
 	cmp.Comparer(func(a, b *url.Userinfo) bool { return a.String() == b.String() }),
 }
 
@@ -124,7 +128,6 @@ var cases = []struct {
 			c.BlockFile = "/var/db/Block.pftable"
 			c.AllowFile = "/var/db/Allow.pftable"
 			c.ReloadPF = false
-			c.LogFile = "/tmp/ts.log"
 			c.URL = mustURL("https://logs.example.net/up?a=1&b=2")
 		},
 	},
@@ -172,7 +175,7 @@ var cases = []struct {
 	},
 	{
 		name: "OK no newline at the end",
-		text: "# bare\nPOLL_INTERVAL=2h\ndevice_id=tdid_abcd1234\nDNS_SERVERS=192.0.2.53\nBLOCK_LISTS=block.example.net\nurl=https://logs.example.net/",
+		text: "# bare\nPOLL_INTERVAL=2h\ndevice_id=tdid_0a1b2c3d\nDNS_SERVERS=192.0.2.53\nBLOCK_LISTS=block.example.net\nurl=https://logs.example.net/",
 		want: func(c *Config) { c.PollInterval = 2 * time.Hour },
 	},
 	{
@@ -183,22 +186,18 @@ var cases = []struct {
 	{
 		name: "OK a # within a word is no comment",
 		text: "logfile=/tmp/a#b",
-		want: func(c *Config) { c.LogFile = "/tmp/a#b" },
 	},
 	{
 		name: "OK characters that mean nothing in an assignment",
 		text: "logfile=/tmp/*.t?[x]{a,b}!%@=:+,^",
-		want: func(c *Config) { c.LogFile = "/tmp/*.t?[x]{a,b}!%@=:+,^" },
 	},
 	{
 		name: "OK a $ that is only a $",
 		text: "logfile='$HOME `x`'\"\\$HOME $ \"\\$x",
-		want: func(c *Config) { c.LogFile = "$HOME `x`$HOME $ $x" },
 	},
 	{
 		name: "OK a backslash in double quotes stays before other letters",
 		text: "logfile=\"/tmp/\\a\\\"\\`\\\\\"",
-		want: func(c *Config) { c.LogFile = "/tmp/\\a\"`\\" },
 	},
 	{
 		name: "OK a key of one's own",
@@ -220,12 +219,12 @@ var cases = []struct {
 		name: "OK keys that are nearly known",
 		text: "DNS_SERVER=192.0.2.1\nurll=x\nURL=x\nPOLLINTERVAL=1m\nBLOCK_LIST=x\nexport Never_Block=10.0.0.0/8",
 		warn: []string{
-			`t.conf:1: DNS_SERVER: unknown key: is DNS_SERVERS meant?`,
-			`t.conf:2: urll: unknown key: is url meant?`,
-			`t.conf:3: URL: unknown key: is url meant?`,
-			`t.conf:4: POLLINTERVAL: unknown key: is POLL_INTERVAL meant?`,
-			`t.conf:5: BLOCK_LIST: unknown key: is BLOCK_LISTS meant?`,
-			`t.conf:6: Never_Block: unknown key: is NEVER_BLOCK meant?`,
+			`t.conf:1: DNS_SERVER: unknown key, which has no effect: is DNS_SERVERS meant?`,
+			`t.conf:2: urll: unknown key, which has no effect: is url meant?`,
+			`t.conf:3: URL: unknown key, which has no effect: is url meant?`,
+			`t.conf:4: POLLINTERVAL: unknown key, which has no effect: is POLL_INTERVAL meant?`,
+			`t.conf:5: BLOCK_LIST: unknown key, which has no effect: is BLOCK_LISTS meant?`,
+			`t.conf:6: Never_Block: unknown key, which has no effect: is NEVER_BLOCK meant?`,
 		},
 	},
 	{
@@ -262,7 +261,7 @@ var cases = []struct {
 		text: "device_id=firewall-1",
 		want: func(c *Config) { c.DeviceID = "firewall-1" },
 		warn: []string{
-			`t.conf:1: device_id: "firewall-1" does not look like a device id, tdid_abcd1234`,
+			`t.conf:1: device_id: "firewall-1" does not look like a device id, tdid_ and letters and digits`,
 		},
 	},
 	{
@@ -318,7 +317,7 @@ var cases = []struct {
 		text: "PROXY=http://me:xxxxx@proxy.example.net:3128",
 		want: func(c *Config) { c.Proxy = mustURL("http://me:xxxxx@proxy.example.net:3128") },
 		warn: []string{
-			`t.conf:1: PROXY: xxxxx stands where a secret was taken out for show: put the secret in its place`,
+			`t.conf:1: PROXY: xxxxx replaces a secret that was not shown: put the secret in its place`,
 		},
 	},
 	{
@@ -374,6 +373,53 @@ var cases = []struct {
 		want: func(c *Config) { c.Metrics, c.MetricsAny = netip.MustParseAddrPort("0.0.0.0:9110"), true },
 	},
 	{
+		name: "OK what has no effect may hold anything",
+		text: "logfile=/tmp/d\xe9p\xf4t$(date).log\nHOST=$(hostname)\nHOME2=~/x MORE=${HOST:-x}/`y`\nPOLL_INTERVAL=2h",
+		want: func(c *Config) { c.PollInterval = 2 * time.Hour },
+		warn: []string{
+			`t.conf:2: HOST: unknown key: it has no effect`,
+			`t.conf:3: HOME2: unknown key: it has no effect`,
+			`t.conf:3: MORE: unknown key: it has no effect`,
+		},
+	},
+	{
+		name: "bad a key that is no plain value is used",
+		text: "DIR=$(hostname)\nOUT_DIR=/var/$DIR",
+		bad: []string{
+			`t.conf:2: OUT_DIR: $DIR has no plain value (line 1): write its value here`,
+		},
+		warn: []string{
+			`t.conf:1: DIR: unknown key: it has no effect`,
+		},
+	},
+	{
+		name: "bad an assignment inside a value",
+		text: "MY=${OUT_DIR:=/x}\nMINE=$((MAX_ENTRIES=3))",
+		bad: []string{
+			`t.conf:1: MY: ${OUT_DIR:=/x} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
+			`t.conf:2: MINE: $((MAX_ENTRIES=3)) is no plain value: write the value itself, in single quotes if it is meant literally`,
+		},
+	},
+	{
+		name: "bad a value that quotes do not help",
+		text: "SPOOL_DIR=~/spool\nBLOCK_FILE=$ALLOW_FILE",
+		bad: []string{
+			`t.conf:1: SPOOL_DIR: an unquoted ~ is a home directory to a shell; allowed: the absolute path of a directory, at most 1023 bytes`,
+			`t.conf:2: BLOCK_FILE: $ALLOW_FILE is not set above this line: put ALLOW_FILE=/var/db/ThreatSTOP-Allow.pftable there, or write its value here`,
+		},
+	},
+	{
+		name: "OK the example's values",
+		text: "device_id=tdid_abcd1234\nBLOCK_LISTS='x.example.net basic.threatstop.local.'",
+		want: func(c *Config) {
+			c.DeviceID, c.BlockLists = "tdid_abcd1234", []string{"x.example.net", "basic.threatstop.local"}
+		},
+		warn: []string{
+			`t.conf:1: device_id: tdid_abcd1234 is the value of the example: write your own`,
+			`t.conf:2: BLOCK_LISTS: basic.threatstop.local is the value of the example: write your own`,
+		},
+	},
+	{
 		name: "bad nothing at all",
 		text: "# bare",
 		bad: []string{
@@ -394,73 +440,73 @@ var cases = []struct {
 		name: "bad an unquoted URL with a secret",
 		text: "url=https://logs.example.net/?key=geheim&version=2",
 		bad: []string{
-			`t.conf:1: url: an unquoted & ends the value and runs it in the background: put the value in single quotes, url='value'`,
+			`t.conf:1: url: an unquoted & ends the value and runs it in the background: put the value in single quotes`,
 		},
 	},
 	{
 		name: "bad an unquoted proxy with a secret",
 		text: "PROXY=http://me:ge&heim@proxy:3128",
 		bad: []string{
-			`t.conf:1: PROXY: an unquoted & ends the value and runs it in the background: put the value in single quotes, PROXY='value'`,
+			`t.conf:1: PROXY: an unquoted & ends the value and runs it in the background: put the value in single quotes`,
 		},
 	},
 	{
 		name: "bad an unquoted proxy with a blank",
 		text: "PROXY=http://me:ge heim@proxy:3128",
 		bad: []string{
-			`t.conf:1: PROXY: the text behind the blank is a command to a shell: put the value in single quotes, PROXY='value'`,
+			`t.conf:1: PROXY: a part of the value behind the blank is a command to a shell: put the value in single quotes`,
 		},
 	},
 	{
 		name: "bad command substitution",
 		text: "device_id=$(cat /etc/tdid)",
 		bad: []string{
-			`t.conf:1: device_id: $(cat /etc/tdid) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:1: device_id: $(cat /etc/tdid) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
 		name: "bad command substitution in double quotes",
 		text: "device_id=\"x$(cat /etc/tdid)\"",
 		bad: []string{
-			`t.conf:1: device_id: $(cat /etc/tdid) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:1: device_id: $(cat /etc/tdid) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
 		name: "bad backquotes",
 		text: "device_id=`cat /etc/tdid`",
 		bad: []string{
-			"t.conf:1: device_id: `cat /etc/tdid` would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands",
+			"t.conf:1: device_id: `cat /etc/tdid` would run a command, and nothing is run from this file: write the value itself, in single quotes if it is meant literally",
 		},
 	},
 	{
 		name: "bad arithmetic",
 		text: "MAX_ENTRIES=$((2*3))",
 		bad: []string{
-			`t.conf:1: MAX_ENTRIES: $((2*3)) is arithmetic: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:1: MAX_ENTRIES: $((2*3)) is no plain value: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
 		name: "bad a default value",
 		text: "OUT_DIR=${DIR:-/var/db}",
 		bad: []string{
-			`t.conf:1: OUT_DIR: ${DIR:-/var/db} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:1: OUT_DIR: ${DIR:-/var/db} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
 		name: "bad a length, a part",
 		text: "MAX_ENTRIES=${#OUT_DIR}\nOUT_DIR=${OUT_DIR%/*}",
 		bad: []string{
-			`t.conf:1: MAX_ENTRIES: ${#OUT_DIR} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
-			`t.conf:2: OUT_DIR: ${OUT_DIR%/*} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:1: MAX_ENTRIES: ${#OUT_DIR} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
+			`t.conf:2: OUT_DIR: ${OUT_DIR%/*} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
 		name: "bad special parameters",
 		text: "device_id=$1\nOUT_DIR=/x/$$\nBLOCK_TABLE=$@",
 		bad: []string{
-			`t.conf:1: device_id: $1 is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
-			`t.conf:2: OUT_DIR: $$ is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
-			`t.conf:3: BLOCK_TABLE: $@ is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:1: device_id: $1 is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
+			`t.conf:2: OUT_DIR: $$ is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
+			`t.conf:3: BLOCK_TABLE: $@ is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
@@ -482,23 +528,22 @@ var cases = []struct {
 		name: "bad a refused key is not missed again",
 		text: "OUT_DIR=$(x)\nBLOCK_FILE=$OUT_DIR/b\nALLOW_FILE=$BLOCK_FILE.x",
 		bad: []string{
-			`t.conf:1: OUT_DIR: $(x) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is to be taken as it stands`,
+			`t.conf:1: OUT_DIR: $(x) would run a command, and nothing is run from this file: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
 		name: "bad a home directory",
 		text: "OUT_DIR=~root/db\nlogfile=a:~b",
 		bad: []string{
-			`t.conf:1: OUT_DIR: an unquoted ~ is a home directory to a shell: put the value in single quotes, OUT_DIR='~root/db'`,
-			`t.conf:2: logfile: an unquoted ~ is a home directory to a shell: put the value in single quotes, logfile='a:~b'`,
+			`t.conf:1: OUT_DIR: an unquoted ~ is a home directory to a shell; allowed: the absolute path of a directory, at most 1023 bytes`,
 		},
 	},
 	{
 		name: "bad a dollar before quotes",
 		text: "device_id=$'tdid_1'\nOUT_DIR=$\"x\"",
 		bad: []string{
-			`t.conf:1: device_id: a $ before a quote is read differently by different shells: put the value in single quotes, device_id='value'`,
-			`t.conf:2: OUT_DIR: a $ before a quote is read differently by different shells: put the value in single quotes, OUT_DIR='value'`,
+			`t.conf:1: device_id: a $ before a quote is read differently by different shells: put the value in single quotes`,
+			`t.conf:2: OUT_DIR: a $ before a quote is read differently by different shells: put the value in single quotes`,
 		},
 	},
 	{
@@ -506,7 +551,7 @@ var cases = []struct {
 		text: "OUT_DIR=/var/db >/dev/null\nBLOCK_TABLE=<x>\nlogfile=a<<EOF",
 		bad: []string{
 			`t.conf:1: OUT_DIR: an unquoted > is a redirection: put the value in single quotes, OUT_DIR='/var/db >/dev/null'`,
-			"t.conf:2: BLOCK_TABLE: no assignment of a plain value (`>` must be followed by a word): put the value in single quotes, BLOCK_TABLE='<x>'",
+			"t.conf:2: BLOCK_TABLE: no assignment of a plain value (`>` must be followed by a word); allowed: 1 to 31 letters, digits, dots, dashes and underscores",
 			"t.conf:3: logfile: no assignment of a plain value (unclosed here-document `EOF`): put the value in single quotes, logfile='a<<EOF'",
 		},
 	},
@@ -515,7 +560,7 @@ var cases = []struct {
 		text: "OUT_DIR=/var/db | cat\nBLOCK_TABLE=a||b",
 		bad: []string{
 			`t.conf:1: OUT_DIR: an unquoted | begins another command: put the value in single quotes, OUT_DIR='/var/db | cat'`,
-			`t.conf:2: BLOCK_TABLE: an unquoted || begins another command: put the value in single quotes, BLOCK_TABLE='a||b'`,
+			`t.conf:2: BLOCK_TABLE: an unquoted || begins another command; allowed: 1 to 31 letters, digits, dots, dashes and underscores`,
 		},
 	},
 	{
@@ -529,8 +574,8 @@ var cases = []struct {
 		name: "bad blanks around =",
 		text: "POLL_INTERVAL = 1h\nMAX_ENTRIES =5\nSPOOL_AGE= 7d",
 		bad: []string{
-			`t.conf:1: POLL_INTERVAL: blanks around = make it a command: write KEY=value without them`,
-			`t.conf:2: MAX_ENTRIES: blanks around = make it a command: write KEY=value without them`,
+			`t.conf:1: POLL_INTERVAL: blanks around = make it a command: only assignments KEY=value are read from this file`,
+			`t.conf:2: MAX_ENTRIES: blanks around = make it a command: only assignments KEY=value are read from this file`,
 			`t.conf:3: SPOOL_AGE: 7d behind the blank is a command to a shell: put the value in single quotes, SPOOL_AGE='7d'`,
 		},
 	},
@@ -558,36 +603,36 @@ var cases = []struct {
 		name: "bad a construct over several lines",
 		text: "if true\nthen\n\tPOLL_INTERVAL=1h\nfi",
 		bad: []string{
-			"t.conf:1: no assignment of a plain value (`if <cond>` must be followed by `then`)",
-			"t.conf:2: no assignment of a plain value (`then` can only be used in an `if`)",
-			"t.conf:4: no assignment of a plain value (`fi` can only be used to end an `if`)",
+			"t.conf:1: no assignment of a plain value (`if <cond>` must be followed by `then`): only assignments KEY=value are read from this file",
+			"t.conf:2: no assignment of a plain value (`then` can only be used in an `if`): only assignments KEY=value are read from this file",
+			"t.conf:4: no assignment of a plain value (`fi` can only be used to end an `if`): only assignments KEY=value are read from this file",
 		},
 	},
 	{
 		name: "bad an array, an addition",
 		text: "BLOCK_LISTS=(a b)\nALLOW_LISTS+=x\nDNS_SERVERS[0]=x",
 		bad: []string{
-			`t.conf:1: BLOCK_LISTS: no assignment of a plain value (arrays are not for this file): put the value in single quotes, BLOCK_LISTS='(a b)'`,
-			`t.conf:2: ALLOW_LISTS+=x is a command: only assignments KEY=value are read from this file`,
-			`t.conf:3: DNS_SERVERS[0]=x is a command: only assignments KEY=value are read from this file`,
+			`t.conf:1: BLOCK_LISTS: BLOCK_LISTS=(a b) is no assignment of one value; allowed: DNS names, with blanks between them`,
+			`t.conf:2: ALLOW_LISTS+=x is no assignment of one value: only assignments KEY=value are read from this file`,
+			`t.conf:3: DNS_SERVERS[0]=x is no assignment of one value: only assignments KEY=value are read from this file`,
 		},
 	},
 	{
 		name: "bad brackets",
 		text: "BLOCK_TABLE=a(b)\nlogfile=a)\nOUT_DIR=${OUT_DIR\n",
 		bad: []string{
-			"t.conf:1: BLOCK_TABLE: no assignment of a plain value (a command can only contain words and redirects; encountered `(`): put the value in single quotes, BLOCK_TABLE='a(b)'",
+			"t.conf:1: BLOCK_TABLE: no assignment of a plain value (a command can only contain words and redirects; encountered `(`); allowed: 1 to 31 letters, digits, dots, dashes and underscores",
 			"t.conf:2: logfile: no assignment of a plain value (a command can only contain words and redirects; encountered `)`): put the value in single quotes, logfile='a)'",
-			`t.conf:3: OUT_DIR: no assignment of a plain value (not a valid parameter expansion operator: "\n"): put the value in single quotes, OUT_DIR='${OUT_DIR'`,
+			`t.conf:3: OUT_DIR: no assignment of a plain value (not a valid parameter expansion operator: "\n"); allowed: the absolute path of a directory, at most 1023 bytes`,
 		},
 	},
 	{
 		name: "bad export of something else",
 		text: "export -p\nexport 'OUT_DIR=/x'\nexport $OUT_DIR",
 		bad: []string{
-			`t.conf:1: export -p: only export KEY=value is read from this file`,
-			`t.conf:2: export 'OUT_DIR=/x': only export KEY=value is read from this file`,
-			`t.conf:3: export $OUT_DIR: only export KEY=value is read from this file`,
+			`t.conf:1: -p is no assignment of one value: only assignments KEY=value are read from this file`,
+			`t.conf:2: 'OUT_DIR=/x' is no assignment of one value: only assignments KEY=value are read from this file`,
+			`t.conf:3: $OUT_DIR is no assignment of one value: only assignments KEY=value are read from this file`,
 		},
 	},
 	{
@@ -595,7 +640,7 @@ var cases = []struct {
 		text: "BLOCK_LISTS=\"a.example.net\nPOLL_INTERVAL=\"2x\"\nOUT_DIR='/x'\n",
 		bad: []string{
 			`t.conf:1: BLOCK_LISTS: the quote " that opens here is not closed on this line: put another at the end of the value`,
-			`t.conf:2: POLL_INTERVAL: "2x" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:2: POLL_INTERVAL: "2x" is not a duration; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
 		},
 	},
 	{
@@ -604,14 +649,14 @@ var cases = []struct {
 		bad: []string{
 			`t.conf:1: BLOCK_TABLE: the quote " that opens here is not closed on this line: put another at the end of the value`,
 			`t.conf:2: ALLOW_TABLE: the quote " that opens here is not closed on this line: put another at the end of the value`,
-			`t.conf:3: POLL_INTERVAL: "1s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:3: POLL_INTERVAL: "1s" is too small; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
 		},
 	},
 	{
 		name: "bad a quote that is not closed at the end",
 		text: "url=https://logs.example.net/\ndevice_id=x\nDNS_SERVERS=192.0.2.1\nBLOCK_LISTS='a.example.net\nb.example.net",
 		warn: []string{
-			`t.conf:2: device_id: "x" does not look like a device id, tdid_abcd1234`,
+			`t.conf:2: device_id: "x" does not look like a device id, tdid_ and letters and digits`,
 		},
 		bad: []string{
 			`t.conf:4: BLOCK_LISTS: the quote ' that opens here is not closed on this line: put another at the end of the value`,
@@ -622,16 +667,18 @@ var cases = []struct {
 		name: "bad names that are too long",
 		text: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx=1\nyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy=1 z\nOUT_DIR=$zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz",
 		bad: []string{
-			`t.conf:1: a name of 65 bytes, xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx: at most 64`,
-			`t.conf:2: z behind the blank is a command to a shell`,
+			`t.conf:2: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy: z behind the blank is a command to a shell: put the value in single quotes, yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy='1 z'`,
 			`t.conf:3: OUT_DIR: $zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz is not set above this line: set it there, or write its value here`,
+		},
+		warn: []string{
+			`t.conf:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx: unknown key: it has no effect`,
 		},
 	},
 	{
 		name: "bad a pattern of commands",
 		text: "a && b\nc; d",
 		bad: []string{
-			`t.conf:1: an unquoted && begins another command`,
+			`t.conf:1: an unquoted && begins another command: only assignments KEY=value are read from this file`,
 			`t.conf:2: c is a command: only assignments KEY=value are read from this file`,
 		},
 	},
@@ -681,39 +728,39 @@ var cases = []struct {
 		name: "bad a control character",
 		text: "OUT_DIR='/var/\x1b[2Jdb'\nPOLL_INTERVAL='1\nh'",
 		bad: []string{
-			`t.conf:1: OUT_DIR: "/var/\x1b[2Jdb" has a character in it that cannot be printed, U+001B; allowed: the absolute path of a directory, at most 1023 bytes`,
-			`t.conf:2: POLL_INTERVAL: "1…" has a line break in it; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			"t.conf:1: OUT_DIR: \"/var/\\x1b[2Jdb\" has a character in it that cannot be printed, U+001B; allowed: the absolute path of a directory, at most 1023 bytes",
+			`t.conf:2: POLL_INTERVAL: "1…" has a line break in it; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
 		},
 	},
 	{
 		name: "bad all errors are told",
 		text: "POLL_INTERVAL=1s\nMAX_ENTRIES=none\nAGGREGATE=maybe",
 		bad: []string{
-			`t.conf:1: POLL_INTERVAL: "1s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:1: POLL_INTERVAL: "1s" is too small; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
 			`t.conf:2: MAX_ENTRIES: "none" is not a whole number; allowed: a whole number from 1 to 20000000`,
-			`t.conf:3: AGGREGATE: "maybe" is neither yes nor no; allowed: yes or no (or true, false, on, off, 1, 0)`,
+			`t.conf:3: AGGREGATE: "maybe" is unknown; allowed: yes or no (or true, false, on, off, 1, 0)`,
 		},
 	},
 	{
 		name: "bad durations",
 		text: "POLL_INTERVAL=59s\nDNS_TIMEOUT=10\nSHRINK_HOLD=1m1h\nUPLOAD_INTERVAL=1.5h\nSPOOL_AGE=500d\nBACKFILL=99999999999d",
 		bad: []string{
-			`t.conf:1: POLL_INTERVAL: "59s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
-			`t.conf:2: DNS_TIMEOUT: "10" has a number without a unit (s, m, h, d or w); allowed: a duration from 1s to 5m, such as 90s, 15m, 1h or 7d`,
-			`t.conf:3: SHRINK_HOLD: "1m1h" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 0 to 90d, such as 90s, 15m, 1h or 7d`,
-			`t.conf:4: UPLOAD_INTERVAL: "1.5h" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 1s to 24h, such as 90s, 15m, 1h or 7d`,
-			`t.conf:5: SPOOL_AGE: "500d" is too long; allowed: a duration from 1h to 366d, such as 90s, 15m, 1h or 7d`,
-			`t.conf:6: BACKFILL: "99999999999d" is too long; allowed: a duration from 0 to 366d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:1: POLL_INTERVAL: "59s" is too small; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
+			`t.conf:2: DNS_TIMEOUT: "10" is not a duration; allowed: a duration from 1s to 5m, in whole w, d, h, m or s`,
+			`t.conf:3: SHRINK_HOLD: "1m1h" is not a duration; allowed: a duration from 0 to 90d, in whole w, d, h, m or s`,
+			`t.conf:4: UPLOAD_INTERVAL: "1.5h" is not a duration; allowed: a duration from 1s to 24h, in whole w, d, h, m or s`,
+			`t.conf:5: SPOOL_AGE: "500d" is too large; allowed: a duration from 1h to 366d, in whole w, d, h, m or s`,
+			`t.conf:6: BACKFILL: "99999999999d" is too large; allowed: a duration from 0 to 366d, in whole w, d, h, m or s`,
 		},
 	},
 	{
 		name: "bad more durations",
 		text: "POLL_INTERVAL=3000000w\nDNS_TIMEOUT=100ms\nSHRINK_HOLD=-1h\nSPOOL_AGE=1y",
 		bad: []string{
-			`t.conf:1: POLL_INTERVAL: "3000000w" is too long; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
-			`t.conf:2: DNS_TIMEOUT: "100ms" is not a duration; allowed: a duration from 1s to 5m, such as 90s, 15m, 1h or 7d`,
-			`t.conf:3: SHRINK_HOLD: "-1h" is not a duration; allowed: a duration from 0 to 90d, such as 90s, 15m, 1h or 7d`,
-			`t.conf:4: SPOOL_AGE: "1y" is not a duration of whole s, m, h, d or w, the larger unit first; allowed: a duration from 1h to 366d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:1: POLL_INTERVAL: "3000000w" is too large; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
+			`t.conf:2: DNS_TIMEOUT: "100ms" is not a duration; allowed: a duration from 1s to 5m, in whole w, d, h, m or s`,
+			`t.conf:3: SHRINK_HOLD: "-1h" is not a duration; allowed: a duration from 0 to 90d, in whole w, d, h, m or s`,
+			`t.conf:4: SPOOL_AGE: "1y" is not a duration; allowed: a duration from 1h to 366d, in whole w, d, h, m or s`,
 		},
 	},
 	{
@@ -724,7 +771,7 @@ var cases = []struct {
 			`t.conf:2: MIN_PREFIX_V6: "129" is too large; allowed: a whole number from 1 to 128`,
 			`t.conf:3: MAX_ENTRIES: "1e6" is not a whole number; allowed: a whole number from 1 to 20000000`,
 			`t.conf:4: UPLOAD_BATCH: "99999999999" is too large; allowed: a whole number from 1 to 1000000`,
-			`t.conf:5: MAX_SHRINK: "101%" is more than the whole; allowed: a percentage from 0% to 100%, such as 50%`,
+			`t.conf:5: MAX_SHRINK: "101%" is too large; allowed: a percentage from 0% to 100%, such as 50%`,
 		},
 	},
 	{
@@ -754,7 +801,7 @@ var cases = []struct {
 		name: "bad yes and no",
 		text: "RELOAD_PF=maybe",
 		bad: []string{
-			`t.conf:1: RELOAD_PF: "maybe" is neither yes nor no; allowed: yes or no (or true, false, on, off, 1, 0)`,
+			`t.conf:1: RELOAD_PF: "maybe" is unknown; allowed: yes or no (or true, false, on, off, 1, 0)`,
 		},
 	},
 	{
@@ -844,14 +891,14 @@ var cases = []struct {
 		name: "bad servers of IPv6 without brackets",
 		text: "DNS_SERVERS=2001:db8:0:0:0:0:0:0:53",
 		bad: []string{
-			`t.conf:1: DNS_SERVERS: "2001:db8:0:0:0:0:0:0:53" needs [ and ] around the address; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+			`t.conf:1: DNS_SERVERS: "2001:db8:0:0:0:0:0:0:53" is neither an address nor host:port: too many colons in address: put [ and ] around an IPv6 address with a port; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
 		},
 	},
 	{
 		name: "bad servers with half a bracket",
 		text: "DNS_SERVERS='[2001:db8::1'",
 		bad: []string{
-			`t.conf:1: DNS_SERVERS: "[2001:db8::1" has a [ without its ]; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+			`t.conf:1: DNS_SERVERS: "[2001:db8::1" is neither an address nor host:port: missing ']' in address: put [ and ] around an IPv6 address with a port; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
 		},
 	},
 	{
@@ -886,7 +933,7 @@ var cases = []struct {
 		name: "bad servers with a port in the zone",
 		text: "DNS_SERVERS='fe80::1%em0:53'",
 		bad: []string{
-			`t.conf:1: DNS_SERVERS: "fe80::1%em0:53" has no interface behind %: a port wants [ and ] around the address; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
+			`t.conf:1: DNS_SERVERS: "fe80::1%em0:53" has no interface behind %: put [ and ] around an IPv6 address with a port; allowed: addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com`,
 		},
 	},
 	{
@@ -930,16 +977,16 @@ var cases = []struct {
 		name: "bad a list that blocks and allows",
 		text: "BLOCK_LISTS='a.example.net b.example.net'\nALLOW_LISTS=B.example.net",
 		bad: []string{
-			`t.conf:2: ALLOW_LISTS: "B.example.net" is what BLOCK_LISTS has, too: they must differ`,
+			`t.conf:2: ALLOW_LISTS: "B.example.net" is a block list and an allow list: they must differ`,
 		},
 	},
 	{
 		name: "bad one table, one file, one field",
 		text: "ALLOW_TABLE=t\nBLOCK_TABLE=t\nALLOW_FILE=/var/db/ThreatSTOP-Block.pftable\nUPLOAD_FIELD=device_id",
 		bad: []string{
-			`t.conf:2: BLOCK_TABLE: "t" is what ALLOW_TABLE has, too: they must differ`,
-			`t.conf:3: ALLOW_FILE: "/var/db/ThreatSTOP-Block.pftable" is what BLOCK_FILE has, too: they must differ`,
-			`t.conf:4: UPLOAD_FIELD: "device_id" is what UPLOAD_ID_FIELD has, too: they must differ`,
+			`t.conf:2: BLOCK_TABLE: BLOCK_TABLE and ALLOW_TABLE are both "t": they must differ`,
+			`t.conf:3: ALLOW_FILE: BLOCK_FILE and ALLOW_FILE are both "/var/db/ThreatSTOP-Block.pftable": they must differ`,
+			`t.conf:4: UPLOAD_FIELD: UPLOAD_FIELD and UPLOAD_ID_FIELD are both "device_id": they must differ`,
 		},
 	},
 	{
@@ -1150,7 +1197,7 @@ var cases = []struct {
 		name: "bad checks too often",
 		text: "FULL_CHECK=10s",
 		bad: []string{
-			`t.conf:1: FULL_CHECK: "10s" is too short; allowed: a duration from 1m to 7d, such as 90s, 15m, 1h or 7d`,
+			`t.conf:1: FULL_CHECK: "10s" is too small; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
 		},
 	},
 	{
@@ -1160,6 +1207,41 @@ var cases = []struct {
 			`t.conf:1: AUTH_URL: "ftp://auth.example.net/" does not begin with https:// or http://; allowed: a URL that begins with https:// or http://`,
 		},
 	},
+}
+
+// A line that an error advises to write is accepted.
+func TestAdviceIsAccepted(t *testing.T) {
+	advised := regexp.MustCompile(`(?:single quotes, |add for example |there: put |: put )([A-Za-z_]+=[^,]*?)(?: there.*)?$`)
+	n := 0
+	for _, tt := range cases {
+		_, _, err := Parse("t.conf", strings.NewReader(complete(tt.text)))
+		var all Errors
+		errors.As(err, &all)
+		for _, e := range all {
+			if m := advised.FindStringSubmatch(e.Text); m != nil {
+				n++
+				if _, _, err := Parse("t.conf", strings.NewReader(complete(m[1]))); err != nil {
+					t.Errorf("%s: %s: %v", tt.name, e.Text, err)
+				}
+			}
+		}
+	}
+	if n < 5 {
+		t.Errorf("%d lines were advised", n)
+	}
+}
+
+// Slips are what the owner has to correct, and nothing else.
+func TestSlips(t *testing.T) {
+	for text, want := range map[string]bool{
+		"NEVERBLOCK=10.0.0.0/8": true, "device_id=tdid_abcd1234": true, "BLOCK_LISTS=basic.threatstop.local.": true,
+		"version=1": false, "OUTDIR=/x\nBLOCK_FILE=$OUTDIR/b": false, "POLL_INTERVAL=": false, "device_id=x": false,
+	} {
+		_, warnings, err := Parse("t.conf", strings.NewReader(complete(text)))
+		if err != nil || len(warnings) != 1 || warnings[0].Slip != want {
+			t.Errorf("%q: %v, %+v", text, err, warnings)
+		}
+	}
 }
 
 func TestParse(t *testing.T) {

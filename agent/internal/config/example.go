@@ -14,7 +14,7 @@ func Example() string {
 		}
 		b.WriteString("\n")
 		wrap(&b, k.Doc)
-		wrap(&b, "Allowed: "+k.allowed+".")
+		wrap(&b, "Allowed: "+k.Allowed+".")
 		value := k.Default
 		if value == "" {
 			value = k.Example
@@ -35,7 +35,7 @@ const exampleHead = `# threatstop.conf: the configuration of threatstopd(8).
 #
 # KEY=value, as in a shell: quotes around a value with blanks or & in it, no blanks
 # around the =, and $KEY for the value of a key further up. Nothing is run.
-# What stands behind a # is the default. "threatstopd -n" checks the file.
+# The lines that begin with #KEY= show the defaults. "threatstopd -n" checks the file.
 `
 
 // wrap writes text as comment lines.

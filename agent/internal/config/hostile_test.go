@@ -60,7 +60,7 @@ func TestLoadWhatOthersCanWrite(t *testing.T) {
 		if err := os.Chown(path, 54321, -1); err != nil {
 			t.Skip(err)
 		}
-		if got, want := refused(t, path), path+": owned by uid 54321, who could have anything done as root: chown root "+path; got != want {
+		if got, want := refused(t, path), path+": owned by uid 54321, who could make root do anything: chown root "+path; got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	})
@@ -70,7 +70,7 @@ func TestLoadWhatOthersCanWrite(t *testing.T) {
 		if err := os.Chmod(dir, 0o777); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := refused(t, path), path+": everybody can write to the directory that it is in (mode 0777): chmod o-w "+dir; got != want {
+		if got, want := refused(t, path), path+": everybody can write to its directory (mode 0777): chmod o-w "+dir; got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 		if err := os.Chmod(dir, 0o777|fs.ModeSticky); err != nil {
@@ -132,7 +132,7 @@ func TestLoadStrangeFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if c.DeviceID != "tdid_abcd1234" {
+	if c.DeviceID != "tdid_0a1b2c3d" {
 		t.Errorf("%+v", c)
 	}
 

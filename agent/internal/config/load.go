@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -17,12 +19,10 @@ import (
 	"example.org/threatstopd/agent/internal/host"
 )
 
-// Load reads and checks the file at path. The error is Errors where the file is
-// refused: for its contents; because it, or the directory that it is in, belongs to
-// another user than root and the one that asks, or can be written by others, who could
-// have anything done as root; or because others can read a secret in it. The warnings
-// count in either case. A file that is no regular one, such as a pipe, is read as it
-// comes.
+// Load reads and checks the file at path. The error is Errors where the file is refused: for its contents;
+// because it, or its directory, belongs to another user than root and the caller, or can be written by others,
+// who could make root do anything; or because others can read a secret in it. The warnings count in either
+// case. A file that is not a regular one, such as a pipe, is read as it comes.
 func Load(path string) (*Config, []Warning, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,24 +53,22 @@ func Load(path string) (*Config, []Warning, error) {
 	return c, warnings, nil
 }
 
-// unsafeFile says what speaks against a file, apart from its contents; c is nil where
-// these are refused.
+// unsafeFile returns what is wrong with a file, apart from its contents; c is nil where these are refused.
 func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 	refuse := func(key, format string, args ...any) {
 		errs = append(errs, &Error{File: path, Key: key, Text: fmt.Sprintf(format, args...)})
 	}
 	if uid, is := host.Stranger(fi); is {
-		refuse("", "owned by uid %d, who could have anything done as root: chown root %s", uid, path)
+		refuse("", "owned by uid %d, who could make root do anything: chown root %s", uid, path)
 	}
 	mode := fi.Mode().Perm()
 	if mode&0o022 != 0 {
 		refuse("", "mode %04o: others than its owner can write what is acted on as root: chmod go-w %s", mode, path)
 	}
-	// Who can write to the directory can put another file there, unless it is a
-	// sticky one such as /tmp.
+	// Another file can be put in place by who can write to the directory, unless that is sticky, as /tmp is.
 	dir := filepath.Dir(path)
 	if di, err := os.Stat(dir); err == nil && di.IsDir() && di.Mode()&fs.ModeSticky == 0 && di.Mode()&0o002 != 0 {
-		refuse("", "everybody can write to the directory that it is in (mode %04o): chmod o-w %s", di.Mode().Perm(), dir)
+		refuse("", "everybody can write to its directory (mode %04o): chmod o-w %s", di.Mode().Perm(), dir)
 	}
 	if c == nil || mode&0o044 == 0 {
 		return errs
@@ -83,9 +81,8 @@ func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 	return errs
 }
 
-// Parse reads and checks a configuration. name stands for it in errors and
-// warnings. The error is Errors where the contents are refused, and otherwise that
-// of r; the Config is nil then.
+// Parse reads and checks a configuration. name stands for it in errors and warnings. The error is Errors where
+// the contents are refused, and otherwise that of r; the Config is nil then.
 func Parse(name string, r io.Reader) (*Config, []Warning, error) {
 	src, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err != nil {
@@ -93,6 +90,7 @@ func Parse(name string, r io.Reader) (*Config, []Warning, error) {
 	}
 	p := &problems{file: name}
 	c := p.config(readShell(src, p))
+	c.Hash = hash(src)
 	warnings, err := p.result()
 	if err != nil {
 		return nil, warnings, err
@@ -100,8 +98,21 @@ func Parse(name string, r io.Reader) (*Config, []Warning, error) {
 	return c, warnings, nil
 }
 
-// config fills a Config from what the file assigns. It returns something in every
-// case; whether it is worth anything, the problems say.
+// HashFile returns what Config.Hash is for the contents that the file at path has now.
+func HashFile(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	return hash(src), err
+}
+
+func hash(src []byte) string { return fmt.Sprintf("%x", sha256.Sum256(src)) }
+
+// config fills a Config from what the file assigns. What it returns is worth something only where there are no
+// errors.
 func (p *problems) config(sh *shell) *Config {
 	last := make(map[string]assignment)
 	for _, a := range sh.out {
@@ -119,32 +130,9 @@ func (p *problems) config(sh *shell) *Config {
 	bad := make(map[string]bool)
 	for i := range keys {
 		k := &keys[i]
-		a, given := last[k.Name]
-		value := strings.TrimSpace(a.value)
-		if sh.failed[k.Name] {
-			bad[k.Name] = true
-			continue
-		}
-		if value == "" {
-			if given && k.Default != "" {
-				p.warnf(a.line, k.Name, "empty: the default is used, %s", k.Default)
-			}
-			value = strings.ReplaceAll(k.Default, "$OUT_DIR", c.OutDir)
-			if value == "" {
-				continue
-			}
-		}
-		err := unprintable(value, k.list)
-		if err == nil {
-			err = k.set(c, value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
-		}
-		if err != nil {
-			bad[k.Name] = true
-			var we *wordError
-			if errors.As(err, &we) {
-				value = we.word
-			}
-			p.errorf(a.line, k.Name, "%s %v; allowed: %s", k.show(value), err, k.allowed)
+		if bad[k.Name] = sh.vars[k.Name].bad; !bad[k.Name] && !k.unused {
+			a, given := last[k.Name]
+			bad[k.Name] = !p.set(k, c, a, given)
 		}
 	}
 	p.together(c, bad, func(key string) int { return last[key].line })
@@ -163,63 +151,75 @@ func (p *problems) config(sh *shell) *Config {
 	return c
 }
 
-// unknown warns of a key that means nothing here. One that another key's value
-// refers to has its use, unless it looks like a slip.
+// set gives a key the value that the file assigns, or its default. It returns false if that is refused.
+func (p *problems) set(k *Key, c *Config, a assignment, given bool) bool {
+	value := strings.TrimSpace(a.value)
+	if value == "" {
+		if given && k.Default != "" {
+			p.warnf(a.line, k.Name, "empty: the default is used, %s", k.Default)
+		}
+		if value = strings.ReplaceAll(k.Default, "$OUT_DIR", c.OutDir); value == "" {
+			return true
+		}
+	}
+	err := unprintable(value, k.list)
+	if err == nil {
+		err = k.set(c, value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
+	}
+	if err != nil {
+		var we *wordError
+		if errors.As(err, &we) {
+			value = we.word
+		}
+		p.errorf(a.line, k.Name, "%s %v; allowed: %s", k.show(value), err, k.Allowed)
+		return false
+	}
+	if k.placeholder && slices.Contains(strings.Fields(k.text(c)), k.Example) {
+		p.slipf(a.line, k.Name, "%s is the value of the example: write your own", k.Example)
+	}
+	return true
+}
+
+// unknown warns of a key that means nothing here. One that another key's value refers to has its use.
 func (p *problems) unknown(a assignment, used bool) {
-	if near := nearest(a.key); near != "" {
+	switch near := nearest(a.key); {
+	case near != "" && used:
 		p.warnf(a.line, a.key, "unknown key: is %s meant?", near)
-	} else if !used {
+	case near != "":
+		p.slipf(a.line, a.key, "unknown key, which has no effect: is %s meant?", near)
+	case !used:
 		p.warnf(a.line, a.key, "unknown key: it has no effect")
 	}
 }
 
-// together checks what no key can know alone. bad has the keys that are wrong in
-// themselves, line where a key was set, 0 for a default.
+// together checks what no key can know alone. bad has the keys that are wrong in themselves, line where a key was
+// set, 0 for a default.
 func (p *problems) together(c *Config, bad map[string]bool, line func(string) int) {
-	// A clash is said of the key that stands later in the file. text is given
-	// the name of the other one.
-	clash := func(a, b string, text func(other string) string) {
-		if bad[a] || bad[b] {
-			return
-		}
+	// A clash is reported for the key that is further down in the file.
+	clash := func(is bool, a, b, format string, args ...any) {
 		if line(a) > line(b) {
-			a, b = b, a
+			b = a
 		}
-		p.errorf(line(b), b, "%s", text(a))
+		if is && !bad[a] && !bad[b] {
+			p.errorf(line(b), b, format, args...)
+		}
 	}
-	twice := func(a, b, value string) {
-		clash(a, b, func(other string) string {
-			return fmt.Sprintf("%q is what %s has, too: they must differ", brief(value), other)
-		})
+	same := func(is bool, a, b, value string) {
+		clash(is, a, b, "%s and %s are both %q: they must differ", a, b, brief(value))
 	}
-	if c.BlockTable == c.AllowTable {
-		twice("BLOCK_TABLE", "ALLOW_TABLE", c.BlockTable)
-	}
-	if c.BlockFile == c.AllowFile {
-		twice("BLOCK_FILE", "ALLOW_FILE", c.BlockFile)
-	}
-	if c.UploadField == c.UploadIDField {
-		twice("UPLOAD_FIELD", "UPLOAD_ID_FIELD", c.UploadField)
-	}
+	same(c.BlockTable == c.AllowTable, "BLOCK_TABLE", "ALLOW_TABLE", c.BlockTable)
+	same(c.BlockFile == c.AllowFile, "BLOCK_FILE", "ALLOW_FILE", c.BlockFile)
+	same(c.UploadField == c.UploadIDField, "UPLOAD_FIELD", "UPLOAD_ID_FIELD", c.UploadField)
 	for _, b := range c.BlockLists {
 		for _, a := range c.AllowLists {
-			if strings.EqualFold(a, b) {
-				twice("BLOCK_LISTS", "ALLOW_LISTS", a)
-			}
+			clash(strings.EqualFold(a, b), "BLOCK_LISTS", "ALLOW_LISTS", "%q is a block list and an allow list: they must differ", brief(a))
 		}
 	}
-	if c.SpoolMax < 2*c.UploadBatchBytes {
-		clash("SPOOL_MAX", "UPLOAD_BATCH_BYTES", func(string) string {
-			return fmt.Sprintf("the spool must hold two uploads: SPOOL_MAX is %s, UPLOAD_BATCH_BYTES is %s",
-				formatSize(c.SpoolMax), formatSize(c.UploadBatchBytes))
-		})
-	}
-	if c.StaleAfter > 0 && c.StaleAfter < c.PollInterval {
-		clash("STALE_AFTER", "POLL_INTERVAL", func(string) string {
-			return fmt.Sprintf("lists would be stale before they are fetched again: STALE_AFTER is %s, POLL_INTERVAL is %s",
-				formatDuration(c.StaleAfter), formatDuration(c.PollInterval))
-		})
-	}
+	clash(c.SpoolMax < 2*c.UploadBatchBytes, "SPOOL_MAX", "UPLOAD_BATCH_BYTES",
+		"the spool must hold two uploads: SPOOL_MAX is %s, UPLOAD_BATCH_BYTES is %s", formatSize(c.SpoolMax), formatSize(c.UploadBatchBytes))
+	clash(c.StaleAfter > 0 && c.StaleAfter < c.PollInterval, "STALE_AFTER", "POLL_INTERVAL",
+		"lists would be stale before they are fetched again: STALE_AFTER is %s, POLL_INTERVAL is %s",
+		formatDuration(c.StaleAfter), formatDuration(c.PollInterval))
 	if c.Metrics.IsValid() && !c.Metrics.Addr().IsLoopback() && !c.MetricsAny && !bad["METRICS"] && !bad["METRICS_ANY"] {
 		p.errorf(line("METRICS"), "METRICS", "\"%s\" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d, or set METRICS_ANY=yes",
 			c.Metrics, c.Metrics.Port())
@@ -228,15 +228,12 @@ func (p *problems) together(c *Config, bad map[string]bool, line func(string) in
 		p.errorf(line("url"), "url", "%q begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes",
 			brief(redacted(c.URL)))
 	}
-	if c.SourceAddress.IsValid() && len(c.DNSServers) > 0 && !bad["SOURCE_ADDRESS"] && !bad["DNS_SERVERS"] {
-		reachable := false
-		for _, s := range c.DNSServers {
-			a, isAddr := serverOf(s)
-			reachable = reachable || !isAddr || a.Is4() == c.SourceAddress.Is4()
-		}
-		if !reachable {
-			p.errorf(line("SOURCE_ADDRESS"), "SOURCE_ADDRESS", "\"%s\" is of another address family than every server in DNS_SERVERS", c.SourceAddress)
-		}
+	other := func(s string) bool { // a server of the other address family
+		a, isAddr := serverOf(s)
+		return isAddr && a.Is4() != c.SourceAddress.Is4()
+	}
+	if c.SourceAddress.IsValid() && len(c.DNSServers) > 0 && !slices.ContainsFunc(c.DNSServers, func(s string) bool { return !other(s) }) {
+		p.errorf(line("SOURCE_ADDRESS"), "SOURCE_ADDRESS", "\"%s\" is of another address family than every server in DNS_SERVERS", c.SourceAddress)
 	}
 }
 
@@ -250,7 +247,7 @@ func serverOf(s string) (netip.Addr, bool) {
 }
 
 // show returns a value as an error may.
-func (k *key) show(value string) string {
+func (k *Key) show(value string) string {
 	if k.shown != nil {
 		value = hidden(value)
 	}

@@ -57,23 +57,28 @@ func (e Errors) Unwrap() []error {
 	return errs
 }
 
-// Warning is one thing in a configuration that is accepted and probably not
-// meant. Its fields are those of Error.
-type Warning Error
+// Warning is one thing in a configuration that is accepted and probably not meant.
+type Warning struct {
+	Error
+	// Slip: something that the owner wants is not done until this is corrected.
+	Slip bool
+}
 
-// String returns the line that Error.Error would.
-func (w Warning) String() string { return (*Error)(&w).Error() }
+// String returns the line that Error.Error returns.
+func (w Warning) String() string { return w.Error.Error() }
 
-// problems collects what is said about one file.
+// problems collects what is wrong with one file.
 type problems struct {
 	file     string
 	errs     Errors
 	warnings []Warning
+	unread   bool // not all of the file was read: what is missing may be in the rest
 	// How many came after the bound was reached.
 	moreErrs, moreWarnings int
-	// unread says that not all of the file was read: what is missing may be in
-	// the rest.
-	unread bool
+}
+
+func (p *problems) problem(line int, key, format string, args []any) Error {
+	return Error{p.file, line, brief(key), fmt.Sprintf(format, args...)}
 }
 
 func (p *problems) errorf(line int, key, format string, args ...any) {
@@ -81,27 +86,37 @@ func (p *problems) errorf(line int, key, format string, args ...any) {
 		p.moreErrs++
 		return
 	}
-	p.errs = append(p.errs, &Error{p.file, line, key, fmt.Sprintf(format, args...)})
+	e := p.problem(line, key, format, args)
+	p.errs = append(p.errs, &e)
 }
 
 func (p *problems) warnf(line int, key, format string, args ...any) {
+	p.warn(Warning{p.problem(line, key, format, args), false})
+}
+
+// slipf is warnf for a slip.
+func (p *problems) slipf(line int, key, format string, args ...any) {
+	p.warn(Warning{p.problem(line, key, format, args), true})
+}
+
+func (p *problems) warn(w Warning) {
 	if len(p.warnings) == maxProblems {
 		p.moreWarnings++
 		return
 	}
-	p.warnings = append(p.warnings, Warning{p.file, line, key, fmt.Sprintf(format, args...)})
+	p.warnings = append(p.warnings, w)
 }
 
-// full says that reading on would tell nobody anything.
+// full reports whether there is no use in reading on.
 func (p *problems) full() bool { return p.moreErrs > 0 }
 
-// result closes the collection. The error is nil when there is none.
+// result returns everything in the order of the lines. The error is nil when there is none.
 func (p *problems) result() ([]Warning, error) {
-	sort := func(a, b int) int { return cmp.Compare(uint(a)-1, uint(b)-1) } // no line: last
-	slices.SortStableFunc(p.errs, func(a, b *Error) int { return sort(a.Line, b.Line) })
-	slices.SortStableFunc(p.warnings, func(a, b Warning) int { return sort(a.Line, b.Line) })
+	byLine := func(a, b int) int { return cmp.Compare(uint(a)-1, uint(b)-1) } // no line: last
+	slices.SortStableFunc(p.errs, func(a, b *Error) int { return byLine(a.Line, b.Line) })
+	slices.SortStableFunc(p.warnings, func(a, b Warning) int { return byLine(a.Line, b.Line) })
 	if p.moreWarnings > 0 {
-		p.warnings = append(p.warnings, Warning{File: p.file, Text: fmt.Sprintf("%d more warnings", p.moreWarnings)})
+		p.warnings = append(p.warnings, Warning{Error: Error{File: p.file, Text: fmt.Sprintf("%d more warnings", p.moreWarnings)}})
 	}
 	if len(p.errs) == 0 {
 		return p.warnings, nil

@@ -1,12 +1,16 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,24 +20,26 @@ import (
 
 // kind is what a key may hold: how it is read into a Config and written back.
 type kind struct {
-	// allowed completes "allowed: …".
-	allowed string
-	// list says that the value is words between blanks, newlines included.
+	Allowed string // completes "allowed: …"
+	// list: the value is words between blanks, newlines included.
 	list bool
-	// set reads a value, which is not empty and has no blanks at its ends.
-	// Its error says what is wrong with it, without repeating it.
-	set func(c *Config, s string, warn func(format string, args ...any)) error
+	// set reads a value, which is not empty and has no blanks at its ends. Its error completes a
+	// sentence that begins with the value.
+	set func(c *Config, s string, warn warnFunc) error
 	// text gives the value back in the form that set reads; empty is unset.
 	text func(c *Config) string
 	// shown is text without secrets; nil where a value cannot hold one.
 	shown func(c *Config) string
 }
 
+// warnFunc reports what a value is accepted with.
+type warnFunc = func(format string, args ...any)
+
 // simple makes a kind of a field with a parser and a formatter.
 func simple[T any](field func(*Config) *T, allowed string, parse func(string) (T, error), format func(T) string) kind {
 	return kind{
-		allowed: allowed,
-		set: func(c *Config, s string, _ func(string, ...any)) error {
+		Allowed: allowed,
+		set: func(c *Config, s string, _ warnFunc) error {
 			v, err := parse(s)
 			if err == nil {
 				*field(c) = v
@@ -44,37 +50,46 @@ func simple[T any](field func(*Config) *T, allowed string, parse func(string) (T
 	}
 }
 
-// listOf makes a kind of a field of several words. Words that come to the same
-// are taken once.
-func listOf[T comparable](field func(*Config) *[]T, allowed string, parse func(string, func(string, ...any)) (T, error), format func(T) string) kind {
+// print formats a value; the zero value is unset.
+func print[T comparable](v T) string {
+	var unset T
+	if v == unset {
+		return ""
+	}
+	return fmt.Sprint(v)
+}
+
+// checked makes a parser of a check.
+func checked(check func(string) error) func(string) (string, error) {
+	return func(s string) (string, error) { return s, check(s) }
+}
+
+// listOf makes a kind of a field of several words. Words that come to the same are taken once.
+func listOf[T comparable](field func(*Config) *[]T, allowed string, parse func(string) (T, error), format func(T) string) kind {
 	return kind{
-		allowed: allowed,
+		Allowed: allowed,
 		list:    true,
-		set: func(c *Config, s string, warn func(string, ...any)) error {
-			var all []T
-			seen := make(map[T]bool)
+		set: func(c *Config, s string, warn warnFunc) error {
+			*field(c) = nil
 			for _, w := range strings.Fields(s) {
-				v, err := parse(w, warn)
-				if err != nil {
-					if strings.Contains(w, ",") {
-						err = fmt.Errorf("%w: put blanks, not commas, between the words", err)
-					}
+				v, err := parse(w)
+				switch {
+				case err != nil && strings.Contains(w, ","):
+					return &wordError{w, fmt.Errorf("%w: put blanks, not commas, between the words", err)}
+				case err != nil:
 					return &wordError{w, err}
-				}
-				if seen[v] {
+				case slices.Contains(*field(c), v):
 					warn("%q is given twice", brief(w))
-					continue
+				default:
+					*field(c) = append(*field(c), v)
 				}
-				seen[v] = true
-				all = append(all, v)
 			}
-			*field(c) = all
 			return nil
 		},
 		text: func(c *Config) string {
-			words := make([]string, len(*field(c)))
-			for i, v := range *field(c) {
-				words[i] = format(v)
+			var words []string
+			for _, v := range *field(c) {
+				words = append(words, format(v))
 			}
 			return strings.Join(words, " ")
 		},
@@ -87,20 +102,20 @@ type wordError struct {
 	error
 }
 
-func same(s string) string { return s }
+// oneOf takes words, capitals aside; each stands for a value.
+func oneOf[T comparable](field func(*Config) *T, allowed string, values map[string]T, format func(T) string) kind {
+	return simple(field, allowed, func(s string) (T, error) {
+		v, ok := values[strings.ToLower(s)]
+		if !ok {
+			return v, errors.New("is unknown")
+		}
+		return v, nil
+	}, format)
+}
 
-// yesNo takes what owners write for it.
 func yesNo(field func(*Config) *bool) kind {
-	return simple(field, "yes or no (or true, false, on, off, 1, 0)",
-		func(s string) (bool, error) {
-			switch strings.ToLower(s) {
-			case "yes", "true", "on", "1":
-				return true, nil
-			case "no", "false", "off", "0":
-				return false, nil
-			}
-			return false, errors.New("is neither yes nor no")
-		},
+	return oneOf(field, "yes or no (or true, false, on, off, 1, 0)",
+		map[string]bool{"yes": true, "true": true, "on": true, "1": true, "no": false, "false": false, "off": false, "0": false},
 		func(b bool) string {
 			if b {
 				return "yes"
@@ -109,196 +124,121 @@ func yesNo(field func(*Config) *bool) kind {
 		})
 }
 
-func duration(field func(*Config) *time.Duration, least, most time.Duration) kind {
-	return simple(field,
-		fmt.Sprintf("a duration from %s to %s, such as 90s, 15m, 1h or 7d", formatDuration(least), formatDuration(most)),
-		func(s string) (time.Duration, error) {
-			d, err := parseDuration(s)
+// between makes a kind of a number with bounds. allowed has two %s for them.
+func between[T cmp.Ordered](field func(*Config) *T, allowed string, least, most T, parse func(string) (T, error), format func(T) string) kind {
+	return simple(field, fmt.Sprintf(allowed, format(least), format(most)),
+		func(s string) (T, error) {
+			v, err := parse(s)
 			switch {
-			case err != nil:
-				return 0, err
-			case d < least:
-				return 0, errors.New("is too short")
-			case d > most:
-				return 0, errors.New("is too long")
+			case err == nil && v < least:
+				err = errors.New("is too small")
+			case err == nil && v > most || errors.Is(err, strconv.ErrRange):
+				err = errors.New("is too large")
 			}
-			return d, nil
-		}, formatDuration)
+			return v, err
+		}, format)
 }
 
-var durationUnits = []struct {
-	name byte
-	unit time.Duration
-}{{'w', 7 * 24 * time.Hour}, {'d', 24 * time.Hour}, {'h', time.Hour}, {'m', time.Minute}, {'s', time.Second}}
+func duration(field func(*Config) *time.Duration, least, most time.Duration) kind {
+	return between(field, "a duration from %s to %s, in whole w, d, h, m or s", least, most, parseDuration, formatDuration)
+}
 
-// parseDuration reads whole numbers with units, the larger first: 1h30m. A lone 0
-// needs none.
+var (
+	durationForm  = regexp.MustCompile(`^(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$`)
+	durationUnits = []time.Duration{7 * day, day, time.Hour, time.Minute, time.Second}
+)
+
+// parseDuration reads whole numbers with units, the larger first: 1h30m. A lone 0 needs none.
 func parseDuration(s string) (time.Duration, error) {
-	if s == "0" {
+	m := durationForm.FindStringSubmatch(s)
+	switch {
+	case s == "0":
 		return 0, nil
+	case s == "" || m == nil:
+		return 0, errors.New("is not a duration")
 	}
-	var d time.Duration
-	rest := s
-	units := durationUnits
-	for rest != "" {
-		n := 0
-		for n < len(rest) && rest[n] >= '0' && rest[n] <= '9' {
-			n++
-		}
-		if n == 0 {
-			return 0, errors.New("is not a duration")
-		}
-		if n == len(rest) {
-			return 0, errors.New("has a number without a unit (s, m, h, d or w)")
-		}
-		v, err := strconv.ParseInt(rest[:n], 10, 32)
-		if err != nil {
-			return 0, errors.New("is too long")
-		}
-		i := 0
-		for i < len(units) && units[i].name != rest[n] {
-			i++
-		}
-		if i == len(units) {
-			return 0, errors.New("is not a duration of whole s, m, h, d or w, the larger unit first")
-		}
-		if v > int64((math.MaxInt64-d)/units[i].unit) {
-			return 0, errors.New("is too long")
-		}
-		d += time.Duration(v) * units[i].unit
-		units = units[i+1:]
-		rest = rest[n+1:]
+	seconds := 0.0
+	for i, unit := range durationUnits {
+		n, _ := strconv.ParseFloat("0"+m[i+1], 64) // infinite where there are too many digits
+		seconds += n * unit.Seconds()
 	}
-	return d, nil
+	return time.Duration(min(seconds, 1e9)) * time.Second, nil // 1e9: more than any bound
 }
 
-// formatDuration writes whole seconds as parseDuration reads them: days from two
-// on, since 24h is what one says.
+// formatDuration writes whole seconds as parseDuration reads them: days from two on, since 24h is common.
 func formatDuration(d time.Duration) string {
-	const day = 24 * time.Hour
-	if d == 0 {
-		return "0"
-	}
 	if d%day == 0 && d >= 2*day {
-		return strconv.FormatInt(int64(d/day), 10) + "d"
+		return fmt.Sprintf("%dd", d/day)
 	}
 	var b strings.Builder
-	for _, u := range durationUnits[2:] {
-		if n := d / u.unit; n > 0 {
-			b.WriteString(strconv.FormatInt(int64(n), 10))
-			b.WriteByte(u.name)
-			d -= n * u.unit
+	for i, unit := range durationUnits[2:] {
+		if n := d / unit; n > 0 {
+			fmt.Fprintf(&b, "%d%c", n, "hms"[i])
+			d -= n * unit
 		}
 	}
-	return b.String()
+	return cmp.Or(b.String(), "0")
 }
 
 func count(field func(*Config) *int, least, most int) kind {
-	return simple(field, fmt.Sprintf("a whole number from %d to %d", least, most),
-		func(s string) (int, error) {
-			n, err := strconv.ParseUint(s, 10, 31)
-			switch {
-			case errors.Is(err, strconv.ErrRange):
-				return 0, errors.New("is too large")
-			case err != nil:
-				return 0, errors.New("is not a whole number")
-			case int(n) < least:
-				return 0, errors.New("is too small")
-			case int(n) > most:
-				return 0, errors.New("is too large")
-			}
-			return int(n), nil
-		}, strconv.Itoa)
+	return between(field, "a whole number from %s to %s", least, most, func(s string) (int, error) {
+		n, err := strconv.ParseUint(s, 10, 31)
+		if errors.Is(err, strconv.ErrSyntax) {
+			err = errors.New("is not a whole number")
+		}
+		return int(n), err
+	}, strconv.Itoa)
 }
 
+// sizeUnits are powers of 1024, the first for numbers without a unit.
+const sizeUnits = " KMG"
+
 func size(field func(*Config) *int64, least, most int64) kind {
-	return simple(field,
-		fmt.Sprintf("a number of bytes from %s to %s, with K, M or G behind it for powers of 1024", formatSize(least), formatSize(most)),
+	return between(field, "a number of bytes from %s to %s, with K, M or G behind it for powers of 1024", least, most,
 		func(s string) (int64, error) {
-			shift := 0
-			digits := s
-			switch s[len(s)-1] {
-			case 'k', 'K':
-				shift = 10
-			case 'm', 'M':
-				shift = 20
-			case 'g', 'G':
-				shift = 30
-			}
-			if shift > 0 {
-				digits = s[:len(s)-1]
-			}
+			digits := strings.TrimRight(strings.ToUpper(s), "KMG")
+			unit := max(0, strings.Index(sizeUnits, strings.ToUpper(s[len(digits):])))
 			n, err := strconv.ParseUint(digits, 10, 63)
 			switch {
-			case errors.Is(err, strconv.ErrRange) || err == nil && int64(n) > most>>shift:
-				return 0, errors.New("is too large")
-			case err != nil:
-				return 0, errors.New("is not a number of bytes")
-			case int64(n)<<shift < least:
-				return 0, errors.New("is too small")
+			case err == nil && n > math.MaxInt64>>(10*unit):
+				err = strconv.ErrRange
+			case errors.Is(err, strconv.ErrSyntax) || len(s) > len(digits)+1:
+				err = errors.New("is not a number of bytes")
 			}
-			return int64(n) << shift, nil
+			return int64(n) << (10 * unit), err
 		}, formatSize)
 }
 
 func formatSize(n int64) string {
-	for _, u := range []struct {
-		name  string
-		shift int
-	}{{"G", 30}, {"M", 20}, {"K", 10}} {
-		if n != 0 && n&(1<<u.shift-1) == 0 {
-			return strconv.FormatInt(n>>u.shift, 10) + u.name
-		}
+	unit := 0
+	for n != 0 && n%1024 == 0 && unit < 3 {
+		n /= 1024
+		unit++
 	}
-	return strconv.FormatInt(n, 10)
+	return strings.TrimSpace(strconv.FormatInt(n, 10) + sizeUnits[unit:unit+1])
 }
 
 // percent keeps a part from 0 to 1.
 func percent(field func(*Config) *float64) kind {
-	return simple(field, "a percentage from 0% to 100%, such as 50%",
+	return between(field, "a percentage from %s to %s, such as 50%%", 0, 1,
 		func(s string) (float64, error) {
 			n, err := strconv.ParseUint(strings.TrimSuffix(s, "%"), 10, 31)
-			switch {
-			case errors.Is(err, strconv.ErrRange) || err == nil && n > 100:
-				return 0, errors.New("is more than the whole")
-			case err != nil:
-				return 0, errors.New("is not a whole percentage")
+			if errors.Is(err, strconv.ErrSyntax) {
+				err = errors.New("is not a whole percentage")
 			}
-			return float64(n) / 100, nil
+			return float64(n) / 100, err
 		},
 		func(f float64) string { return strconv.Itoa(int(math.Round(f*100))) + "%" })
 }
 
-func oneOf[T ~string](field func(*Config) *T, words ...T) kind {
-	names := make([]string, len(words))
-	for i, w := range words {
-		names[i] = string(w)
-	}
-	allowed := strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
-	return simple(field, allowed,
-		func(s string) (T, error) {
-			for _, w := range words {
-				if strings.EqualFold(s, string(w)) {
-					return w, nil
-				}
-			}
-			return "", errors.New("is unknown")
-		},
-		func(v T) string { return string(v) })
-}
-
 // filePath is an absolute path of a file or of a directory, cleaned.
-func filePath(field func(*Config) *string, directory bool) kind {
-	what := "file"
-	if directory {
-		what = "directory"
-	}
+func filePath(field func(*Config) *string, what string) kind {
 	return simple(field, "the absolute path of a "+what+", at most 1023 bytes",
 		func(s string) (string, error) {
 			switch {
 			case !strings.HasPrefix(s, "/"):
 				return "", errors.New("does not begin with /")
-			case !directory && strings.HasSuffix(s, "/"):
+			case what == "file" && strings.HasSuffix(s, "/"):
 				return "", errors.New("is a directory")
 			case len(s) > 1023: // PATH_MAX - 1
 				return "", errors.New("is too long")
@@ -306,167 +246,148 @@ func filePath(field func(*Config) *string, directory bool) kind {
 				return "", errors.New("is the root directory")
 			}
 			return path.Clean(s), nil
-		}, same)
+		}, print[string])
 }
 
-// tableName is what pf.conf takes between < and > without quotes.
+// name is up to most letters, digits, dashes, underscores, dots and others, none of notFirst at its beginning.
+func name(field func(*Config) *string, most int, others, notFirst, allowed string) kind {
+	return simple(field, fmt.Sprintf("1 to %d letters, digits, dots, dashes%s", most, allowed), checked(func(s string) error {
+		switch {
+		case len(s) > most:
+			return fmt.Errorf("has %d bytes", len(s))
+		case strings.Contains(notFirst, s[:1]):
+			return fmt.Errorf("begins with %q", s[0])
+		}
+		return onlyBytes(s, "-_."+others)
+	}), print[string])
+}
+
+// tableName is what pf.conf takes between < and > without quotes; net/pfvar.h: PF_TABLE_NAME_SIZE is 32, the
+// final NUL included.
 func tableName(field func(*Config) *string) kind {
-	return simple(field, "1 to 31 letters, digits, dots, dashes and underscores",
-		func(s string) (string, error) {
-			// net/pfvar.h: PF_TABLE_NAME_SIZE is 32, the final NUL included.
-			if len(s) > 31 {
-				return "", fmt.Errorf("has %d bytes", len(s))
-			}
-			return s, onlyBytes(s, "-_.")
-		}, same)
+	return name(field, 31, "", "", " and underscores")
 }
 
 // fieldName goes into the header of a form part, between double quotes.
 func fieldName(field func(*Config) *string) kind {
-	return simple(field, "1 to 64 letters, digits, dots, dashes, underscores and brackets",
-		func(s string) (string, error) {
-			if len(s) > 64 {
-				return "", fmt.Errorf("has %d bytes", len(s))
-			}
-			return s, onlyBytes(s, "-_.[]")
-		}, same)
+	return name(field, 64, "[]", "", ", underscores and brackets")
 }
 
-// onlyBytes says which byte of s is no letter, digit or one of others.
+// account is the name of a user or of a group, as useradd(8) takes it (valid_login: no dash or digit first, and
+// nothing that passwd(5) and the shell give a meaning; sys/syslimits.h: LOGIN_NAME_MAX is 32, the final NUL
+// included).
+func account(field func(*Config) *string) kind {
+	return name(field, 31, "", "0123456789.-", " and underscores, no digit, dot or dash first")
+}
+
+var deviceIDForm = regexp.MustCompile(`^tdid_[A-Za-z0-9_]+$`)
+
+func deviceID(field func(*Config) *string) kind {
+	k := name(field, 128, "", "", " and underscores")
+	return k.also(func(s string, warn warnFunc) {
+		if !deviceIDForm.MatchString(s) {
+			warn("%q does not look like a device id, tdid_ and letters and digits", brief(s))
+		}
+	})
+}
+
+// also has a kind look at each value that it accepts.
+func (k kind) also(look func(s string, warn warnFunc)) kind {
+	set := k.set
+	k.set = func(c *Config, s string, warn warnFunc) error {
+		err := set(c, s, warn)
+		if err == nil {
+			look(s, warn)
+		}
+		return err
+	}
+	return k
+}
+
+// onlyBytes returns an error that names the first character of s that is no letter, digit or one of others.
 func onlyBytes(s, others string) error {
 	for _, r := range s {
-		if r >= utf8.RuneSelf || !isNameByte(byte(r)) && !strings.ContainsRune(others, r) {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !letter && !strings.ContainsRune(others, r) {
 			return fmt.Errorf("has %q in it", r)
 		}
 	}
 	return nil
 }
 
-func deviceID(field func(*Config) *string) kind {
-	k := simple(field, "1 to 128 letters, digits, dots, dashes and underscores",
-		func(s string) (string, error) {
-			if len(s) > 128 {
-				return "", fmt.Errorf("has %d bytes", len(s))
-			}
-			return s, onlyBytes(s, "-_.")
-		}, same)
-	set := k.set
-	k.set = func(c *Config, s string, warn func(string, ...any)) error {
-		if err := set(c, s, warn); err != nil {
-			return err
-		}
-		if id, ok := strings.CutPrefix(s, "tdid_"); !ok || id == "" || onlyBytes(id, "") != nil {
-			warn("%q does not look like a device id, tdid_abcd1234", brief(s))
+var pflogForm = regexp.MustCompile(`^pflog(0|[1-9][0-9]{0,3})$`)
+
+// pflogIf is a pflog interface by the name that if_clone_lookup takes: no leading zeros.
+func pflogIf(field func(*Config) *string) kind {
+	return simple(field, "a pflog interface, such as pflog0 or pflog1", checked(func(s string) error {
+		if !pflogForm.MatchString(s) {
+			return errors.New("is no pflog interface")
 		}
 		return nil
-	}
-	return k
+	}), print[string])
 }
 
-// pflogIf is a pflog interface by the name that if_clone_lookup takes: no leading
-// zeros.
-func pflogIf(field func(*Config) *string) kind {
-	return simple(field, "a pflog interface, such as pflog0 or pflog1",
-		func(s string) (string, error) {
-			unit, ok := strings.CutPrefix(s, "pflog")
-			n, err := strconv.ParseUint(unit, 10, 31)
-			if !ok || err != nil || n > 9999 || strconv.FormatUint(n, 10) != unit {
-				return "", errors.New("is no pflog interface")
-			}
-			return s, nil
-		}, same)
+// anything is for a value that nothing uses.
+func anything() kind {
+	return kind{Allowed: "anything", set: func(*Config, string, warnFunc) error { return nil }, text: func(*Config) string { return "" }}
 }
 
-// anyText is for a value that nothing uses.
-func anyText(field func(*Config) *string) kind {
-	return simple(field, "anything", func(s string) (string, error) { return s, nil }, same)
-}
-
-// account is the name of a user or of a group, as useradd(8) takes it (useradd's
-// valid_login: no dash or digit first, and none of those that passwd(5) and the shell give
-// a meaning).
-func account(field func(*Config) *string) kind {
-	return simple(field, "1 to 31 letters, digits, dots, dashes and underscores, no digit, dot or dash first",
-		func(s string) (string, error) {
-			// sys/syslimits.h: LOGIN_NAME_MAX is 32, the final NUL included.
-			if len(s) > 31 {
-				return "", fmt.Errorf("has %d bytes", len(s))
-			}
-			if strings.IndexByte("0123456789.-", s[0]) >= 0 {
-				return "", fmt.Errorf("begins with %q", s[0])
-			}
-			return s, onlyBytes(s, "-_.")
-		}, same)
-}
-
-// listener is an address to listen on, with its port. Names are not taken: a resolver
-// would decide then who is listened to.
+// listener is an address to listen on, with its port. Names are not taken, since a resolver would decide then who
+// can connect.
 func listener(field func(*Config) *netip.AddrPort) kind {
 	return simple(field, "an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110",
 		func(s string) (netip.AddrPort, error) {
 			ap, err := netip.ParseAddrPort(s)
-			if err != nil {
-				return netip.AddrPort{}, errors.New("is not address:port")
-			}
-			a := ap.Addr()
 			switch {
+			case err != nil:
+				return ap, errors.New("is not address:port")
 			case ap.Port() == 0:
-				return netip.AddrPort{}, errors.New("has no port from 1 to 65535 behind the colon")
-			case a.IsMulticast():
-				return netip.AddrPort{}, errors.New("is no address of a host")
-			case a.IsUnspecified():
+				return ap, errPort
+			case ap.Addr().IsUnspecified():
 				return ap, nil
 			}
-			return ap, serverAddr(a)
-		},
-		func(ap netip.AddrPort) string {
-			if !ap.IsValid() {
-				return ""
-			}
-			return ap.String()
-		})
+			return ap, serverAddr(ap.Addr())
+		}, print[netip.AddrPort])
 }
 
 // labels are first labels of names.
 func labels(field func(*Config) *[]string) kind {
-	return listOf(field, "first labels of names, each at most 63 letters, digits, dashes and underscores",
-		func(s string, _ func(string, ...any)) (string, error) {
-			if strings.Contains(s, ".") {
-				return "", errors.New("has a dot in it")
-			}
-			return s, dnsName(s)
-		}, same)
+	return listOf(field, "first labels of names, each at most 63 letters, digits, dashes and underscores", checked(func(s string) error {
+		if strings.Contains(s, ".") {
+			return errors.New("has a dot in it")
+		}
+		return dnsName(s)
+	}), print[string])
 }
 
 // names are DNS names, which are kept without the final dot.
 func names(field func(*Config) *[]string) kind {
 	return listOf(field, "DNS names, with blanks between them",
-		func(s string, _ func(string, ...any)) (string, error) {
+		func(s string) (string, error) {
 			s = strings.TrimSuffix(s, ".")
 			if _, err := netip.ParseAddr(s); err == nil {
 				return "", errors.New("is an address, not a DNS name")
 			}
 			return s, dnsName(s)
-		}, same)
+		}, print[string])
 }
 
-// dnsName checks a name of RFC 1035 §2.3.4 without its final dot: letters, digits,
-// - and _, of which zones of lists and of parts are made.
+// dnsName checks a name of RFC 1035 §2.3.4 without its final dot: letters, digits, - and _, of which zones of lists
+// and of parts are made.
 func dnsName(s string) error {
 	if len(s) > 253 {
 		return errors.New("is too long for a DNS name (253 bytes)")
 	}
 	for label := range strings.SplitSeq(s, ".") {
+		err := onlyBytes(label, "-_")
 		switch {
 		case label == "":
 			return errors.New("is no DNS name: an empty label")
 		case len(label) > 63:
 			return errors.New("is no DNS name: a label of more than 63 bytes")
-		}
-		if err := onlyBytes(label, "-_"); err != nil {
+		case err != nil:
 			return fmt.Errorf("is no DNS name: it %w", err)
-		}
-		if label[0] == '-' || label[len(label)-1] == '-' {
+		case label[0] == '-' || label[len(label)-1] == '-':
 			return errors.New("is no DNS name: a label begins or ends with -")
 		}
 	}
@@ -476,68 +397,59 @@ func dnsName(s string) error {
 // servers are addresses or names, each with a port or without.
 func servers(field func(*Config) *[]string) kind {
 	return listOf(field, "addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com",
-		func(s string, _ func(string, ...any)) (string, error) {
-			if a, err := netip.ParseAddr(s); err == nil {
-				return a.String(), serverAddr(a)
-			}
-			if strings.Contains(s, "/") {
-				return "", errors.New("has a / in it: neither networks nor URLs are servers")
-			}
-			host, port, found := s, "", false
-			if strings.HasPrefix(s, "[") {
-				end := strings.IndexByte(s, ']')
-				if end < 0 {
-					return "", errors.New("has a [ without its ]")
-				}
-				host, port = s[1:end], s[end+1:]
-				port, found = strings.CutPrefix(port, ":")
-				if !found && port != "" {
-					return "", errors.New("has something other than :port behind the ]")
-				}
-			} else if i := strings.LastIndexByte(s, ':'); i >= 0 {
-				host, port, found = s[:i], s[i+1:], true
-			}
-			if found {
-				n, err := strconv.ParseUint(port, 10, 16)
-				if err != nil || n == 0 {
-					return "", errors.New("has no port from 1 to 65535 behind the colon")
-				}
-				port = ":" + strconv.FormatUint(n, 10)
-			}
-			a, err := netip.ParseAddr(host)
-			switch {
-			case err == nil && a.Is6() && s[0] != '[':
-				return "", errors.New("needs [ and ] around the address")
-			case err == nil && a.Is6() && found:
-				return "[" + a.String() + "]" + port, serverAddr(a)
-			case err == nil:
-				return a.String() + port, serverAddr(a)
-			case s[0] == '[':
-				return "", errors.New("has no IPv6 address between [ and ]")
-			case strings.Contains(host, ":"):
-				return "", errors.New("is neither an IPv6 address nor name:port")
-			}
-			host = strings.TrimSuffix(host, ".")
-			if err := dnsName(host); err != nil {
-				return "", err
-			}
-			last := host[strings.LastIndexByte(host, '.')+1:]
-			if strings.Trim(last, "0123456789") == "" {
-				return "", errors.New("is neither an address nor a DNS name")
-			}
-			return host + port, nil
-		}, same)
+		parseServer, print[string])
 }
 
+func parseServer(s string) (string, error) {
+	host, port := s, ""
+	bracketed := s[0] == '[' && s[len(s)-1] == ']'
+	if bracketed {
+		host = s[1 : len(s)-1]
+	}
+	a, err := netip.ParseAddr(host)
+	switch {
+	case strings.Contains(s, "/"):
+		return "", errors.New("has a / in it: neither networks nor URLs are servers")
+	case err == nil && (a.Is6() || !bracketed):
+		return a.String(), serverAddr(a)
+	case strings.ContainsAny(s, ":["):
+		var addrErr *net.AddrError
+		if host, port, err = net.SplitHostPort(s); errors.As(err, &addrErr) {
+			return "", fmt.Errorf("is neither an address nor host:port: %s: put [ and ] around an IPv6 address with a port", addrErr.Err)
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return "", errPort
+		}
+		port = strconv.FormatUint(n, 10)
+		if a, err := netip.ParseAddr(host); err == nil && a.Is6() == (s[0] == '[') {
+			return net.JoinHostPort(a.String(), port), serverAddr(a)
+		}
+		if s[0] == '[' {
+			return "", errors.New("has no IPv6 address between [ and ]")
+		}
+	}
+	host = strings.TrimSuffix(host, ".")
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if err := dnsName(host); err == nil && strings.Trim(last, "0123456789") == "" {
+		return "", errors.New("is neither an address nor a DNS name")
+	} else if err != nil || port == "" {
+		return host, err
+	}
+	return host + ":" + port, nil
+}
+
+var errPort = errors.New("has no port from 1 to 65535 behind the colon")
+
+// serverAddr returns why an address cannot be that of a host.
 func serverAddr(a netip.Addr) error {
-	if a.IsUnspecified() || a.IsMulticast() {
+	switch {
+	case a.IsUnspecified() || a.IsMulticast():
 		return errors.New("is no address of a host")
-	}
-	if a.Is4In6() {
+	case a.Is4In6():
 		return fmt.Errorf("is an IPv4 address in IPv6 form: write %s", a.Unmap())
-	}
-	if onlyBytes(a.Zone(), "") != nil {
-		return errors.New("has no interface behind %: a port wants [ and ] around the address")
+	case onlyBytes(a.Zone(), "") != nil:
+		return errors.New("has no interface behind %: put [ and ] around an IPv6 address with a port")
 	}
 	return nil
 }
@@ -548,45 +460,41 @@ func hostAddr(field func(*Config) *netip.Addr) kind {
 		func(s string) (netip.Addr, error) {
 			a, err := netip.ParseAddr(s)
 			if err != nil {
-				return netip.Addr{}, errors.New("is not an IPv4 or IPv6 address")
+				return a, errors.New("is not an IPv4 or IPv6 address")
 			}
 			return a, serverAddr(a)
-		},
-		func(a netip.Addr) string {
-			if !a.IsValid() {
-				return ""
-			}
-			return a.String()
-		})
+		}, print[netip.Addr])
 }
 
-// networks are addresses and prefixes. Bits behind the prefix are refused, as they
-// leave open which of the two was meant.
+// networks are addresses and prefixes. Bits behind the prefix are refused, as they leave open which of the two was
+// meant.
 func networks(field func(*Config) *[]netip.Prefix) kind {
-	return listOf(field, "addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32",
-		func(s string, warn func(string, ...any)) (netip.Prefix, error) {
-			var none netip.Prefix
-			var p netip.Prefix
-			if a, err := netip.ParseAddr(s); err == nil {
-				if a.Zone() != "" {
-					return none, errors.New("has an interface behind %: link-local addresses are never blocked")
-				}
-				p = netip.PrefixFrom(a, a.BitLen())
-			} else if p, err = netip.ParsePrefix(s); err != nil {
-				return none, errors.New("is neither an address nor a network")
+	k := listOf(field, "addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32",
+		func(s string) (netip.Prefix, error) {
+			p, err := netip.ParsePrefix(s)
+			if a, addrErr := netip.ParseAddr(s); addrErr == nil {
+				p, err = netip.PrefixFrom(a, a.BitLen()), nil
 			}
-			if p.Addr().Is4In6() && p.Bits() >= 96 {
+			switch {
+			case strings.Contains(s, "%"):
+				err = errors.New("has an interface behind %: link-local addresses are never blocked")
+			case err != nil:
+				err = errors.New("is neither an address nor a network")
+			case p.Addr().Is4In6() && p.Bits() >= 96:
 				p4 := netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-				return none, fmt.Errorf("is in IPv6 form what IPv4 has: write %s", formatPrefix(p4.Masked()))
+				err = fmt.Errorf("is in IPv6 form what IPv4 has: write %s", formatPrefix(p4.Masked()))
+			case p != p.Masked():
+				err = fmt.Errorf("has bits set behind the prefix: write %s for the network or %s for the address", p.Masked(), p.Addr())
 			}
-			if p != p.Masked() {
-				return none, fmt.Errorf("has bits set behind the prefix: write %s for the network or %s for the address", p.Masked(), p.Addr())
-			}
-			if p.Bits() == 0 {
-				warn("%s is every address: nothing will be blocked", p)
-			}
-			return p, nil
+			return p, err
 		}, formatPrefix)
+	return k.also(func(s string, warn warnFunc) {
+		for _, w := range strings.Fields(s) {
+			if strings.HasSuffix(w, "/0") {
+				warn("%s is every address: nothing will be blocked", w)
+			}
+		}
+	})
 }
 
 func formatPrefix(p netip.Prefix) string {
@@ -598,26 +506,13 @@ func formatPrefix(p netip.Prefix) string {
 
 // address is a URL with one of the schemes; with a path where that is wanted.
 func address(field func(*Config) **url.URL, allowed string, paths bool, schemes ...string) kind {
-	k := simple(field, allowed,
-		func(s string) (*url.URL, error) { return parseURL(s, paths, schemes) },
-		func(u *url.URL) string {
-			if u == nil {
-				return ""
-			}
-			return u.String()
-		})
+	k := simple(field, allowed, func(s string) (*url.URL, error) { return parseURL(s, paths, schemes) }, print[*url.URL])
 	k.shown = func(c *Config) string { return redacted(*field(c)) }
-	set := k.set
-	k.set = func(c *Config, s string, warn func(string, ...any)) error {
-		if err := set(c, s, warn); err != nil {
-			return err
-		}
+	return k.also(func(s string, warn warnFunc) {
 		if strings.Contains(s, mark) {
-			warn("%s stands where a secret was taken out for show: put the secret in its place", mark)
+			warn("%s replaces a secret that was not shown: put the secret in its place", mark)
 		}
-		return nil
-	}
-	return k
+	})
 }
 
 // parseURL says in its own words what is wrong, since those of net/url repeat the
@@ -632,11 +527,7 @@ func parseURL(s string, paths bool, schemes []string) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("is not a URL: in a name or password, write %25 for %, %2F for /, %3A for :, %40 for @")
 	}
-	known := false
-	for _, scheme := range schemes {
-		known = known || u.Scheme == scheme
-	}
-	if !known || u.Opaque != "" {
+	if !slices.Contains(schemes, u.Scheme) || u.Opaque != "" {
 		return nil, errors.New("does not begin with " + strings.Join(schemes, ":// or ") + "://")
 	}
 	host := u.Hostname()
@@ -647,10 +538,8 @@ func parseURL(s string, paths bool, schemes []string) (*url.URL, error) {
 	} else if err := dnsName(strings.TrimSuffix(host, ".")); err != nil {
 		return nil, errors.New("has no host name or address behind ://")
 	}
-	if _, port, ok := strings.Cut(u.Host[strings.LastIndexByte(u.Host, ']')+1:], ":"); ok {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, errors.New("has no port from 1 to 65535 behind the host")
-		}
+	if n, err := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16); err != nil || n == 0 || strings.HasSuffix(u.Host, ":") {
+		return nil, errors.New("has no port from 1 to 65535 behind the host")
 	}
 	if u.Fragment != "" || strings.Contains(s, "#") {
 		return nil, errors.New("has a # in it, which no server sees: write %23 if it is meant")
