@@ -65,7 +65,9 @@ func TestWhatIsWrong(t *testing.T) {
 		spoil func(r *rig)
 		want  []string
 	}{
-		"a warning of the configuration": {func(r *rig) { r.warnings = []config.Warning{{Error: config.Error{File: "threatstop.conf", Text: "mode 0644"}}} },
+		"a warning of the configuration": {func(r *rig) {
+			r.warnings = []config.Warning{{Error: config.Error{File: "threatstop.conf", Text: "mode 0644"}}}
+		},
 			[]string{"warn configuration: threatstop.conf: mode 0644"}},
 		"not root": {func(r *rig) {
 			r.env.Root = false

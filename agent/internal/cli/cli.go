@@ -8,12 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -192,6 +190,7 @@ are failures. --check: 0 it is blocked; 1 it is not; 2 it is not known
 // flags are the arguments, parsed.
 type flags struct {
 	file                           string
+	fileGiven                      bool // by -f
 	debug, force, json, yes, quiet bool
 	verbose                        int
 	mode, second                   *mode    // nil: be the daemon; second is another mode, one too many
@@ -313,6 +312,7 @@ func parse(args []string) (*flags, error) {
 		return nil, err
 	}
 	f.args = append(f.args, set.Args()...)
+	f.fileGiven = set.Changed("file")
 	is := func(names ...string) bool { return f.mode != nil && slices.Contains(names, f.mode.name) }
 	switch m := f.mode; {
 	case f.second != nil:
@@ -333,7 +333,7 @@ func parse(args []string) (*flags, error) {
 		return nil, errors.New("-d goes with no mode: it is for the daemon")
 	case f.yes && !is("install", "uninstall"):
 		return nil, errors.New("--yes goes with --install or --uninstall")
-	case set.Changed("file") && is("install", "uninstall"):
+	case f.fileGiven && is("install", "uninstall"):
 		return nil, errors.New("-f does not go with --install: " + config.DefaultPath + " is what is installed, or kept")
 	case f.json && !is("dump-table", "status"):
 		return nil, errors.New("--json goes with --dump-table or --status")
@@ -399,46 +399,5 @@ func printVersion(_ context.Context, env Env, _ *flags) error {
 		return err
 	}
 	_, err := fmt.Fprintf(env.Stdout, "threatstopd %s\n", Version())
-	return err
-}
-
-// load reads the configuration, and prints what it warns of.
-func load(env Env, f *flags) (*config.Config, error) {
-	cfg, warnings, err := config.Load(f.file)
-	for _, w := range warnings {
-		fmt.Fprintf(env.Stderr, "threatstopd: warning: %v\n", w)
-	}
-	if err != nil {
-		return nil, usageError{err}
-	}
-	return cfg, nil
-}
-
-// tableFiles refuses a configuration that names a file of the owner's as a table file.
-func tableFiles(cfg *config.Config) error {
-	for _, file := range []string{cfg.BlockFile, cfg.AllowFile} {
-		if err := apply.Overwritable(file); errors.Is(err, apply.ErrNotTable) {
-			return err
-		}
-	}
-	return nil
-}
-
-func checkConfig(_ context.Context, env Env, f *flags) error {
-	file := absolute(f.file)
-	confined := env.confine("-n", privsep.Confinement{Paths: map[string]string{
-		privsep.PathConfig: file, privsep.PathConfigDir: filepath.Dir(file),
-	}})
-	if confined != nil && !errors.Is(confined, fs.ErrNotExist) {
-		return confined
-	}
-	cfg, err := load(env, f)
-	if err == nil {
-		err = confined // the file is there by now
-	}
-	if err != nil {
-		return err
-	}
-	_, err = cfg.WriteTo(env.Stdout)
 	return err
 }

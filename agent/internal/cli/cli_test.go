@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -71,7 +73,12 @@ func newFirewall(t *testing.T, o pfsim.Options) *firewall {
 	}
 	fw.kernel = pfsim.New(o)
 	fw.kernel.SetRunning(true)
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
 	fw.conf = map[string]string{
+		"USER":        me.Username,
 		"device_id":   "tdid_test0001",
 		"DNS_SERVERS": server.Addr(),
 		"BLOCK_LISTS": blockList,
@@ -140,8 +147,8 @@ func (fw *firewall) writeConf() string {
 	fw.t.Helper()
 	conf := filepath.Join(fw.dir, "threatstop.conf")
 	var text strings.Builder
-	for key, value := range fw.conf {
-		fmt.Fprintf(&text, "%s='%s'\n", key, value)
+	for _, key := range slices.Sorted(maps.Keys(fw.conf)) {
+		fmt.Fprintf(&text, "%s='%s'\n", key, fw.conf[key])
 	}
 	if err := os.WriteFile(conf, []byte(text.String()), 0o600); err != nil {
 		fw.t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"time"
 
@@ -56,8 +57,8 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	// Users are looked up once: later their file is out of sight, and another user
 	// is a reason to begin again.
 	service := lookupUser(cfg.User)
-	if env.Confine != nil && service == (account{}) && os.Geteuid() == 0 {
-		log.Warn().Str("user", cfg.User).Msg("no such user (USER): the processes for the network stay root")
+	if _, err := user.Lookup(cfg.User); err != nil && env.Confine != nil && os.Geteuid() == 0 {
+		missing = append(missing, fmt.Errorf("USER: no user %s: the processes for the network run as root: `threatstopd --install` creates it", cfg.User))
 	}
 	if *carry == nil {
 		if *carry, err = daemon.OpenCarry(filepath.Dir(cfg.BlockFile)); err != nil {
@@ -68,8 +69,13 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	err = daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
 			cfg, warnings, err := config.Load(f.file)
+			var slips []string
 			for _, w := range warnings {
-				log.Warn().Msg(w.String())
+				if w.Slip {
+					slips = append(slips, w.String()) // logged as troubles
+				} else {
+					log.Warn().Msg(w.String())
+				}
 			}
 			if err == nil {
 				err = tableFiles(cfg)
@@ -77,8 +83,11 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 			if err != nil {
 				return nil, usageError{err}
 			}
-			return daemonSetup(cfg, env, f, service, log.GetLevel()), nil
+			setup := daemonSetup(cfg, env, f, service, log.GetLevel())
+			setup.Warnings, setup.Hash, setup.Read = slips, cfg.Hash, env.Now()
+			return setup, nil
 		},
+		Changed:   func(s *daemon.Setup) string { return configChanged(absolute(f.file), s.Hash, s.Read, env) },
 		PF:        pf,
 		Host:      env.Host,
 		Signals:   env.Signals,

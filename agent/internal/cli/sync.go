@@ -24,18 +24,21 @@ var errInterrupted = errors.New("interrupted: the policy in force stays")
 // syncNow is one policy run: the daemon's where one is running, and else our
 // own.
 func syncNow(ctx context.Context, env Env, f *flags) error {
-	if env.Socket != "" {
-		client, err := status.Dial(ctx, env.Socket)
-		if err == nil {
-			return askDaemon(ctx, env, f, client)
-		}
-		if !errors.Is(err, status.ErrNotRunning) {
-			return err
-		}
+	st, err := daemonStatus(ctx, env)
+	if err != nil {
+		return err
+	}
+	if st != nil && (!f.fileGiven || daemonsFile(f.file, st)) {
+		return askDaemon(ctx, env, f, st)
 	}
 	cfg, err := load(env, f)
 	if err != nil {
 		return err
+	}
+	if st != nil {
+		if err := overlap(cfg, f.file, st); err != nil {
+			return usageError{err}
+		}
 	}
 	if err := tableFiles(cfg); err != nil {
 		return usageError{err}
@@ -115,9 +118,28 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	return nil
 }
 
+// daemonStatus returns the status of the running daemon, nil if none runs.
+func daemonStatus(ctx context.Context, env Env) (*status.Status, error) {
+	if env.Socket == "" {
+		return nil, nil
+	}
+	client, err := status.Dial(ctx, env.Socket)
+	if errors.Is(err, status.ErrNotRunning) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return client.Status(ctx)
+}
+
 // askDaemon has the daemon do it and shows its progress. The daemon continues when the caller
 // does not wait.
-func askDaemon(ctx context.Context, env Env, f *flags, client *status.Client) error {
+func askDaemon(ctx context.Context, env Env, f *flags, st *status.Status) error {
+	client, err := status.Dial(ctx, env.Socket)
+	if err != nil {
+		return err
+	}
 	screen := &screen{env: env, quiet: f.quiet}
 	exit, err := client.Sync(ctx, f.force, func(line string, warn bool) {
 		switch {
@@ -127,10 +149,19 @@ func askDaemon(ctx context.Context, env Env, f *flags, client *status.Client) er
 			screen.say(line)
 		}
 	})
-	if err == nil && exit != exitOK {
+	if err != nil {
+		return err
+	}
+	if st.ConfigHash != "" {
+		if text := configChanged(st.Config, st.ConfigHash, st.ConfigRead, env); text != "" {
+			screen.warn(text)
+			return errSaid
+		}
+	}
+	if exit != exitOK {
 		return errSaid
 	}
-	return err
+	return nil
 }
 
 // screen writes what is done to Stdout, what is wrong to Stderr, and on a

@@ -31,6 +31,11 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 	} else {
 		o := preflightOptions(cfg, env, f)
 		o.Warnings = warnings
+		for _, w := range unusable(cfg, f.file) {
+			if w.Key != "CA_FILE" && w.Key != "USER" { // these have checks of their own
+				o.Warnings = append(o.Warnings, w)
+			}
+		}
 		if len(f.args) > 0 {
 			o.Indicators = f.args
 		}

@@ -47,13 +47,21 @@ type Setup struct {
 	// Fixed is everything that a process cannot change after pledge(2), in any form that can be
 	// compared: paths, tables, the service user, sockets.
 	Fixed string
+
+	Hash string    // of the contents of the configuration file
+	Read time.Time // when it was read
+	// Warnings name what in the configuration the owner has to correct, a line each.
+	Warnings []string
 }
 
 // Options are what the daemon needs besides its configuration.
 type Options struct {
 	// Load reads the configuration: at the start, and at SIGHUP.
 	Load func() (*Setup, error)
-	PF   *pfioctl.PF // the open /dev/pf
+	// Changed returns in one line what is different about the configuration file since a setup was read
+	// from it, and what to do; empty: nothing. It may be nil.
+	Changed func(*Setup) string
+	PF      *pfioctl.PF // the open /dev/pf
 	// Host returns own addresses, gateways and resolvers. While it fails no policy is made, since
 	// an address that is not known cannot be excepted.
 	Host func() (policy.Facts, error)
@@ -161,6 +169,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	for i, err := range d.o.Missing {
 		d.trouble.is(fmt.Sprintf("socket %d", i), err.Error(), true)
 	}
+	d.checkConfig()
 	d.readInForce()
 	d.look()
 	if setup.KillStates {
@@ -239,6 +248,7 @@ func (d *Daemon) reload() {
 	next, err := d.o.Load()
 	if err != nil {
 		d.o.Log.Error().Err(err).Msg("invalid configuration, keeping the current one")
+		d.checkConfig()
 		return
 	}
 	d.o.Log.Info().Msg("configuration read again")
@@ -258,10 +268,25 @@ func (d *Daemon) reload() {
 		go old.Close()
 	}
 	d.setup = next
+	d.checkConfig()
 	d.sources.Configure(next.Sources)
 	d.report.SetUp(next.Report)
 	d.abandon()
 	d.schedule = schedule{next: time.Now()}
+}
+
+// checkConfig keeps the troubles with the configuration: what the owner has to correct, and a file that is
+// not the one that was read.
+func (d *Daemon) checkConfig() {
+	var keys []string
+	for i, text := range d.setup.Warnings {
+		keys = append(keys, fmt.Sprintf("configuration: %d", i))
+		d.trouble.is(keys[i], text, true)
+	}
+	d.trouble.forget([]string{"configuration: "}, keys)
+	if d.o.Changed != nil {
+		d.trouble.check("configuration changed", d.o.Changed(d.setup), true)
+	}
 }
 
 // same reports whether two setups of a role are equal.

@@ -52,6 +52,7 @@ func (p *poll) say(line string, warn bool) {
 
 // startPoll has everything fetched that the next policy is made of; what has come is handled by the loop.
 func (d *Daemon) startPoll() {
+	d.checkConfig()
 	retry := d.schedule.retry && len(d.waiting) == 0
 	p := &poll{began: time.Now(), requests: d.waiting}
 	d.waiting = nil

@@ -15,6 +15,7 @@ import (
 // when the host's addresses, gateways or resolvers have changed.
 func (d *Daemon) watch() {
 	d.settle()
+	d.checkConfig()
 	before, known := d.glance.Checksum, d.glanced
 	if !d.look() {
 		return

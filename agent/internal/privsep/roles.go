@@ -193,9 +193,9 @@ var Roles = []Role{
 	{
 		Name:     "-n",
 		User:     "the caller",
-		Promises: "stdio rpath",
-		Unveil:   config,
-		Can:      "read what is beside the configuration, and print something else.",
+		Promises: "stdio",
+		Unveil:   paths(),
+		Can:      "print something else.",
 	},
 	{
 		Name:         "--test",

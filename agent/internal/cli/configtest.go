@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/config"
+	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/report"
+	"example.org/threatstopd/agent/internal/status"
+)
+
+// load reads the configuration, and prints what it warns of.
+func load(env Env, f *flags) (*config.Config, error) {
+	cfg, warnings, err := config.Load(f.file)
+	warn(env, warnings)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cfg, nil
+}
+
+func warn(env Env, warnings []config.Warning) {
+	for _, w := range warnings {
+		fmt.Fprintf(env.Stderr, "threatstopd: warning: %v\n", w)
+	}
+}
+
+// checkConfig is -n. What a daemon does without is a warning; what it refuses to start with is an error.
+func checkConfig(_ context.Context, env Env, f *flags) error {
+	cfg, err := load(env, f)
+	if err != nil {
+		return err
+	}
+	if err := tableFiles(cfg); err != nil {
+		return usageError{err}
+	}
+	warn(env, unusable(cfg, f.file))
+	if err := env.confine("-n", privsep.Confinement{}); err != nil {
+		return err
+	}
+	_, err = cfg.WriteTo(env.Stdout)
+	return err
+}
+
+// tableFiles refuses a configuration that names a file of the owner's as a table file.
+func tableFiles(cfg *config.Config) error {
+	for _, file := range []string{cfg.BlockFile, cfg.AllowFile} {
+		if err := apply.Overwritable(file); errors.Is(err, apply.ErrNotTable) {
+			return err
+		}
+	}
+	return nil
+}
+
+// unusable returns what in a configuration cannot be used on this host, as far as that can be seen without
+// the network. The daemon runs all the same, and reports it.
+func unusable(c *config.Config, file string) (all []config.Warning) {
+	check := func(key string, err error) {
+		if err != nil && !errors.Is(err, os.ErrPermission) { // of another user's files nothing is known
+			text := strings.TrimPrefix(err.Error(), key+" ")
+			all = append(all, config.Warning{Error: config.Error{File: file, Key: key, Text: text}})
+		}
+	}
+	if c.CAFile != "" && c.Upload != config.UploadNone {
+		_, err := report.Roots(c.CAFile)
+		check("CA_FILE", err)
+	}
+	check("SOURCE_ADDRESS", own(c.SourceAddress))
+	check("METRICS", own(c.Metrics.Addr()))
+	if _, err := user.Lookup(c.User); err != nil {
+		check("USER", fmt.Errorf("no user %s: `threatstopd --install` creates it", c.User))
+	}
+	if c.StatusGroup != "" {
+		if _, err := user.LookupGroup(c.StatusGroup); err != nil {
+			check("STATUS_GROUP", fmt.Errorf("no group %s: groupadd %s", c.StatusGroup, c.StatusGroup))
+		}
+	}
+	return all
+}
+
+// own returns an error if a is not an address of this host. No address, and every address, are.
+func own(a netip.Addr) error {
+	all, err := net.InterfaceAddrs()
+	if err != nil || !a.IsValid() || a.IsUnspecified() || slices.ContainsFunc(all, func(x net.Addr) bool {
+		n, ok := x.(*net.IPNet)
+		return ok && n.IP.Equal(a.AsSlice())
+	}) {
+		return nil
+	}
+	return fmt.Errorf("%s is no address of this host: ifconfig shows which are", a)
+}
+
+// configChanged returns in one line what is different about a configuration file since the daemon read it, and
+// what to do; empty: nothing.
+func configChanged(file, hash string, read time.Time, env Env) string {
+	now, err := config.HashFile(file)
+	if err == nil && now == hash {
+		return ""
+	}
+	at := read.In(env.Local).Format("15:04")
+	if env.Now().Sub(read) > 24*time.Hour {
+		at = read.In(env.Local).Format("2006-01-02 15:04")
+	}
+	var cfg *config.Config
+	if err == nil {
+		cfg, _, err = config.Load(file)
+	}
+	if err == nil {
+		err = tableFiles(cfg)
+	}
+	if err != nil {
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		return fmt.Sprintf("%s cannot be used any more, the daemon keeps what it read at %s: %s", filepath.Base(file), at, first)
+	}
+	return fmt.Sprintf("%s has changed since the daemon read it at %s: rcctl reload threatstopd", filepath.Base(file), at)
+}
+
+// daemonsFile reports whether a configuration file is the one that the daemon has read: by its path, or by its
+// device and inode.
+func daemonsFile(file string, st *status.Status) bool {
+	a, errA := os.Stat(file)
+	b, errB := os.Stat(st.Config)
+	return absolute(file) == st.Config || errA == nil && errB == nil && os.SameFile(a, b)
+}
+
+// overlap returns an error if a configuration has a table, or a directory of table files, in common with the
+// daemon's.
+func overlap(c *config.Config, file string, st *status.Status) error {
+	for _, t := range st.Tables {
+		for _, x := range []struct{ key, ours, theirs string }{
+			{"BLOCK_TABLE", c.BlockTable, t.Name},
+			{"ALLOW_TABLE", c.AllowTable, t.Name},
+			{"BLOCK_FILE", filepath.Dir(c.BlockFile), filepath.Dir(t.File)},
+			{"ALLOW_FILE", filepath.Dir(c.AllowFile), filepath.Dir(t.File)},
+		} {
+			if x.ours == x.theirs {
+				return fmt.Errorf("%s: %s: the running daemon uses %s, too (%s): name other tables and directories, or stop it",
+					file, x.key, x.ours, st.Config)
+			}
+		}
+	}
+	return nil
+}
