@@ -20,10 +20,9 @@ type accounts struct {
 }
 
 type account struct {
-	id      int
-	gid     int    // of a user
-	line    string // without the password
-	members string // of a group
+	id   int
+	gid  int    // of a user
+	line string // without the password
 }
 
 func readAccounts(d *disk) (*accounts, error) {
@@ -46,20 +45,15 @@ func readAccounts(d *disk) (*accounts, error) {
 				continue // a comment, or YP's +
 			}
 			id, err := strconv.Atoi(fields[2])
+			gid := 0
+			if err == nil && from.fields == 7 {
+				gid, err = strconv.Atoi(fields[3])
+			}
 			if err != nil {
 				continue
 			}
-			x := account{id: id}
-			if from.fields == 7 {
-				if x.gid, err = strconv.Atoi(fields[3]); err != nil {
-					continue
-				}
-			} else {
-				x.members = fields[3]
-			}
 			fields[1] = "*"
-			x.line = strings.Join(fields, ":")
-			from.to[fields[0]] = x
+			from.to[fields[0]] = account{id, gid, strings.Join(fields, ":")}
 		}
 	}
 	return a, nil

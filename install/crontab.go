@@ -40,49 +40,29 @@ const (
 	among              // it runs one of them among other things
 )
 
-// cronUse judges a line of a crontab (crontab(5)).
+// cronCommand is a line of a crontab (crontab(5)): when, options, then a directory to change to, a shell or perl, a
+// program, and the rest.
+var cronCommand = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:@\S+|\S+(?:\s+\S+){4})\s+(?:-[nqs]+\s+)*(?:cd\s+(\S+?)(?:\s*;|\s+&&)\s+)?(?:(?:\S*/)?(?:sh|ksh|perl)\s+)?(\S+)(.*)$`)
+})
+
+var cronAssignment = regexp.MustCompile(`^[^\s*=@]+\s*=`)
+
+// cronUse judges a line of a crontab.
 func cronUse(line string) scriptUse {
 	line = strings.TrimSpace(line)
-	if line == "" || line[0] == '#' || !mentions(line) {
+	m := cronCommand().FindStringSubmatch(line)
+	switch {
+	case line == "" || line[0] == '#' || !mentions(line):
 		return noScript
-	}
-	fields := strings.Fields(line)
-	when := 5
-	if strings.HasPrefix(fields[0], "@") {
-		when = 1
-	} else if name, _, ok := strings.Cut(line, "="); ok && !strings.ContainsAny(strings.TrimSpace(name), " \t*") {
-		return among // an assignment: who knows what for
-	}
-	if len(fields) <= when {
+	case cronAssignment.MatchString(line):
+		return among // who knows what for
+	case m == nil:
 		return noScript
-	}
-	words := fields[when:]
-	for len(words) > 0 && len(words[0]) > 1 && strings.Trim(words[0][1:], "nqs") == "" && words[0][0] == '-' {
-		words = words[1:] // crontab(5): -n, -q, -s stand before the command
-	}
-	// cd DIRECTORY; ./script
-	dir := ""
-	if len(words) > 3 && words[0] == "cd" {
-		switch {
-		case words[2] == "&&" || words[2] == ";":
-			dir, words = words[1], words[3:]
-		case strings.HasSuffix(words[1], ";"):
-			dir, words = strings.TrimSuffix(words[1], ";"), words[2:]
-		}
-	} else if len(words) > 2 && words[0] == "cd" && strings.HasSuffix(words[1], ";") {
-		dir, words = strings.TrimSuffix(words[1], ";"), words[2:]
-	}
-	if len(words) > 1 {
-		switch path.Base(words[0]) {
-		case "sh", "ksh", "perl":
-			words = words[1:]
-		}
-	}
-	if len(words) == 0 || !isScript(words[0], dir) {
+	case !isScript(m[2], m[1]):
 		return among
 	}
-	rest := strings.Join(words[1:], " ")
-	rest = strings.NewReplacer("2>&1", "", "1>&2", "", "&>", "").Replace(rest)
+	rest := strings.NewReplacer("2>&1", "", "1>&2", "", "&>", "").Replace(m[3])
 	if strings.ContainsAny(rest, ";&`$()") || strings.Contains(rest, "||") {
 		return among
 	}

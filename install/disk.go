@@ -32,18 +32,22 @@ const tempSuffix = ".threatstopd-new"
 func (d *disk) at(path string) string { return filepath.Join(d.root, path) }
 
 func (d *disk) do(what string, change func() error) error {
-	if d.fault != nil {
-		if err := d.fault(what, false); err != nil {
-			return err
-		}
+	if d.fault == nil {
+		return change()
 	}
-	if err := change(); err != nil {
-		return err
+	err := d.fault(what, false)
+	if err == nil {
+		err = change()
 	}
-	if d.fault != nil {
-		return d.fault(what, true)
+	if err == nil {
+		err = d.fault(what, true)
 	}
-	return nil
+	return err
+}
+
+// file is do for a change of a file; its error names the host's path.
+func (d *disk) file(verb, path string, change func() error) error {
+	return d.plain(path, d.do(verb+" "+path, change))
 }
 
 // saved is a file as it was, or a directory (without Data).
@@ -114,8 +118,11 @@ func (d *disk) stat(path string) (*saved, error) {
 	return s, nil
 }
 
-// plain names the host's path, not that below root, and says what failed.
+// plain names in an error the host's path, not that below root, and what failed.
 func (d *disk) plain(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	var pe *fs.PathError
 	var le *os.LinkError
 	switch {
@@ -131,7 +138,7 @@ func (d *disk) plain(path string, err error) error {
 func (d *disk) replace(path string, s *saved) error {
 	name := d.at(path)
 	temp := name + tempSuffix
-	err := d.do("write "+path, func() error {
+	err := d.file("write", path, func() error {
 		if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -144,82 +151,63 @@ func (d *disk) replace(path string, s *saved) error {
 			err = d.chown(temp, s.UID, s.GID)
 		}
 		if err == nil {
-			// After chown, which takes setuid bits away, and whatever umask says.
-			err = f.Chmod(s.Mode.Perm())
+			err = f.Chmod(s.Mode.Perm()) // after chown, which takes setuid bits away, and whatever umask says
 		}
 		if err == nil && !d.hasty {
 			err = f.Sync()
 		}
 		return errors.Join(err, f.Close())
 	})
-	if err == nil {
-		err = d.do("rename "+path, func() error {
-			if err := os.Rename(temp, name); err != nil {
-				return err
-			}
-			return d.syncDir(filepath.Dir(name))
-		})
-	}
 	if err != nil {
-		return d.plain(path, err)
+		return err
 	}
-	return nil
-}
-
-func (d *disk) remove(path string) error {
-	err := d.do("remove "+path, func() error {
-		name := d.at(path)
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return d.file("rename", path, func() error {
+		if err := os.Rename(temp, name); err != nil {
 			return err
 		}
 		return d.syncDir(filepath.Dir(name))
 	})
-	if err != nil {
-		return d.plain(path, err)
-	}
-	return nil
 }
 
-// removeTemp takes away what a crash while path was replaced may have left.
+func (d *disk) remove(path string) error {
+	return d.file("remove", path, func() error {
+		if err := os.Remove(d.at(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return d.syncDir(filepath.Dir(d.at(path)))
+	})
+}
+
+// removeTemp removes what a crash while path was replaced may have left.
 func (d *disk) removeTemp(path string) error {
-	if _, err := os.Lstat(d.at(path + tempSuffix)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(d.at(path + tempSuffix)); path == "" || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return d.remove(path + tempSuffix)
 }
 
 func (d *disk) mkdir(path string, s *saved) error {
-	err := d.do("make "+path, func() error { return os.Mkdir(d.at(path), s.Mode.Perm()) })
-	if errors.Is(err, fs.ErrExist) {
-		err = nil
-	}
-	if err != nil {
-		return d.plain(path, err)
+	err := d.file("make", path, func() error { return os.Mkdir(d.at(path), s.Mode.Perm()) })
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
 	return d.own(path, s)
 }
 
 // own gives a directory its owner and mode.
 func (d *disk) own(path string, s *saved) error {
-	err := d.do("chown "+path, func() error {
+	return d.file("chown", path, func() error {
 		if err := d.chown(d.at(path), s.UID, s.GID); err != nil {
 			return err
 		}
 		return os.Chmod(d.at(path), s.Mode.Perm())
 	})
-	if err != nil {
-		return d.plain(path, err)
-	}
-	return nil
 }
 
 // entries returns the names in a directory.
 func (d *disk) entries(path string) ([]fs.DirEntry, error) {
 	all, err := os.ReadDir(d.at(path))
-	if err != nil {
-		return nil, d.plain(path, err)
-	}
-	return all, nil
+	return all, d.plain(path, err)
 }
 
 func (d *disk) syncDir(name string) error {

@@ -83,6 +83,8 @@ func TestTakeNewsyslog(t *testing.T) {
 		{"another file", strings.ReplaceAll(newsyslogHourly, "/var/log/pflog", "/var/log/pflog2"), newsyslogStock, strings.ReplaceAll(newsyslogHourly, "/var/log/pflog", "/var/log/pflog2"), false},
 		{"a comment", "#" + wide, "", "#" + wide, false},
 		{"a backup that has it hourly, too", wide, wide, back, true},
+		{"a glob that covers it", strings.Replace(wide, "/var/log/pflog", "/var/log/pf*", 1), "", strings.Replace(back, "/var/log/pflog", "/var/log/pf*", 1), true},
+		{"a glob that does not", strings.Replace(wide, "/var/log/pflog", "/var/log/pflog?", 1), "", strings.Replace(wide, "/var/log/pflog", "/var/log/pflog?", 1), false},
 		{"too short", "/var/log/pflog 600 10 *", "", "/var/log/pflog 600 10 *", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -196,8 +196,7 @@ func (h *host) ask(ctx context.Context, question string) bool {
 }
 
 // run runs a command that must succeed.
-func (h *host) run(ctx context.Context, stdin string, args ...string) error {
-	c := Command{Args: args, Stdin: stdin}
+func (h *host) run(ctx context.Context, c Command) error {
 	return h.do("run "+c.String(), func() error {
 		r, err := h.Commands.Run(ctx, c)
 		if err == nil && r.Code != 0 {
@@ -207,22 +206,26 @@ func (h *host) run(ctx context.Context, stdin string, args ...string) error {
 	})
 }
 
-// query runs a command that changes nothing, and may fail.
-func (h *host) query(ctx context.Context, args ...string) (Result, error) {
-	return h.Commands.Run(ctx, Command{Args: args})
-}
-
 // running reports whether a service of rc.d(8) is.
 func (h *host) running(ctx context.Context, name string) (bool, error) {
-	r, err := h.query(ctx, rcctl, "check", name)
+	r, err := h.Commands.Run(ctx, Command{Args: []string{rcctl, "check", name}})
 	return r.Code == 0, err
+}
+
+// daemonRuns reports whether the daemon is running.
+func (h *host) daemonRuns(ctx context.Context) (bool, error) {
+	if s, err := h.stat(rcScriptPath); s == nil || err != nil {
+		return false, err
+	}
+	return h.running(ctx, service)
 }
 
 // enabled returns the services that are started at boot.
 func (h *host) enabled(ctx context.Context) ([]string, error) {
-	r, err := h.query(ctx, rcctl, "ls", "on")
+	c := Command{Args: []string{rcctl, "ls", "on"}}
+	r, err := h.Commands.Run(ctx, c)
 	if err == nil && r.Code != 0 {
-		err = failed(Command{Args: []string{rcctl, "ls", "on"}}, r)
+		err = failed(c, r)
 	}
 	return strings.Fields(r.Stdout), err
 }
@@ -238,7 +241,8 @@ func (h *host) note(c *change) error {
 
 // step is one thing to do.
 type step struct {
-	say string // completes "is about to: "; more lines are indented
+	say string  // completes "is about to: "; more lines are indented; empty: the step before says it
+	rec *change // is written down before it is done; nil: there is nothing to undo
 	do  func(context.Context) error
 }
 
@@ -249,25 +253,24 @@ type installer struct {
 	advice []string // for the owner, when all is done
 
 	cfg     Settings
-	kept    bool // the configuration is the owner's, not the example
-	changed bool // the daemon is another one now: restart it
+	kept    bool    // the configuration is the owner's, not the example
+	changed bool    // the daemon is another one now: restart it
+	service account // the service user, which may still have to be made
 }
 
-func (in *installer) add(say string, do func(context.Context) error) {
-	in.steps = append(in.steps, step{say, do})
+func (in *installer) add(rec *change, say string, do func(context.Context) error) {
+	in.steps = append(in.steps, step{say, rec, do})
 }
 
 func (in *installer) advise(format string, args ...any) {
 	in.advice = append(in.advice, fmt.Sprintf(format, args...))
 }
 
-// Install puts threatstopd on the host. It looks first, says what it is about to do, asks,
-// and does it. What is in place already is left alone: to run it again after an upgrade
-// replaces what has changed, and after an interruption finishes it. pf.conf is never
-// changed; what it needs is printed.
+// Install puts threatstopd on the host. It looks first, shows what it is about to do, asks, and does it. What is
+// in place already is left alone: to run it again after an upgrade replaces what has changed, and after an
+// interruption finishes it. pf.conf is never changed; what it needs is printed.
 //
-// The error wraps ErrDeclined when the owner said no, ErrPackaged in a program
-// that came with a package.
+// The error wraps ErrDeclined when the owner said no, ErrPackaged in a program that came with a package.
 func Install(ctx context.Context, o Options) error {
 	h, unlock, err := open(o)
 	if err != nil {
@@ -279,10 +282,8 @@ func Install(ctx context.Context, o Options) error {
 		return err
 	}
 	for _, c := range h.manifest.Changes {
-		if c.Path != "" {
-			if err := h.removeTemp(c.Path); err != nil {
-				return err
-			}
+		if err := h.removeTemp(c.Path); err != nil {
+			return err
 		}
 	}
 	if len(in.steps) == 0 {
@@ -292,13 +293,15 @@ func Install(ctx context.Context, o Options) error {
 	}
 	in.printf("threatstopd --install is about to:\n")
 	for _, s := range in.steps {
-		in.printf("  %s\n", indent(s.say, 4))
+		if s.say != "" {
+			in.printf("  %s\n", indent(s.say, 4))
+		}
 	}
 	in.printf("What was there is kept in %s;\n`threatstopd --uninstall` gives it back.\n", manifestPath)
 	if !in.ask(ctx, "Go on?") {
 		return ErrDeclined
 	}
-	if err := in.carryOut(ctx, in.steps); err != nil {
+	if err := in.carryOut(ctx); err != nil {
 		return fmt.Errorf("%w: run it again to go on from here, or --uninstall to undo it", err)
 	}
 	in.printf("threatstopd is installed.\n")
@@ -306,12 +309,28 @@ func Install(ctx context.Context, o Options) error {
 	return nil
 }
 
-func (h *host) carryOut(ctx context.Context, steps []step) error {
-	for _, s := range steps {
-		if err := ctx.Err(); err != nil {
+// carryOut does all steps, each after it was written down.
+func (in *installer) carryOut(ctx context.Context) error {
+	for _, s := range in.steps {
+		err := ctx.Err()
+		if err != nil {
 			return fmt.Errorf("interrupted: %w", err)
 		}
-		if err := s.do(ctx); err != nil {
+		if s.rec != nil {
+			switch s.rec.Kind {
+			case kindFile, kindSpool, kindTable:
+				err = in.parents(s.rec.Path)
+			case kindPF, kindPflogd, kindService:
+				err = in.rcConf()
+			}
+			if err == nil {
+				err = in.note(s.rec)
+			}
+		}
+		if err == nil {
+			err = s.do(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -341,64 +360,66 @@ func (in *installer) plan(ctx context.Context) error {
 		{manualPath(), 0o444, manual, false},
 		{confManPath(), 0o444, confManual, false},
 		{rcScriptPath, 0o555, rcScript(), true},
+		{in.Conf.Path, 0o600, []byte(in.Conf.Example), true},
+	}
+	if in.kept {
+		files = files[:len(files)-1]
 	}
 	for _, f := range files {
 		if err := in.file(f.path, &saved{Mode: f.mode, Data: f.data}, f.keeps); err != nil {
 			return err
 		}
 	}
-	if !in.kept {
-		if err := in.file(in.Conf.Path, &saved{Mode: 0o600, Data: []byte(in.Conf.Example)}, true); err != nil {
-			return err
-		}
+	if err := in.user(); err != nil {
+		return err
 	}
-	in.user()
 	if err := in.spool(); err != nil {
 		return err
 	}
-	for _, t := range []struct{ path, table string }{{in.cfg.BlockFile, in.cfg.BlockTable}, {in.cfg.AllowFile, in.cfg.AllowTable}} {
-		if err := in.table(t.path, t.table); err != nil {
-			return err
-		}
+	if err := in.table(in.cfg.BlockFile, in.cfg.BlockTable); err != nil {
+		return err
+	}
+	if err := in.table(in.cfg.AllowFile, in.cfg.AllowTable); err != nil {
+		return err
 	}
 	if err := in.firewall(ctx, on); err != nil {
 		return err
 	}
-	if err := in.service(ctx, on); err != nil {
+	if err := in.daemon(ctx, on); err != nil {
 		return err
 	}
 	return in.takeOver()
 }
 
-// readConf reads the configuration that is there. A broken one ends the installation
-// before it has begun.
+// readConf reads the configuration that is there. A broken one ends the installation before it has begun.
 func (in *installer) readConf() error {
 	text, name := in.Conf.Example, in.Conf.Path
 	s, err := in.stat(name)
 	if err != nil {
 		return err
 	}
-	rec := in.manifest.find(kindFile, name, "")
 	if s != nil {
-		// A link is as good as a file.
-		data, err := os.ReadFile(in.at(name))
+		data, err := os.ReadFile(in.at(name)) // a link is as good as a file
 		if err != nil {
 			return in.plain(name, err)
 		}
 		// The example, as it was put there, is nobody's configuration yet.
-		if rec == nil || !rec.wrote(data) {
+		if rec := in.manifest.find(kindFile, name, ""); rec == nil || !rec.wrote(data) {
 			text, in.kept = string(data), true
 		}
 	}
 	cfg, warnings, err := in.Conf.Parse(name, text)
-	for _, w := range warnings {
-		in.advise("%v", w)
-	}
 	if err != nil {
 		return fmt.Errorf("%w\n%s: put this right first: nothing was changed", err, name)
 	}
 	in.cfg = cfg
-	if in.kept && s.Mode.IsRegular() && s.Mode.Perm()&0o077 != 0 {
+	if !in.kept {
+		return nil // what is to be filled in is said at the end
+	}
+	for _, w := range warnings {
+		in.advise("%v", w)
+	}
+	if s.Mode.IsRegular() && s.Mode.Perm()&0o077 != 0 {
 		in.advise("%s has mode %04o: `chmod 600` it: writable by others, or readable with a password in it, it is refused", name, s.Mode.Perm())
 	}
 	return nil
@@ -410,33 +431,23 @@ func (in *installer) file(name string, want *saved, keeps bool) error {
 	if err != nil {
 		return fmt.Errorf("%w: put a file in its place", err)
 	}
-	rec := in.manifest.find(kindFile, name, "")
-	if cur != nil && cur.sum() == want.sum() && cur.Mode == want.Mode {
-		return nil
-	}
-	verb := "install"
+	rec, verb := in.change(kindFile, name, ""), "install"
 	if cur != nil {
 		verb = "replace"
-		if keeps && rec != nil && !rec.wrote(cur.Data) {
+		if cur.sum() == want.sum() && cur.Mode == want.Mode {
+			return nil
+		}
+		if keeps && rec.After != nil && !rec.wrote(cur.Data) {
 			in.advise("%s was changed since it was installed, and stays as it is", name)
 			return nil
 		}
 	}
+	if rec.After == nil {
+		rec.Before = cur
+	}
+	rec.writing(want.Data)
 	in.changed = in.changed || name == programPath() || name == rcScriptPath
-	in.add(fmt.Sprintf("%s %s (mode %04o)", verb, name, want.Mode), func(context.Context) error {
-		rec := rec
-		if rec == nil {
-			rec = &change{Kind: kindFile, Path: name, Before: cur}
-		}
-		rec.writing(want.Data)
-		if err := in.parents(name); err != nil {
-			return err
-		}
-		if err := in.note(rec); err != nil {
-			return err
-		}
-		return in.replace(name, want)
-	})
+	in.add(rec, fmt.Sprintf("%s %s (mode %04o)", verb, name, want.Mode), func(context.Context) error { return in.replace(name, want) })
 	return nil
 }
 
@@ -444,23 +455,20 @@ func (in *installer) file(name string, want *saved, keeps bool) error {
 func (in *installer) parents(name string) error {
 	var missing []string
 	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
-		// A link to a directory will do.
-		if _, err := os.Stat(in.at(dir)); err == nil {
-			// One of ours that is empty may be what a crash left before it
-			// had its mode and owner.
-			if in.manifest.find(kindDir, dir, "") != nil {
-				if all, err := in.entries(dir); err == nil && len(all) == 0 {
-					missing = append(missing, dir)
-				}
+		_, err := os.Stat(in.at(dir)) // a link to a directory will do
+		if err == nil {
+			// One of ours that is empty may be what a crash left before it had its mode and owner.
+			if all, err := in.entries(dir); err == nil && len(all) == 0 && in.manifest.find(kindDir, dir, "") != nil {
+				missing = append(missing, dir)
 			}
 			break
-		} else if !errors.Is(err, fs.ErrNotExist) {
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
 			return in.plain(dir, err)
 		}
 		missing = append(missing, dir)
 	}
-	slices.Reverse(missing)
-	for _, dir := range missing {
+	for _, dir := range slices.Backward(missing) {
 		if in.manifest.find(kindDir, dir, "") == nil {
 			if err := in.note(&change{Kind: kindDir, Path: dir}); err != nil {
 				return err
@@ -473,59 +481,39 @@ func (in *installer) parents(name string) error {
 	return nil
 }
 
-// user has the service user and its group made. Both are called what the configuration
-// calls them.
-func (in *installer) user() {
+// user has the service user and its group made. Both are called what the configuration calls them.
+func (in *installer) user() (err error) {
 	name := in.cfg.User
-	_, haveUser := in.accounts.users[name]
+	user, haveUser := in.accounts.users[name]
 	group, haveGroup := in.accounts.groups[name]
-	if haveUser && haveGroup {
-		return
-	}
 	what := fmt.Sprintf("add the user %s and its group: no password, no shell, no home", name)
 	if haveUser {
 		what = fmt.Sprintf("add the group %s", name)
 	}
-	in.add(what, func(ctx context.Context) error {
-		id := group.id
-		if !haveGroup {
-			var err error
-			if id, err = in.accounts.free(); err != nil {
-				return err
-			}
-			rec := in.change(kindGroup, "", name)
-			rec.writing(fmt.Appendf(nil, "%s:*:%d:", name, id))
-			if err := in.note(rec); err != nil {
-				return err
-			}
-			if err := in.run(ctx, "", addGroup(name, id).Args...); err != nil {
-				return err
-			}
+	if !haveGroup {
+		if group.id, err = in.accounts.free(); err != nil {
+			return err
 		}
-		if !haveUser {
-			uid := id
-			for _, u := range in.accounts.users {
-				if u.id == id { // the group's number is some user's
-					var err error
-					if uid, err = in.accounts.free(); err != nil {
-						return err
-					}
+		rec := in.change(kindGroup, "", name)
+		rec.writing(fmt.Appendf(nil, "%s:*:%d:", name, group.id))
+		in.add(rec, what, func(ctx context.Context) error { return in.run(ctx, addGroup(name, group.id)) })
+		what = ""
+	}
+	if !haveUser {
+		user = account{id: group.id, gid: group.id}
+		for _, u := range in.accounts.users {
+			if u.id == user.id { // the group's number is some user's
+				if user.id, err = in.accounts.free(); err != nil {
+					return err
 				}
 			}
-			rec := in.change(kindUser, "", name)
-			rec.writing([]byte(userLine(name, uid, id)))
-			if err := in.note(rec); err != nil {
-				return err
-			}
-			if err := in.run(ctx, "", addUser(name, uid).Args...); err != nil {
-				return err
-			}
 		}
-		// The spool directory will be its.
-		var err error
-		in.accounts, err = readAccounts(&in.disk)
-		return err
-	})
+		rec := in.change(kindUser, "", name)
+		rec.writing([]byte(userLine(name, user.id, user.gid)))
+		in.add(rec, what, func(ctx context.Context) error { return in.run(ctx, addUser(name, user.id)) })
+	}
+	in.service = user
+	return nil
 }
 
 // change returns what the manifest has of a change, or a new one.
@@ -538,66 +526,36 @@ func (in *installer) change(k kind, path, name string) *change {
 
 // spool has the spool directory made, or given to the service user.
 func (in *installer) spool() error {
-	dir := in.cfg.SpoolDir
+	dir, want := in.cfg.SpoolDir, &saved{Mode: 0o700, UID: in.service.id, GID: in.service.gid}
 	cur, err := in.stat(dir)
-	if err != nil {
+	rec := in.manifest.find(kindSpool, dir, "")
+	if rec == nil {
+		rec = &change{Kind: kindSpool, Path: dir, Before: cur}
+	}
+	switch {
+	case err != nil:
 		return err
+	case cur == nil:
+		in.add(rec, fmt.Sprintf("make the directory %s, of %s (mode 0700)", dir, in.cfg.User), func(context.Context) error { return in.mkdir(dir, want) })
+	case !cur.Mode.IsDir():
+		return fmt.Errorf("%s: is not a directory: SPOOL_DIR must name one", dir)
+	case cur.UID != want.UID || cur.GID != want.GID || cur.Mode.Perm() != want.Mode:
+		in.add(rec, fmt.Sprintf("give the directory %s to %s (mode 0700)", dir, in.cfg.User), func(context.Context) error { return in.own(dir, want) })
 	}
-	user, known := in.accounts.users[in.cfg.User]
-	verb := "make"
-	if cur != nil {
-		if !cur.Mode.IsDir() {
-			return fmt.Errorf("%s: is not a directory: SPOOL_DIR must name one", dir)
-		}
-		if known && cur.UID == user.id && cur.GID == user.gid && cur.Mode.Perm() == 0o700 {
-			return nil
-		}
-		verb = "give"
-	}
-	what := fmt.Sprintf("%s the directory %s, of %s (mode 0700)", verb, dir, in.cfg.User)
-	if verb == "give" {
-		what = fmt.Sprintf("give the directory %s to %s (mode 0700)", dir, in.cfg.User)
-	}
-	in.add(what, func(context.Context) error {
-		if in.manifest.find(kindSpool, dir, "") == nil {
-			if err := in.parents(dir); err != nil {
-				return err
-			}
-			if err := in.note(&change{Kind: kindSpool, Path: dir, Before: cur}); err != nil {
-				return err
-			}
-		}
-		user, ok := in.accounts.users[in.cfg.User]
-		if !ok {
-			return fmt.Errorf("user %s: useradd has not made it", in.cfg.User)
-		}
-		want := &saved{Mode: 0o700, UID: user.id, GID: user.gid}
-		if cur == nil {
-			return in.mkdir(dir, want)
-		}
-		return in.own(dir, want)
-	})
 	return nil
 }
 
-// table has an empty table file made where there is none: without it pf.conf, once it
-// names the file, does not load.
+// table has an empty table file made where there is none: without it pf.conf, once it names the file, does not
+// load.
 func (in *installer) table(name, table string) error {
 	cur, err := in.stat(name)
 	if cur != nil || err != nil {
 		return err
 	}
-	in.add(fmt.Sprintf("make %s, empty: pf.conf does not load without it", name), func(context.Context) error {
-		if err := in.parents(name); err != nil {
-			return err
-		}
-		rec := in.change(kindTable, name, table)
-		rec.writing(nil)
-		if err := in.note(rec); err != nil {
-			return err
-		}
-		return in.replace(name, &saved{Mode: 0o600})
-	})
+	rec := in.change(kindTable, name, table)
+	rec.writing(nil)
+	in.add(rec, fmt.Sprintf("make %s, empty: pf.conf does not load without it", name),
+		func(context.Context) error { return in.replace(name, &saved{Mode: 0o600}) })
 	return nil
 }
 
@@ -612,84 +570,57 @@ func (in *installer) firewall(ctx context.Context, on []string) error {
 			running = pf.Running
 		}
 	}
-	if atBoot := slices.Contains(on, "pf"); !running || !atBoot {
-		if !in.ask(ctx, fmt.Sprintf("pf is %s: without it nothing is blocked. Turn it on?", off(running, atBoot))) {
-			in.advise("pf is %s, so nothing is enforced: rcctl enable pf && pfctl -e", off(running, atBoot))
-		} else {
-			in.add("turn on pf, with the rules that are loaded: `rcctl enable pf`, `pfctl -e`", func(ctx context.Context) error {
-				if err := in.rcConf(); err != nil {
-					return err
-				}
-				rec := in.change(kindPF, "", "pf")
-				rec.Text = joinNew(rec.Text, !atBoot, "enable")
-				rec.Text = joinNew(rec.Text, !running, "start")
-				if err := in.note(rec); err != nil {
-					return err
-				}
-				if !atBoot {
-					if err := in.run(ctx, "", rcctl, "enable", "pf"); err != nil {
-						return err
-					}
-				}
-				if running {
-					return nil
-				}
-				return in.run(ctx, "", pfctl, "-e")
-			})
-		}
-	}
+	in.turnOn(ctx, kindPF, "nothing is blocked", "nothing is enforced", running, slices.Contains(on, "pf"), Command{Args: []string{pfctl, "-e"}})
 	logs, err := in.running(ctx, "pflogd")
 	if err != nil {
 		return err
 	}
-	if in.Root != "" {
-		logs = true // nothing runs in a tree
-	}
-	if atBoot := slices.Contains(on, "pflogd"); !logs || !atBoot {
-		if !in.ask(ctx, fmt.Sprintf("pflogd is %s: without it hits while threatstopd is down are lost. Turn it on?", off(logs, atBoot))) {
-			in.advise("pflogd is %s, so hits while threatstopd is down are lost: rcctl enable pflogd && rcctl start pflogd", off(logs, atBoot))
-			return nil
-		}
-		in.add("turn on pflogd: `rcctl enable pflogd`, `rcctl start pflogd`", func(ctx context.Context) error {
-			if err := in.rcConf(); err != nil {
-				return err
-			}
-			rec := in.change(kindPflogd, "", "pflogd")
-			rec.Text = joinNew(rec.Text, !atBoot, "enable")
-			rec.Text = joinNew(rec.Text, !logs, "start")
-			if err := in.note(rec); err != nil {
-				return err
-			}
-			if !atBoot {
-				if err := in.run(ctx, "", rcctl, "enable", "pflogd"); err != nil {
-					return err
-				}
-			}
-			if logs {
-				return nil
-			}
-			return in.run(ctx, "", rcctl, "start", "pflogd")
-		})
-	}
+	const lost = "hits while threatstopd is down are lost"
+	in.turnOn(ctx, kindPflogd, lost, lost, logs || in.Root != "", slices.Contains(on, "pflogd"), Command{Args: []string{rcctl, "start", "pflogd"}})
 	return nil
 }
 
-// joinNew adds a word to those that a change did, if it does it now and they do not have it.
-func joinNew(words string, now bool, word string) string {
-	if !now || slices.Contains(strings.Fields(words), word) {
-		return words
-	}
-	return strings.TrimSpace(words + " " + word)
-}
-
-func off(now, boot bool) string {
+// turnOn offers to turn on pf or pflogd, unless it runs and is started at boot. without and so complete a sentence
+// about what is the matter otherwise.
+func (in *installer) turnOn(ctx context.Context, k kind, without, so string, running, atBoot bool, start Command) {
+	enable := Command{Args: []string{rcctl, "enable", string(k)}}
+	state := "off"
 	switch {
-	case now:
-		return "not enabled at boot"
-	case boot:
-		return "not running"
+	case running && atBoot:
+		return
+	case running:
+		state = "not enabled at boot"
+	case atBoot:
+		state = "not running"
 	}
-	return "off"
+	if !in.ask(ctx, fmt.Sprintf("%s is %s: without it %s. Turn it on?", k, state, without)) {
+		in.advise("%s is %s, so %s: %s && %s", k, state, so, enable, start)
+		return
+	}
+	rec := in.change(k, "", string(k))
+	did := strings.Fields(rec.Text)
+	var todo []Command
+	for _, x := range []struct {
+		already bool
+		word    string
+		command Command
+	}{{atBoot, "enable", enable}, {running, "start", start}} {
+		if !x.already {
+			todo = append(todo, x.command)
+			if !slices.Contains(did, x.word) {
+				did = append(did, x.word)
+			}
+		}
+	}
+	rec.Text = strings.Join(did, " ")
+	in.add(rec, fmt.Sprintf("turn on %s: `%s`, `%s`", k, enable, start), func(ctx context.Context) error {
+		for _, c := range todo {
+			if err := in.run(ctx, c); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // rcConf keeps rc.conf.local as it was before rcctl sorts it for the first time.
@@ -704,41 +635,27 @@ func (in *installer) rcConf() error {
 	return in.note(&change{Kind: kindRCConf, Path: rcConfPath, Before: cur})
 }
 
-// service has the daemon enabled, and, where its configuration is there to be used,
-// started.
-func (in *installer) service(ctx context.Context, on []string) error {
+// daemon has the daemon enabled, and, where its configuration is there to be used, started.
+func (in *installer) daemon(ctx context.Context, on []string) error {
+	step := func(rec *change, action string) {
+		c := Command{Args: []string{rcctl, action, service}}
+		in.add(rec, fmt.Sprintf("run `%s`", c), func(ctx context.Context) error { return in.run(ctx, c) })
+	}
 	if !slices.Contains(on, service) {
-		in.add("run `rcctl enable threatstopd`", func(ctx context.Context) error {
-			if err := in.rcConf(); err != nil {
-				return err
-			}
-			if err := in.note(in.change(kindService, "", service)); err != nil {
-				return err
-			}
-			return in.run(ctx, "", rcctl, "enable", service)
-		})
+		step(in.change(kindService, "", service), "enable")
 	}
 	if in.Root != "" || !in.kept {
 		return nil
 	}
-	running := false
-	if s, err := in.stat(rcScriptPath); err != nil {
+	running, err := in.daemonRuns(ctx)
+	switch {
+	case err != nil:
 		return err
-	} else if s != nil {
-		if running, err = in.running(ctx, service); err != nil {
-			return err
-		}
+	case !running:
+		step(nil, "start")
+	case in.changed:
+		step(nil, "restart")
 	}
-	action := "start"
-	if running {
-		if !in.changed {
-			return nil
-		}
-		action = "restart"
-	}
-	in.add("run `rcctl "+action+" threatstopd`", func(ctx context.Context) error {
-		return in.run(ctx, "", rcctl, action, service)
-	})
 	return nil
 }
 
@@ -782,26 +699,27 @@ func (in *installer) takeCrontab() error {
 	if len(taken) == 0 {
 		return nil
 	}
-	in.add("take out of root's crontab:\n"+strings.Join(taken, "\n"), func(ctx context.Context) error {
-		rec := in.change(kindCrontab, cronTabPath, "")
-		if rec.Before == nil || !rec.wrote([]byte(body)) {
-			// Lines that somebody has put there again are to be given back
-			// as they are now.
-			rec.Before, rec.After = &saved{Mode: tab.Mode, UID: tab.UID, GID: tab.GID, Data: []byte(body)}, nil
-		}
-		rec.writing([]byte(rest))
-		rec.Text = rest
-		if err := in.note(rec); err != nil {
-			return err
-		}
-		return in.setCrontab(ctx, rest)
-	})
+	tab.Data = []byte(body)
+	in.add(in.edit(kindCrontab, cronTabPath, tab, []byte(rest), rest), "take out of root's crontab:\n"+strings.Join(taken, "\n"),
+		func(ctx context.Context) error { return in.setCrontab(ctx, rest) })
 	return nil
 }
 
-// setCrontab replaces root's crontab, by the program that also tells cron(8).
+// edit returns the change of a file of the owner's from cur to data. If somebody has changed it again since it was
+// changed, that is what is to be given back.
+func (in *installer) edit(k kind, path string, cur *saved, data []byte, text string) *change {
+	rec := in.change(k, path, "")
+	if rec.Before == nil || !rec.wrote(cur.Data) {
+		rec.Before, rec.After = cur, nil
+	}
+	rec.writing(data)
+	rec.Text = text
+	return rec
+}
+
+// setCrontab replaces root's crontab by crontab(1), which also notifies cron(8).
 func (h *host) setCrontab(ctx context.Context, body string) error {
-	if err := h.run(ctx, body, crontab, "-u", "root", "-"); err != nil {
+	if err := h.run(ctx, Command{Args: []string{crontab, "-u", "root", "-"}, Stdin: body}); err != nil {
 		return err
 	}
 	tab, err := h.read(cronTabPath)
@@ -817,8 +735,8 @@ func (h *host) setCrontab(ctx context.Context, body string) error {
 	return nil
 }
 
-// cronBackup returns the copy of root's crontab that the vendor's installer made. It
-// put it into the directory that it was started in.
+// cronBackup returns the copy of root's crontab that the vendor's installer made. It put it into the directory
+// that it was started in.
 func (in *installer) cronBackup() string {
 	for _, dir := range []string{"/root", "/etc", "/usr/local/etc", "/usr/local/sbin", "/"} {
 		if f, err := in.read(path.Join(dir, "crontab"+backupSuffix)); err == nil && f != nil {
@@ -841,18 +759,10 @@ func (in *installer) takeNewsyslog() error {
 	if was == "" {
 		return nil
 	}
-	in.add(fmt.Sprintf("rotate pflogd's file as before the scripts, in %s:\n- %s\n+ %s", newsyslogPath, was, becomes), func(context.Context) error {
-		rec := in.change(kindNewsyslog, newsyslogPath, "")
-		if rec.Before == nil || !rec.wrote(cur.Data) {
-			rec.Before, rec.After = cur, nil
-		}
-		rec.writing([]byte(conf))
-		rec.Text = becomes
-		if err := in.note(rec); err != nil {
-			return err
-		}
-		return in.replace(newsyslogPath, &saved{Mode: cur.Mode, UID: cur.UID, GID: cur.GID, Data: []byte(conf)})
-	})
+	want := &saved{Mode: cur.Mode, UID: cur.UID, GID: cur.GID, Data: []byte(conf)}
+	in.add(in.edit(kindNewsyslog, newsyslogPath, cur, want.Data, becomes),
+		fmt.Sprintf("rotate pflogd's file as before the scripts, in %s:\n- %s\n+ %s", newsyslogPath, was, becomes),
+		func(context.Context) error { return in.replace(newsyslogPath, want) })
 	return nil
 }
 

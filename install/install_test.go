@@ -150,7 +150,7 @@ func TestStartedBeforeTheScriptsEnd(t *testing.T) {
 	if err := in.plan(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.carryOut(context.Background(), in.steps); err != nil {
+	if err := in.carryOut(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	got := b.changing()
@@ -181,7 +181,7 @@ func TestStartedBeforeTheScriptsEnd(t *testing.T) {
 	if err := in.plan(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	err = in.carryOut(context.Background(), in.steps)
+	err = in.carryOut(context.Background())
 	if err == nil || err.Error() != "rcctl start threatstopd: exit status 1: threatstopd(failed)" {
 		t.Errorf("error: %v", err)
 	}
@@ -262,7 +262,7 @@ func TestOff(t *testing.T) {
 	}
 	b.recorded = nil
 	out = b.mustUninstall()
-	contains(t, out, "pf was off before, and stays on", "`pfctl -d` and `rcctl disable pf`")
+	contains(t, out, "pf was off before, and stays on", "`rcctl disable pf` and `pfctl -d`")
 	if got := b.read("/etc/rc.conf.local"); got != "pflogd_flags=NO\n" {
 		t.Errorf("rc.conf.local: %q", got)
 	}

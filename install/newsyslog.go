@@ -1,47 +1,40 @@
 package install
 
 import (
+	"path"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
-// The fields of newsyslog.conf(5) that the vendor's installer changes in the line of
-// pflogd's file: how many old files are kept, from which size in kilobytes and after how
-// many hours the file is rotated. What OpenBSD has stands first.
+// The fields of newsyslog.conf(5) that the vendor's installer changes in the line of pflogd's file: how many old
+// files are kept, from which size in kilobytes and after how many hours the file is rotated. What OpenBSD has
+// stands first.
 var (
 	stockRotation  = [3]string{"3", "250", "*"}
 	hourlyRotation = [3]string{"10", "*", "1"}
 )
 
-// rotation finds count, size and interval in a line for pflogd's file: where the three
-// are in it, each as start and end.
+// rotationLine is a line of newsyslog.conf: file, owner and group, which may be left out, mode, count, size,
+// interval. It is compiled when it is needed, as cronHeader is.
+var rotationLine = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[ \t]*([^ \t]+)[ \t]+(?:[^ \t]*[:.][^ \t]*[ \t]+)?[0-7]+[ \t]+([^ \t]+)[ \t]+([^ \t]+)[ \t]+([^ \t]+)`)
+})
+
+// rotation finds count, size and interval in a line for pflogd's file: where each is in it, as start and end. A
+// file may be a glob(7) since OpenBSD 8.0; one that covers pflogd's file is the line for it.
 func rotation(line string) (at [3][2]int, value [3]string, ok bool) {
-	var fields [][2]int
-	for i := 0; i < len(line); {
-		if line[i] == ' ' || line[i] == '\t' {
-			i++
-			continue
-		}
-		start := i
-		for i < len(line) && line[i] != ' ' && line[i] != '\t' {
-			i++
-		}
-		fields = append(fields, [2]int{start, i})
-	}
-	text := func(i int) string { return line[fields[i][0]:fields[i][1]] }
-	if len(fields) < 5 || text(0) != pflogPath {
+	m := rotationLine().FindStringSubmatchIndex(line)
+	if m == nil {
 		return at, value, false
 	}
-	// owner:group may be left out.
-	mode := 1
-	if strings.ContainsAny(text(1), ":.") {
-		mode = 2
-	}
-	if len(fields) < mode+4 || strings.Trim(text(mode), "01234567") != "" {
+	if covers, err := path.Match(line[m[2]:m[3]], pflogPath); !covers || err != nil {
 		return at, value, false
 	}
 	for i := range value {
-		at[i], value[i] = fields[mode+1+i], text(mode+1+i)
+		at[i] = [2]int(m[4+2*i:])
+		value[i] = line[at[i][0]:at[i][1]]
 	}
 	return at, value, true
 }
@@ -64,11 +57,11 @@ func takeNewsyslog(conf, backup string) (result, was, becomes string) {
 	if i < 0 {
 		return conf, "", ""
 	}
-	was = strings.TrimSuffix(lines[i], "\n")
+	was = bare(lines[i])
 	if old := splitLines(backup); len(old) == len(lines) {
-		_, _, pflog := rotation(strings.TrimSuffix(old[i], "\n"))
+		_, _, pflog := rotation(bare(old[i]))
 		if pflog && !isHourly(old[i]) && slices.Equal(lines[:i], old[:i]) && slices.Equal(lines[i+1:], old[i+1:]) {
-			return backup, was, strings.TrimSuffix(old[i], "\n")
+			return backup, was, bare(old[i])
 		}
 	}
 	at, _, _ := rotation(was)
@@ -80,18 +73,6 @@ func takeNewsyslog(conf, backup string) (result, was, becomes string) {
 // isHourly reports whether a line has pflogd's file rotated as the vendor's
 // installer wants it.
 func isHourly(line string) bool {
-	_, value, ok := rotation(strings.TrimSuffix(line, "\n"))
+	_, value, ok := rotation(bare(line))
 	return ok && value == hourlyRotation
-}
-
-// replaceLine replaces the first line that is was. It reports whether there is one.
-func replaceLine(text, was, becomes string) (string, bool) {
-	lines := splitLines(text)
-	for i, line := range lines {
-		if strings.TrimSuffix(line, "\n") == was {
-			lines[i] = becomes + line[len(was):]
-			return strings.Join(lines, ""), true
-		}
-	}
-	return text, false
 }

@@ -5,6 +5,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -26,7 +27,8 @@ type pfConf struct {
 
 // pfSyntax is what of pf.conf's language leads to other files. It is compiled when it
 // is needed, as cronHeader is.
-var pfSyntax = sync.OnceValue(func() (s struct{ include, load, macro *regexp.Regexp }) {
+var pfSyntax = sync.OnceValue(func() (s struct{ code, include, load, macro *regexp.Regexp }) {
+	s.code = regexp.MustCompile(`^(?:"[^"]*(?:"|$)|'[^']*(?:'|$)|[^#"'])*`)
 	s.include = regexp.MustCompile(`(?:^|\s)include\s+("[^"]*"|\S+)`)
 	s.load = regexp.MustCompile(`^\s*load\s+anchor\s+.*\sfrom\s+("[^"]*"|\S+)`)
 	s.macro = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"([^"]*)"\s*$`)
@@ -86,72 +88,37 @@ func (c *pfConf) read(d *disk, name string, seen map[string]bool, macros map[str
 	}
 }
 
-// pfLines returns the lines that say something (pf.conf(5): parse.y's lexer): a
-// backslash at the end joins a line with the next, a # outside quotes begins a comment.
+// pfLines returns the lines that are not empty (pf.conf(5): parse.y's lexer): a backslash at the end joins a line
+// with the next, a # outside quotes begins a comment.
 func pfLines(text string) []mention {
 	var all []mention
-	n, start := 0, 0
-	var joined strings.Builder
-	flush := func() {
-		if s := strings.TrimSpace(joined.String()); s != "" {
-			all = append(all, mention{Line: start, Text: s})
-		}
-		joined.Reset()
-	}
-	for raw := range strings.Lines(text) {
-		n++
-		if joined.Len() == 0 {
-			start = n
-		}
-		line := cutComment(strings.TrimSuffix(raw, "\n"))
-		if part, more := strings.CutSuffix(line, `\`); more {
-			joined.WriteString(part + " ")
+	code := pfSyntax().code
+	joined, start := "", 1
+	for n, raw := range strings.Split(text, "\n") {
+		part, more := strings.CutSuffix(code.FindString(raw), `\`)
+		joined += part
+		if more {
+			joined += " "
 			continue
 		}
-		joined.WriteString(line)
-		flush()
+		if s := strings.TrimSpace(joined); s != "" {
+			all = append(all, mention{Line: start, Text: s})
+		}
+		joined, start = "", n+2
 	}
-	flush()
+	if s := strings.TrimSpace(joined); s != "" {
+		all = append(all, mention{Line: start, Text: s})
+	}
 	return all
 }
 
-func cutComment(line string) string {
-	quote := byte(0)
-	for i := 0; i < len(line); i++ {
-		switch c := line[i]; {
-		case quote != 0:
-			if c == quote {
-				quote = 0
-			}
-		case c == '"' || c == '\'':
-			quote = c
-		case c == '#':
-			return line[:i]
-		}
-	}
-	return line
-}
-
-// naming returns the lines that name a file. The last part of its path is enough: the
-// rest may stand in a macro, or be written in another way. Rather one line too many.
-func (c *pfConf) naming(file string) []mention {
-	base := path.Base(file)
-	var all []mention
-	for _, l := range c.lines {
-		if strings.Contains(l.Text, base) {
-			all = append(all, l)
-		}
-	}
-	return all
-}
+// naming returns the lines that name a file. The last part of its path is enough: the rest may be in a macro, or be
+// written in another way. Rather one line too many.
+func (c *pfConf) naming(file string) []mention { return c.with(path.Base(file)) }
 
 // using returns the lines that use a table.
-func (c *pfConf) using(table string) []mention {
-	var all []mention
-	for _, l := range c.lines {
-		if strings.Contains(l.Text, "<"+table+">") {
-			all = append(all, l)
-		}
-	}
-	return all
+func (c *pfConf) using(table string) []mention { return c.with("<" + table + ">") }
+
+func (c *pfConf) with(text string) []mention {
+	return slices.DeleteFunc(slices.Clone(c.lines), func(l mention) bool { return !strings.Contains(l.Text, text) })
 }

@@ -27,148 +27,119 @@ func (t Tree) Run(ctx context.Context, c Command) (Result, error) {
 		return Result{}, err
 	}
 	args := c.Args[1:]
+	name := c.Args[len(args)]
+	add := func(line string) func(string) string { return func(s string) string { return s + line + "\n" } }
+	drop := func(s string) string {
+		s, _ = without(s, func(line string) bool { return strings.HasPrefix(line, name+":") })
+		return s
+	}
 	var err error
 	switch c.Args[0] {
 	case groupadd: // -g gid name
-		err = t.edit(groupPath, 0o644, func(s string) string { return s + args[2] + ":*:" + args[1] + ":\n" })
+		err = t.edit(groupPath, 0o644, add(name+":*:"+args[1]+":"))
 	case useradd: // -u uid -g group -c comment -d home -s shell -L class name
-		name := args[len(args)-1]
-		option := make(map[string]string)
-		for i := 0; i+1 < len(args); i += 2 {
-			option[args[i]] = args[i+1]
+		all, err := readAccounts(&disk{root: t.Root})
+		if err != nil {
+			return Result{}, err
 		}
-		var all *accounts
-		if all, err = readAccounts(&disk{root: t.Root}); err != nil {
-			break
-		}
-		group, ok := all.groups[option["-g"]]
+		group, ok := all.groups[args[3]]
 		if !ok {
-			return Result{Code: 1, Stderr: "useradd: group " + option["-g"] + " not found"}, nil
+			return Result{Code: 1, Stderr: "useradd: group " + args[3] + " not found"}, nil
 		}
-		ids := fmt.Sprintf("%s:%d", option["-u"], group.id)
-		tail := fmt.Sprintf("%s:%s:%s\n", option["-c"], option["-d"], option["-s"])
-		err = t.edit(masterPath, 0o600, func(s string) string {
-			return s + name + ":*************:" + ids + ":" + option["-L"] + ":0:0:" + tail
-		})
-		if err == nil {
-			err = t.edit(passwdPath, 0o644, func(s string) string { return s + name + ":*:" + ids + ":" + tail })
-		}
-	case userdel, groupdel:
-		files := []string{groupPath}
-		if c.Args[0] == userdel {
-			files = []string{masterPath, passwdPath}
-		}
-		for _, path := range files {
-			err = errors.Join(err, t.edit(path, 0o644, func(s string) string {
-				s, _ = without(s, func(line string) bool { return strings.HasPrefix(line, args[0]+":") })
-				return s
-			}))
-		}
+		ids, tail := fmt.Sprintf(":%s:%d:", args[1], group.id), strings.Join([]string{args[5], args[7], args[9]}, ":")
+		err = t.edit(masterPath, 0o600, add(name+":*************"+ids+args[11]+":0:0:"+tail))
+		return Result{}, errors.Join(err, t.edit(passwdPath, 0o644, add(name+":*"+ids+tail)))
+	case userdel:
+		err = errors.Join(t.edit(masterPath, 0o600, drop), t.edit(passwdPath, 0o644, drop))
+	case groupdel:
+		err = t.edit(groupPath, 0o644, drop)
 	case crontab: // -u root -
 		err = t.edit(cronTabPath, 0o600, func(s string) string {
 			header, _ := cutHeader(s)
 			return header + c.Stdin
 		})
 	case rcctl:
-		return t.rcctl(args)
+		return t.rcctl(args[0], name)
 	case pfctl: // -e
 	default:
-		return Result{}, fmt.Errorf("%s: not known", c)
+		err = fmt.Errorf("%s: not known", c)
 	}
 	return Result{}, err
 }
 
-// edit changes a file. One that was not there and stays empty is not made; one that gets
-// empty stays.
+// edit changes a file. One that was not there and stays empty is not made; one that becomes empty stays.
 func (t Tree) edit(path string, mode fs.FileMode, change func(string) string) error {
-	name := filepath.Join(t.Root, path)
-	old, err := os.ReadFile(name)
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
+	file := filepath.Join(t.Root, path)
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	text := change(string(old))
-	if missing && text == "" || !missing && text == string(old) {
+	if text == string(old) {
 		return nil
 	}
-	return os.WriteFile(name, []byte(text), mode)
+	return os.WriteFile(file, []byte(text), mode)
 }
 
-// rcctl is rcctl(8): ls on, check, enable, disable, and what starts and stops, which here
-// is nothing.
-func (t Tree) rcctl(args []string) (Result, error) {
+// rcctl is rcctl(8): ls on, check, enable, disable, and what starts and stops, which here is nothing.
+func (t Tree) rcctl(action, name string) (Result, error) {
 	local, err := os.ReadFile(filepath.Join(t.Root, rcConfPath))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Result{}, err
 	}
-	packages, off := parseRCConf(string(local))
-	name := args[len(args)-1]
-	switch args[0] {
+	settings := make(map[string]string) // the variables of rc.conf.local that matter here
+	for line := range strings.Lines(string(local)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			settings[strings.TrimSuffix(key, "_flags")] = strings.Trim(value, `"'`)
+		}
+	}
+	packages := strings.Fields(settings["pkg_scripts"])
+	base := name == "pf" || name == "pflogd"
+	switch action {
 	case "ls":
 		var on []string
-		for _, base := range []string{"cron", "pf", "pflogd", "syslogd"} {
-			if !slices.Contains(off, base) {
-				on = append(on, base)
+		for _, x := range []string{"cron", "pf", "pflogd", "syslogd"} {
+			if settings[x] != "NO" {
+				on = append(on, x)
 			}
 		}
 		return Result{Stdout: strings.Join(append(on, packages...), "\n") + "\n"}, nil
 	case "check":
 		return Result{Stdout: name + "(failed)\n", Code: 1}, nil
 	case "enable", "disable":
-		base := name == "pf" || name == "pflogd"
 		if _, err := os.Stat(filepath.Join(t.Root, "/etc/rc.d", name)); err != nil && !base {
 			return Result{Stderr: "rcctl: service " + name + " does not exist", Code: 2}, nil
 		}
-		return Result{}, t.writeRCConf(string(local), packages, name, args[0] == "enable", base)
+	default:
+		return Result{}, nil
 	}
-	return Result{}, nil
-}
-
-// parseRCConf returns the packages' services that rc.conf.local names, and the services
-// of the base system that it turns off.
-func parseRCConf(local string) (packages, off []string) {
-	for line := range strings.Lines(local) {
-		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
-		value = strings.Trim(value, `"'`)
-		switch {
-		case !ok:
-		case key == "pkg_scripts":
-			packages = strings.Fields(value)
-		case value == "NO":
-			off = append(off, strings.TrimSuffix(key, "_flags"))
-		}
-	}
-	return packages, off
-}
-
-// writeRCConf writes rc.conf.local as rcctl does: sorted, each line once, and gone when
-// it is empty.
-func (t Tree) writeRCConf(local string, packages []string, name string, on, base bool) error {
-	rest, _ := without(local, func(line string) bool {
-		key, value, _ := strings.Cut(line, "=")
-		return base && (key == name || key == name+"_flags") && strings.Trim(value, `"'`) == "NO" || !base && key == "pkg_scripts"
-	})
-	lines := strings.Split(strings.TrimSuffix(rest, "\n"), "\n")
+	// rcctl writes the file sorted, each line once, and removes it when it is empty.
+	drop, line := "pkg_scripts=", ""
 	packages = slices.DeleteFunc(packages, func(p string) bool { return p == name })
 	switch {
-	case base && !on && name == "pf":
-		lines = append(lines, "pf=NO")
-	case base && !on:
-		lines = append(lines, name+"_flags=NO")
-	case !base && on:
+	case base && name == "pf":
+		drop, line = "pf=NO", "pf=NO"
+	case base:
+		drop, line = name+"_flags=NO", name+"_flags=NO"
+	case action == "enable":
 		packages = append(packages, name)
 	}
+	if base && action == "enable" {
+		line = ""
+	}
 	if !base && len(packages) > 0 {
-		lines = append(lines, "pkg_scripts="+strings.Join(packages, " "))
+		line = "pkg_scripts=" + strings.Join(packages, " ")
 	}
+	rest, _ := without(string(local), func(l string) bool { return strings.HasPrefix(strings.NewReplacer(`"`, "", "'", "").Replace(l), drop) })
+	lines := append(strings.Split(rest, "\n"), line)
 	slices.Sort(lines)
-	lines = slices.DeleteFunc(slices.Compact(lines), func(l string) bool { return l == "" })
+	text := strings.TrimPrefix(strings.Join(slices.Compact(lines), "\n")+"\n", "\n")
 	path := filepath.Join(t.Root, rcConfPath)
-	if len(lines) == 0 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
+	if text != "" {
+		return Result{}, os.WriteFile(path, []byte(text), 0o644)
 	}
-	return os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644)
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return Result{}, err
+	}
+	return Result{}, nil
 }

@@ -3,7 +3,9 @@ package install
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -91,19 +93,12 @@ func (r *remover) show(ctx context.Context) error {
 	return nil
 }
 
-func (r *remover) daemonRuns(ctx context.Context) (bool, error) {
-	if s, err := r.stat(rcScriptPath); s == nil || err != nil {
-		return false, err
-	}
-	return r.running(ctx, service)
-}
-
 // undoAll undoes all changes, and returns what was left.
 func (r *remover) undoAll(ctx context.Context) (left []string, err error) {
 	// First, so that it does not run beside the scripts that come back.
 	running, err := r.daemonRuns(ctx)
 	if err == nil && running {
-		err = r.run(ctx, "", rcctl, "stop", service)
+		err = r.run(ctx, Command{Args: []string{rcctl, "stop", service}})
 	}
 	if err != nil {
 		return nil, err
@@ -113,6 +108,9 @@ func (r *remover) undoAll(ctx context.Context) (left []string, err error) {
 			return left, fmt.Errorf("interrupted: %w", err)
 		}
 		c := r.manifest.Changes[len(r.manifest.Changes)-1]
+		if err := r.removeTemp(c.Path); err != nil {
+			return left, err
+		}
 		u, err := r.undo(c)
 		if err == nil && u.do != nil {
 			err = u.do(ctx)
@@ -138,8 +136,8 @@ func (r *remover) undoAll(ctx context.Context) (left []string, err error) {
 	return left, r.remove(manifestPath)
 }
 
-// undo looks at what a change has become, and says what there is to do. What is as it was
-// before is done already, or never happened.
+// undo looks at what a change has become, and returns what there is to do. What is as it was before is done
+// already, or never happened.
 func (r *remover) undo(c *change) (undoing, error) {
 	switch c.Kind {
 	case kindFile:
@@ -155,11 +153,22 @@ func (r *remover) undo(c *change) (undoing, error) {
 	case kindRCConf:
 		return r.undoRCConf(c)
 	case kindService:
-		return r.undoService()
+		if s, err := r.stat(rcScriptPath); s == nil || err != nil {
+			return leave("%s is gone, so that rcctl cannot disable threatstopd: see to it in %s", rcScriptPath, rcConfPath), err
+		}
+		return r.commands("run `rcctl disable threatstopd`", []string{rcctl, "disable", service}), nil
 	case kindPflogd:
-		return r.undoPflogd(c)
+		var all [][]string
+		if strings.Contains(c.Text, "start") {
+			all = append(all, []string{rcctl, "stop", "pflogd"})
+		}
+		if strings.Contains(c.Text, "enable") {
+			all = append(all, []string{rcctl, "disable", "pflogd"})
+		}
+		return r.commands("turn pflogd off again", all...), nil
 	case kindPF:
-		return undoing{leave: fmt.Sprintf("pf was off before, and stays on: other rules may count on it by now. %s turns it off.", offCommands(c.Text))}, nil
+		off := strings.NewReplacer("enable", "`rcctl disable pf`", "start", "`pfctl -d`", " ", " and ").Replace(c.Text)
+		return leave("pf was off before, and stays on: other rules may count on it by now. %s turns it off.", off), nil
 	case kindCrontab:
 		return r.undoCrontab(c)
 	case kindNewsyslog:
@@ -168,15 +177,28 @@ func (r *remover) undo(c *change) (undoing, error) {
 	return undoing{}, fmt.Errorf("change of unknown kind %q", c.Kind)
 }
 
-func offCommands(done string) string {
-	var all []string
-	if strings.Contains(done, "start") {
-		all = append(all, "`pfctl -d`")
-	}
-	if strings.Contains(done, "enable") {
-		all = append(all, "`rcctl disable pf`")
-	}
-	return strings.Join(all, " and ")
+func leave(format string, args ...any) undoing { return undoing{leave: fmt.Sprintf(format, args...)} }
+
+// commands is undone by commands.
+func (r *remover) commands(say string, all ...[]string) undoing {
+	return undoing{say: say, do: func(ctx context.Context) error {
+		for _, args := range all {
+			if err := r.run(ctx, Command{Args: args}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// restore is undone by giving a file its old content; before is nil where it did not exist.
+func (r *remover) restore(say, path string, before *saved) undoing {
+	return undoing{say: say, do: func(context.Context) error {
+		if before == nil {
+			return r.remove(path)
+		}
+		return r.replace(path, before)
+	}}
 }
 
 // same reports whether a file is as it was.
@@ -189,29 +211,19 @@ func same(cur, before *saved) bool {
 
 func (r *remover) undoFile(c *change) (undoing, error) {
 	cur, err := r.read(c.Path)
-	if err != nil {
-		return undoing{leave: err.Error()}, nil
-	}
-	clean := func(do func() error) func(context.Context) error {
-		return func(context.Context) error {
-			if err := r.removeTemp(c.Path); err != nil {
-				return err
-			}
-			return do()
-		}
-	}
-	nothing := func() error { return nil }
 	switch {
+	case err != nil:
+		return undoing{leave: err.Error()}, nil
 	case same(cur, c.Before):
-		return undoing{do: clean(nothing)}, nil
+		return undoing{}, nil
 	case cur == nil:
-		return undoing{leave: fmt.Sprintf("%s was removed since it was installed; what it replaced is not put back", c.Path), do: clean(nothing)}, nil
+		return leave("%s was removed since it was installed; what it replaced is not put back", c.Path), nil
 	case !c.wrote(cur.Data) && !(c.Before != nil && c.Before.sum() == cur.sum()):
-		return undoing{leave: fmt.Sprintf("%s was changed since it was installed, and is yours: `rm` it if you do not need it", c.Path), do: clean(nothing)}, nil
+		return leave("%s was changed since it was installed, and is yours: `rm` it if you do not need it", c.Path), nil
 	case c.Before == nil:
-		return undoing{say: "remove " + c.Path, do: clean(func() error { return r.remove(c.Path) })}, nil
+		return r.restore("remove "+c.Path, c.Path, nil), nil
 	}
-	return undoing{say: fmt.Sprintf("put back what was in %s", c.Path), do: clean(func() error { return r.replace(c.Path, c.Before) })}, nil
+	return r.restore("put back what was in "+c.Path, c.Path, c.Before), nil
 }
 
 func (r *remover) undoDir(c *change) (undoing, error) {
@@ -240,99 +252,41 @@ func (r *remover) undoSpool(c *change) (undoing, error) {
 		return undoing{say: fmt.Sprintf("give back %s to uid %d (mode %04o)", c.Path, b.UID, b.Mode.Perm()),
 			do: func(context.Context) error { return r.own(c.Path, b) }}, nil
 	}
-	files, size, stranger, err := r.spoolFiles(c.Path)
-	if err != nil {
-		return undoing{}, err
-	}
-	if stranger != "" {
-		return undoing{leave: fmt.Sprintf("%s has something in it that is not the spool's, %s: `rm -r` it if you do not need it", c.Path, stranger)}, nil
-	}
-	say := "remove " + c.Path
-	if len(files) > 0 {
-		say += fmt.Sprintf(" with %s (%d bytes): hits not delivered by then are lost", count(len(files), "file"), size)
-	}
-	return undoing{say: say, do: func(context.Context) error {
-		for _, name := range files {
-			if err := r.remove(name); err != nil {
-				return err
-			}
-		}
-		if err := r.remove(path.Join(c.Path, refusedDir)); err != nil {
+	var all []string // what there is to remove, the directory itself last
+	files := 0
+	var size int64
+	stranger := ""
+	err = filepath.WalkDir(r.at(c.Path), func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
 			return err
 		}
-		return r.remove(c.Path)
-	}}, nil
-}
-
-// refusedDir, in the spool directory, has the batches that the log server refused.
-const refusedDir = "refused"
-
-// spoolFiles returns the files of a spool directory with their size in bytes, or the name of something
-// that is neither a file nor the directory of refused batches.
-func (r *remover) spoolFiles(dir string) (files []string, size int64, stranger string, err error) {
-	all, err := r.entries(dir)
-	if err != nil {
-		return nil, 0, "", err
-	}
-	for _, e := range all {
-		name := path.Join(dir, e.Name())
+		name = path.Join(c.Path, strings.TrimPrefix(name, r.at(c.Path)))
 		switch {
 		case e.Type().IsRegular():
-			files = append(files, name)
+			files++
 			if fi, err := e.Info(); err == nil {
 				size += fi.Size()
 			}
-		case e.IsDir() && e.Name() == refusedDir && path.Base(dir) != refusedDir:
-			more, n, other, err := r.spoolFiles(name)
-			if err != nil || other != "" {
-				return nil, 0, path.Join(refusedDir, other), err
-			}
-			files, size = append(files, more...), size+n
+		case e.IsDir() && (name == c.Path || name == path.Join(c.Path, refusedDir)):
 		default:
-			return nil, 0, e.Name(), nil
+			stranger = strings.TrimPrefix(name, c.Path+"/")
+			return fs.SkipAll
 		}
-	}
-	return files, size, "", nil
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// undoTable removes a table file that was made, whatever is in it by now, unless pf would
-// miss it.
-func (r *remover) undoTable(c *change) (undoing, error) {
-	cur, err := r.stat(c.Path)
+		all = slices.Insert(all, 0, name)
+		return nil
+	})
 	if err != nil {
-		return undoing{}, err
+		return undoing{}, r.plain(c.Path, err)
 	}
-	if cur == nil {
-		return undoing{do: func(context.Context) error { return r.removeTemp(c.Path) }}, nil
+	if stranger != "" {
+		return leave("%s has something in it that is not the spool's, %s: `rm -r` it if you do not need it", c.Path, stranger), nil
 	}
-	if lines := r.conf.naming(c.Path); len(lines) > 0 {
-		text := fmt.Sprintf("%s stays: pf.conf would not load without it. Remove from it", c.Path)
-		for _, l := range unique(append(lines, r.conf.using(c.Name)...)) {
-			text += "\n" + l.String()
-		}
-		return undoing{leave: text + "\nthen `pfctl -f /etc/pf.conf && rm " + c.Path + "`"}, nil
+	say := "remove " + c.Path
+	if files > 0 {
+		say += fmt.Sprintf(" with %s (%d bytes): hits not delivered by then are lost", count(files, "file"), size)
 	}
-	if len(r.conf.unread) > 0 {
-		return undoing{leave: fmt.Sprintf("%s stays: %s, and may name it. If not, `rm` it", c.Path, r.conf.unread[0])}, nil
-	}
-	if r.unsure != "" {
-		return undoing{leave: fmt.Sprintf("%s stays: %s", c.Path, r.unsure)}, nil
-	}
-	if slices.Contains(r.loaded, c.Name) {
-		return undoing{leave: fmt.Sprintf("%s stays: its table is loaded. Once no rule needs that:\n`pfctl -t %s -T kill && rm %s`", c.Path, c.Name, c.Path)}, nil
-	}
-	return undoing{say: "remove " + c.Path, do: func(context.Context) error {
-		for _, name := range []string{c.Path + ".new", c.Path + tempSuffix, c.Path} {
-			if s, err := r.stat(name); s == nil && err == nil {
-				continue
-			}
+	return undoing{say: say, do: func(context.Context) error {
+		for _, name := range all {
 			if err := r.remove(name); err != nil {
 				return err
 			}
@@ -341,14 +295,48 @@ func (r *remover) undoTable(c *change) (undoing, error) {
 	}}, nil
 }
 
-func unique(all []mention) []mention {
-	var out []mention
-	for _, m := range all {
-		if !slices.Contains(out, m) {
-			out = append(out, m)
-		}
+// refusedDir, in the spool directory, has the batches that the log server refused.
+const refusedDir = "refused"
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
 	}
-	return out
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// undoTable removes a table file that was made, whatever is in it by now, unless pf would miss it.
+func (r *remover) undoTable(c *change) (undoing, error) {
+	cur, err := r.stat(c.Path)
+	if cur == nil || err != nil {
+		return undoing{}, err
+	}
+	if lines := r.conf.naming(c.Path); len(lines) > 0 {
+		text := fmt.Sprintf("%s stays: pf.conf would not load without it. Remove from it", c.Path)
+		for _, l := range r.conf.lines {
+			if slices.Contains(lines, l) || strings.Contains(l.Text, "<"+c.Name+">") {
+				text += "\n" + l.String()
+			}
+		}
+		return leave("%s\nthen `pfctl -f /etc/pf.conf && rm %s`", text, c.Path), nil
+	}
+	if len(r.conf.unread) > 0 {
+		return leave("%s stays: %s, and may name it. If not, `rm` it", c.Path, r.conf.unread[0]), nil
+	}
+	if r.unsure != "" {
+		return leave("%s stays: %s", c.Path, r.unsure), nil
+	}
+	if slices.Contains(r.loaded, c.Name) {
+		return leave("%s stays: its table is loaded. Once no rule needs that:\n`pfctl -t %s -T kill && rm %[1]s`", c.Path, c.Name), nil
+	}
+	return undoing{say: "remove " + c.Path, do: func(context.Context) error {
+		for _, name := range []string{c.Path + ".new", c.Path} { // the first is the daemon's
+			if err := r.remove(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}, nil
 }
 
 func (r *remover) undoAccount(c *change) (undoing, error) {
@@ -361,71 +349,31 @@ func (r *remover) undoAccount(c *change) (undoing, error) {
 		of, del = all.groups, groupdel
 	}
 	a, there := of[c.Name]
-	if !there {
+	switch {
+	case !there:
 		return undoing{}, nil
-	}
-	if !c.wrote([]byte(a.line)) {
-		return undoing{leave: fmt.Sprintf("the %s %s was changed since it was made, and is yours: `%s %s` removes it", c.Kind, c.Name, path.Base(del), c.Name)}, nil
-	}
-	if c.Kind == kindGroup {
+	case !c.wrote([]byte(a.line)):
+		return leave("the %s %s was changed since it was made, and is yours: `%s %[2]s` removes it", c.Kind, c.Name, path.Base(del)), nil
+	case c.Kind == kindGroup:
 		for name, u := range all.users {
 			// Its own user is about to go: that change is younger.
 			if u.gid == a.id && r.manifest.find(kindUser, "", name) == nil {
-				return undoing{leave: fmt.Sprintf("the group %s stays: it is the one of the user %s", c.Name, name)}, nil
+				return leave("the group %s stays: it is the one of the user %s", c.Name, name), nil
 			}
 		}
 	}
-	return undoing{say: fmt.Sprintf("remove the %s %s", c.Kind, c.Name), do: func(ctx context.Context) error {
-		return r.run(ctx, "", del, c.Name)
-	}}, nil
+	return r.commands(fmt.Sprintf("remove the %s %s", c.Kind, c.Name), []string{del, c.Name}), nil
 }
 
-func (r *remover) undoService() (undoing, error) {
-	s, err := r.stat(rcScriptPath)
-	if err != nil {
-		return undoing{}, err
-	}
-	if s == nil {
-		return undoing{leave: fmt.Sprintf("%s is gone, so that rcctl cannot disable threatstopd: see to it in %s", rcScriptPath, rcConfPath)}, nil
-	}
-	return undoing{say: "run `rcctl disable threatstopd`", do: func(ctx context.Context) error {
-		return r.run(ctx, "", rcctl, "disable", service)
-	}}, nil
-}
-
-func (r *remover) undoPflogd(c *change) (undoing, error) {
-	return undoing{say: "turn pflogd off again", do: func(ctx context.Context) error {
-		if strings.Contains(c.Text, "start") {
-			if err := r.run(ctx, "", rcctl, "stop", "pflogd"); err != nil {
-				return err
-			}
-		}
-		if strings.Contains(c.Text, "enable") {
-			return r.run(ctx, "", rcctl, "disable", "pflogd")
-		}
-		return nil
-	}}, nil
-}
-
-// undoRCConf puts rc.conf.local back byte for byte where it says what it said: rcctl sorts
-// it. It comes after all that has rcctl write to it.
+// undoRCConf puts rc.conf.local back byte for byte where it says what it said: rcctl sorts it. It comes after all
+// that has rcctl write to it, and so looks again when it is done.
 func (r *remover) undoRCConf(c *change) (undoing, error) {
-	cur, err := r.read(rcConfPath)
-	if err != nil || same(cur, c.Before) {
-		return undoing{}, err
-	}
-	return undoing{do: func(context.Context) error {
-		if err := r.removeTemp(rcConfPath); err != nil {
-			return err
-		}
+	return undoing{do: func(ctx context.Context) error {
 		cur, err := r.read(rcConfPath)
 		if err != nil || same(cur, c.Before) || !slices.Equal(rcSettings(cur), rcSettings(c.Before)) {
 			return err
 		}
-		if c.Before == nil {
-			return r.remove(rcConfPath)
-		}
-		return r.replace(rcConfPath, c.Before)
+		return r.restore("", rcConfPath, c.Before).do(ctx)
 	}}, nil
 }
 
@@ -455,14 +403,15 @@ func (r *remover) undoCrontab(c *change) (undoing, error) {
 		_, body = cutHeader(string(tab.Data))
 	}
 	before := string(c.Before.Data)
-	if body == before {
-		return undoing{}, nil
-	}
 	back := giveBack(body, before, c.Text)
-	if back == body {
+	if body == before || back == body {
 		return undoing{}, nil
 	}
-	return undoing{say: "put back into root's crontab:\n" + strings.Join(gone(before, c.Text), "\n"), do: func(ctx context.Context) error {
+	say, lines := "put back into root's crontab:", splitLines(before)
+	for _, i := range gone(lines, splitLines(c.Text)) {
+		say += "\n" + bare(lines[i])
+	}
+	return undoing{say: say, do: func(ctx context.Context) error {
 		return r.setCrontab(ctx, back)
 	}}, nil
 }
@@ -473,27 +422,19 @@ func (r *remover) undoNewsyslog(c *change) (undoing, error) {
 		return undoing{leave: err.Error()}, nil
 	}
 	if cur == nil || same(cur, c.Before) {
-		return undoing{do: func(context.Context) error { return r.removeTemp(newsyslogPath) }}, nil
+		return undoing{}, nil
 	}
 	want := c.Before
 	if !c.wrote(cur.Data) {
 		was := ""
-		for _, l := range splitLines(string(c.Before.Data)) {
-			if isHourly(l) {
-				was = strings.TrimSuffix(l, "\n")
-				break
-			}
+		if lines := splitLines(string(want.Data)); slices.ContainsFunc(lines, isHourly) {
+			was = bare(lines[slices.IndexFunc(lines, isHourly)])
 		}
 		text, ok := replaceLine(string(cur.Data), c.Text, was)
 		if !ok {
-			return undoing{leave: fmt.Sprintf("%s was changed since, and its line for %s is not the one that was written: it stays", newsyslogPath, pflogPath)}, nil
+			return leave("%s was changed since, and its line for %s is not the one that was written: it stays", newsyslogPath, pflogPath), nil
 		}
 		want = &saved{Mode: cur.Mode, UID: cur.UID, GID: cur.GID, Data: []byte(text)}
 	}
-	return undoing{say: fmt.Sprintf("rotate pflogd's file as before in %s", newsyslogPath), do: func(context.Context) error {
-		if err := r.removeTemp(newsyslogPath); err != nil {
-			return err
-		}
-		return r.replace(newsyslogPath, want)
-	}}, nil
+	return r.restore("rotate pflogd's file as before in "+newsyslogPath, newsyslogPath, want), nil
 }
