@@ -29,8 +29,7 @@ type Result struct {
 	Code           int // the exit status
 }
 
-// Commands runs commands. An error says that a command could not be run at all; one
-// that fails has a Code.
+// Commands runs commands. An error means that a command could not be run at all; one that fails has a Code.
 type Commands interface {
 	Run(ctx context.Context, c Command) (Result, error)
 }

@@ -25,13 +25,13 @@ var cronHeader = sync.OnceValue(func() *regexp.Regexp {
 // cutHeader returns a file of /var/cron/tabs without crontab's header, and the header.
 //
 // The file is read, and not `crontab -l`: that leaves out the first three lines if
-// they are comments, whoever wrote them (crontab.c: copy_crontab), and they would be lost.
+// they are comments, also the owner's (crontab.c: copy_crontab), and they would be lost.
 func cutHeader(tab string) (header, body string) {
 	header = cronHeader().FindString(tab)
 	return header, tab[len(header):]
 }
 
-// scriptUse says what a crontab line has to do with the vendor's scripts.
+// scriptUse is what a crontab line does with the vendor's scripts.
 type scriptUse int
 
 const (

@@ -151,7 +151,7 @@ func (d *disk) replace(path string, s *saved) error {
 			err = d.chown(temp, s.UID, s.GID)
 		}
 		if err == nil {
-			err = f.Chmod(s.Mode.Perm()) // after chown, which takes setuid bits away, and whatever umask says
+			err = f.Chmod(s.Mode.Perm()) // after chown, which takes setuid bits away, and regardless of umask
 		}
 		if err == nil && !d.hasty {
 			err = f.Sync()

@@ -6,7 +6,7 @@
 // Every change is first written down in a manifest, with what was there before,
 // and then made. So an installation that was interrupted anywhere is finished by
 // running it again, and [Uninstall] gives back what was there; what the owner has
-// changed in the meantime it leaves, and says so. Neither edits pf.conf, nor
+// changed in the meantime it leaves and names. Neither edits pf.conf, nor
 // removes or empties a table file that pf.conf names: pf.conf would not load.
 //
 // What only commands can do (useradd(8), rcctl(8), crontab(1)) goes through

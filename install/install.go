@@ -45,7 +45,7 @@ type Options struct {
 	Commands Commands
 	// Program returns the program that is installed: this one.
 	Program func() ([]byte, error)
-	// PF tells of the packet filter; nil where there is none to ask. The tables of
+	// PF returns the state of the packet filter; nil where there is none to ask. The tables of
 	// one that cannot be asked are taken to be in use.
 	PF func() (PF, error)
 	// Conf is the configuration that is installed and read.
@@ -93,9 +93,9 @@ type PF struct {
 }
 
 var (
-	// ErrDeclined says that the owner said no.
+	// ErrDeclined means that the owner answered no.
 	ErrDeclined = errors.New("nothing was changed")
-	// ErrPackaged says that this program came with a package.
+	// ErrPackaged means that this program came with a package.
 	ErrPackaged = errors.New("came with a package, which installs and removes itself")
 )
 
@@ -414,7 +414,7 @@ func (in *installer) readConf() error {
 	}
 	in.cfg = cfg
 	if !in.kept {
-		return nil // what is to be filled in is said at the end
+		return nil // next names what is to be filled in
 	}
 	for _, w := range warnings {
 		in.advise("%v", w)
@@ -673,7 +673,7 @@ func (in *installer) takeOver() error {
 	if err := in.takeNewsyslog(); err != nil {
 		return err
 	}
-	return in.tellScripts()
+	return in.nameScripts()
 }
 
 // scripts reports whether root's crontab runs the vendor's scripts.
@@ -766,8 +766,8 @@ func (in *installer) takeNewsyslog() error {
 	return nil
 }
 
-// tellScripts tells where the vendor's scripts are, and who else runs them.
-func (in *installer) tellScripts() error {
+// nameScripts names the vendor's scripts, and what else runs them.
+func (in *installer) nameScripts() error {
 	var there []string
 	for _, s := range append(append([]string{updateScript}, logScripts...), otherScripts...) {
 		if len(there) == 0 && slices.Contains(otherScripts, s) {
@@ -794,7 +794,7 @@ func (in *installer) tellScripts() error {
 	return nil
 }
 
-// next tells what is left to the owner.
+// next prints what is left to the owner.
 func (in *installer) next(ctx context.Context) {
 	conf := readPFConf(&in.disk)
 	if !in.kept {

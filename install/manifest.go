@@ -44,10 +44,10 @@ type change struct {
 	Name string
 	// Before is what was there; nil for nothing.
 	Before *saved
-	// After are the sums of whatever was ever put there: more than one after an
+	// After are the sums of everything that was ever put there: more than one after an
 	// upgrade. What has another sum is the owner's.
 	After []string
-	// Text is what was written, where it takes that to tell what others have
+	// Text is what was written, where that is needed to see what others have
 	// changed in it since: the crontab, newsyslog's line. Of a service it is what was
 	// done to it: "enable", "start", "enable start".
 	Text string
@@ -133,7 +133,7 @@ func (m *manifest) encode() ([]byte, error) {
 }
 
 // decodeManifest reads a manifest. It believes nothing that is not whole: what
-// it says is put onto the disk by root.
+// is in it is put onto the disk by root.
 func decodeManifest(data []byte) (*manifest, error) {
 	var in manifestJSON
 	d := json.NewDecoder(bytes.NewReader(data))

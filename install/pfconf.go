@@ -19,7 +19,7 @@ type mention struct {
 
 func (m mention) String() string { return fmt.Sprintf("%s:%d: %s", m.File, m.Line, m.Text) }
 
-// pfConf is what pf.conf and the files that it includes say, line by line.
+// pfConf has the lines of pf.conf and of the files that it includes.
 type pfConf struct {
 	lines  []mention // without comments, continued lines joined
 	unread []string  // why something could not be read: what it names is not known
@@ -35,7 +35,7 @@ var pfSyntax = sync.OnceValue(func() (s struct{ code, include, load, macro *rege
 	return s
 })
 
-// readPFConf reads pf.conf. One that does not exist says nothing.
+// readPFConf reads pf.conf. One that does not exist is empty.
 func readPFConf(d *disk) *pfConf {
 	c := new(pfConf)
 	c.read(d, pfConfPath, make(map[string]bool), make(map[string]string))

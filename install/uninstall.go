@@ -70,7 +70,7 @@ func Uninstall(ctx context.Context, o Options) error {
 	return nil
 }
 
-// show says what is about to happen.
+// show prints what is about to happen.
 func (r *remover) show(ctx context.Context) error {
 	r.printf("threatstopd --uninstall is about to:\n")
 	if running, err := r.daemonRuns(ctx); err != nil {
@@ -305,7 +305,7 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// undoTable removes a table file that was made, whatever is in it by now, unless pf would miss it.
+// undoTable removes a table file that was made, with what is in it by now, unless pf needs it.
 func (r *remover) undoTable(c *change) (undoing, error) {
 	cur, err := r.stat(c.Path)
 	if cur == nil || err != nil {
@@ -365,7 +365,7 @@ func (r *remover) undoAccount(c *change) (undoing, error) {
 	return r.commands(fmt.Sprintf("remove the %s %s", c.Kind, c.Name), []string{del, c.Name}), nil
 }
 
-// undoRCConf puts rc.conf.local back byte for byte where it says what it said: rcctl sorts it. It comes after all
+// undoRCConf puts rc.conf.local back byte for byte where its settings are the same: rcctl sorts it. It comes after all
 // that has rcctl write to it, and so looks again when it is done.
 func (r *remover) undoRCConf(c *change) (undoing, error) {
 	return undoing{do: func(ctx context.Context) error {
@@ -377,7 +377,7 @@ func (r *remover) undoRCConf(c *change) (undoing, error) {
 	}}, nil
 }
 
-// rcSettings is what an rc.conf.local says, whatever the order and the quotes.
+// rcSettings returns the settings of an rc.conf.local, sorted and without quotes.
 func rcSettings(s *saved) []string {
 	if s == nil {
 		return nil

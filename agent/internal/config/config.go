@@ -10,7 +10,7 @@ import (
 // with the linker's -X.
 var DefaultPath = "/usr/local/etc/threatstop.conf"
 
-// UploadMode says which of the packets that pf logs are reported.
+// UploadMode is which of the packets that pf logs are reported.
 type UploadMode string
 
 const (
@@ -19,9 +19,8 @@ const (
 	UploadNone UploadMode = "no"   // none; the policy is enforced all the same
 )
 
-// Config is a checked configuration: every field holds a value that is allowed,
-// its default where the file says nothing. The name of the key stands behind
-// each field. Slices are nil when they are empty.
+// Config is a checked configuration: every field has a value that is allowed, its default where the file does not
+// set it. The name of the key is behind each field. Slices are nil when they are empty.
 type Config struct {
 	DeviceID string // device_id: the TDID; empty only with UploadNone
 
@@ -74,7 +73,7 @@ type Config struct {
 	UploadField      string        // UPLOAD_FIELD: form field of the lines
 	UploadIDField    string        // UPLOAD_ID_FIELD: form field of the device id, not UploadField
 	UploadGzip       bool          // UPLOAD_GZIP: compress the lines
-	Proxy            *url.URL      // PROXY: http, https or socks5, with credentials where it wants them; nil is direct
+	Proxy            *url.URL      // PROXY: http, https or socks5, with credentials if it needs them; nil is direct
 	CAFile           string        // CA_FILE: PEM roots, absolute; empty means the system's
 	SpoolDir         string        // SPOOL_DIR: absolute
 	SpoolMax         int64         // SPOOL_MAX: bytes
@@ -86,7 +85,7 @@ type Config struct {
 	StatusGroup string         // STATUS_GROUP: who may ask for the status; empty for root and wheel alone
 	Metrics     netip.AddrPort // METRICS: where figures are served; the zero AddrPort is nowhere. Loopback, unless MetricsAny
 	MetricsAny  bool           // METRICS_ANY: Metrics may be any address
-	AuthURL     *url.URL       // AUTH_URL: the page that tells whether this host is authorised; nil is not asked
+	AuthURL     *url.URL       // AUTH_URL: the page that shows whether this host is authorised; nil: it is not requested
 
 	Hash string // of the contents of the file, which differs between two versions of it
 }

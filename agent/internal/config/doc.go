@@ -1,16 +1,13 @@
-// Package config reads threatstop.conf and gives back a checked [Config].
+// Package config reads threatstop.conf into a checked [Config].
 //
-// The file is the one that existing installations have: shell assignments,
-// one KEY=value a line, with the shell's quotes, comments and $KEY of a key
-// set further up. It is read with a shell's grammar but never by a shell:
-// whatever a shell would run, open or look up is refused, and the refusal says
-// how to quote it. What is accepted means exactly what /bin/sh makes of it.
+// The file is the one that existing installations have: shell assignments, one KEY=value a line, with the shell's
+// quotes, comments and $KEY of a key set further up. It is read with a shell's grammar but never by a shell: what a
+// shell would run, open or look up is refused, and the error shows how to quote it. A value that is accepted is the
+// one that OpenBSD's sh(1) would set.
 //
-// One table (keys.go) says of every key its name, its default, what it is for
-// and what it may hold. The reader, the printer, the advice on unknown keys and
-// threatstop.conf.example all come from that table.
+// One table (keys.go) has for each key its name, its default, its purpose and what it may hold. The reader, the
+// printer, the advice on unknown keys and threatstop.conf.example all come from that table.
 //
-// The package knows no other part of the agent: a Config has fields of the
-// standard library's types, and whoever uses it cuts them into the options of
-// the package at hand.
+// The package knows no other part of the agent but the owner of a file (host): a Config has fields of the standard
+// library's types, and package cli converts them into the options of each package.
 package config

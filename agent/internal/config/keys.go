@@ -197,7 +197,7 @@ var keys = []Key{
 		Doc: `Which of the packets that pf logs are reported: hits are those from or to an address that the
 			policy blocks; all includes those of other rules; no reports none.`,
 		kind: oneOf(func(c *Config) *UploadMode { return &c.Upload }, "hits, all or no",
-			map[string]UploadMode{"hits": UploadHits, "all": UploadAll, "no": UploadNone}, print[UploadMode]),
+			map[string]UploadMode{"hits": UploadHits, "all": UploadAll, "no": UploadNone}, asText[UploadMode]),
 	},
 	{
 		Name: "PFLOG_IF", Default: "pflog0",
@@ -238,7 +238,7 @@ var keys = []Key{
 	},
 	{
 		// With the form around it, below the 1 MiB that a web server
-		// in front of an application takes unless told otherwise.
+		// in front of an application takes by default.
 		Name: "UPLOAD_BATCH_BYTES", Default: "960K",
 		Doc:  "The most bytes of lines in one upload, before compression.",
 		kind: size(func(c *Config) *int64 { return &c.UploadBatchBytes }, 64<<10, 256*mib),
@@ -345,7 +345,7 @@ var byName = func() map[string]*Key {
 // find returns the row of a key, or nil.
 func find(name string) *Key { return byName[name] }
 
-// secret says whether the value of a key may hold one.
+// secret reports whether the value of a key may contain one.
 func secret(name string) bool {
 	k := find(name)
 	return k != nil && k.shown != nil

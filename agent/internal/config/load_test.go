@@ -26,8 +26,7 @@ func TestErrors(t *testing.T) {
 	if !errors.As(err, &errs) || len(errs) != maxProblems+1 || len(warnings) > 0 {
 		t.Fatalf("%d errors %v, warnings %v", len(errs), err, warnings)
 	}
-	var first *Error
-	if !errors.As(err, &first) || first.File != "t.conf" || first.Line != 1 || first.Key != "OUT_DIR" {
+	if first := errs[0]; first.File != "t.conf" || first.Line != 1 || first.Key != "OUT_DIR" {
 		t.Errorf("first error %+v", first)
 	}
 	if got, want := errs[maxProblems].Error(), "t.conf: more errors follow: is this a threatstop.conf?"; got != want {

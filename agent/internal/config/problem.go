@@ -35,8 +35,8 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Errors is what Load and Parse return for a configuration that is refused: all
-// that is wrong with it, in the order of the lines, then what is missing.
+// Errors is what Load and Parse return for a configuration that is refused: everything that is wrong with it, in
+// the order of the lines, then what is missing.
 type Errors []*Error
 
 // Error returns one line for each error.
@@ -48,19 +48,10 @@ func (e Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap gives each *Error to errors.As.
-func (e Errors) Unwrap() []error {
-	errs := make([]error, len(e))
-	for i := range e {
-		errs[i] = e[i]
-	}
-	return errs
-}
-
 // Warning is one thing in a configuration that is accepted and probably not meant.
 type Warning struct {
 	Error
-	// Slip: something that the owner wants is not done until this is corrected.
+	// Slip: something that the configuration should do is not done until this is corrected.
 	Slip bool
 }
 

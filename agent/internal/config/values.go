@@ -50,8 +50,8 @@ func simple[T any](field func(*Config) *T, allowed string, parse func(string) (T
 	}
 }
 
-// print formats a value; the zero value is unset.
-func print[T comparable](v T) string {
+// asText formats a value; the zero value is unset.
+func asText[T comparable](v T) string {
 	var unset T
 	if v == unset {
 		return ""
@@ -246,7 +246,7 @@ func filePath(field func(*Config) *string, what string) kind {
 				return "", errors.New("is the root directory")
 			}
 			return path.Clean(s), nil
-		}, print[string])
+		}, asText[string])
 }
 
 // name is up to most letters, digits, dashes, underscores, dots and others, none of notFirst at its beginning.
@@ -259,7 +259,7 @@ func name(field func(*Config) *string, most int, others, notFirst, allowed strin
 			return fmt.Errorf("begins with %q", s[0])
 		}
 		return onlyBytes(s, "-_."+others)
-	}), print[string])
+	}), asText[string])
 }
 
 // tableName is what pf.conf takes between < and > without quotes; net/pfvar.h: PF_TABLE_NAME_SIZE is 32, the
@@ -324,7 +324,7 @@ func pflogIf(field func(*Config) *string) kind {
 			return errors.New("is no pflog interface")
 		}
 		return nil
-	}), print[string])
+	}), asText[string])
 }
 
 // anything is for a value that nothing uses.
@@ -347,7 +347,7 @@ func listener(field func(*Config) *netip.AddrPort) kind {
 				return ap, nil
 			}
 			return ap, serverAddr(ap.Addr())
-		}, print[netip.AddrPort])
+		}, asText[netip.AddrPort])
 }
 
 // labels are first labels of names.
@@ -357,7 +357,7 @@ func labels(field func(*Config) *[]string) kind {
 			return errors.New("has a dot in it")
 		}
 		return dnsName(s)
-	}), print[string])
+	}), asText[string])
 }
 
 // names are DNS names, which are kept without the final dot.
@@ -369,7 +369,7 @@ func names(field func(*Config) *[]string) kind {
 				return "", errors.New("is an address, not a DNS name")
 			}
 			return s, dnsName(s)
-		}, print[string])
+		}, asText[string])
 }
 
 // dnsName checks a name of RFC 1035 §2.3.4 without its final dot: letters, digits, - and _, of which zones of lists
@@ -397,7 +397,7 @@ func dnsName(s string) error {
 // servers are addresses or names, each with a port or without.
 func servers(field func(*Config) *[]string) kind {
 	return listOf(field, "addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com",
-		parseServer, print[string])
+		parseServer, asText[string])
 }
 
 func parseServer(s string) (string, error) {
@@ -463,7 +463,7 @@ func hostAddr(field func(*Config) *netip.Addr) kind {
 				return a, errors.New("is not an IPv4 or IPv6 address")
 			}
 			return a, serverAddr(a)
-		}, print[netip.Addr])
+		}, asText[netip.Addr])
 }
 
 // networks are addresses and prefixes. Bits behind the prefix are refused, as they leave open which of the two was
@@ -506,7 +506,7 @@ func formatPrefix(p netip.Prefix) string {
 
 // address is a URL with one of the schemes; with a path where that is wanted.
 func address(field func(*Config) **url.URL, allowed string, paths bool, schemes ...string) kind {
-	k := simple(field, allowed, func(s string) (*url.URL, error) { return parseURL(s, paths, schemes) }, print[*url.URL])
+	k := simple(field, allowed, func(s string) (*url.URL, error) { return parseURL(s, paths, schemes) }, asText[*url.URL])
 	k.shown = func(c *Config) string { return redacted(*field(c)) }
 	return k.also(func(s string, warn warnFunc) {
 		if strings.Contains(s, mark) {
@@ -515,8 +515,7 @@ func address(field func(*Config) **url.URL, allowed string, paths bool, schemes 
 	})
 }
 
-// parseURL says in its own words what is wrong, since those of net/url repeat the
-// value with its password.
+// parseURL has errors of its own, since those of net/url repeat the value with its password.
 func parseURL(s string, paths bool, schemes []string) (*url.URL, error) {
 	for _, r := range s {
 		if r <= ' ' || r >= utf8.RuneSelf || strings.ContainsRune("\"<>\\^`{|}", r) {
@@ -560,8 +559,8 @@ func parseURL(s string, paths bool, schemes []string) (*url.URL, error) {
 // mark stands for a secret in what is shown.
 const mark = "xxxxx"
 
-// redacted returns a URL without its secrets: the password, or the user where that
-// stands alone, as a token does, and the parameters whose names say that they are one.
+// redacted returns a URL without its secrets: the password, or the user where there is no password, since a token
+// is given like that, and the parameters with a name that a secret may have.
 func redacted(u *url.URL) string {
 	if u == nil {
 		return ""
@@ -618,7 +617,7 @@ func secretParam(name string) bool {
 	return false
 }
 
-// unprintable says which character of a value has no business in it.
+// unprintable returns an error that names the first character of a value that must not be in it.
 func unprintable(s string, list bool) error {
 	for _, r := range s {
 		switch {
