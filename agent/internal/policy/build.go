@@ -198,25 +198,24 @@ func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	v4 := partition(entries)
-	for _, family := range [][]Entry{entries[:v4], entries[v4:]} {
-		if !slices.IsSortedFunc(family, compare) {
-			sortEntries(family, 0)
-		}
+	if !slices.IsSortedFunc(entries, compare) {
+		sortEntries(entries)
 	}
-	for _, t := range []struct {
-		kind Kind
-		to   **Set
-	}{{Block, &p.Block}, {Allow, &p.Allow}} {
-		s := &sweep{kind: t.kind, lists: p.Report.Lists, aggregate: o.Aggregate, to: &Set{lists: names}}
-		if t.kind == Block {
+	for kind, to := range []**Set{&p.Block, &p.Allow} {
+		s := &sweep{kind: Kind(kind), lists: p.Report.Lists, to: &Set{lists: names}}
+		if s.kind == Block {
 			s.exceptions = excepted
+		} else {
+			entries = slices.DeleteFunc(entries, func(e Entry) bool { return e.List == NoList || lists[e.List].Kind == Block })
 		}
-		s.table(entries[:v4], entries[v4:])
+		if o.Aggregate {
+			s.join = new(join)
+		}
+		s.table(entries)
 		if n := s.to.Len(); o.MaxEntries > 0 && n > o.MaxEntries {
-			err = errors.Join(err, fmt.Errorf("policy: %v table: %w entries: %d, the limit is %d", t.kind, ErrTooMany, n, o.MaxEntries))
+			err = errors.Join(err, fmt.Errorf("policy: %v table: %w entries: %d, the limit is %d", s.kind, ErrTooMany, n, o.MaxEntries))
 		}
-		*t.to = s.to
+		*to = s.to
 	}
 	if err != nil {
 		return nil, err
@@ -290,15 +289,4 @@ func except(exceptions []Exception, entries []Entry) ([]Excepted, []Entry, error
 		entries = append(entries, NewEntry(x.Prefix, false, NoList))
 	}
 	return all, entries, nil
-}
-
-// partition puts the IPv4 entries first, and returns how many they are.
-func partition(entries []Entry) (v4 int) {
-	for i := range entries {
-		if !entries[i].v6 {
-			entries[i], entries[v4] = entries[v4], entries[i]
-			v4++
-		}
-	}
-	return v4
 }

@@ -72,13 +72,11 @@ func number(a netip.Addr) u128 {
 
 // Entry is a prefix, the list that has it, and whether it is negated. It takes 24 bytes.
 type Entry struct {
-	addr  u128
-	bits  uint8
-	v6    bool
-	Not   bool
-	mark  mark // of the sweep
-	List  ListID
-	owner ListID // of the sweep: the list that the table's entry comes from
+	addr u128
+	bits uint8
+	v6   bool
+	Not  bool
+	List ListID
 }
 
 // NewEntry returns the entry of a list for a valid prefix.
@@ -133,39 +131,7 @@ func compare(a, b Entry) int {
 	return cmp.Compare(a.rank(), b.rank())
 }
 
-// sortEntries sorts entries of one family that have the first n bits of the address in common, in place: large runs
-// are first dealt out by the next eight bits (American flag sort), in a third of the time that
-// slices.SortFunc takes for a million.
-func sortEntries(es []Entry, n int) {
-	if len(es) <= 64 || n >= 64 {
-		slices.SortFunc(es, compare)
-		return
-	}
-	digit := func(e *Entry) int { return int(e.addr.hi << n >> 56) }
-	var at, end [256]int
-	for i := range es {
-		end[digit(&es[i])]++
-	}
-	sum := 0
-	for d, n := range end {
-		at[d] = sum
-		sum += n
-		end[d] = sum
-	}
-	for d := range at {
-		for at[d] < end[d] {
-			e := es[at[d]]
-			for to := digit(&e); to != d; to = digit(&e) {
-				es[at[to]], e = e, es[at[to]]
-				at[to]++
-			}
-			es[at[d]] = e
-			at[d]++
-		}
-	}
-	from := 0
-	for _, to := range end {
-		sortEntries(es[from:to], n+8)
-		from = to
-	}
+// sortEntries sorts entries as compare orders them.
+func sortEntries(es []Entry) {
+	slices.SortFunc(es, compare)
 }

@@ -71,7 +71,7 @@ func (j *join) part(first, last u128, list ListID) {
 }
 
 // table puts the smallest table out, when all addresses have been added.
-func (j *join) table(v6 bool, to *output) {
+func (j *join) table(v6 bool, to *Set) {
 	switch s := j.stack[0]; s.verdict {
 	case either:
 		j.decide(s.wait, out)
@@ -85,7 +85,7 @@ func (j *join) table(v6 bool, to *output) {
 		if e.v6 = v6; !e.Not {
 			e.List = j.listOf(e)
 		}
-		to.put(e)
+		to.append(e)
 	}
 	j.stack, j.wait, j.final, j.parts = j.stack[:0], j.wait[:0], j.final[:0], j.parts[:0]
 }

@@ -135,6 +135,22 @@ func (s scene) answers(u universe, k policy.Kind, a int) policy.ListID {
 	return policy.NoList
 }
 
+// listedAround reports whether a list has all of the prefix, but for longer entries.
+func (s scene) listedAround(u universe, list []item, p netip.Prefix) (yes bool) {
+	longest := -1
+	for _, it := range list {
+		q := u.prefix(it.block)
+		switch {
+		case q.Bits() > p.Bits() || !q.Contains(p.Addr()):
+		case it.bits > longest:
+			longest, yes = it.bits, !it.not
+		case it.bits == longest:
+			yes = yes && !it.not
+		}
+	}
+	return yes
+}
+
 // builder collects the inputs of a policy.
 type builder struct {
 	o          policy.Options
@@ -343,20 +359,19 @@ func check(t *testing.T, u universe, s scene) {
 					if e.List != by-1 {
 						fail("%s table: %v is said to be of list %d, want %d", c.name, q, e.List, by-1)
 					}
-				default:
-					first, some := policy.NoList, false
+				case aggregate:
+					first := policy.NoList
 					for a := range 1 << u.width {
 						if at, _ := u.ends(a); q.Contains(at) && c.want(a) {
-							l := s.answers(u, c.kind, a)
-							if first == policy.NoList {
-								first = l
-							}
-							some = some || l == e.List
+							first = s.answers(u, c.kind, a)
+							break
 						}
 					}
-					if aggregate && e.List != first || !some {
+					if e.List != first {
 						fail("%s table: %v is said to be of list %d, want %d", c.name, q, e.List, first)
 					}
+				case !s.listedAround(u, c.lists[e.List-policy.ListID(c.first)], q):
+					fail("%s table: %v is said to be of list %d, which does not list it", c.name, q, e.List)
 				}
 			}
 			if !aggregate && listed != len(fixed) {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -51,33 +52,49 @@ func (s *Set) Counts() Counts {
 
 // At returns entry i. It panics unless 0 <= i < Len.
 //
-// The entry's List is the first of the lists that have this very prefix. Where none has, as for entries
-// that were aggregated or that an allow list's negated entry brings about, it is the first list that
-// lists the first address in the prefix that is in the table. For a negated entry it is NoList.
+// The entry's List is the first of the lists that have this very prefix. If none has it, as where an
+// allow list negates it, it is the first list that has a wider entry for it; if the set was aggregated,
+// the first list of the first address in the prefix that is in the table. For a negated entry it is
+// NoList.
 func (s *Set) At(i int) Entry {
 	if r := i * size4; r < len(s.v4) {
-		return entry4(s.v4[r : r+size4])
+		return decode(s.v4[r : r+size4])
 	}
 	r := (i - len(s.v4)/size4) * size6
-	return entry6(s.v6[r : r+size6])
+	return decode(s.v6[r : r+size6])
 }
 
-func entry4(r []byte) Entry {
-	tag := binary.BigEndian.Uint16(r[5:])
-	return Entry{addr: u128{hi: uint64(binary.BigEndian.Uint32(r)) << 32}, bits: r[4], List: ListID(tag &^ tagNot), Not: tag&tagNot != 0}
+// decode returns the entry of a record.
+func decode(r []byte) Entry {
+	n := len(r) - 3
+	e := Entry{addr: address(r[:n]), bits: r[n], v6: n == 16}
+	tag := binary.BigEndian.Uint16(r[n+1:])
+	e.List, e.Not = ListID(tag&^tagNot), tag&tagNot != 0
+	return e
 }
 
-func entry6(r []byte) Entry {
-	tag := binary.BigEndian.Uint16(r[17:])
-	return Entry{addr: u128{binary.BigEndian.Uint64(r), binary.BigEndian.Uint64(r[8:])}, bits: r[16], v6: true,
-		List: ListID(tag &^ tagNot), Not: tag&tagNot != 0}
+// address returns the address that a record begins with.
+func address(b []byte) u128 {
+	if len(b) == 4 {
+		return u128{hi: uint64(binary.BigEndian.Uint32(b)) << 32}
+	}
+	return u128{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
 }
 
+// family returns the records of a family, and the size of each.
+func (s *Set) family(v6 bool) (records *[]byte, size int) {
+	if v6 {
+		return &s.v6, size6
+	}
+	return &s.v4, size4
+}
+
+// append adds an entry to a set in the making. The entries of a family come in the order of the sweep;
+// order puts them into that of a set.
 func (s *Set) append(e Entry) {
 	tag := uint16(e.List)
 	if e.Not {
 		tag = uint16(NoList) | tagNot
-		s.not++
 	}
 	if e.v6 {
 		s.v6 = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(s.v6, e.addr.hi), e.addr.lo)
@@ -88,12 +105,38 @@ func (s *Set) append(e Entry) {
 	s.v4 = binary.BigEndian.AppendUint16(append(s.v4, e.bits), tag)
 }
 
-// grow makes room for n entries of a family.
-func (s *Set) grow(v6 bool, n int) {
-	if v6 {
-		s.v6 = slices.Grow(s.v6, n*size6)
-	} else {
-		s.v4 = slices.Grow(s.v4, n*size4)
+// len returns the number of entries of a family.
+func (s *Set) len(v6 bool) int {
+	records, size := s.family(v6)
+	return len(*records) / size
+}
+
+// cut takes the entries of a family from place n on out of a set in the making, and returns them.
+func (s *Set) cut(v6 bool, n int) (es []Entry) {
+	records, size := s.family(v6)
+	for r := range slices.Chunk((*records)[n*size:], size) {
+		es = append(es, decode(r))
+	}
+	*records = (*records)[:n*size]
+	return es
+}
+
+// order reverses the entries of each address, so that the longest prefix comes first, and counts the
+// negated ones.
+func (s *Set) order() {
+	for _, v6 := range []bool{false, true} {
+		records, size := s.family(v6)
+		r := *records
+		for lo, hi := 0, 0; lo < len(r); lo = hi {
+			for hi = lo; hi < len(r) && bytes.Equal(r[hi:hi+size-3], r[lo:lo+size-3]); hi += size {
+				s.not += int(r[hi+size-2] >> 7)
+			}
+			for i, j := lo, hi-size; i < j; i, j = i+size, j-size {
+				for k := range size {
+					r[i+k], r[j+k] = r[j+k], r[i+k]
+				}
+			}
+		}
 	}
 }
 
@@ -186,11 +229,11 @@ func (l *Loader) add(chunk []byte) error {
 	if len(chunk) == 0 {
 		return errors.New("policy: chunk is empty")
 	}
-	to, room, size, most, decode := &s.v6, l.want.V6*size6, size6, uint8(128), entry6
+	to, size := s.family(chunk[0] != 4)
+	room, most, records := l.want.V6*size, uint8(128), chunk[1:]
 	if chunk[0] == 4 {
-		to, room, size, most, decode = &s.v4, l.want.V4*size4, size4, 32, entry4
+		room, most = l.want.V4*size, 32
 	}
-	records := chunk[1:]
 	switch {
 	case chunk[0] != 4 && chunk[0] != 6 || len(records)%size != 0:
 		return fmt.Errorf("policy: chunk of family %d with %d bytes", chunk[0], len(chunk))
@@ -201,7 +244,7 @@ func (l *Loader) add(chunk []byte) error {
 	}
 	for r := range slices.Chunk(records, size) {
 		n := len(*to)
-		if err := l.check(decode(r), most, (*to)[max(n-size, 0):n], decode); err != nil {
+		if err := l.check(decode(r), most, (*to)[max(n-size, 0):n]); err != nil {
 			return fmt.Errorf("policy: IPv%d entry %d: %w", chunk[0], n/size, err)
 		}
 		*to = append(*to, r...)
@@ -210,7 +253,7 @@ func (l *Loader) add(chunk []byte) error {
 }
 
 // check checks an entry, which follows the record before, if there is one.
-func (l *Loader) check(e Entry, most uint8, before []byte, decode func([]byte) Entry) error {
+func (l *Loader) check(e Entry, most uint8, before []byte) error {
 	switch {
 	case e.bits > most:
 		return fmt.Errorf("prefix length %d", e.bits)
