@@ -198,8 +198,11 @@ func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !slices.IsSortedFunc(entries, compare) {
-		sortEntries(entries)
+	v4 := partition(entries)
+	for _, family := range [][]Entry{entries[:v4], entries[v4:]} {
+		if !slices.IsSortedFunc(family, compare) {
+			sortEntries(family)
+		}
 	}
 	for kind, to := range []**Set{&p.Block, &p.Allow} {
 		s := &sweep{kind: Kind(kind), lists: p.Report.Lists, to: &Set{lists: names}}
@@ -246,9 +249,7 @@ func (r *Report) accept(entries []Entry, id ListID, l List, o Options) []Entry {
 		}
 	}
 	// A server may send its entries in another order each time.
-	slices.SortFunc(r.Dropped[first:], func(a, b Dropped) int {
-		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
-	})
+	slices.SortFunc(r.Dropped[first:], func(a, b Dropped) int { return comparePrefixes(a.Prefix, b.Prefix) })
 	return entries
 }
 
@@ -281,12 +282,15 @@ func except(exceptions []Exception, entries []Entry) ([]Excepted, []Entry, error
 		}
 		all = append(all, Excepted{Exception: Exception{c, x.Why}})
 	}
-	slices.SortStableFunc(all, func(a, b Excepted) int {
-		return compare(NewEntry(a.Prefix, false, NoList), NewEntry(b.Prefix, false, NoList))
-	})
+	slices.SortStableFunc(all, func(a, b Excepted) int { return comparePrefixes(a.Prefix, b.Prefix) })
 	all = slices.CompactFunc(all, func(a, b Excepted) bool { return a.Prefix == b.Prefix })
 	for _, x := range all {
 		entries = append(entries, NewEntry(x.Prefix, false, NoList))
 	}
 	return all, entries, nil
+}
+
+// comparePrefixes orders prefixes: IPv4 before IPv6, by address, and the shortest of an address first.
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }

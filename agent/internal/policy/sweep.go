@@ -154,9 +154,9 @@ func (n *node) emit(to *Set, l ListID, blocked bool) {
 
 // leave takes the top off the stack.
 func (s *sweep) leave() {
-	n := s.stack[len(s.stack)-1]
+	n := &s.stack[len(s.stack)-1]
 	if !n.full {
-		s.part(&n, n.next, n.last())
+		s.part(n, n.next, n.last())
 	}
 	s.stack = s.stack[:len(s.stack)-1]
 	if len(s.stack) == 0 {
@@ -165,7 +165,7 @@ func (s *sweep) leave() {
 	up := &s.stack[len(s.stack)-1]
 	up.next, up.full = n.last().next(), n.last() == up.last()
 	up.some = up.some || n.some
-	s.count(&n)
+	s.count(n)
 	switch {
 	case s.join != nil:
 	case !n.some:
@@ -174,7 +174,7 @@ func (s *sweep) leave() {
 			n.emit(s.to, NoList, false)
 		}
 	case n.listed && !n.blocked:
-		s.halve(&n)
+		s.halve(n)
 	}
 }
 
