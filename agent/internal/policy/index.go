@@ -1,75 +1,72 @@
 package policy
 
 import (
-	"bytes"
-	"encoding/binary"
 	"math/bits"
 	"net/netip"
 )
 
 // Index finds the entry of a [Set] that decides for an address, as pf does: the longest prefix wins. It
-// never changes. It takes 4 bytes an entry, where entries nest, besides the set.
+// never changes. Besides the set it takes 256 KB, half a byte an IPv6 entry, and 4 bytes an entry where
+// entries nest.
 type Index struct {
-	set *Set
-
-	// up has the entry around each entry, or none; nil when no entry is inside another.
-	up []uint32
-	// first4 has, by the first half of an IPv4 address, the first entry that begins there or later.
-	first4 []uint32
+	set    *Set
+	first4 []uint32 // by the first half of an IPv4 address: the first entry that begins there or later
+	every6 []u128   // the addresses of every stride'th IPv6 entry
+	up     []uint32 // the entry around each entry, or none; nil when no entry is inside another
 }
 
-const none = ^uint32(0)
+const (
+	none   = ^uint32(0)
+	stride = 32
+)
 
 // NewIndex returns an Index of s. A nil Set is an empty one.
 func NewIndex(s *Set) *Index {
 	if s == nil {
 		s = new(Set)
 	}
-	x := &Index{set: s, first4: make([]uint32, 1<<16+1)}
-	n4 := len(s.v4) / size4
-	half := 0
+	n4, n6 := s.len(false), s.len(true)
+	x := &Index{set: s, first4: make([]uint32, 0, 1<<16+1), up: make([]uint32, n4+n6)}
 	for i := range n4 {
-		for h := int(binary.BigEndian.Uint16(s.v4[i*size4:])); half <= h; half++ {
-			x.first4[half] = uint32(i)
+		for len(x.first4) <= int(s.At(i).addr.hi>>48) {
+			x.first4 = append(x.first4, uint32(i))
 		}
 	}
-	for ; half < len(x.first4); half++ {
-		x.first4[half] = uint32(n4)
+	for len(x.first4) < cap(x.first4) {
+		x.first4 = append(x.first4, uint32(n4))
 	}
-	x.nest(0, n4)
-	x.nest(n4, s.Len())
+	for i := n4; i < n4+n6; i += stride {
+		x.every6 = append(x.every6, s.At(i).addr)
+	}
+	if in4, in6 := x.nest(0, n4), x.nest(n4, n4+n6); !in4 && !in6 {
+		x.up = nil
+	}
 	return x
 }
 
-// nest finds the entries around those from lo up to before hi, which are of one family.
-func (x *Index) nest(lo, hi int) {
-	var stack []uint32 // the entries around the address reached
-	for lo < hi {
-		addr, end := x.set.At(lo).addr, lo+1
-		for end < hi && x.set.At(end).addr == addr {
-			end++
-		}
-		// Of one address the shortest prefix is last.
-		for i := end - 1; i >= lo; i-- {
-			for len(stack) > 0 {
-				if top := x.set.At(int(stack[len(stack)-1])); top.covers(addr) {
-					break
+// nest finds the entries around those from lo up to before hi, which are of one family. It reports
+// whether there are any.
+func (x *Index) nest(lo, hi int) (nested bool) {
+	around := none // the entry around those of the current address
+	begin := none  // the longest entry of the current address
+	var before, longest Entry
+	for i := lo; i < hi; i++ {
+		e := x.set.At(i)
+		if i > lo && e.addr == before.addr {
+			x.up[i-1] = uint32(i)
+			nested = true
+		} else {
+			for around = begin; around != none && !longest.covers(e.addr); {
+				if around = x.up[around]; around != none {
+					longest = x.set.At(int(around))
 				}
-				stack = stack[:len(stack)-1]
 			}
-			if len(stack) > 0 {
-				if x.up == nil {
-					x.up = make([]uint32, x.set.Len())
-					for k := range x.up {
-						x.up[k] = none
-					}
-				}
-				x.up[i] = stack[len(stack)-1]
-			}
-			stack = append(stack, uint32(i))
+			begin, longest = uint32(i), e
+			nested = nested || around != none
 		}
-		lo = end
+		x.up[i], before = around, e
 	}
+	return nested
 }
 
 // Lists returns the names of all lists of the policy, by ListID; the caller must not change them.
@@ -81,74 +78,60 @@ func (x *Index) Lists() []string { return x.set.lists }
 // IPv6 address is looked up as IPv4, a zone is ignored, the zero Addr is in no table. Lookup does not
 // allocate.
 func (x *Index) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) {
-	a = a.Unmap()
-	n := number4or6(a)
-	i := -1
-	switch {
-	case a.Is4():
-		i = x.before4(uint32(n.hi >> 32))
-	case a.Is6():
-		i = x.before6(n)
+	if !a.IsValid() {
+		return NoList, netip.Prefix{}, false
 	}
-	for i >= 0 {
-		e := x.set.At(i)
+	a = a.Unmap()
+	n := number(a)
+	for i := x.before(n, a.Is6()); i != none; i = x.up[i] {
+		e := x.set.At(int(i))
 		if e.covers(n) {
 			return e.List, e.Prefix(), !e.Not
 		}
-		if x.up == nil || x.up[i] == none {
+		if x.up == nil {
 			break
 		}
-		i = int(x.up[i])
 	}
 	return NoList, netip.Prefix{}, false
 }
 
-func number4or6(a netip.Addr) (n u128) {
-	if a.IsValid() {
-		n = number(a)
-	}
-	return n
-}
-
-// before4 returns the last entry that begins at or before a, of one address the longest, or -1. It
+// before returns the last entry that begins at or before a, of one address the longest, or none. It
 // searches without branches, which the processor would mostly predict wrong.
-func (x *Index) before4(a uint32) int {
-	v4 := x.set.v4
-	at := func(i int) uint32 { return binary.BigEndian.Uint32(v4[i*size4:]) }
-	lo := int(x.first4[a>>16])
-	n := int(x.first4[a>>16+1]) - lo
-	for n > 0 {
-		half := (n + 1) / 2
-		lo += half & int((int64(at(lo+half-1))-int64(a)-1)>>63) // half if it begins at or before a
-		n -= half
+func (x *Index) before(a u128, v6 bool) uint32 {
+	records, size := x.set.family(v6)
+	first, lo, hi := 0, 0, 0 // all entries before lo begin at or before a, none from hi on
+	if v6 {
+		n := 0
+		for rest := len(x.every6); rest > 0; {
+			half := (rest + 1) / 2
+			n += half & notAfter(x.every6[n+half-1], a)
+			rest -= half
+		}
+		if n > 0 {
+			lo, hi = (n-1)*stride+1, min(n*stride, x.set.len(true))
+		}
+		first = x.set.len(false)
+	} else {
+		lo, hi = int(x.first4[a.hi>>48]), int(x.first4[a.hi>>48+1])
 	}
-	for lo--; lo > 0 && at(lo-1) == at(lo); {
-		lo--
+	at := func(i int) u128 { return address((*records)[i*size:][:size-3]) }
+	for lo < hi {
+		half := (hi - lo + 1) / 2
+		m := notAfter(at(lo+half-1), a)
+		hi = hi&m | (hi-half)&^m
+		lo += half & m
 	}
-	return lo
+	if lo == 0 {
+		return none
+	}
+	for lo--; lo > 0 && at(lo-1) == at(lo); lo-- {
+	}
+	return uint32(first + lo)
 }
 
-// before6 is before4 for IPv6.
-func (x *Index) before6(a u128) int {
-	v6, n4 := x.set.v6, len(x.set.v4)/size4
-	at := func(i int) (hi, lo uint64) {
-		r := v6[i*size6 : i*size6+16]
-		return binary.BigEndian.Uint64(r), binary.BigEndian.Uint64(r[8:])
-	}
-	lo, n := 0, len(v6)/size6
-	for n > 0 {
-		half := (n + 1) / 2
-		h, l := at(lo + half - 1)
-		_, after := bits.Sub64(a.lo, l, 0)
-		_, after = bits.Sub64(a.hi, h, after)
-		lo += half & (int(after) - 1)
-		n -= half
-	}
-	for lo--; lo > 0 && bytes.Equal(v6[(lo-1)*size6:][:16], v6[lo*size6:][:16]); {
-		lo--
-	}
-	if lo < 0 {
-		return -1
-	}
-	return n4 + lo
+// notAfter returns -1 if a <= b, else 0.
+func notAfter(a, b u128) int {
+	_, borrow := bits.Sub64(b.lo, a.lo, 0)
+	_, borrow = bits.Sub64(b.hi, a.hi, borrow)
+	return int(borrow) - 1
 }
