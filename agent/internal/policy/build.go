@@ -212,7 +212,7 @@ func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 			entries = slices.DeleteFunc(entries, func(e Entry) bool { return e.List == NoList || lists[e.List].Kind == Block })
 		}
 		if o.Aggregate {
-			s.join = new(join)
+			s.smallest = new(smallest)
 		}
 		s.table(entries)
 		if n := s.to.Len(); o.MaxEntries > 0 && n > o.MaxEntries {

@@ -20,20 +20,6 @@ func (a u128) next() u128 {
 	return u128{a.hi + c, lo}
 }
 
-// prev returns a-1.
-func (a u128) prev() u128 {
-	lo, b := bits.Sub64(a.lo, 1, 0)
-	return u128{a.hi - b, lo}
-}
-
-// trailingZeros returns 128 for 0.
-func (a u128) trailingZeros() int {
-	if a.lo != 0 {
-		return bits.TrailingZeros64(a.lo)
-	}
-	return 64 + bits.TrailingZeros64(a.hi)
-}
-
 // last returns the last address of the prefix of n bits that begins at a.
 func (a u128) last(n uint8) u128 {
 	if n < 64 {
@@ -56,9 +42,7 @@ func bit(n uint8) u128 {
 	return u128{lo: 1 << (127 - n)}
 }
 
-func (a u128) has(b u128) bool     { return a.hi&b.hi|a.lo&b.lo != 0 }
-func (a u128) with(b u128) u128    { return u128{a.hi | b.hi, a.lo | b.lo} }
-func (a u128) without(b u128) u128 { return u128{a.hi &^ b.hi, a.lo &^ b.lo} }
+func (a u128) with(b u128) u128 { return u128{a.hi | b.hi, a.lo | b.lo} }
 
 // number returns the address of a as a number.
 func number(a netip.Addr) u128 {

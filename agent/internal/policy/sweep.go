@@ -21,7 +21,7 @@ type sweep struct {
 	kind       Kind
 	lists      []ListReport // by ListID; the counts of lists of the kind are updated
 	exceptions []Excepted   // those to come, in the order of the sweep
-	join       *join        // nil: entries are emitted as they are listed
+	smallest   *smallest    // nil: entries are emitted as they are listed
 	to         *Set
 
 	subjects, allowing bitset // the lists that the table is of; the lists that keep addresses out of it
@@ -86,7 +86,7 @@ func (s *sweep) family(entries []Entry, v6 bool) {
 		return
 	}
 	records, size := s.to.family(v6)
-	if s.join == nil {
+	if s.smallest == nil {
 		*records = slices.Grow(*records, len(entries)*size)
 	}
 	s.stack = append(s.stack[:0], node{Entry: Entry{v6: v6}, mark: s.to.len(v6)})
@@ -104,8 +104,8 @@ func (s *sweep) family(entries []Entry, v6 bool) {
 	for len(s.stack) > 0 {
 		s.leave()
 	}
-	if s.join != nil {
-		s.join.table(v6, s.to)
+	if s.smallest != nil {
+		s.smallest.table(v6, s.to)
 	}
 }
 
@@ -113,7 +113,7 @@ func (s *sweep) family(entries []Entry, v6 bool) {
 func (s *sweep) enter(own []Entry) {
 	up := &s.stack[len(s.stack)-1]
 	if up.next != own[0].addr {
-		s.part(up, up.next, own[0].addr.prev())
+		s.part(up)
 	}
 	s.stack = append(s.stack, node{Entry: own[0], own: own, state: up.state, excepted: up.excepted, table: up.table,
 		mark: s.to.len(own[0].v6), next: own[0].addr})
@@ -140,7 +140,7 @@ func (s *sweep) enter(own []Entry) {
 	if !n.listed {
 		owner = list
 	}
-	if s.join == nil && (n.listed && n.blocked || n.blocked != n.table) {
+	if s.smallest == nil && (n.listed && n.blocked || n.blocked != n.table) {
 		n.emit(s.to, owner, n.blocked)
 	}
 	n.List = owner
@@ -156,7 +156,7 @@ func (n *node) emit(to *Set, l ListID, blocked bool) {
 func (s *sweep) leave() {
 	n := &s.stack[len(s.stack)-1]
 	if !n.full {
-		s.part(n, n.next, n.last())
+		s.part(n)
 	}
 	s.stack = s.stack[:len(s.stack)-1]
 	if len(s.stack) == 0 {
@@ -167,7 +167,7 @@ func (s *sweep) leave() {
 	up.some = up.some || n.some
 	s.count(n)
 	switch {
-	case s.join != nil:
+	case s.smallest != nil:
 	case !n.some:
 		s.to.cut(n.v6, n.mark)
 		if up.table {
@@ -198,15 +198,15 @@ func (s *sweep) halve(n *node) {
 	}
 }
 
-// part notes that the addresses from first to last are in n's own part.
-func (s *sweep) part(n *node, first, last u128) {
+// part notes that the addresses from n.next up to the next child are in n's own part.
+func (s *sweep) part(n *node) {
 	n.some = n.some || n.blocked
-	if s.join != nil {
+	if s.smallest != nil {
 		list := NoList
 		if n.blocked {
 			list = n.state.first(&s.subjects)
 		}
-		s.join.part(first, last, list)
+		s.smallest.part(n.next, list)
 	}
 }
 
