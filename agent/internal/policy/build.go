@@ -13,21 +13,16 @@ import (
 type Kind uint8
 
 const (
-	// Block is a list of addresses to be blocked.
-	Block Kind = iota
-	// Allow is a list of addresses that no block list can block.
-	Allow
+	Block Kind = iota // a list of addresses to be blocked
+	Allow             // a list of addresses that no block list can block
 )
 
 // String returns "block" or "allow".
 func (k Kind) String() string {
-	switch k {
-	case Block:
-		return "block"
-	case Allow:
+	if k == Allow {
 		return "allow"
 	}
-	return fmt.Sprintf("kind %d", uint8(k))
+	return "block"
 }
 
 // ListID names a list by its place in the lists given to [Build]. It indexes what [Set.Lists] returns.
@@ -38,21 +33,20 @@ const (
 	MaxLists = 254
 	// NoList stands where no list is meant.
 	NoList ListID = 1<<14 - 1
+	// MaxRecords is the number of entries and exceptions that a policy is made from at most. It is far
+	// above what a table of pf can hold.
+	MaxRecords = 1<<25 - 2
 )
 
-// MaxRecords is the number of entries and exceptions that a policy is made from at most. It is far above
-// what a table of pf can hold.
-const MaxRecords = 1<<25 - 2
-
-// ErrTooMany is what Build fails with when a limit on lists or entries is exceeded.
+// ErrTooMany is why [Build] fails when a limit on lists or entries is exceeded.
 var ErrTooMany = errors.New("too many")
 
 // Options are the limits and the form of a policy. The zero value sets no limits and leaves entries as
 // they are listed.
 type Options struct {
 	// MinPrefixV4 and MinPrefixV6 are the shortest prefix lengths of entries that block: those of block
-	// lists that are not negated. Wider ones are dropped and reported. What allows may be as wide as it
-	// likes.
+	// lists that are not negated. Wider ones are dropped and reported. Entries that allow may be of any
+	// length.
 	MinPrefixV4, MinPrefixV6 int
 	// Aggregate asks for the smallest tables that give the same verdicts, instead of the entries as
 	// they are listed.
@@ -163,18 +157,16 @@ type Dropped struct {
 
 // Build returns the policy of the lists and the exceptions.
 //
-// A list has the addresses of an entry, or if the entry is negated has them not, unless a longer entry
-// of the same list says otherwise. Where a list has an entry both ways the negated one stands. The order
-// of the lists matters only for reports: an entry that several lists have is counted for the first.
-// An entry that is wider than the Options allow, or invalid, or has bits set behind its prefix, is
-// dropped and reported. Bits are not masked, since that could turn a mistyped host into a network; where
-// a format gives them no meaning (APL, RFC 3123) its reader masks them. An IPv4-mapped IPv6 prefix is
-// taken as the IPv4 prefix that it stands for.
+// In a list the longest entry around an address decides; if a list has an entry both ways, the negated
+// one. The order of the lists matters only for reports: an entry that several lists have is counted for
+// the first. An entry that is wider than the Options allow, or invalid, or has bits set behind its
+// prefix, is dropped and reported. Bits are not masked, since that could turn a mistyped host into a
+// network; where a format gives them no meaning (APL, RFC 3123), its reader masks them. An IPv4-mapped
+// IPv6 prefix is taken as the IPv4 prefix that it stands for. Bits of an exception behind its prefix are
+// ignored; the same network again changes nothing.
 //
-// Bits of an exception behind its prefix are ignored; the same network again changes nothing.
-//
-// Build fails when a limit is exceeded (then errors.Is(err, ErrTooMany)), and when an exception is
-// invalid, since it must not get lost. An empty policy is no error: see [Guard].
+// Build fails if a limit is exceeded (then errors.Is(err, ErrTooMany)), and if an exception is invalid,
+// since it must not get lost. An empty policy is no error: see [Guard].
 func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 	if len(lists) > MaxLists {
 		return nil, fmt.Errorf("policy: %d lists: %w, a policy has %d at most", len(lists), ErrTooMany, MaxLists)
@@ -216,12 +208,9 @@ func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 		}
 		s.table(entries)
 		if n := s.to.Len(); o.MaxEntries > 0 && n > o.MaxEntries {
-			err = errors.Join(err, fmt.Errorf("policy: %v table: %w entries: %d, the limit is %d", s.kind, ErrTooMany, n, o.MaxEntries))
+			return nil, fmt.Errorf("policy: %v table: %w entries: %d, the limit is %d", s.kind, ErrTooMany, n, o.MaxEntries)
 		}
 		*to = s.to
-	}
-	if err != nil {
-		return nil, err
 	}
 	for _, x := range excepted {
 		if x.Inside+x.Around > 0 {

@@ -2,42 +2,36 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 )
 
-// Exception is a network no address of which may be blocked, and why: a few
-// words for the owner, such as "own address of em0".
+// Exception is a network no address of which may be blocked, and why: a few words for the owner, such as
+// "own address of em0".
 type Exception struct {
 	Prefix netip.Prefix
 	Why    string
 }
 
-// Facts is what is known of the host, as far as it makes exceptions. Who
-// gathers it may leave anything out; the zero value yields
-// [DefaultExceptions] alone.
+// Facts is what is known of the host, as far as it makes exceptions. Anything may be missing; the zero
+// value yields [DefaultExceptions] alone.
 type Facts struct {
-	// Interfaces are the host's interfaces with their addresses.
 	Interfaces []Interface
-	// Gateways are the next hops of the default routes, or of all routes.
-	Gateways []netip.Addr
-	// Resolvers are the name servers of the host.
-	Resolvers []netip.Addr
-	// Servers are the hosts that the agent itself must reach: policy servers,
-	// log servers, proxies.
-	Servers []Server
-	// NeverBlock are the owner's own exceptions.
-	NeverBlock []netip.Prefix
+	Gateways   []netip.Addr   // next hops of the default routes, or of all routes
+	Resolvers  []netip.Addr   // name servers of the host
+	Servers    []Server       // hosts that the agent itself must reach: policy servers, log servers, proxies
+	NeverBlock []netip.Prefix // the owner's own exceptions
 }
 
-// Interface is an interface of the host. An address comes with the length of
-// its network's prefix, host bits kept: 192.0.2.7/24.
+// Interface is an interface of the host. An address has the length of its network's prefix, and keeps its
+// host bits: 192.0.2.7/24.
 type Interface struct {
 	Name      string
 	Addresses []netip.Prefix
 }
 
-// Server is a host that must stay reachable. Role is a few words that name it
-// in reports: "policy server", "log server logs.example.net".
+// Server is a host that must stay reachable. Role is a few words that name it in reports: "policy server",
+// "log server logs.example.net".
 type Server struct {
 	Role string
 	Addr netip.Addr
@@ -54,10 +48,9 @@ var defaultExceptions = []Exception{
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }
 
-// A connected network is excepted when it lies in one of these: there the
-// owner's neighbours live. A public network that happens to be connected is
-// full of strangers (RFC 1918 §3, RFC 3927 §2.1, RFC 4193 §3.1, RFC 4291
-// §2.5.6).
+// privateNetworks are those whose connected networks are excepted: the owner's neighbours live there. A
+// public network that happens to be connected is full of strangers (RFC 1918 §3, RFC 3927 §2.1, RFC 4193
+// §3.1, RFC 4291 §2.5.6).
 var privateNetworks = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("172.16.0.0/12"),
@@ -67,48 +60,35 @@ var privateNetworks = []netip.Prefix{
 	netip.MustParsePrefix("fe80::/10"),
 }
 
-// DefaultExceptions returns the networks that are never blocked on any host:
-// loopback, multicast, IPv6 link-local, broadcast and what stands for no
-// address at all. Blocking one of them would stop the host from talking to
-// itself or to its link (routing, neighbour discovery, DHCP).
-func DefaultExceptions() []Exception {
-	return append([]Exception(nil), defaultExceptions...)
-}
+// DefaultExceptions returns the networks that are never blocked on any host: loopback, multicast, IPv6
+// link-local, broadcast, and what stands for no address at all. Blocking one of them would stop the host
+// from talking to itself or to its link (routing, neighbour discovery, DHCP).
+func DefaultExceptions() []Exception { return slices.Clone(defaultExceptions) }
 
-// Exceptions returns all exceptions that follow from the facts, each prefix
-// once: the host's own addresses; gateways, resolvers and servers; connected
-// networks that are private or link-local; NeverBlock, as whole networks; and
-// [DefaultExceptions]. Where a prefix is excepted for several reasons they
-// are all named, in this order. Addresses that are invalid or unspecified are
-// passed over, zones dropped, IPv4-mapped IPv6 taken as IPv4.
+// Exceptions returns all exceptions that follow from the facts, each prefix once: the host's own
+// addresses; gateways, resolvers and servers; connected networks that are private or link-local;
+// NeverBlock, as whole networks; and [DefaultExceptions]. If a prefix is excepted for several reasons,
+// they are all named, in this order. Invalid and unspecified addresses are skipped, zones dropped,
+// IPv4-mapped IPv6 addresses taken as IPv4.
 func Exceptions(f Facts) []Exception {
 	var es []Exception
 	at := make(map[netip.Prefix]int)
 	except := func(p netip.Prefix, why string) {
-		p = canonical(p)
-		if !p.IsValid() {
+		if p = canonical(p); !p.IsValid() {
 			return
 		}
-		i, ok := at[p]
-		if !ok {
+		if i, ok := at[p]; !ok {
 			at[p] = len(es)
 			es = append(es, Exception{p, why})
-			return
+		} else if !slices.Contains(strings.Split(es[i].Why, ", "), why) {
+			es[i].Why += ", " + why
 		}
-		for w := range strings.SplitSeq(es[i].Why, ", ") {
-			if w == why {
-				return
-			}
-		}
-		es[i].Why += ", " + why
 	}
 	host := func(a netip.Addr, why string) {
-		a = a.Unmap().WithZone("")
-		if a.IsValid() && !a.IsUnspecified() {
+		if a = a.Unmap().WithZone(""); a.IsValid() && !a.IsUnspecified() {
 			except(netip.PrefixFrom(a, a.BitLen()), why)
 		}
 	}
-
 	for _, in := range f.Interfaces {
 		for _, p := range in.Addresses {
 			host(p.Addr(), "own address of "+in.Name)
@@ -139,32 +119,19 @@ func Exceptions(f Facts) []Exception {
 	return es
 }
 
-// private reports whether all of a canonical network is private or
-// link-local, and more than a host.
+// private reports whether all of a canonical network is private or link-local, and more than a host.
 func private(p netip.Prefix) bool {
-	if !p.IsValid() || p.IsSingleIP() {
-		return false
-	}
-	for _, n := range privateNetworks {
-		if n.Bits() <= p.Bits() && n.Contains(p.Addr()) {
-			return true
-		}
-	}
-	return false
+	return p.IsValid() && !p.IsSingleIP() && slices.ContainsFunc(privateNetworks, func(n netip.Prefix) bool {
+		return n.Bits() <= p.Bits() && n.Contains(p.Addr())
+	})
 }
 
-// canonical masks a prefix and takes an IPv4-mapped one as IPv4. What is
-// invalid becomes the zero Prefix.
-func canonical(p netip.Prefix) netip.Prefix {
-	if !p.IsValid() {
-		return netip.Prefix{}
-	}
-	return unmap(p).Masked()
-}
+// canonical masks a prefix and takes an IPv4-mapped one as IPv4. For an invalid one it returns the zero
+// Prefix.
+func canonical(p netip.Prefix) netip.Prefix { return unmap(p).Masked() }
 
-// unmap returns the IPv4 prefix that an IPv4-mapped IPv6 prefix stands for
-// (RFC 4291 §2.5.5.2); others it returns as they are. A prefix too short to
-// name IPv4 addresses only is none.
+// unmap returns the IPv4 prefix that an IPv4-mapped IPv6 prefix stands for (RFC 4291 §2.5.5.2), and
+// others unchanged. A prefix of fewer than 96 bits has more than IPv4 addresses in it.
 func unmap(p netip.Prefix) netip.Prefix {
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
 		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)

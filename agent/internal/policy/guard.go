@@ -12,25 +12,22 @@ const (
 	DefaultHold      = 24 * time.Hour
 )
 
-// Tables with fewer entries than this come and go as their owners please; and
-// a table that would keep less than a tenth of itself is taken for a mistake
-// that time does not mend.
+// Tables with fewer than guardFrom entries may shrink at any time. A table that keeps less than one part
+// in guardTenth is taken for a mistake, which does not pass with time.
 const (
 	guardFrom  = 100
 	guardTenth = 10
 )
 
-// Guard says whether a table may replace the one in force. It keeps nothing:
-// the caller stores [Decision].Since, apart for each table.
+// Guard decides whether a table may replace the one in force. It has no state: the caller stores
+// [Decision].Since of each table.
 type Guard struct {
-	// MaxShrink is the part of the entries in force, 0 to 1, that may go at
-	// once. 0 holds any loss, 1 none but that of nine tenths.
+	// MaxShrink is the part of the entries in force, 0 to 1, that may go at once. 0 holds any loss, 1 only
+	// a loss of more than nine tenths.
 	MaxShrink float64
-	// Hold is how long a table that shrinks more must have stayed like that.
-	// With 0 it need not wait.
+	// Hold is how long a table that shrinks more is held. With 0 it need not wait.
 	Hold time.Duration
-	// MayBeEmpty lets a table become empty; for allow lists, which a server
-	// may empty on purpose. For a block table leave it false.
+	// MayBeEmpty lets a table become empty. It is for allow lists, which a server may empty on purpose.
 	MayBeEmpty bool
 }
 
@@ -38,42 +35,29 @@ type Guard struct {
 type Verdict uint8
 
 const (
-	// Accept: nothing speaks against the table.
-	Accept Verdict = iota
-	// Accepted after Hold: it shrinks beyond MaxShrink, and has for long
-	// enough.
-	Waited
-	// Forced: the owner insists on what would be held.
-	Forced
-	// Hold: it shrinks beyond MaxShrink; time or force lets it pass.
-	Hold
-	// HoldForForce: less than a tenth would be left; only force lets it pass.
-	HoldForForce
-	// RefuseEmpty: it has no entries; nothing lets it pass.
-	RefuseEmpty
+	Accept       Verdict = iota // nothing is wrong with the table
+	Waited                      // it shrinks beyond MaxShrink, and has been held for Hold
+	Forced                      // the owner enforces what would be held
+	Hold                        // it shrinks beyond MaxShrink; it passes with time or force
+	HoldForForce                // less than a tenth would be left; it passes with force only
+	RefuseEmpty                 // it has no entries; it never passes
 )
 
-// Decision is what a [Guard] says of a table.
+// Decision is what a [Guard] decides about a table.
 type Decision struct {
 	Verdict Verdict
-	// Why is one line with the numbers, for the owner; empty for Accept.
-	Why string
-	// Since is when the table was first seen to shrink beyond MaxShrink, to
-	// be stored and given to the next Check; zero when it does not.
-	Since time.Time
-	// Until is when a table that is held may pass; zero unless Verdict is
-	// Hold.
-	Until time.Time
+	Why     string    // one line with the numbers, for the owner; empty for Accept
+	Since   time.Time // when the table was first seen to shrink beyond MaxShrink; zero if it does not
+	Until   time.Time // when a table that is held may pass; zero unless Verdict is Hold
 }
 
 // Allowed reports whether the table may be enforced.
 func (d Decision) Allowed() bool { return d.Verdict <= Forced }
 
-// Check says whether a table of next entries may replace one of inForce
-// entries (0 when there is none). since is the Since of the last Decision on
-// this table, zero if there was none; when it lies in the future a clock was
-// set back, and the wait begins anew. force is the owner's word; it does not
-// help an empty table.
+// Check decides whether a table of next entries may replace one of inForce entries (0 if there is none).
+// since is the Since of the last Decision about this table, zero if there was none; if it lies in the
+// future, a clock was set back, and the wait begins anew. force is the owner's order; it does not help an
+// empty table.
 func (g Guard) Check(inForce, next int, since, now time.Time, force bool) Decision {
 	if next <= 0 && !g.MayBeEmpty {
 		return Decision{Verdict: RefuseEmpty, Since: since,
@@ -91,32 +75,27 @@ func (g Guard) Check(inForce, next int, since, now time.Time, force bool) Decisi
 	until := since.Add(g.Hold)
 	switch {
 	case force:
-		d.Verdict = Forced
-		d.Why = what + ": forced"
+		d.Verdict, d.Why = Forced, what+": forced"
 	case int64(next)*guardTenth < int64(inForce):
-		d.Verdict = HoldForForce
-		d.Why = what + ": held, less than a tenth is left; only --force enforces it"
+		d.Verdict, d.Why = HoldForForce, what+": held, less than a tenth is left; only --force enforces it"
 	case now.Before(until):
-		d.Verdict = Hold
-		d.Until = until
+		d.Verdict, d.Until = Hold, until
 		d.Why = fmt.Sprintf("%s: held since %s, until %s or --force", what, stamp(since), stamp(until))
 	default:
-		d.Verdict = Waited
-		d.Why = fmt.Sprintf("%s: enforced, as it has been like this since %s", what, stamp(since))
+		d.Verdict, d.Why = Waited, fmt.Sprintf("%s: enforced, as it has been like this since %s", what, stamp(since))
 	}
 	return d
 }
 
-// shrinks compares in whole numbers, so that exactly MaxShrink is not beyond
-// it.
+// shrinks compares in whole numbers, so that exactly MaxShrink is not beyond it.
 func (g Guard) shrinks(inForce, next int) bool {
 	const million = 1e6
-	most := math.Round(g.MaxShrink * million)
-	if !(most >= 0) { // NaN as well
-		most = 0
+	most := int64(0)
+	if g.MaxShrink > 0 { // not if it is NaN
+		most = int64(math.Round(min(g.MaxShrink, 1) * million))
 	}
 	lost := int64(inForce) - int64(next)
-	return lost > 0 && (lost*million > int64(min(most, million))*int64(inForce) || int64(next)*guardTenth < int64(inForce))
+	return lost > 0 && (lost*million > most*int64(inForce) || int64(next)*guardTenth < int64(inForce))
 }
 
 func stamp(t time.Time) string { return t.Format("2006-01-02 15:04") }

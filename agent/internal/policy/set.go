@@ -96,13 +96,13 @@ func (s *Set) append(e Entry) {
 	if e.Not {
 		tag = uint16(NoList) | tagNot
 	}
+	records, _ := s.family(e.v6)
 	if e.v6 {
-		s.v6 = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(s.v6, e.addr.hi), e.addr.lo)
-		s.v6 = binary.BigEndian.AppendUint16(append(s.v6, e.bits), tag)
-		return
+		*records = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(*records, e.addr.hi), e.addr.lo)
+	} else {
+		*records = binary.BigEndian.AppendUint32(*records, uint32(e.addr.hi>>32))
 	}
-	s.v4 = binary.BigEndian.AppendUint32(s.v4, uint32(e.addr.hi>>32))
-	s.v4 = binary.BigEndian.AppendUint16(append(s.v4, e.bits), tag)
+	*records = binary.BigEndian.AppendUint16(append(*records, e.bits), tag)
 }
 
 // len returns the number of entries of a family.
@@ -121,8 +121,8 @@ func (s *Set) cut(v6 bool, n int) (es []Entry) {
 	return es
 }
 
-// order reverses the entries of each address, so that the longest prefix comes first, and counts the
-// negated ones.
+// order reverses the entries of each address, so that the longest prefix comes first, counts the negated
+// ones, and returns memory that is not needed.
 func (s *Set) order() {
 	for _, v6 := range []bool{false, true} {
 		records, size := s.family(v6)
@@ -136,6 +136,9 @@ func (s *Set) order() {
 					r[i+k], r[j+k] = r[j+k], r[i+k]
 				}
 			}
+		}
+		if cap(r) > len(r)+len(r)/4 { // as when several lists have the same entries
+			*records = bytes.Clone(r)
 		}
 	}
 }
@@ -225,52 +228,50 @@ func (l *Loader) Add(chunk []byte) error {
 }
 
 func (l *Loader) add(chunk []byte) error {
-	s := &l.set
 	if len(chunk) == 0 {
 		return errors.New("policy: chunk is empty")
 	}
-	to, size := s.family(chunk[0] != 4)
-	room, most, records := l.want.V6*size, uint8(128), chunk[1:]
-	if chunk[0] == 4 {
-		room, most = l.want.V4*size, 32
+	s, family, chunk := &l.set, chunk[0], chunk[1:]
+	to, size := s.family(family != 4)
+	room, most := l.want.V6, uint8(128)
+	if family == 4 {
+		room, most = l.want.V4, 32
 	}
+	n := len(*to) / size
 	switch {
-	case chunk[0] != 4 && chunk[0] != 6 || len(records)%size != 0:
-		return fmt.Errorf("policy: chunk of family %d with %d bytes", chunk[0], len(chunk))
-	case chunk[0] == 4 && len(s.v6) > 0:
+	case family != 4 && family != 6 || len(chunk)%size != 0:
+		return fmt.Errorf("policy: chunk of family %d with %d bytes", family, 1+len(chunk))
+	case family == 4 && len(s.v6) > 0:
 		return errors.New("policy: chunk of IPv4 entries comes after IPv6 entries")
-	case len(records) > room-len(*to):
-		return fmt.Errorf("policy: chunk has more than the %d IPv%d entries announced", room/size, chunk[0])
+	case len(chunk)/size > room-n:
+		return fmt.Errorf("policy: chunk has more than the %d IPv%d entries announced", room, family)
 	}
-	for r := range slices.Chunk(records, size) {
-		n := len(*to)
-		if err := l.check(decode(r), most, (*to)[max(n-size, 0):n]); err != nil {
-			return fmt.Errorf("policy: IPv%d entry %d: %w", chunk[0], n/size, err)
+	*to = append(*to, chunk...)
+	for ; n < len(*to)/size; n++ {
+		e, err := decode((*to)[n*size:][:size]), error(nil)
+		switch {
+		case e.bits > most:
+			err = fmt.Errorf("prefix length %d", e.bits)
+		case !e.covers(e.addr):
+			err = fmt.Errorf("bits set behind prefix length %d", e.bits)
+		case int(e.List) >= len(s.lists) && !(e.Not && e.List == NoList):
+			err = fmt.Errorf("list %d of %d", e.List, len(s.lists))
+		case n > 0 && !decode((*to)[(n-1)*size:][:size]).before(e):
+			err = errors.New("out of order")
 		}
-		*to = append(*to, r...)
+		if err != nil {
+			return fmt.Errorf("policy: IPv%d entry %d: %w", family, n, err)
+		}
+		if e.Not {
+			s.not++
+		}
 	}
 	return nil
 }
 
-// check checks an entry, which follows the record before, if there is one.
-func (l *Loader) check(e Entry, most uint8, before []byte) error {
-	switch {
-	case e.bits > most:
-		return fmt.Errorf("prefix length %d", e.bits)
-	case e.addr.first(e.bits) != e.addr:
-		return fmt.Errorf("bits set behind prefix length %d", e.bits)
-	case int(e.List) >= len(l.set.lists) && !(e.Not && e.List == NoList):
-		return fmt.Errorf("list %d of %d", e.List, len(l.set.lists))
-	}
-	if len(before) > 0 {
-		if b := decode(before); e.addr.less(b.addr) || e.addr == b.addr && e.bits >= b.bits {
-			return errors.New("out of order")
-		}
-	}
-	if e.Not {
-		l.set.not++
-	}
-	return nil
+// before reports whether a set may have e before o, which is of the same family.
+func (e Entry) before(o Entry) bool {
+	return e.addr.less(o.addr) || e.addr == o.addr && e.bits > o.bits
 }
 
 // Set returns the set when all of it has come and has the given sum.
