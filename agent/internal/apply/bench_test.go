@@ -2,7 +2,6 @@ package apply
 
 import (
 	"encoding/binary"
-	"io"
 	"net/netip"
 	"path/filepath"
 	"testing"
@@ -61,24 +60,6 @@ func perSecond(b *testing.B, n int) {
 func enforcer(n int) *Enforcer {
 	k := pfsim.New(pfsim.Options{MaxEntries: 3 * n})
 	return New(k.OpenPF())
-}
-
-// BenchmarkFill makes the argument of SETADDRS of a set.
-func BenchmarkFill(b *testing.B) {
-	for _, s := range sizes {
-		b.Run(s.name, func(b *testing.B) {
-			set := manyEntries(b, s.n, 0)
-			b.ReportAllocs()
-			for b.Loop() {
-				a, err := fill(set)
-				if err != nil {
-					b.Fatal(err)
-				}
-				a.Close()
-			}
-			perSecond(b, s.n)
-		})
-	}
 }
 
 // BenchmarkDiff asks what a policy would change, without changing it: SETADDRS
@@ -147,20 +128,7 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-// discard is a disk that takes everything at once.
-type discard struct{ osDisk }
-
-type nowhere struct{ io.Writer }
-
-func (nowhere) Sync() error  { return nil }
-func (nowhere) Close() error { return nil }
-
-func (discard) Create(string) (file, error) { return nowhere{io.Discard}, nil }
-func (discard) Rename(_, _ string) error    { return nil }
-func (discard) SyncDir(string) error        { return nil }
-
-// BenchmarkFile writes a persist file, to the disk and as text alone, and
-// compares one with what it is to hold.
+// BenchmarkFile writes a persist file, and compares one with what it is to hold.
 func BenchmarkFile(b *testing.B) {
 	for _, s := range sizes {
 		set := func(b *testing.B) (*policy.Set, string) {
@@ -170,17 +138,7 @@ func BenchmarkFile(b *testing.B) {
 			set, path := set(b)
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := WriteFile(path, head, set); err != nil {
-					b.Fatal(err)
-				}
-			}
-			perSecond(b, s.n)
-		})
-		b.Run("text/"+s.name, func(b *testing.B) {
-			set, path := set(b)
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := writeFile(discard{}, path, head, set); err != nil {
+				if err := writeFile(osDisk{}, path, head, set); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -188,12 +146,12 @@ func BenchmarkFile(b *testing.B) {
 		})
 		b.Run("check/"+s.name, func(b *testing.B) {
 			set, path := set(b)
-			if err := WriteFile(path, head, set); err != nil {
+			if err := writeFile(osDisk{}, path, head, set); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if st, err := checkFile(path, set); err != nil || !st.Same {
+				if st, err := stateOf(path, set); err != nil || !st.Same {
 					b.Fatal(st, err)
 				}
 			}

@@ -83,7 +83,7 @@ func newBench(t *testing.T, o pfsim.Options) *bench {
 func (b *bench) holds(want list) {
 	b.t.Helper()
 	b.tableHolds(want)
-	if st, err := checkFile(b.target.File, want); err != nil || !st.Same {
+	if st, err := stateOf(b.target.File, want); err != nil || !st.Same {
 		b.t.Errorf("the file does not hold %v: %v", want, err)
 	}
 }
@@ -415,7 +415,7 @@ func TestReloadAdvice(t *testing.T) {
 
 func TestHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "table")
-	if err := MarkHeld(path, when); err != nil {
+	if err := markHeld(osDisk{}, path, when); err != nil {
 		t.Errorf("no file: %v", err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
@@ -431,21 +431,21 @@ func TestHeld(t *testing.T) {
 			if since != "2026-03-01T04:05:06Z" {
 				at = when.AddDate(0, 0, 1)
 			}
-			if err := MarkHeld(path, at); err != nil {
+			if err := markHeld(osDisk{}, path, at); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := Held(path); !got.Equal(at) || err != nil {
+			if got, err := heldIn(path); !got.Equal(at) || err != nil {
 				t.Errorf("held %v, %v, want %v", got, err, at)
 			}
 			if got := strings.Replace(read(t, path), heldPrefix+since+"\n", "", 1); got != body {
 				t.Errorf("the file is now\n%s\nwas\n%s", got, body)
 			}
 		}
-		if err := MarkHeld(path, when.AddDate(0, 0, -1)); err != nil {
+		if err := markHeld(osDisk{}, path, when.AddDate(0, 0, -1)); err != nil {
 			t.Fatal(err)
 		}
 		var none Header
-		if err := MarkHeld(path, none.Held); err != nil {
+		if err := markHeld(osDisk{}, path, none.Held); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(t, path); got != body {

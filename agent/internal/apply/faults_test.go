@@ -22,10 +22,10 @@ func TestReadersRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, fifo} {
-		_, errCheck := checkFile(path, some)
-		_, errHeld := Held(path)
+		_, errCheck := stateOf(path, some)
+		_, errHeld := heldIn(path)
 		_, errCount := FileEntries(path)
-		for name, err := range map[string]error{"checkFile": errCheck, "Held": errHeld, "FileEntries": errCount, "MarkHeld": MarkHeld(path, when), "WriteFile": WriteFile(path, head, some)} {
+		for name, err := range map[string]error{"checkFile": errCheck, "Held": errHeld, "FileEntries": errCount, "MarkHeld": markHeld(osDisk{}, path, when), "WriteFile": writeFile(osDisk{}, path, head, some)} {
 			if want := "persist file " + path + ": is not a regular file: move it away"; err == nil || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", name, err, want)
 			}
@@ -39,8 +39,8 @@ func TestReadersRefuse(t *testing.T) {
 // An error names the file once, and what could not be done with it.
 func TestFileErrorsSayItOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none", "table")
-	err := WriteFile(path, head, some)
-	if want := "persist file " + path + ": create " + path + TempSuffix + ": no such file or directory"; err == nil || err.Error() != want {
+	err := writeFile(osDisk{}, path, head, some)
+	if want := "persist file " + path + ": create " + path + tempSuffix + ": no such file or directory"; err == nil || err.Error() != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -121,10 +121,10 @@ func TestHold(t *testing.T) {
 	held.Held = when
 	check := func(what string) {
 		t.Helper()
-		if err := b.Hold(b.target, held); err != nil {
+		if err := b.hold(b.target, held); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if st, err := checkFile(b.target.File, some); err != nil || !st.Same || !st.Held.Equal(when) {
+		if st, err := stateOf(b.target.File, some); err != nil || !st.Same || !st.Held.Equal(when) {
 			t.Errorf("%s: %+v, %v, the file:\n%s", what, st, err, read(t, b.target.File))
 		}
 	}
@@ -146,7 +146,7 @@ func TestHold(t *testing.T) {
 	if err := os.Remove(b.target.File); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Hold(b.target, held); err != nil {
+	if err := b.hold(b.target, held); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(b.target.File); !errors.Is(err, fs.ErrNotExist) {

@@ -130,17 +130,17 @@ func TestHostileFiles(t *testing.T) {
 				possible(t, os.WriteFile(outside, []byte(three.text()), 0o600))
 				at := path
 				if temp {
-					at += TempSuffix
+					at += tempSuffix
 				}
 				possible(t, tt.put(at, outside))
 				done := make(chan struct{})
 				go func() {
 					defer close(done)
 					for what, f := range map[string]func() error{
-						"checkFile":   func() error { st, err := checkFile(path, three); return orSame(st.Same && !temp, err) },
+						"checkFile":   func() error { st, err := stateOf(path, three); return orSame(st.Same && !temp, err) },
 						"FileEntries": func() error { _, err := FileEntries(path); return err },
-						"Ours":        func() error { _, err := Ours(path, "t"); return err },
-						"MarkHeld":    func() error { return MarkHeld(path, time.Unix(1e9, 0)) },
+						"readHeader":  func() error { _, _, err := readHeader(path); return err },
+						"MarkHeld":    func() error { return markHeld(osDisk{}, path, time.Unix(1e9, 0)) },
 					} {
 						if what == "MarkHeld" && tt.want == "" || temp {
 							continue // it replaces the file as WriteFile does
@@ -150,14 +150,14 @@ func TestHostileFiles(t *testing.T) {
 							t.Errorf("%s: %v, want %q", what, err, tt.want)
 						}
 					}
-					err := WriteFile(path, Header{Table: "t"}, three)
+					err := writeFile(osDisk{}, path, Header{Table: "t"}, three)
 					refused := tt.want != "" && !temp || temp && tt.tempBad
 					if (err != nil) != refused || err != nil && strings.Contains(err.Error(), "\n") {
 						t.Errorf("WriteFile: %v", err)
 					}
 					if err == nil {
 						fi, err := os.Lstat(path)
-						if st, e := checkFile(path, three); err != nil || e != nil || !st.Same || fi.Mode() != fileMode || !own(fi) {
+						if st, e := stateOf(path, three); err != nil || e != nil || !st.Same || fi.Mode() != fileMode || !own(fi) {
 							t.Errorf("written: %v, %v, %+v", fi, e, st)
 						}
 					}
@@ -217,7 +217,7 @@ func TestHugeFile(t *testing.T) {
 			before := entries()
 			var m0, m1 runtime.MemStats
 			runtime.ReadMemStats(&m0)
-			if _, err := checkFile(path, three); err != nil {
+			if _, err := stateOf(path, three); err != nil {
 				t.Error(err)
 			}
 			if _, err := FileEntries(path); err != nil {
@@ -225,15 +225,15 @@ func TestHugeFile(t *testing.T) {
 			}
 			since := time.Unix(1e9, 0)
 			if refused := name == "zeros" || name == "a line without end"; refused {
-				if err := MarkHeld(path, since); err == nil {
+				if err := markHeld(osDisk{}, path, since); err == nil {
 					t.Error("what is no table file was overwritten")
 				}
 				return
 			}
-			if err := MarkHeld(path, since); err != nil {
+			if err := markHeld(osDisk{}, path, since); err != nil {
 				t.Error(err)
 			}
-			held, err := Held(path)
+			held, err := heldIn(path)
 			runtime.ReadMemStats(&m1)
 			if n := m1.TotalAlloc - m0.TotalAlloc; n > 64<<20 || n > 4<<20 && name != "many marks" {
 				t.Errorf("%d KiB allocated", n>>10)
@@ -267,16 +267,16 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	path := filepath.Join(dir, "t.pftable")
-	possible(t, WriteFile(path, Header{Table: "t"}, three))
+	possible(t, writeFile(osDisk{}, path, Header{Table: "t"}, three))
 	var many hostile
 	for i := range 40_000 {
 		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
 	}
-	err := WriteFile(path, Header{Table: "t"}, many)
+	err := writeFile(osDisk{}, path, Header{Table: "t"}, many)
 	if !errors.Is(err, syscall.ENOSPC) || !strings.HasPrefix(err.Error(), "persist file "+path+": write ") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v", err)
 	}
-	if st, err := checkFile(path, three); err != nil || !st.Same {
+	if st, err := stateOf(path, three); err != nil || !st.Same {
 		t.Errorf("afterwards: %+v, %v", st, err)
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
@@ -309,7 +309,7 @@ func FuzzPersist(f *testing.F) {
 		if err := os.WriteFile(path, in, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		st, err := checkFile(path, three)
+		st, err := stateOf(path, three)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -326,12 +326,12 @@ func FuzzPersist(f *testing.F) {
 			t.Fatalf("%d entries, want %d, %v", n, want, err)
 		}
 		for _, since := range []time.Time{time.Unix(1e9, 0), {}} {
-			if err := MarkHeld(path, since); err != nil && Overwritable(path) == nil {
+			if err := markHeld(osDisk{}, path, since); err != nil && Overwritable(path) == nil {
 				t.Fatal(err)
 			} else if err != nil {
 				return
 			}
-			if got, err := Held(path); err != nil || !got.Equal(since) {
+			if got, err := heldIn(path); err != nil || !got.Equal(since) {
 				t.Fatalf("held since %v, want %v, %v", got, since, err)
 			}
 			out, err := os.ReadFile(path)

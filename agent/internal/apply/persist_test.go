@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/pfioctl/pfsim"
 )
 
@@ -45,6 +46,22 @@ var (
 	head = Header{Time: when, Table: "ThreatSTOP-Block", Server: "192.0.2.53:53", Counts: "3 blocked addresses, 2 exceptions"}
 )
 
+// fileState is what checkFile finds.
+type fileState struct {
+	Same bool
+	Held time.Time
+}
+
+func stateOf(path string, e policy.Entries) (fileState, error) {
+	same, held, err := checkFile(path, e)
+	return fileState{same, held}, err
+}
+
+func heldIn(path string) (time.Time, error) {
+	_, held, err := readHeader(path)
+	return held, err
+}
+
 func read(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -56,7 +73,7 @@ func read(t *testing.T, path string) string {
 
 func TestWriteFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ThreatSTOP-Block.pftable")
-	if err := WriteFile(path, head, some); err != nil {
+	if err := writeFile(osDisk{}, path, head, some); err != nil {
 		t.Fatal(err)
 	}
 	want := `# pf table ThreatSTOP-Block, written by threatstopd: changes made here are lost
@@ -76,7 +93,7 @@ func TestWriteFile(t *testing.T) {
 	if err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v, want 0600", st.Mode(), err)
 	}
-	if _, err := os.Lstat(path + TempSuffix); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(path + tempSuffix); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("temporary file is still there: %v", err)
 	}
 }
@@ -100,7 +117,7 @@ func TestWriteFileRefuses(t *testing.T) {
 		"bad: directory":           {sub, "is not a regular file"},
 		"bad: directory not there": {filepath.Join(dir, "none", "file"), "create"},
 	} {
-		err := WriteFile(tc.path, head, some)
+		err := writeFile(osDisk{}, tc.path, head, some)
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.HasPrefix(err.Error(), "persist file "+tc.path+": ") {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}
@@ -119,10 +136,10 @@ func TestWriteFileTemporaryLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "table")
-	if err := os.Symlink(victim, path+TempSuffix); err != nil {
+	if err := os.Symlink(victim, path+tempSuffix); err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteFile(path, head, some); err != nil {
+	if err := writeFile(osDisk{}, path, head, some); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, victim); got != "precious\n" {
@@ -240,7 +257,7 @@ func TestWriteFileEveryFault(t *testing.T) {
 	for n := 0; ; n++ {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "table")
-		if err := WriteFile(path, head, older); err != nil {
+		if err := writeFile(osDisk{}, path, head, older); err != nil {
 			t.Fatal(err)
 		}
 		before := read(t, path)
@@ -258,7 +275,7 @@ func TestWriteFileEveryFault(t *testing.T) {
 		}
 		after := read(t, path)
 		if failed == "fsync directory" {
-			if st, err := checkFile(path, newer); err != nil || !st.Same {
+			if st, err := stateOf(path, newer); err != nil || !st.Same {
 				t.Errorf("%s fails: the file is not the new one: %v", failed, err)
 			}
 		} else if after != before {
@@ -297,12 +314,12 @@ func TestCheckFile(t *testing.T) {
 		if err := os.WriteFile(path, []byte(tc.content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := checkFile(path, some)
+		got, err := stateOf(path, some)
 		if err != nil || got != tc.want {
 			t.Errorf("%s: %+v, %v, want %+v", name, got, err, tc.want)
 		}
 	}
-	if got, err := checkFile(filepath.Join(t.TempDir(), "none"), some); err != nil || got != (fileState{}) {
+	if got, err := stateOf(filepath.Join(t.TempDir(), "none"), some); err != nil || got != (fileState{}) {
 		t.Errorf("no file: %+v, %v", got, err)
 	}
 }
@@ -313,7 +330,7 @@ func TestWriteFileKilled(t *testing.T) {
 	if path := os.Getenv("ENFORCE_TEST_WRITE"); path != "" {
 		for {
 			for _, l := range []list{newer, older} {
-				if err := WriteFile(path, head, l); err != nil {
+				if err := writeFile(osDisk{}, path, head, l); err != nil {
 					fmt.Println(err)
 					os.Exit(1)
 				}
@@ -326,7 +343,7 @@ func TestWriteFileKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "table")
-	if err := WriteFile(path, head, older); err != nil {
+	if err := writeFile(osDisk{}, path, head, older); err != nil {
 		t.Fatal(err)
 	}
 	interrupted, written, kills := 0, 0, 30
@@ -364,14 +381,14 @@ func TestWriteFileKilled(t *testing.T) {
 			}
 		}
 		written += len(said)
-		if _, err := os.Lstat(path + TempSuffix); err == nil {
+		if _, err := os.Lstat(path + tempSuffix); err == nil {
 			interrupted++
 		}
-		a, err := checkFile(path, older)
+		a, err := stateOf(path, older)
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := checkFile(path, newer)
+		b, err := stateOf(path, newer)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -428,7 +445,7 @@ func TestOverwritable(t *testing.T) {
 			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for what, err := range map[string]error{"check": Overwritable(path), "write": WriteFile(path, Header{Table: "t"}, list{})} {
+			for what, err := range map[string]error{"check": Overwritable(path), "write": writeFile(osDisk{}, path, Header{Table: "t"}, list{})} {
 				if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 					t.Errorf("%s: %v, want %q", what, err, c.want)
 				}

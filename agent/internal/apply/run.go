@@ -185,7 +185,7 @@ func (r *run) settle(l *List) {
 	if !l.Absent || l.Entries == nil || l.Entries.Len() == 0 {
 		return
 	}
-	since, _ := r.held(r.o.Target(l.Kind))
+	since := r.held(r.o.Target(l.Kind))
 	if since.IsZero() || since.After(r.now) {
 		since = r.now
 	}
@@ -196,13 +196,14 @@ func (r *run) settle(l *List) {
 	r.kept[l.Kind] = since
 }
 
-// held returns the time noted in the table file, in the zone in which the owner reads it.
-func (r *run) held(t Target) (time.Time, error) {
-	since, err := Held(t.File)
-	if !since.IsZero() {
+// held returns the time noted in the table file, in the zone in which the owner reads it. If the file
+// cannot be read, that is no reason not to enforce: the time, if one is needed, then begins now, and
+// Apply reports the file.
+func (r *run) held(t Target) (since time.Time) {
+	if _, since, _ = readHeader(t.File); !since.IsZero() {
 		since = since.In(r.now.Location())
 	}
-	return since, err
+	return since
 }
 
 // tables brings both tables to the policy.
@@ -236,28 +237,30 @@ func (r *run) allowInUse() bool {
 	if slices.ContainsFunc(r.out.Lists, func(l List) bool { return l.Kind == policy.Allow }) {
 		return true
 	}
-	n, err := r.InForce(r.o.Allow.Table)
-	ours := false
+	n, err := r.inForce(r.o.Allow.Table)
+	table := ""
 	if err == nil {
-		ours, err = Ours(r.o.Allow.File, r.o.Allow.Table.String())
+		table, _, err = readHeader(r.o.Allow.File)
 	}
 	if err != nil {
 		r.out.Warnings = append(r.out.Warnings, err.Error())
 	}
-	return n > 0 && ours
+	return n > 0 && table == r.o.Allow.Table.String()
 }
 
 // table asks the guard, and sets one table.
 func (r *run) table(t *Table, target Target) {
 	t.Table, t.Load = target.Table, target.Load
-	inForce, err := r.inForce(target)
+	// If the owner loads the tables, what is in force is what the file has.
+	inForce, err := r.inForce(target.Table)
+	if !t.Load {
+		inForce, err = FileEntries(target.File)
+	}
 	if err != nil {
 		t.Err, t.unchecked = err, true
 		return
 	}
-	// A file that cannot be read is no reason not to enforce: the wait, if there is to be one, then
-	// begins now. Apply reports the file.
-	since, _ := r.held(target)
+	since := r.held(target)
 	guard := r.o.Guard
 	guard.MayBeEmpty = t.Kind == policy.Allow
 	t.Decision = guard.Check(inForce, t.Set.Len(), since, r.now, r.force)
@@ -272,7 +275,7 @@ func (r *run) table(t *Table, target Target) {
 	if !t.Decision.Allowed() {
 		if !t.Decision.Since.Truncate(time.Second).Equal(since) {
 			t.Header.Held = t.Decision.Since
-			t.Err = r.Hold(target, t.Header)
+			t.Err = r.hold(target, t.Header)
 		}
 		return
 	}
@@ -280,16 +283,6 @@ func (r *run) table(t *Table, target Target) {
 		r.setting(t.Kind, t.Set)
 	}
 	t.Result, t.Err = r.Apply(target, t.Set, t.Header)
-}
-
-// inForce returns how many entries the table has now. Where the owner loads the tables, that is what
-// the file holds.
-func (r *run) inForce(t Target) (int, error) {
-	if !t.Load {
-		return FileEntries(t.File)
-	}
-	n, err := r.InForce(t.Table)
-	return max(n, 0), err
 }
 
 // judge adds what the owner must know although every call succeeded.
@@ -303,9 +296,11 @@ func (r *run) judge() {
 			inFiles += t.InForce
 		}
 	}
-	if advice, err := r.ReloadAdvice(inFiles); err != nil {
-		r.out.Warnings = append(r.out.Warnings, err.Error())
-	} else if advice != "" {
+	advice, err := r.ReloadAdvice(inFiles)
+	if err != nil {
+		advice = err.Error()
+	}
+	if advice != "" {
 		r.out.Warnings = append(r.out.Warnings, advice)
 	}
 	g, err := r.Glance(r.o.Block.Table, r.o.Allow.Table)

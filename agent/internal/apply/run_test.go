@@ -69,7 +69,7 @@ func TestRunAbsentList(t *testing.T) {
 			if n, m := out.Policy.Block.Len(), out.Policy.Allow.Len(); n != c.block || m != c.allow {
 				t.Errorf("%d entries to block, %d to allow, want %d, %d", n, m, c.block, c.allow)
 			}
-			if held, err := Held(o.Target(c.kind).File); err != nil || held.IsZero() == c.held {
+			if held, err := heldIn(o.Target(c.kind).File); err != nil || held.IsZero() == c.held {
 				t.Errorf("held since %v, %v", held, err)
 			}
 			if x := out.Lists[1].Entries; c.copy != nil && (x.Len() > 0) != c.held {
