@@ -11,39 +11,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked is returned when another process updates the same files.
+// ErrLocked is why [Lock] fails if another process updates the same files.
 var ErrLocked = errors.New("another threatstopd is at work there: wait for it to end, or let it do this")
 
-// Lock keeps two processes from writing the persist files of one directory at
-// the same time. It locks the directory itself, so that no file is left
-// behind, and the lock ends with the process however that ends. It returns
-// the function that unlocks, or an error that wraps ErrLocked.
+// Lock keeps two processes from writing the persist files of one directory at the same time. It locks the
+// directory itself: no file is left behind, and the lock ends with the process, however that ends. It
+// returns the function that unlocks, or an error that wraps ErrLocked.
 //
-// A directory in which others could replace what pf loads at boot is refused:
-// one that is a symbolic link, that belongs to another user than root and the
-// one that asks, or that everybody can write to.
+// A directory in which other users could replace what pf loads at boot is refused: one that is a symbolic
+// link, that belongs to a user other than root and the one of this process, or that everybody can write to.
 func Lock(dir string) (unlock func(), err error) {
-	// Not os.Open: to open what is not a directory could wait for ever.
+	// Not os.Open: opening what is not a directory may block.
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if fi, e := os.Lstat(dir); e == nil && fi.Mode()&fs.ModeSymlink != 0 {
-			return nil, fmt.Errorf("directory of the persist files %s: is a symbolic link: name the directory itself, in threatstop.conf and in pf.conf", dir)
+			err = errors.New("is a symbolic link: name the directory itself, in threatstop.conf and in pf.conf")
+		} else {
+			err = fmt.Errorf("%w: make it, or name another one in threatstop.conf (OUT_DIR, BLOCK_FILE) and in pf.conf", err)
 		}
-		return nil, fmt.Errorf("directory of the persist files %s: %w: make it, or name another one in threatstop.conf (OUT_DIR, BLOCK_FILE) and in pf.conf", dir, err)
+		return nil, fmt.Errorf("directory of the persist files %s: %w", dir, err)
 	}
 	var st unix.Stat_t
 	if err = unix.Fstat(fd, &st); err == nil {
 		err = safeDir(&st)
 	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("directory of the persist files %s: %w", dir, err)
-	}
-	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = ErrLocked
-	} else if err != nil {
-		err = fmt.Errorf("lock: %w", err)
+	if err == nil {
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrLocked
+		}
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -52,8 +48,7 @@ func Lock(dir string) (unlock func(), err error) {
 	return sync.OnceFunc(func() { unix.Close(fd) }), nil
 }
 
-// safeDir says why others could replace files in a directory. Who may do so
-// through the group is the owner's business.
+// safeDir returns why others could replace files in a directory. The owner may let a group do so.
 func safeDir(st *unix.Stat_t) error {
 	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("owned by uid %d, who could replace what pf loads at boot: chown root it", st.Uid)

@@ -25,18 +25,14 @@ func Explain(err error) string {
 	return err.Error()
 }
 
-// Narrator describes a run line by line in the words of the scripts that threatstopd replaces, so that
-// owners find what they look for.
+// Narrator prints a run line by line in the words of the scripts that threatstopd replaces, which owners
+// search logs for.
 type Narrator struct {
-	Say  func(line string) // what is done
-	Warn func(line string) // what is wrong
-	// Draw shows how far a long list has come; each line takes the place of
-	// the one before. It may be nil.
-	Draw func(line string)
-
-	// Verbose adds details: lines that begin with two spaces.
-	Verbose bool
-	Local   *time.Location // the zone of times
+	Say     func(line string) // what is done
+	Warn    func(line string) // what is wrong
+	Draw    func(line string) // how much of a list has been fetched, each line in place of the one before; may be nil
+	Verbose bool              // add details: lines that begin with two spaces
+	Local   *time.Location    // the zone of times
 	Version string
 
 	server  string // the last one named
@@ -52,23 +48,23 @@ func (n *Narrator) draw(format string, args ...any) {
 	}
 }
 
-// Begin says that a run begins.
+// Begin prints that a run begins.
 func (n *Narrator) Begin(now time.Time) {
 	n.say("Starting ThreatSTOP threatstopd %s update on %s", n.Version, n.date(now))
 }
 
-// date is as date(1) prints it.
+// date returns a time as date(1) prints it.
 func (n *Narrator) date(t time.Time) string {
 	return t.In(n.Local).Format("Mon Jan _2 15:04:05 MST 2006")
 }
 
-// Fetching says that a list is about to be fetched.
+// Fetching prints that a list is about to be fetched.
 func (n *Narrator) Fetching(kind policy.Kind, name string) {
 	n.pending = fmt.Sprintf("Processing %s list %s", kind, name)
 	n.draw("%s", n.pending)
 }
 
-// Progress shows how much of the list has come.
+// Progress shows how much of the list has been fetched.
 func (n *Narrator) Progress(server string, done, parts, got int) {
 	n.processing(server)
 	if parts > 1 {
@@ -76,7 +72,7 @@ func (n *Narrator) Progress(server string, done, parts, got int) {
 	}
 }
 
-// Fetched says that all of the list has come: from where, which servers failed before, and the details.
+// Fetched prints that the list has been fetched: from where, which servers failed before, and the details.
 func (n *Narrator) Fetched(server string, failed []error, details string) {
 	n.processing(server)
 	for _, err := range failed {
@@ -87,19 +83,19 @@ func (n *Narrator) Fetched(server string, failed []error, details string) {
 	}
 }
 
-// Failed says why the list could not be fetched.
+// Failed prints why the list could not be fetched.
 func (n *Narrator) Failed(err error) {
 	n.processing("")
 	n.warn("%v", err)
 }
 
-// Complete says that all lists have come.
+// Complete prints that all lists have been fetched.
 func (n *Narrator) Complete() { n.say("Completed getting all the lists") }
 
-// Setting says that a table is about to be set.
+// Setting prints that a table is about to be set.
 func (n *Narrator) Setting(kind policy.Kind, s *policy.Set) { n.say("Adding %s", Counts(kind, s)) }
 
-// processing says which list is being fetched, once it is known from where.
+// processing prints which list is being fetched, once its server is known.
 func (n *Narrator) processing(server string) {
 	if server != "" && server != n.server {
 		n.server = server
@@ -111,7 +107,7 @@ func (n *Narrator) processing(server string) {
 	}
 }
 
-// End says what the run did.
+// End prints what the run did.
 func (n *Narrator) End(out *Outcome) {
 	for _, l := range out.Lists {
 		if l.Err != nil && l.Entries != nil && l.Entries.Len() > 0 {
@@ -147,15 +143,10 @@ func (n *Narrator) End(out *Outcome) {
 	}
 }
 
-// exceptions names what was kept out of the block table and why.
+// exceptions prints what was kept out of the block table and why.
 func (n *Narrator) exceptions(report policy.Report) {
 	for i, x := range report.Excepted {
-		text := fmt.Sprintf("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists))
-		if i < shown {
-			n.say("%s", text)
-		} else if n.Verbose {
-			n.say("  %s", text)
-		}
+		n.few(i, n.Say, fmt.Sprintf("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists)))
 	}
 	if len(report.Excepted) > shown {
 		n.say("Excepted: %d networks in all", len(report.Excepted))
@@ -174,24 +165,27 @@ func (n *Narrator) exceptions(report policy.Report) {
 	}
 	for i, d := range report.Dropped {
 		l := report.Lists[d.List]
-		text := fmt.Sprintf("%s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why)
-		if i < shown {
-			n.warn("warning: %s", text)
-		} else if n.Verbose {
-			n.say("  %s", text)
-		}
+		n.few(i, func(line string) { n.warn("warning: %s", line) },
+			fmt.Sprintf("%s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why))
 	}
 	if report.DroppedCount > shown {
 		n.warn("warning: %s dropped in all", entries(report.DroppedCount))
 	}
 }
 
-// shown is how many dropped and excepted entries are named, the others only as details; shownExcepted is
-// how many entries are named for one exception.
 const (
-	shown         = 10
-	shownExcepted = 3
+	shown         = 10 // dropped and excepted entries that are named; the others are details
+	shownExcepted = 3  // entries that are named for one exception
 )
+
+// few prints the first lines of many, and the others as details.
+func (n *Narrator) few(i int, print func(string), line string) {
+	if i < shown {
+		print(line)
+	} else if n.Verbose {
+		n.say("  %s", line)
+	}
+}
 
 // listedAs names the entries that an exception met:
 // "10.0.0.1, 10.0.0.0/8 and 7 more in basic.example.net".
@@ -250,7 +244,7 @@ func became(l policy.ListReport) string {
 	return text
 }
 
-// entry shows a host without its length.
+// entry returns a prefix as text, a host without its length.
 func entry(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -258,7 +252,7 @@ func entry(p netip.Prefix) string {
 	return p.String()
 }
 
-// Plural is a number of things: "1 part", "2 parts".
+// Plural returns a number of things: "1 part", "2 parts".
 func Plural(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -294,7 +288,7 @@ func (n *Narrator) table(t Table) {
 	if t.Decision.Verdict == policy.Waited || t.Decision.Verdict == policy.Forced {
 		n.say("Table %s: %s", name, t.Decision.Why)
 	}
-	// Without a rule that refers to it nobody needs the allow table: the block table has the holes.
+	// The allow table is needed only by rules that refer to it: the block table has the holes.
 	if t.Created && t.Kind == policy.Block {
 		n.warn("warning: pf table %s was not defined, and was made: pf.conf must define it, or its rules do not see it", name)
 	}
@@ -312,8 +306,8 @@ func changed(t Table) string {
 	return fmt.Sprintf("%s: %s%s", delta(t), entries(t.InForce), steps)
 }
 
-// delta returns what a table was changed by. Changed are entries that were there
-// with the other sign, which is rare.
+// delta returns what a table was changed by. Changed are entries that were there with the other sign,
+// which is rare.
 func delta(t Table) string {
 	signs := ""
 	if t.Delta.Changed > 0 {

@@ -12,7 +12,7 @@ import (
 	"example.org/threatstopd/agent/internal/policy"
 )
 
-// Options say what a run accepts and where it puts the policy.
+// Options are what a run accepts and where it puts the policy.
 type Options struct {
 	Policy       policy.Options
 	Guard        policy.Guard // Run sets MayBeEmpty for each table
@@ -34,13 +34,13 @@ type List struct {
 	Server      string // the policy server that the copy came from
 	Err         error  // why the list could not be fetched; the copy, if any, is then an earlier one
 
-	// Unreached says that no policy server could be connected to.
+	// Unreached is set if no policy server could be reached.
 	Unreached bool
-	// Absent says that the list does not exist: every server that was reached said so with authority.
+	// Absent is set if the list does not exist: every server that was reached answered so with authority.
 	Absent bool
 }
 
-// Outcome is what a run did. It is complete up to the point that the run reached, also when Err is set.
+// Outcome is what a run did. It is complete up to the point that the run reached, also if Err is set.
 type Outcome struct {
 	Began   time.Time
 	Elapsed time.Duration

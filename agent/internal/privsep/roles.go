@@ -45,7 +45,7 @@ const (
 	PathStatusSocket = "threatstopd-status.sock"
 )
 
-// tempSuffix is that of a table file while it is written (enforce.TempSuffix).
+// tempSuffix is that of a table file while it is written (see package apply).
 const tempSuffix = ".new"
 
 const (
