@@ -138,7 +138,7 @@ func BenchmarkFile(b *testing.B) {
 			set, path := set(b)
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := writeFile(osDisk{}, path, head, set); err != nil {
+				if err := new(disk).writeFile(path, head, set); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -146,7 +146,7 @@ func BenchmarkFile(b *testing.B) {
 		})
 		b.Run("check/"+s.name, func(b *testing.B) {
 			set, path := set(b)
-			if err := writeFile(osDisk{}, path, head, set); err != nil {
+			if err := new(disk).writeFile(path, head, set); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()

@@ -40,7 +40,7 @@ func (r Result) Unchanged() int { return r.Entries - r.Delta.Added - r.Delta.Cha
 // Enforcer sets tables through one open /dev/pf.
 type Enforcer struct {
 	pf   *pfioctl.PF
-	disk osDisk
+	disk disk
 	made made // the policy of the last run
 	seen evaluations
 }
@@ -107,7 +107,7 @@ func (e *Enforcer) Apply(t Target, want policy.Entries, header Header) (Result, 
 		return res, nil
 	}
 	if err == nil {
-		err = writeFile(e.disk, t.File, header, want)
+		err = e.disk.writeFile(t.File, header, want)
 	}
 	if err != nil && t.Load {
 		err = fmt.Errorf("%w; pf has the policy, but at a reboot or `pfctl -f` it loads what the file has", err)
@@ -235,14 +235,14 @@ func fill(a *pfioctl.Addrs, entries iter.Seq2[netip.Prefix, bool]) error {
 // written from what is in force, since pf.conf does not load without it.
 func (e *Enforcer) hold(t Target, header Header) error {
 	if _, err := os.Lstat(t.File); !errors.Is(err, fs.ErrNotExist) || !t.Load {
-		return markHeld(e.disk, t.File, header.Held)
+		return e.disk.markHeld(t.File, header.Held)
 	}
 	addrs, err := e.pf.Get(t.Table)
 	if err != nil {
 		return err
 	}
 	header.Server, header.Counts = "", fmt.Sprintf("%d entries, as they were in pf", len(addrs))
-	return writeFile(e.disk, t.File, header, kernelEntries(addrs))
+	return e.disk.writeFile(t.File, header, kernelEntries(addrs))
 }
 
 // kernelEntries are entries as pf returns them.

@@ -415,7 +415,7 @@ func TestReloadAdvice(t *testing.T) {
 
 func TestHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "table")
-	if err := markHeld(osDisk{}, path, when); err != nil {
+	if err := new(disk).markHeld(path, when); err != nil {
 		t.Errorf("no file: %v", err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
@@ -431,7 +431,7 @@ func TestHeld(t *testing.T) {
 			if since != "2026-03-01T04:05:06Z" {
 				at = when.AddDate(0, 0, 1)
 			}
-			if err := markHeld(osDisk{}, path, at); err != nil {
+			if err := new(disk).markHeld(path, at); err != nil {
 				t.Fatal(err)
 			}
 			if got, err := heldIn(path); !got.Equal(at) || err != nil {
@@ -441,11 +441,11 @@ func TestHeld(t *testing.T) {
 				t.Errorf("the file is now\n%s\nwas\n%s", got, body)
 			}
 		}
-		if err := markHeld(osDisk{}, path, when.AddDate(0, 0, -1)); err != nil {
+		if err := new(disk).markHeld(path, when.AddDate(0, 0, -1)); err != nil {
 			t.Fatal(err)
 		}
 		var none Header
-		if err := markHeld(osDisk{}, path, none.Held); err != nil {
+		if err := new(disk).markHeld(path, none.Held); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(t, path); got != body {

@@ -25,7 +25,7 @@ func TestReadersRefuse(t *testing.T) {
 		_, errCheck := stateOf(path, some)
 		_, errHeld := heldIn(path)
 		_, errCount := FileEntries(path)
-		for name, err := range map[string]error{"checkFile": errCheck, "Held": errHeld, "FileEntries": errCount, "MarkHeld": markHeld(osDisk{}, path, when), "WriteFile": writeFile(osDisk{}, path, head, some)} {
+		for name, err := range map[string]error{"checkFile": errCheck, "Held": errHeld, "FileEntries": errCount, "MarkHeld": new(disk).markHeld(path, when), "WriteFile": new(disk).writeFile(path, head, some)} {
 			if want := "persist file " + path + ": is not a regular file: move it away"; err == nil || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", name, err, want)
 			}
@@ -39,7 +39,7 @@ func TestReadersRefuse(t *testing.T) {
 // An error names the file once, and what could not be done with it.
 func TestFileErrorsSayItOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none", "table")
-	err := writeFile(osDisk{}, path, head, some)
+	err := new(disk).writeFile(path, head, some)
 	if want := "persist file " + path + ": create " + path + tempSuffix + ": no such file or directory"; err == nil || err.Error() != want {
 		t.Errorf("%v\nwant %s", err, want)
 	}

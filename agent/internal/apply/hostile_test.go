@@ -140,7 +140,7 @@ func TestHostileFiles(t *testing.T) {
 						"checkFile":   func() error { st, err := stateOf(path, three); return orSame(st.Same && !temp, err) },
 						"FileEntries": func() error { _, err := FileEntries(path); return err },
 						"readHeader":  func() error { _, _, err := readHeader(path); return err },
-						"MarkHeld":    func() error { return markHeld(osDisk{}, path, time.Unix(1e9, 0)) },
+						"MarkHeld":    func() error { return new(disk).markHeld(path, time.Unix(1e9, 0)) },
 					} {
 						if what == "MarkHeld" && tt.want == "" || temp {
 							continue // it replaces the file as WriteFile does
@@ -150,7 +150,7 @@ func TestHostileFiles(t *testing.T) {
 							t.Errorf("%s: %v, want %q", what, err, tt.want)
 						}
 					}
-					err := writeFile(osDisk{}, path, Header{Table: "t"}, three)
+					err := new(disk).writeFile(path, Header{Table: "t"}, three)
 					refused := tt.want != "" && !temp || temp && tt.tempBad
 					if (err != nil) != refused || err != nil && strings.Contains(err.Error(), "\n") {
 						t.Errorf("WriteFile: %v", err)
@@ -225,12 +225,12 @@ func TestHugeFile(t *testing.T) {
 			}
 			since := time.Unix(1e9, 0)
 			if refused := name == "zeros" || name == "a line without end"; refused {
-				if err := markHeld(osDisk{}, path, since); err == nil {
+				if err := new(disk).markHeld(path, since); err == nil {
 					t.Error("what is no table file was overwritten")
 				}
 				return
 			}
-			if err := markHeld(osDisk{}, path, since); err != nil {
+			if err := new(disk).markHeld(path, since); err != nil {
 				t.Error(err)
 			}
 			held, err := heldIn(path)
@@ -267,12 +267,12 @@ func TestFullDisk(t *testing.T) {
 		}
 	})
 	path := filepath.Join(dir, "t.pftable")
-	possible(t, writeFile(osDisk{}, path, Header{Table: "t"}, three))
+	possible(t, new(disk).writeFile(path, Header{Table: "t"}, three))
 	var many hostile
 	for i := range 40_000 {
 		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
 	}
-	err := writeFile(osDisk{}, path, Header{Table: "t"}, many)
+	err := new(disk).writeFile(path, Header{Table: "t"}, many)
 	if !errors.Is(err, syscall.ENOSPC) || !strings.HasPrefix(err.Error(), "persist file "+path+": write ") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v", err)
 	}
@@ -326,7 +326,7 @@ func FuzzPersist(f *testing.F) {
 			t.Fatalf("%d entries, want %d, %v", n, want, err)
 		}
 		for _, since := range []time.Time{time.Unix(1e9, 0), {}} {
-			if err := markHeld(osDisk{}, path, since); err != nil && Overwritable(path) == nil {
+			if err := new(disk).markHeld(path, since); err != nil && Overwritable(path) == nil {
 				t.Fatal(err)
 			} else if err != nil {
 				return

@@ -302,36 +302,14 @@ func Overwritable(path string) error {
 	})
 }
 
-// disk is the file system as persist files are written to it, one method for each call that may fail.
-type disk interface {
-	Create(name string) (file, error)
-	Rename(from, to string) error
-	Remove(name string) error
-	SyncDir(dir string) error
+// disk is where persist files are written.
+type disk struct {
+	dirs  map[string]*os.File     // directories that were opened beforehand, by name
+	fault func(call string) error // for tests, called before each call that may fail; nil otherwise
 }
 
-// file is an open file.
-type file interface {
-	io.WriteCloser
-	Sync() error
-}
-
-// osDisk is the disk. dirs has directories that were opened beforehand, by name.
-type osDisk struct{ dirs map[string]*os.File }
-
-func (osDisk) Create(name string) (file, error) {
-	// A temporary file of an earlier run is removed rather than opened: with O_EXCL no link is followed, and
-	// the mode is right from the first byte.
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, fileMode)
-}
-
-func (osDisk) Rename(from, to string) error { return os.Rename(from, to) }
-func (osDisk) Remove(name string) error     { return os.Remove(name) }
-
-func (d osDisk) SyncDir(dir string) error {
+// syncDir flushes a directory.
+func (d *disk) syncDir(dir string) error {
 	if f := d.dirs[dir]; f != nil {
 		return f.Sync()
 	}
@@ -345,8 +323,8 @@ func (d osDisk) SyncDir(dir string) error {
 
 // writeFile replaces the persist file at path by header and entries, in the format that `persist file` in
 // pf.conf reads: one entry a line, `!` before a negated one, # before a comment.
-func writeFile(d disk, path string, h Header, e policy.Entries) error {
-	return replaceFile(d, path, func(w *bufio.Writer) error {
+func (d *disk) writeFile(path string, h Header, e policy.Entries) error {
+	return d.replace(path, func(w *bufio.Writer) error {
 		_, err := w.WriteString(h.lines())
 		for p, not := range e.All() {
 			if err != nil {
@@ -361,13 +339,13 @@ func writeFile(d disk, path string, h Header, e policy.Entries) error {
 // markHeld replaces the time since when a smaller policy is held in the header of the persist file; a
 // zero time takes it out. The rest of the file stays as it is. A file that does not exist is not made,
 // without an error: the time then counts from the next run.
-func markHeld(d disk, path string, since time.Time) error {
+func (d *disk) markHeld(path string, since time.Time) error {
 	t, err := openTable(path)
 	if t == nil {
 		return err
 	}
 	defer t.Close()
-	return replaceFile(d, path, func(w *bufio.Writer) error {
+	return d.replace(path, func(w *bufio.Writer) error {
 		header := bytes.Clone(t.header)
 		_, _ = t.Discard(len(header))
 		if t.table != "" {
@@ -386,42 +364,54 @@ func markHeld(d disk, path string, since time.Time) error {
 	})
 }
 
-// replaceFile replaces the file at path by what write writes. At every instant path is the old file or
-// the new one, whole: the new one is written beside it, flushed to the disk and renamed, and the
-// directory is flushed. A file that is not Overwritable is left alone.
-func replaceFile(d disk, path string, write func(*bufio.Writer) error) error {
+// replace replaces the file at path by what write writes. At every instant path is the old file or the new
+// one, whole: the new one is written beside it, flushed to the disk and renamed, and the directory is
+// flushed. A file that is not Overwritable is left alone.
+func (d *disk) replace(path string, write func(*bufio.Writer) error) error {
 	if err := Overwritable(path); err != nil {
 		return err
 	}
+	var f *os.File
 	temp := path + tempSuffix
-	f, err := d.Create(temp)
-	if err != nil {
-		return fileError(path, "create "+temp, err)
-	}
-	op, err := "write ", writeAll(f, write)
-	if err == nil {
-		op, err = "fsync ", f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		op, err = "close ", e
-	}
-	if err == nil {
-		op, err = "rename ", d.Rename(temp, path)
-	}
-	if err != nil {
-		_ = d.Remove(temp) // the first error says more
-		return fileError(path, op+temp, err)
-	}
-	if err := d.SyncDir(filepath.Dir(path)); err != nil {
-		return fileError(path, "written, but fsync of its directory failed", err)
+	for _, step := range []struct {
+		call string
+		do   func() error
+	}{
+		{"create " + temp, func() (err error) {
+			// A temporary file of an earlier run is removed rather than opened: with O_EXCL no link is
+			// followed, and the mode is right from the first byte.
+			if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			f, err = os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, fileMode)
+			return err
+		}},
+		{"write " + temp, func() error {
+			w := bufio.NewWriterSize(f, maxHeader)
+			if err := write(w); err != nil {
+				return err
+			}
+			return w.Flush()
+		}},
+		{"fsync " + temp, func() error { return f.Sync() }},
+		{"close " + temp, func() error { return f.Close() }},
+		{"rename " + temp, func() error { return os.Rename(temp, path) }},
+		{"written, but fsync of its directory failed", func() error { return d.syncDir(filepath.Dir(path)) }},
+	} {
+		var err error
+		if d.fault != nil {
+			err = d.fault(step.call)
+		}
+		if err == nil {
+			err = step.do()
+		}
+		if err != nil && f != nil {
+			f.Close()
+			os.Remove(temp) // after the rename there is none
+		}
+		if err != nil {
+			return fileError(path, step.call, err)
+		}
 	}
 	return nil
-}
-
-func writeAll(f file, write func(*bufio.Writer) error) error {
-	w := bufio.NewWriterSize(f, maxHeader)
-	if err := write(w); err != nil {
-		return err
-	}
-	return w.Flush()
 }

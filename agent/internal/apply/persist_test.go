@@ -73,7 +73,7 @@ func read(t *testing.T, path string) string {
 
 func TestWriteFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ThreatSTOP-Block.pftable")
-	if err := writeFile(osDisk{}, path, head, some); err != nil {
+	if err := new(disk).writeFile(path, head, some); err != nil {
 		t.Fatal(err)
 	}
 	want := `# pf table ThreatSTOP-Block, written by threatstopd: changes made here are lost
@@ -117,7 +117,7 @@ func TestWriteFileRefuses(t *testing.T) {
 		"bad: directory":           {sub, "is not a regular file"},
 		"bad: directory not there": {filepath.Join(dir, "none", "file"), "create"},
 	} {
-		err := writeFile(osDisk{}, tc.path, head, some)
+		err := new(disk).writeFile(tc.path, head, some)
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.HasPrefix(err.Error(), "persist file "+tc.path+": ") {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}
@@ -139,7 +139,7 @@ func TestWriteFileTemporaryLink(t *testing.T) {
 	if err := os.Symlink(victim, path+tempSuffix); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeFile(osDisk{}, path, head, some); err != nil {
+	if err := new(disk).writeFile(path, head, some); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, victim); got != "precious\n" {
@@ -161,71 +161,16 @@ func TestHeaderStaysComment(t *testing.T) {
 
 var errDisk = errors.New("disk failure")
 
-// failingDisk is the real disk, with every call noted and the n-th one
-// failing. A failing write leaves half of what it was given, as a full disk
-// does.
-type failingDisk struct {
-	osDisk
-	calls []string
-	fail  int // fails the call with this index; -1: none
-}
-
-func (d *failingDisk) call(name string) error {
-	d.calls = append(d.calls, name)
-	if len(d.calls)-1 == d.fail {
-		return errDisk
-	}
-	return nil
-}
-
-func (d *failingDisk) Create(name string) (file, error) {
-	if err := d.call("create " + filepath.Base(name)); err != nil {
-		return nil, err
-	}
-	f, err := d.osDisk.Create(name)
-	return &failingFile{f, d}, err
-}
-
-func (d *failingDisk) Rename(from, to string) error {
-	if err := d.call("rename " + filepath.Base(from) + " " + filepath.Base(to)); err != nil {
-		return err
-	}
-	return d.osDisk.Rename(from, to)
-}
-
-func (d *failingDisk) SyncDir(dir string) error {
-	if err := d.call("fsync directory"); err != nil {
-		return err
-	}
-	return d.osDisk.SyncDir(dir)
-}
-
-type failingFile struct {
-	file
-	d *failingDisk
-}
-
-func (f *failingFile) Write(p []byte) (int, error) {
-	if err := f.d.call("write"); err != nil {
-		n, _ := f.file.Write(p[:len(p)/2])
-		return n, err
-	}
-	return f.file.Write(p)
-}
-
-func (f *failingFile) Sync() error {
-	if err := f.d.call("fsync"); err != nil {
-		return err
-	}
-	return f.file.Sync()
-}
-
-func (f *failingFile) Close() error {
-	if err := f.d.call("close"); err != nil {
-		f.file.Close()
-		return err
-	}
-	return f.file.Close()
+// failingDisk is a disk with every call noted, whose n-th one fails; -1: none.
+func failingDisk(n int) (d *disk, calls *[]string) {
+	calls = new([]string)
+	return &disk{fault: func(call string) error {
+		*calls = append(*calls, call)
+		if len(*calls)-1 == n {
+			return errDisk
+		}
+		return nil
+	}}, calls
 }
 
 // many is long enough for several writes.
@@ -237,54 +182,39 @@ func many(n int, first byte) list {
 	return l
 }
 
-func TestWriteFileOrder(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "table")
-	d := &failingDisk{fail: -1}
-	if err := writeFile(d, path, head, many(10000, 20)); err != nil {
-		t.Fatal(err)
-	}
-	got := strings.Join(d.calls, ", ")
-	want := "create table.new, write, write, fsync, close, rename table.new table, fsync directory"
-	if got != want {
-		t.Errorf("calls: %s\nwant:  %s", got, want)
-	}
-}
-
-// At whatever call the disk fails, the file is the old one or, after the
-// rename, the new one; and nothing is left beside it.
+// At every call at which the disk may fail, the file is the old one or, after the rename, the new one; and
+// nothing is left beside it.
 func TestWriteFileEveryFault(t *testing.T) {
 	older, newer := many(12000, 10), many(10000, 20)
-	for n := 0; ; n++ {
-		dir := t.TempDir()
-		path := filepath.Join(dir, "table")
-		if err := writeFile(osDisk{}, path, head, older); err != nil {
-			t.Fatal(err)
-		}
-		before := read(t, path)
-		d := &failingDisk{fail: n}
-		err := writeFile(d, path, head, newer)
-		if len(d.calls) <= n {
-			if n < 7 || err != nil {
-				t.Fatalf("only %d calls, %v", n, err)
+	for n, want := range []string{"create", "write", "fsync", "close", "rename", "written, but fsync of its directory failed", ""} {
+		t.Run(want, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "table")
+			if err := new(disk).writeFile(path, head, older); err != nil {
+				t.Fatal(err)
 			}
-			return // every call has failed once
-		}
-		failed := d.calls[n]
-		if !errors.Is(err, errDisk) || !strings.HasPrefix(err.Error(), "persist file "+path+": ") {
-			t.Errorf("%s fails: error %v", failed, err)
-		}
-		after := read(t, path)
-		if failed == "fsync directory" {
-			if st, err := stateOf(path, newer); err != nil || !st.Same {
-				t.Errorf("%s fails: the file is not the new one: %v", failed, err)
+			d, calls := failingDisk(n)
+			err := d.writeFile(path, head, newer)
+			if want == "" {
+				if err != nil || len(*calls) != n {
+					t.Errorf("%d calls, %v", len(*calls), err)
+				}
+				return
 			}
-		} else if after != before {
-			t.Errorf("%s fails: the old file is gone", failed)
-		}
-		names, err := os.ReadDir(dir)
-		if err != nil || len(names) != 1 {
-			t.Errorf("%s fails: files left: %v %v", failed, names, err)
-		}
+			if !errors.Is(err, errDisk) || !strings.HasPrefix(err.Error(), "persist file "+path+": "+want) {
+				t.Errorf("error %v", err)
+			}
+			holds := older
+			if strings.HasPrefix(want, "written") {
+				holds = newer
+			}
+			if st, err := stateOf(path, holds); err != nil || !st.Same {
+				t.Errorf("the file is not the one expected: %v", err)
+			}
+			if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+				t.Errorf("files left: %v %v", names, err)
+			}
+		})
 	}
 }
 
@@ -330,7 +260,7 @@ func TestWriteFileKilled(t *testing.T) {
 	if path := os.Getenv("ENFORCE_TEST_WRITE"); path != "" {
 		for {
 			for _, l := range []list{newer, older} {
-				if err := writeFile(osDisk{}, path, head, l); err != nil {
+				if err := new(disk).writeFile(path, head, l); err != nil {
 					fmt.Println(err)
 					os.Exit(1)
 				}
@@ -343,7 +273,7 @@ func TestWriteFileKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "table")
-	if err := writeFile(osDisk{}, path, head, older); err != nil {
+	if err := new(disk).writeFile(path, head, older); err != nil {
 		t.Fatal(err)
 	}
 	interrupted, written, kills := 0, 0, 30
@@ -411,11 +341,11 @@ func TestOpenDirs(t *testing.T) {
 	if len(b.disk.dirs) != 1 || b.disk.dirs[dir] == nil {
 		t.Fatalf("opened %v", b.disk.dirs)
 	}
-	if err := b.disk.SyncDir(dir); err != nil {
+	if err := b.disk.syncDir(dir); err != nil {
 		t.Error(err)
 	}
 	b.disk.dirs[dir].Close()
-	if err := b.disk.SyncDir(dir); !errors.Is(err, os.ErrClosed) {
+	if err := b.disk.syncDir(dir); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("flushed in another way: %v", err)
 	}
 	res, err := b.Apply(b.target, some, head)
@@ -445,7 +375,7 @@ func TestOverwritable(t *testing.T) {
 			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for what, err := range map[string]error{"check": Overwritable(path), "write": writeFile(osDisk{}, path, Header{Table: "t"}, list{})} {
+			for what, err := range map[string]error{"check": Overwritable(path), "write": new(disk).writeFile(path, Header{Table: "t"}, list{})} {
 				if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 					t.Errorf("%s: %v, want %q", what, err, c.want)
 				}
