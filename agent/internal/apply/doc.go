@@ -12,6 +12,6 @@
 //     accepted, and pf.conf loads at the next boot.
 //
 // A table is never flushed, and no error leaves a table or a file in a state that is neither the old
-// policy nor the new one, except where a message says so (the second of two steps failed). A file that
+// policy nor the new one, except if a message reports it (the second of two steps failed). A file that
 // is not a table file is never overwritten.
 package apply

@@ -82,8 +82,8 @@ func (e *Enforcer) Close() {
 // Apply brings the table to want and then the file: see the package comment. header is written on top of
 // a file that has to be replaced. The table is created, with PERSIST, if it does not exist.
 //
-// An error names the table or the file, why, and what to do; unless it says otherwise, what was in force
-// before is still in force.
+// An error names the table or the file, why, and what to do. What was in force before is still in force,
+// unless the error reports something else.
 func (e *Enforcer) Apply(t Target, want policy.Entries, header Header) (Result, error) {
 	res := Result{Table: t.Table, Entries: want.Len(), InForce: -1}
 	if err := e.set(t, want, &res); err != nil {

@@ -69,7 +69,7 @@ func TestApplyMendsTheMode(t *testing.T) {
 
 // When only the file fails, the table has the policy, and the error says what
 // that means.
-func TestApplyTellsThatOnlyTheFileFailed(t *testing.T) {
+func TestApplyReportsThatOnlyTheFileFailed(t *testing.T) {
 	b := newBench(t, pfsim.Options{})
 	if err := os.Mkdir(b.target.File, 0o700); err != nil {
 		t.Fatal(err)

@@ -95,7 +95,7 @@ func TestHostileDirectory(t *testing.T) {
 }
 
 // What lies under the name of a persist file, or of its temporary one, is not followed,
-// not waited for and not written to; where it is in the way it is told of in one line.
+// not waited for and not written to; if it is in the way, one line reports it.
 func TestHostileFiles(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -284,7 +284,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// FuzzPersist: whatever a persist file has in it, it is taken for the same only if it
+// FuzzPersist: a persist file with any content is taken for the same only if it
 // is, its entries are counted as pf would, and marking it changes the mark alone.
 func FuzzPersist(f *testing.F) {
 	f.Add([]byte(three.text()))

@@ -2,5 +2,5 @@
 
 package apply
 
-// raceEnabled tells that the tests run under the race detector.
+// raceEnabled is set if the tests run under the race detector.
 const raceEnabled = false

@@ -38,7 +38,7 @@ const (
 	heldPrefix  = "# held back since "
 )
 
-// Header is what the comments on top of a persist file say.
+// Header is what the comments on top of a persist file contain.
 type Header struct {
 	Time   time.Time // when the file was written
 	Table  string    // the pf table it belongs to

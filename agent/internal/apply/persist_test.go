@@ -357,7 +357,7 @@ func TestOpenDirs(t *testing.T) {
 	}
 }
 
-// A file that is not a table file is the owner's, whatever BLOCK_FILE says.
+// A file that is not a table file is the owner's, even if BLOCK_FILE names it.
 func TestOverwritable(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"empty", "", ""},

@@ -231,7 +231,7 @@ func (r *run) tables() {
 }
 
 // allowInUse reports whether the allow table is ours to set. Without allow lists the table is the
-// owner's, unless its file says that it was filled from lists before: those entries must not outlive
+// owner's, unless its file shows that it was filled from lists before: those entries must not outlive
 // their lists.
 func (r *run) allowInUse() bool {
 	if slices.ContainsFunc(r.out.Lists, func(l List) bool { return l.Kind == policy.Allow }) {

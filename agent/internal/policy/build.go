@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// Kind says what a list is for.
+// Kind is what a list is for.
 type Kind uint8
 
 const (
@@ -92,7 +92,7 @@ type Policy struct {
 	Block *Set
 	// Allow is the table of allowed addresses: what allow lists list. Exceptions do not change it.
 	Allow *Set
-	// Report says what became of each list's entries.
+	// Report has what became of each list's entries.
 	Report Report
 }
 
@@ -100,7 +100,7 @@ type Policy struct {
 // counted.
 const MaxNamed = 10_000
 
-// Report says what became of the entries of all lists.
+// Report is what became of the entries of all lists.
 type Report struct {
 	// Lists has the counts of each list, by ListID.
 	Lists []ListReport

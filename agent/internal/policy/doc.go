@@ -5,9 +5,9 @@
 // no allow list or exception covers it. Exceptions are whole networks.
 //
 // [Build] makes a [Policy] of all lists and exceptions: two tables for pf, each a [Set] of entries and
-// negated entries whose longest-prefix match, as in pf_table.c, gives just that verdict for every
-// address, and a [Report] of what is not in them and why. Listed entries are in the table as they were
-// listed, because owners look for them there; on request the smallest equivalent table is made instead.
+// negated entries whose longest-prefix match, as in pf_table.c, gives this verdict for every address, and
+// a [Report] of what is not in them and why. Listed entries are in the table as they were listed, because
+// owners look for them there; on request the smallest equivalent table is made instead.
 //
 // A [Guard] decides whether a table may replace the one in force. An [Index] finds the entry that
 // decides for an address, and [Explain] what each list has to do with it. [Exceptions] derives

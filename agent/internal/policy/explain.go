@@ -2,14 +2,14 @@ package policy
 
 import "net/netip"
 
-// Explanation is what lists and exceptions say of one address.
+// Explanation is what lists and exceptions mean for one address.
 type Explanation struct {
 	Blocked bool
 	Lists   []Answer    // of each list, in order
 	Except  []Exception // the exceptions that cover the address
 }
 
-// Answer is what one list says of an address.
+// Answer is what one list means for an address.
 type Answer struct {
 	Name  string
 	Kind  Kind
@@ -19,8 +19,8 @@ type Answer struct {
 	Dropped []Dropped
 }
 
-// Explain says of an address what a policy built from the same inputs means for it, and why, without
-// building it. An IPv4-mapped IPv6 address is taken as IPv4, a zone is ignored.
+// Explain returns what a policy built from the same inputs means for an address, and why, without building
+// it. An IPv4-mapped IPv6 address is taken as IPv4, a zone is ignored.
 func Explain(a netip.Addr, lists []List, exceptions []Exception, o Options) Explanation {
 	a = a.Unmap().WithZone("")
 	var x Explanation

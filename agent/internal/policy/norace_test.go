@@ -2,5 +2,5 @@
 
 package policy
 
-// RaceEnabled tells that the tests run under the race detector.
+// RaceEnabled is set if the tests run under the race detector.
 const RaceEnabled = false

@@ -2,6 +2,6 @@
 
 package policy
 
-// RaceEnabled tells that the tests run under the race detector, which makes what reads
+// RaceEnabled is set if the tests run under the race detector, which makes what reads
 // much memory ten times as slow: of random cases fewer are tried then.
 const RaceEnabled = true
