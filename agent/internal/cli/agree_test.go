@@ -42,6 +42,8 @@ func TestCommandAndDaemonAgree(t *testing.T) {
 	h.writeConf()
 	h.signals <- syscall.SIGHUP
 	h.until("read", h.says("resolved: threatstop.conf"))
+	// The role that answers is started anew with the reload, since it has to read CA_FILE again.
+	h.until("answered by another process", func() bool { return strings.Count(h.log.String(), "policy taken") > 1 })
 	h.sync(0)
 	if code, stdout, _ := h.run("--status"); code != 0 {
 		t.Errorf("exit code %d:\n%s", code, stdout)

@@ -29,7 +29,7 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		return err
 	}
 	if st != nil && (!f.fileGiven || daemonsFile(f.file, st)) {
-		return askDaemon(ctx, env, f, st)
+		return askDaemon(ctx, env, f)
 	}
 	cfg, err := load(env, f)
 	if err != nil {
@@ -135,7 +135,7 @@ func daemonStatus(ctx context.Context, env Env) (*status.Status, error) {
 
 // askDaemon has the daemon do it and shows its progress. The daemon continues when the caller
 // does not wait.
-func askDaemon(ctx context.Context, env Env, f *flags, st *status.Status) error {
+func askDaemon(ctx context.Context, env Env, f *flags) error {
 	client, err := status.Dial(ctx, env.Socket)
 	if err != nil {
 		return err
@@ -151,12 +151,6 @@ func askDaemon(ctx context.Context, env Env, f *flags, st *status.Status) error 
 	})
 	if err != nil {
 		return err
-	}
-	if st.ConfigHash != "" {
-		if text := configChanged(st.Config, st.ConfigHash, st.ConfigRead, env); text != "" {
-			screen.warn(text)
-			return errSaid
-		}
 	}
 	if exit != exitOK {
 		return errSaid

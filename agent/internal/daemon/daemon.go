@@ -275,6 +275,9 @@ func (d *Daemon) reload() {
 	d.schedule = schedule{next: time.Now()}
 }
 
+// keyChanged is the trouble that the configuration file is not the one that was read.
+const keyChanged = "configuration changed"
+
 // checkConfig keeps the troubles with the configuration: what the owner has to correct, and a file that is
 // not the one that was read.
 func (d *Daemon) checkConfig() {
@@ -285,7 +288,7 @@ func (d *Daemon) checkConfig() {
 	}
 	d.trouble.forget([]string{"configuration: "}, keys)
 	if d.o.Changed != nil {
-		d.trouble.check("configuration changed", d.o.Changed(d.setup), true)
+		d.trouble.check(keyChanged, d.o.Changed(d.setup), true)
 	}
 }
 

@@ -133,6 +133,10 @@ func (d *Daemon) finishPoll() {
 	if !out.OK() {
 		exit = 1
 	}
+	if t := d.trouble.open[keyChanged]; t != nil {
+		p.say(t.Text, true)
+		exit = 1
+	}
 	for _, r := range p.requests {
 		r.exit <- exit
 	}

@@ -15,7 +15,7 @@ func (d *Daemon) Status() status.Status { return *d.latest.Load() }
 
 // status is what the loop knows.
 func (d *Daemon) status() status.Status {
-	s := status.Status{Version: d.o.Version, Config: d.o.Config, ConfigHash: d.setup.Hash, ConfigRead: d.setup.Read,
+	s := status.Status{Version: d.o.Version, Config: d.o.Config,
 		Started: d.started, Now: time.Now()}
 	for _, t := range d.trouble.list() {
 		s.Troubles = append(s.Troubles, status.Trouble{Text: t.Text, Since: t.Since, Last: t.Last, Count: t.Count, NeedsOwner: t.NeedsOwner})

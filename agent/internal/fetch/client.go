@@ -286,6 +286,9 @@ func (c *Client) Lookup(ctx context.Context, name string) ([]netip.Addr, error) 
 func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over { // nothing is asked for any more; the role has not noticed yet
+		return nil
+	}
 	l := c.list
 	if kind == kindAddresses {
 		return c.takeAddresses(payload)

@@ -26,10 +26,6 @@ type Status struct {
 	Now      time.Time `json:"now"`               // the daemon's clock; ages are counted to it
 	Reported time.Time `json:"reported,omitzero"` // when main made its part of this status
 
-	// ConfigHash is the SHA-256 of the configuration as it was read, at ConfigRead, in hexadecimal.
-	ConfigHash string    `json:"config_hash,omitempty"`
-	ConfigRead time.Time `json:"config_read,omitzero"`
-
 	// Enforced says that pf acts on the policy in force: pf is enabled, the
 	// block table has entries, a loaded rule refers to it. Where it is false, NotEnforced
 	// is the reason and what to do about it, in one line; or NotKnown is the reason why
