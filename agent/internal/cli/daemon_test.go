@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/privsep/privseptest"
 	"example.org/threatstopd/agent/internal/report/reporttest"
@@ -33,7 +34,9 @@ type daemonHost struct {
 	collector *reporttest.Collector
 	log       *lockedBuffer
 	signals   chan os.Signal
-	roles     privsep.Starter // nil: in this process
+	roles     privsep.Starter                       // nil: in this process
+	wrap      func(privsep.Starter) privsep.Starter // those that are used; nil: as they are
+	host      func() (policy.Facts, error)          // of the daemon; nil: its facts never change
 	reexec    func(*os.File) error
 	stop      func() int // ends the daemon and returns its exit code
 }
@@ -106,6 +109,12 @@ func (h *daemonHost) start() {
 	env.FlushPflogd = func() error { return errors.New("no pflogd here") }
 	if env.Roles = h.roles; h.roles == nil {
 		env.Roles = privseptest.InProcess(RoleBodies(env))
+	}
+	if h.wrap != nil {
+		env.Roles = h.wrap(env.Roles)
+	}
+	if h.host != nil {
+		env.Host = h.host
 	}
 	env.Confine = unconfined{}
 	env.Reexec = h.reexec
