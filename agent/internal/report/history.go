@@ -14,7 +14,7 @@ import (
 	"example.org/threatstopd/agent/internal/status"
 )
 
-// How far back the history goes: the hits of each of the last 48 hours; the most frequent
+// How far back the history goes: the hits of each of the last 48 hours and 30 days; the most frequent
 // addresses, ports and lists of the last hour, in slots of ten minutes, and of the last day,
 // in hours. Both include the slot that is being filled.
 const (
@@ -22,6 +22,8 @@ const (
 	slots        = 7
 	hours        = 25
 	historyHours = status.HistoryHours
+	historyDays  = status.HistoryDays
+	day          = 24 * time.Hour
 )
 
 // How many keys a span keeps: all keys with more than such a part of its hits are among them.
@@ -50,6 +52,7 @@ type historyState struct {
 	Slots  map[int64]*span  `json:"slots"`
 	Hours  map[int64]*span  `json:"hours"`
 	Hourly map[int64]int64  `json:"hourly"`
+	Daily  map[int64]int64  `json:"daily"`
 }
 
 // A span counts the hits of a slot or an hour.
@@ -106,6 +109,9 @@ func (s *historyState) make() {
 	if s.Hourly == nil {
 		s.Hourly = make(map[int64]int64)
 	}
+	if s.Daily == nil {
+		s.Daily = make(map[int64]int64)
+	}
 }
 
 // save returns a copy in JSON.
@@ -128,8 +134,9 @@ func (h *history) restore(b json.RawMessage) error {
 			return err
 		}
 	}
-	if len(s.Lists) > maxLists+1 || len(s.Slots) > slots+1 || len(s.Hours) > hours+1 || len(s.Hourly) > historyHours+1 {
-		return fmt.Errorf("more than %d lists or %d hours", maxLists, historyHours)
+	if len(s.Lists) > maxLists+1 || len(s.Slots) > slots+1 || len(s.Hours) > hours+1 || len(s.Hourly) > historyHours+1 ||
+		len(s.Daily) > historyDays+1 {
+		return fmt.Errorf("more than %d lists, %d hours or %d days", maxLists, historyHours, historyDays)
 	}
 	for _, x := range slices.Concat(slices.Collect(maps.Values(s.Slots)), slices.Collect(maps.Values(s.Hours))) {
 		if x == nil || len(x.Addresses.Counts) > keptAddresses || len(x.Ports.Counts) > keptPorts || len(x.Lists.Counts) > keptLists {
@@ -177,6 +184,9 @@ func (h *history) hit(addr netip.Addr, proto uint8, port uint16, list string, at
 	if hour > thisHour-historyHours {
 		h.state.Hourly[hour]++
 	}
+	if n := number(at, day); n > number(now, day)-historyDays {
+		h.state.Daily[n]++
+	}
 	for _, x := range []struct {
 		spans     map[int64]*span
 		n, newest int64
@@ -213,6 +223,8 @@ func (h *history) forget() {
 	maps.DeleteFunc(h.state.Slots, outside(slot, slots))
 	maps.DeleteFunc(h.state.Hours, outside(hour, hours))
 	maps.DeleteFunc(h.state.Hourly, func(n, _ int64) bool { return n > hour || n <= hour-historyHours })
+	today := number(now, day)
+	maps.DeleteFunc(h.state.Daily, func(n, _ int64) bool { return n > today || n <= today-historyDays })
 }
 
 // number returns which span of a length a time falls into.
@@ -224,7 +236,7 @@ func start(n int64, length time.Duration) time.Time {
 	return time.Unix(n*int64(length/time.Second), 0).UTC()
 }
 
-// report fills in the lists, and Hour, Day and Hourly with n keys of each kind.
+// report fills in the lists, Hourly and Daily, and Hour and Day with n keys of each kind.
 func (h *history) report(n int, hits *status.Hits) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -238,11 +250,18 @@ func (h *history) report(n int, hits *status.Hits) {
 	slot, hour := number(now, slotLength), number(now, time.Hour)
 	hits.Hour, hits.Day = top(h.state.Slots, n), top(h.state.Hours, n)
 	hits.Hour.From, hits.Day.From = start(slot-slots+1, slotLength), start(hour-hours+1, time.Hour)
-	first := hour - historyHours + 1
-	hits.Hourly = status.Hourly{From: start(first, time.Hour), Counts: make([]int64, historyHours)}
-	for n, c := range h.state.Hourly {
-		hits.Hourly.Counts[n-first] = c
+	hits.Hourly = series(h.state.Hourly, hour, historyHours, time.Hour)
+	hits.Daily = series(h.state.Daily, number(now, day), historyDays, day)
+}
+
+// series returns the counts of the n spans up to the newest.
+func series(counts map[int64]int64, newest int64, n int, length time.Duration) status.Series {
+	first := newest - int64(n) + 1
+	s := status.Series{From: start(first, length), Counts: make([]int64, n)}
+	for i := range s.Counts {
+		s.Counts[i] = counts[first+int64(i)]
 	}
+	return s
 }
 
 func top(spans map[int64]*span, n int) (t status.Top) {

@@ -66,6 +66,9 @@ func TestHistory(t *testing.T) {
 			t.Errorf("hour %d: %d hits", i, c)
 		}
 	}
+	if d := x.Daily.Counts; len(d) != historyDays || d[historyDays-1] != 4*13+4 || d[historyDays-2] != 96 || d[historyDays-3] != 48 {
+		t.Errorf("days %v", d)
+	}
 	if p := x.Day.Ports; len(p) != 1 || p[0] != (status.Counted{Key: "22/tcp", Hits: 100}) || len(x.Day.Addresses) != 3 {
 		t.Errorf("%+v", x.Day)
 	}

@@ -15,6 +15,10 @@ func healthy() *Status {
 	for i := range counts {
 		counts[i] = int64((i*i*37)%300) * int64(i%7)
 	}
+	days := make([]int64, HistoryDays)
+	for i := range days {
+		days[i] = int64((i*i*53)%4000 + 200*(i%5))
+	}
 	return &Status{
 		Format: Format, Version: "v1.2.0 (3f12c8c2b1aa, go1.25.1 openbsd/amd64)", Config: "/usr/local/etc/threatstop.conf",
 		Started: at.Add(-76 * time.Hour), Now: at, Enforced: true,
@@ -47,7 +51,8 @@ func healthy() *Status {
 				Addresses: []Counted{{"198.51.100.7", 1200, 31}, {"203.0.113.99", 400, 31}},
 				Ports:     []Counted{{"22/tcp", 2000, 0}, {"445/tcp", 1080, 0}},
 				Lists:     []Counted{{"basic.threatstop.local", 4711, 0}}},
-			Hourly: Hourly{From: at.Truncate(time.Hour).Add(-47 * time.Hour), Counts: counts},
+			Hourly: Series{From: at.Truncate(time.Hour).Add(-47 * time.Hour), Counts: counts},
+			Daily:  Series{From: at.Truncate(24 * time.Hour).Add(-29 * 24 * time.Hour), Counts: days},
 		},
 		Uploads: Uploads{
 			Server: "logs.threatstop.com", Last: &Upload{at.Add(-12 * time.Minute), 120, 14201, Seconds(420 * time.Millisecond)},
@@ -80,7 +85,7 @@ var states = []state{
 				Tables: []Table{{Kind: KindBlock, Name: "ThreatSTOP-Block", Loaded: true, Kernel: 26424, Rules: 1,
 					File: "/var/db/ThreatSTOP-Block.pftable", FileWritten: at.Add(-2 * time.Hour), FileEntries: 26424}},
 				PF:      PF{Running: true, Limit: 200000, Used: 26424},
-				Hits:    Hits{Mode: "hits", Interface: "pflog0", Capturing: true, Hourly: Hourly{From: s.Hits.Hourly.From, Counts: make([]int64, barHours)}},
+				Hits:    Hits{Mode: "hits", Interface: "pflog0", Capturing: true, Hourly: Series{From: s.Hits.Hourly.From, Counts: make([]int64, barHours)}},
 				Uploads: Uploads{Server: "logs.threatstop.com", SpoolDir: "/var/spool/threatstop", DiskMax: 64 << 20},
 			}
 		},

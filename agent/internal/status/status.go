@@ -205,7 +205,8 @@ type Hits struct {
 
 	Hour   Top    `json:"hour"`   // the last hour
 	Day    Top    `json:"day"`    // the last day
-	Hourly Hourly `json:"hourly"` // hits of each hour
+	Hourly Series `json:"hourly"` // hits of each of the last HistoryHours
+	Daily  Series `json:"daily"`  // hits of each of the last HistoryDays, which begin at midnight UTC
 	// CatchUp is in a few words how far the reading of pflogd's files has come, for packets
 	// that were logged while no daemon ran.
 	CatchUp string `json:"catch_up,omitempty"`
@@ -257,13 +258,16 @@ type Counted struct {
 	Slack int64  `json:"slack,omitempty"`
 }
 
-// HistoryHours is how many hours have a count, the one that is being filled included.
-const HistoryHours = 48
+// How many hours and days have a count, the one that is being filled included.
+const (
+	HistoryHours = 48
+	HistoryDays  = 30
+)
 
-// Hourly has the hits of each hour.
-type Hourly struct {
-	From   time.Time `json:"from,omitzero"` // when the first of these hours began
-	Counts []int64   `json:"counts"`        // the oldest hour first; the last one has not ended
+// Series has the hits of each hour, or of each day.
+type Series struct {
+	From   time.Time `json:"from,omitzero"` // when the first of them began
+	Counts []int64   `json:"counts"`        // the oldest first; the last one has not ended
 }
 
 // Volume is an amount of lines in batches. Bytes are of lines, uncompressed.
