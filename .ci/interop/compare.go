@@ -269,8 +269,8 @@ func (r *report) row(result, note string, cells ...any) {
 	fmt.Fprintf(r.w, "%s\n", result)
 }
 
-// compare runs each server in turn over its lists, and our own first.
-func compare(ctx context.Context, dir string, chosen []*nameserver.Server, w io.Writer) (bool, error) {
+// compare runs each server in turn over its lists, our own first, and then the relays.
+func compare(ctx context.Context, dir string, chosen, between []*nameserver.Server, w io.Writer) (bool, error) {
 	rep := newReport(w)
 	fmt.Fprintln(rep.w, "SERVER\tVERSION\tLIST\tLAYOUT\tENTRIES\tBYTES\tMS\tRESULT")
 	err := own(ctx, rep)
@@ -283,6 +283,9 @@ func compare(ctx context.Context, dir string, chosen []*nameserver.Server, w io.
 			err = compareServer(ctx, s, home, rep)
 		}
 	}
+	if err == nil && ctx.Err() == nil {
+		err = relays(ctx, dir, between, chosen, rep)
+	}
 	rep.w.Flush()
 	if err == nil {
 		err = ctx.Err()
@@ -290,8 +293,8 @@ func compare(ctx context.Context, dir string, chosen []*nameserver.Server, w io.
 	if err != nil {
 		return false, err
 	}
-	fmt.Fprintf(w, "%d name servers and our own: %d fetches gave the set that was served, %d of lists that a server cannot serve gave none, %d failed\n",
-		len(chosen), rep.counts[same], rep.counts[none], rep.counts[failed])
+	fmt.Fprintf(w, "%d name servers, our own, and %d relays: %d fetches gave the set that was served, %d of lists that a server cannot serve gave none, %d failed\n",
+		len(chosen), len(between), rep.counts[same], rep.counts[none], rep.counts[failed])
 	return rep.counts[failed] == 0, nil
 }
 

@@ -22,7 +22,7 @@ import (
 // Our own server is held to what the others are, with no name server installed.
 func TestOwnServer(t *testing.T) {
 	var out bytes.Buffer
-	ok, err := compare(context.Background(), t.TempDir(), nil, &out)
+	ok, err := compare(context.Background(), t.TempDir(), nil, nil, &out)
 	if err != nil || !ok {
 		t.Errorf("%v\n%s", err, &out)
 	}
@@ -168,7 +168,7 @@ func TestRunRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if ok, err := compare(ctx, t.TempDir(), nil, new(bytes.Buffer)); ok || !errors.Is(err, context.Canceled) {
+	if ok, err := compare(ctx, t.TempDir(), nil, nil, new(bytes.Buffer)); ok || !errors.Is(err, context.Canceled) {
 		t.Error(fmt.Sprint(ok, err))
 	}
 }

@@ -8,6 +8,8 @@
 //	interop                      # all four
 //	interop --server nsd --keep  # one of them, its directory kept
 //
+// Then it fetches through relays, unbound and dnsdist, with our own server and BIND behind them.
+//
 // Servers that are not installed are installed from Debian's packages where the
 // user may do that (root, on Debian), without starting them as services;
 // elsewhere their packages are named and the exit code is 1. All it starts ends
@@ -21,6 +23,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -42,6 +45,7 @@ func run(ctx context.Context, args []string) int {
 	fs := pflag.NewFlagSet("interop", pflag.ContinueOnError)
 	fs.SortFlags = false
 	names := fs.StringSlice("server", nameserver.Names(), "name `servers` to fetch from")
+	relays := fs.Bool("relays", true, "fetch through unbound and dnsdist, too")
 	install := fs.Bool("install", true, "install servers that are missing")
 	keep := fs.Bool("keep", false, "keep the directory with zones, configurations and logs")
 	if err := fs.Parse(args); err != nil {
@@ -59,8 +63,12 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintf(os.Stderr, "interop: %v\n", err)
 		return 2
 	}
+	var between []*nameserver.Server
+	if *relays {
+		between = nameserver.Relays
+	}
 	var programs []*nameserver.Program
-	for _, s := range chosen {
+	for _, s := range slices.Concat(chosen, between) {
 		programs = append(programs, &s.Program)
 	}
 	if err := nameserver.Provide(ctx, "interop", programs, *install); err != nil {
@@ -77,7 +85,7 @@ func run(ctx context.Context, args []string) int {
 	} else {
 		defer os.RemoveAll(dir)
 	}
-	ok, err := compare(ctx, dir, chosen, os.Stdout)
+	ok, err := compare(ctx, dir, chosen, between, os.Stdout)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "interop: %v\n", err)
 	}

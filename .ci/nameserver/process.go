@@ -64,22 +64,22 @@ func (s *Server) Start(ctx context.Context, dir, zone string, patience time.Dura
 		return nil, err
 	}
 	go func() { p.cmd.Wait(); close(p.done) }()
-	if err := p.ready(ctx, zone, patience); err != nil {
+	if err := p.ready(ctx, zone, s.Upstream == "", patience); err != nil {
 		p.Stop()
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
 	return p, nil
 }
 
-// ready waits until the server answers for the zone.
-func (p *Process) ready(ctx context.Context, zone string, patience time.Duration) error {
+// ready waits until the server answers for the zone, with authority unless it is a relay.
+func (p *Process) ready(ctx context.Context, zone string, authority bool, patience time.Duration) error {
 	late := time.After(patience)
 	q := new(dns.Msg)
 	q.SetQuestion(dns.Fqdn(zone), dns.TypeSOA)
 	c := dns.Client{Net: "tcp", Timeout: 2 * time.Second}
 	for {
 		r, _, err := c.ExchangeContext(ctx, q, p.Addr)
-		if err == nil && r.Rcode == dns.RcodeSuccess && r.Authoritative && len(r.Answer) == 1 {
+		if err == nil && r.Rcode == dns.RcodeSuccess && (r.Authoritative || !authority) && len(r.Answer) == 1 {
 			return nil
 		}
 		select {

@@ -7,6 +7,7 @@ package nameserver
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,8 +18,10 @@ import (
 type Server struct {
 	Name string
 	Program
-	Items   int  // most items that it takes in an APL record; 0 is any number
-	NoEmpty bool // it may answer SERVFAIL for an APL record without items
+	Items    int    // most items that it takes in an APL record; 0 is any number
+	Upstream string // of a relay: the address and port of the server that it asks
+	Options  string // of a relay: more lines for its configuration
+	NoEmpty  bool   // it may answer SERVFAIL for an APL record without items
 
 	version []string // arguments that have it print its version
 	// configure returns the files to write into dir, and the arguments to run
@@ -136,6 +139,66 @@ zone:
 `, dir, port, dir, zone, dir)}, []string{"-c", filepath.Join(dir, "knot.conf")}
 		},
 	},
+}
+
+// Relays are servers that ask another one, and keep its answers: a site with many firewalls asks the policy
+// servers once. Each is to be run with an Upstream; it serves no zone file.
+var Relays = []*Server{
+	{
+		Name:    "unbound",
+		Program: Program{Binary: "unbound", Packages: []string{"unbound"}},
+		version: []string{"-V"},
+		// As threatstop.conf(5) advises, but for what makes it run as anybody and anywhere.
+		configure: func(_ context.Context, s *Server, zone, dir string, port int) (map[string]string, []string) {
+			host, upstream, _ := net.SplitHostPort(s.Upstream)
+			return map[string]string{"unbound.conf": fmt.Sprintf(`
+server:
+	interface: 127.0.0.1@%d
+	do-ip6: no
+	username: ""
+	chroot: ""
+	directory: %q
+	pidfile: ""
+	use-syslog: no
+	do-not-query-localhost: no
+	access-control: 127.0.0.0/8 allow
+	module-config: "iterator"
+	domain-insecure: %q
+	cache-max-ttl: 3600
+	serve-expired: no
+	aggressive-nsec: no
+	rrset-cache-size: 128m
+	msg-cache-size: 128m
+%sremote-control:
+	control-enable: no
+forward-zone:
+	name: %q
+	forward-addr: %s@%s
+	forward-tcp-upstream: yes
+`, port, dir, zone, s.Options, zone, host, upstream)}, []string{"-d", "-p", "-c", filepath.Join(dir, "unbound.conf")}
+		},
+	},
+	{
+		Name:    "dnsdist",
+		Program: Program{Binary: "dnsdist", Packages: []string{"dnsdist"}},
+		version: []string{"--version"},
+		configure: func(_ context.Context, s *Server, _, dir string, port int) (map[string]string, []string) {
+			return map[string]string{"dnsdist.conf": fmt.Sprintf(`
+setLocal("127.0.0.1:%d")
+setSecurityPollSuffix("")
+newServer({address=%q, tcpOnly=true, healthCheckMode="up"})
+getPool(""):setCache(newPacketCache(100000, {maxTTL=3600, temporaryFailureTTL=5}))
+`, port, s.Upstream)}, []string{"--supervised", "--disable-syslog", "-C", filepath.Join(dir, "dnsdist.conf")}
+		},
+	},
+}
+
+// Behind returns a copy of a relay that asks the server at an address and port. options are lines for the
+// first section of its configuration.
+func (s *Server) Behind(upstream, options string) *Server {
+	relay := *s
+	relay.Upstream, relay.Options = upstream, options
+	return &relay
 }
 
 // Names returns the names of all servers.
