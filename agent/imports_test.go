@@ -70,7 +70,7 @@ func TestImports(t *testing.T) {
 		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl", "pfioctl/internal/abi", "pfioctl/*"},
 		"agent/internal/report":              {"agent/internal/host", "agent/internal/policy", "agent/internal/privsep", "agent/internal/status", "capture"},
 		"agent/internal/rules":               {"pfioctl", "pfioctl/internal/abi"},
-		"agent/internal/report/reporttest":   {},
+		"agent/reporttest":                   {},
 		"agent/internal/privsep":             {},
 		"agent/internal/privsep/privseptest": {"agent/internal/privsep"},
 		"agent/internal/states":              {"agent/internal/policy", "agent/internal/privsep", "pfioctl", "pfioctl/internal/abi"},

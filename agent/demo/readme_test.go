@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/cli"
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch/dnstest"

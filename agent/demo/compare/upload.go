@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/report"
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 )
 
 // uploadPackets are as many as a busy firewall blocks in a quarter of an hour,

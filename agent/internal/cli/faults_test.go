@@ -18,8 +18,8 @@ import (
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/agent/internal/status"
+	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch/dnstest"

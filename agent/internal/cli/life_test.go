@@ -24,7 +24,7 @@ import (
 	"example.org/threatstopd/agent/internal/cli"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep/privseptest"
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 	"example.org/threatstopd/dnsfetch"

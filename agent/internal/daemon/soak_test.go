@@ -11,7 +11,7 @@ import (
 
 	"example.org/threatstopd/agent/internal/daemon"
 	"example.org/threatstopd/agent/internal/report"
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/dnsfetch/dnstest"
 )
 

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )

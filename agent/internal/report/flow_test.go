@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/report/reporttest"
 	"example.org/threatstopd/agent/internal/status"
+	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )

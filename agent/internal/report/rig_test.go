@@ -18,7 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
 )

@@ -22,7 +22,7 @@ import (
 	"testing"
 	"time"
 
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 )
 
 // quick are timeouts for tests in which something hangs on purpose.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"example.org/threatstopd/agent/internal/report/reporttest"
+	"example.org/threatstopd/agent/reporttest"
 )
 
 // Exit codes.
