@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"example.org/threatstopd/agent/internal/config"
 )
 
 // lay makes the files of a system that is not running.
@@ -190,5 +193,98 @@ func TestSynopsisIsTheUsage(t *testing.T) {
 	}
 	if got := strings.ReplaceAll(strings.Join(lines, "\n"), "--install | -uninstall", "--install | --uninstall"); got != strings.Join(want, "\n") {
 		t.Errorf("the manual has:\n%s\nthe usage is:\n%s", got, strings.Join(want, "\n"))
+	}
+}
+
+// literals returns the lines of the literal displays in a section, of one-line displays too, with
+// continued lines joined and without mdoc's escapes.
+func literals(manual, section string) (lines []string) {
+	_, text, _ := strings.Cut(manual, ".Sh "+section+"\n")
+	text, _, _ = strings.Cut(text, "\n.Sh ")
+	inside := false
+	for line := range strings.Lines(strings.ReplaceAll(text, "\\e\n\t", "")) {
+		line = strings.TrimSuffix(line, "\n")
+		one, short := strings.CutPrefix(line, ".Dl ")
+		switch {
+		case short:
+			lines = append(lines, one)
+		case strings.HasPrefix(line, ".Bd -literal"):
+			inside = true
+		case line == ".Ed":
+			inside = false
+		case inside:
+			lines = append(lines, strings.ReplaceAll(line, `\e`, `\`))
+		}
+	}
+	return lines
+}
+
+// TestExamplesParse parses each threatstopd command of the manuals' and the README's examples as
+// the program would, the daemon's flags in rcctl's included.
+func TestExamplesParse(t *testing.T) {
+	lines := literals(manualPage(t), "EXAMPLES")
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Skip("the source is not on this host")
+	}
+	for line := range strings.Lines(string(readme)) {
+		if line, ok := strings.CutPrefix(line, "    "); ok {
+			lines = append(lines, "# "+line)
+		} else if strings.HasPrefix(line, "$ ") {
+			lines = append(lines, line)
+		}
+		for _, code := range regexp.MustCompile("`(threatstopd -[^`]*)`").FindAllStringSubmatch(line, -1) {
+			lines = append(lines, "# "+code[1])
+		}
+	}
+	command := regexp.MustCompile(`^[#$] (?:route -T 1 exec |\./)?threatstopd( [^|&>#]*)?`)
+	rcctl := regexp.MustCompile(`^# rcctl set threatstopd flags(.*)`)
+	n := 0
+	for _, line := range lines {
+		m := command.FindStringSubmatch(line)
+		if m == nil {
+			m = rcctl.FindStringSubmatch(line)
+		}
+		if m == nil {
+			continue
+		}
+		n++
+		if _, err := parse(strings.Fields(strings.NewReplacer("[", "", "]", "").Replace(m[1]))); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if n < 15 {
+		t.Errorf("%d commands in %q", n, lines)
+	}
+}
+
+// TestConfigExamplesParse reads the examples of threatstop.conf(5): the first is a whole
+// configuration, each of the others is added to it.
+func TestConfigExamplesParse(t *testing.T) {
+	page, err := os.ReadFile("../../../install/threatstop.conf.5")
+	if err != nil {
+		t.Skip("the source is not on this host")
+	}
+	_, text, _ := strings.Cut(string(page), ".Sh EXAMPLES\n")
+	blocks := strings.Split(text, ".Ed\n")
+	first := ""
+	for _, block := range blocks[:len(blocks)-1] {
+		lines := strings.Join(literals(".Sh X\n"+block+".Ed\n", "X"), "\n") + "\n"
+		if first == "" {
+			first = lines
+		}
+		_, warnings, err := config.Parse("example", strings.NewReader(first+strings.TrimPrefix(lines, first)))
+		for _, w := range warnings {
+			// The first example has the placeholders that an owner replaces.
+			if !strings.Contains(fmt.Sprint(w), "is the value of the example") {
+				t.Errorf("%v, of\n%s", w, lines)
+			}
+		}
+		if err != nil {
+			t.Errorf("%v, of\n%s", err, lines)
+		}
+	}
+	if len(blocks) < 5 {
+		t.Errorf("%d examples", len(blocks)-1)
 	}
 }

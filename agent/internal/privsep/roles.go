@@ -123,9 +123,9 @@ var Roles = []Role{
 			{Key: PathSocket, Permissions: "c"},
 			{Key: PathStatusSocket, Permissions: "c"},
 		}, tableFiles, starts),
-		Holds: []string{"/dev/pf", "the directories of the table files, for fsync(2)", "one end of a connection to each other process"},
-		Can: "do whatever root can, since what it executes is confined by nothing. " +
-			"That is why it listens to nobody outside, and takes from the other processes only messages that it checks.",
+		Holds: []string{"/dev/pf", "the directories of the table files", "a socket pair for each other process"},
+		Can: "do what root can, since a program that it executes is not confined. " +
+			"It accepts no connections and reads nothing from the network.",
 	},
 	{
 		Name:         "fetch",
@@ -133,8 +133,8 @@ var Roles = []Role{
 		Promises:     "stdio inet",
 		NamePromises: "rpath",
 		Unveil:       paths(resolver),
-		Can: "connect to any host, and answer in place of the policy servers: hold lists back, or invent them within MAX_ENTRIES, MIN_PREFIX_V4, " +
-			"MIN_PREFIX_V6, MAX_SHRINK and the exceptions, which main applies. It reaches no file, not pf, no other process.",
+		Can: "connect to any host, and change lists within MAX_ENTRIES, MIN_PREFIX_V4, MIN_PREFIX_V6, MAX_SHRINK and the exceptions, " +
+			"which main applies.",
 	},
 	{
 		Name:     "report",
@@ -144,18 +144,18 @@ var Roles = []Role{
 			{Key: "SPOOL_DIR", Permissions: "rwc"},
 			{Key: "CA_FILE", Permissions: "r"},
 		}, resolver),
-		Holds: []string{"a bpf(4) descriptor of PFLOG_IF, locked", "the files of pflogd(8) while it catches up with them", "the sockets for the status and for METRICS"},
-		Can: "read what pf logs, connect to any host and send that there, invent hits or keep them back, change the spool, give false answers to --status and METRICS, " +
-			"and ask main for a sync. It reaches no other file, not pf, no other process.",
+		Holds: []string{"a locked bpf(4) descriptor of PFLOG_IF", "the files of pflogd(8) at start", "the listening sockets"},
+		Can: "connect to any host, send what pf logs and the proxy's password there, invent, hide and delete hits, report a false status, " +
+			"and request updates from main, also with --force.",
 	},
 	{
 		Name:      "states",
 		User:      "USER",
-		Unpledged: "pledge(2) has no promise for DIOCKILLSTATES",
+		Unpledged: "no promise permits DIOCKILLSTATES",
 		Unveil:    paths(),
 		Holds:     []string{"/dev/pf"},
-		Can: "change all of pf, since that asks only how the descriptor was opened, and open sockets. It sees no file, hears nothing but addresses from main, " +
-			"and runs only with KILL_STATES=yes.",
+		Can: "change all of pf, signal processes of USER, and use the network. " +
+			"It receives only addresses that main has checked.",
 	},
 	{
 		Name: "--sync-now",
@@ -163,8 +163,8 @@ var Roles = []Role{
 		// The promise "proc" is for ending the process that fetches.
 		Promises: "stdio rpath wpath cpath pf proc",
 		Unveil:   tableFiles,
-		Holds:    []string{"/dev/pf", "the directories of the table files", "one end of a connection to a process fetch of its own"},
-		Can:      "set tables of pf, write the table files, and end other processes. It executes nothing, and connects to nobody.",
+		Holds:    []string{"/dev/pf", "the directories of the table files", "a socket pair for its own fetch"},
+		Can:      "set tables of pf, write the table files, and signal other processes.",
 	},
 	{
 		Name:     "--dump-table",
@@ -172,7 +172,7 @@ var Roles = []Role{
 		Promises: "stdio",
 		Unveil:   paths(),
 		Holds:    []string{"the table, read before"},
-		Can:      "print something else.",
+		Can:      "print false results.",
 	},
 	{
 		Name:     "--read",
@@ -180,7 +180,7 @@ var Roles = []Role{
 		Promises: "stdio",
 		Unveil:   paths(),
 		Holds:    []string{"the file"},
-		Can:      "print something else.",
+		Can:      "print false results.",
 	},
 	{
 		Name:     "--status",
@@ -188,14 +188,14 @@ var Roles = []Role{
 		Promises: "stdio",
 		Unveil:   paths(),
 		Holds:    []string{"a connection to the daemon"},
-		Can:      "print something else, and ask the daemon what the caller may ask.",
+		Can:      "print false results, and send the daemon the requests that the caller may send.",
 	},
 	{
 		Name:     "-n",
 		User:     "the caller",
 		Promises: "stdio",
 		Unveil:   paths(),
-		Can:      "print something else.",
+		Can:      "print false results.",
 	},
 	{
 		Name:         "--test",
@@ -203,8 +203,8 @@ var Roles = []Role{
 		Promises:     "stdio inet",
 		NamePromises: "rpath",
 		Unveil:       paths(resolver),
-		Holds:        []string{"a bpf(4) descriptor of PFLOG_IF, locked", "the table and the limits of pf, the certificates, read before"},
-		Can:          "connect to any host, send there what pf logs, and print something else.",
+		Holds:        []string{"a locked bpf(4) descriptor of PFLOG_IF"},
+		Can:          "send what pf logs to any host, and print false results.",
 	},
 	{
 		Name:         "--check",
@@ -213,13 +213,13 @@ var Roles = []Role{
 		NamePromises: "rpath",
 		Unveil:       paths(resolver),
 		Holds:        []string{"the files of pflogd(8)"},
-		Can:          "connect to any host, send there what pflogd(8) has written, and print something else.",
+		Can:          "send these to any host, and print false results.",
 	},
 	{
 		Name:     "--help, --version",
 		User:     "the caller",
 		Promises: "stdio",
 		Unveil:   paths(),
-		Can:      "print something else.",
+		Can:      "print false results.",
 	},
 }
