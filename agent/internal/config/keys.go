@@ -295,7 +295,7 @@ var keys = []Key{
 		Section: "The daemon",
 		Name:    "USER", Default: "_threatstop",
 		Doc: `The service user: the processes that use the network run as it, and the spool belongs to it. Use
-			it for nothing else. pf.conf can limit what it connects to: see SECURITY CONSIDERATIONS in
+			it for nothing else. pf.conf can limit what it connects to: see PROCESSES in
 			threatstopd(8).`,
 		kind: account(func(c *Config) *string { return &c.User }),
 	},
