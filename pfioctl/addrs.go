@@ -2,10 +2,9 @@ package pfioctl
 
 import (
 	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -16,46 +15,51 @@ import (
 
 // Addrs is the array of entries that [PF.SetAddrs] sends, in the kernel's form and in
 // memory outside of the garbage-collected heap: 52 bytes an entry. [Addrs.Close]
-// gives it back; a forgotten one stays until the process ends. It is not safe
-// for concurrent use.
-type Addrs struct {
-	a      array
-	closed bool
-}
+// frees it; a forgotten one stays until the process ends. It is not safe for
+// concurrent use.
+type Addrs struct{ a array }
 
 // NewAddrs returns an empty array with room for capacity entries; it grows as
 // needed, by doubling. Capacity is bounded by what the kernel counts, 2^31-1,
 // and by the address space.
 func NewAddrs(capacity int) (*Addrs, error) {
-	a := &Addrs{a: array{esize: abi.SizeofPfrAddr}}
-	if capacity != 0 {
-		if err := a.a.grow(capacity); err != nil {
-			return nil, err
-		}
+	a := &Addrs{array{esize: abi.SizeofPfrAddr}}
+	if err := a.a.grow(capacity); err != nil {
+		return nil, err
 	}
 	return a, nil
 }
 
-// Append adds an entry. It refuses what the kernel would refuse, so that the
-// error can name the entry: the kernel only answers EINVAL to the whole request.
+// Append adds an entry. It refuses what the kernel would refuse (pf_table.c:
+// pfr_validate_addr), so that the error can name the entry: the kernel only answers
+// EINVAL to the whole request.
 func (a *Addrs) Append(p netip.Prefix, not bool) error {
-	if a.a.n == a.a.room {
-		if err := a.double(); err != nil {
+	switch {
+	case !p.IsValid():
+		return fmt.Errorf("entry %v: not a prefix", p)
+	case p != p.Masked():
+		return fmt.Errorf("entry %v: host bits are set, the network is %v", Addr{p, not}, Addr{p.Masked(), not})
+	}
+	if n := a.a.n; n == a.a.room {
+		if err := a.a.grow(max(n+1, min(2*n, math.MaxInt32), 1024)); err != nil {
 			return err
 		}
 	}
-	if !put(a.slot(a.a.n), p, not) {
-		return checkAddr(p, not)
+	// All bytes are written, as there may be an earlier entry. What follows the four
+	// bytes of an IPv4 address must be zero.
+	e := a.slot(a.a.n)
+	*e = abi.PfrAddr{AF: abi.AFInet6, Net: uint8(p.Bits())}
+	if ip := p.Addr(); ip.Is4() {
+		e.AF = abi.AFInet
+		*(*[4]byte)(e.Addr[:]) = ip.As4()
+	} else {
+		e.Addr = ip.As16()
+	}
+	if not {
+		e.Not = 1
 	}
 	a.a.n++
 	return nil
-}
-
-func (a *Addrs) double() error {
-	if a.closed {
-		return errClosed
-	}
-	return a.a.double()
 }
 
 // Len returns the number of entries.
@@ -64,74 +68,13 @@ func (a *Addrs) Len() int { return a.a.n }
 // Reset drops all entries and keeps the room.
 func (a *Addrs) Reset() { a.a.n = 0 }
 
-// Close gives the memory back. The array is empty afterwards and takes no
-// entries. It may be closed twice.
-func (a *Addrs) Close() error {
-	a.closed = true
-	return a.a.close()
-}
+// Close frees the memory. The array is empty afterwards and takes no entries. It may
+// be closed twice.
+func (a *Addrs) Close() error { return a.a.close() }
 
-func (a *Addrs) slot(i int) *abi.PfrAddr {
-	return (*abi.PfrAddr)(unsafe.Pointer(&a.a.mem[i*abi.SizeofPfrAddr]))
-}
+func (a *Addrs) slot(i int) *abi.PfrAddr { return (*abi.PfrAddr)(unsafe.Pointer(&a.a.at(i)[0])) }
 
-// decoded returns the entries, and frees the array.
-func (a *Addrs) decoded() []Addr {
-	defer a.Close()
-	out := make([]Addr, a.a.n)
-	for i := range out {
-		out[i] = decodeAddr(a.slot(i))
-	}
-	return out
-}
-
-// hand puts the array into a request.
-func (a *Addrs) hand(io *abi.PfiocTable) {
-	io.Buffer, io.Esize, io.Size = a.a.pointer(), abi.SizeofPfrAddr, int32(a.a.n)
-}
-
-// put writes an entry, all of its bytes as there may be an earlier answer, and
-// reports whether the kernel would take it (pf_table.c: pfr_validate_addr). The
-// rules for the family, the length and `not` hold for every netip.Prefix that
-// is valid, which leaves the host bits. A prefix never has a zone.
-func put(e *abi.PfrAddr, prefix netip.Prefix, not bool) bool {
-	ip, n := prefix.Addr(), prefix.Bits()
-	if n < 0 {
-		return false
-	}
-	*e = abi.PfrAddr{}
-	e.Net = uint8(n)
-	if not {
-		e.Not = 1
-	}
-	if ip.Is4() {
-		e.AF = abi.AFInet
-		b := ip.As4()
-		*(*[4]byte)(e.Addr[:]) = b // the other twelve must be zero
-		return binary.BigEndian.Uint32(b[:])<<uint(n) == 0
-	}
-	e.AF = abi.AFInet6
-	b := ip.As16()
-	e.Addr = b
-	hi, lo := binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
-	if n >= 64 {
-		return lo<<uint(n-64) == 0
-	}
-	return hi<<uint(n)|lo == 0
-}
-
-// checkAddr returns what is wrong with an entry that put refuses, nil for others.
-func checkAddr(p netip.Prefix, not bool) error {
-	switch {
-	case !p.IsValid():
-		return fmt.Errorf("entry %v: not a prefix", p)
-	case p != p.Masked():
-		return fmt.Errorf("entry %v: host bits are set, the network is %v", Addr{p, not}, Addr{p.Masked(), not})
-	}
-	return nil
-}
-
-// decodeAddr reads an entry; its Prefix is zero for what is none.
+// decodeAddr reads an entry; the Prefix is zero if it has no address.
 func decodeAddr(e *abi.PfrAddr) Addr {
 	var ip netip.Addr
 	switch e.AF {
@@ -173,17 +116,17 @@ func (p *PF) Compare(t Table, a *Addrs) (Delta, error) { return p.setAddrs(t, a,
 
 func (p *PF) setAddrs(t Table, a *Addrs, flags abi.RequestFlags) (Delta, error) {
 	const op = "set addresses"
-	if err := t.check(true); err != nil {
-		return Delta{}, fail(op, t, 0, err)
+	err := t.check(true)
+	if err == nil && a.a.closed {
+		err = errClosed
 	}
-	if a.closed {
-		return Delta{}, fail(op, t, 0, errClosed)
+	if err != nil {
+		return Delta{}, fail(op, t, 0, err)
 	}
 	// Size2 stays zero: it would ask for the deleted entries behind the array,
 	// and if they did not fit, the kernel would change nothing and call that
 	// success.
-	io := t.request(flags)
-	a.hand(io)
+	io := t.request(flags, &a.a)
 	if err := p.tableRequest(p.l.Req.SetAddrs, io); err != nil {
 		return Delta{}, p.failLimit(op, t, a.Len(), LimitTableEntries, err)
 	}
@@ -219,182 +162,175 @@ func (p *PF) Set(t Table, n int, seq iter.Seq2[netip.Prefix, bool]) (Delta, erro
 // request; SetAddrs never waits.
 func (p *PF) Add(t Table, addrs ...Addr) (added int, err error) {
 	const op = "add addresses"
-	a, err := distinctAddrs(t, addrs)
-	if err != nil {
-		return 0, fail(op, t, 0, err)
-	}
-	defer a.Close()
-	if a.Len() == 0 {
-		return 0, nil
-	}
-	limit, err := p.Limit(LimitTableEntries)
-	if err != nil {
-		return 0, fail(op, t, a.Len(), err)
-	}
-	used, _, err := p.Used()
-	if err != nil {
-		return 0, fail(op, t, a.Len(), err)
-	}
-	if used+a.Len() >= limit {
-		e := fail(op, t, a.Len(), ErrLimit)
-		e.Used, e.Limit, e.limit = used, limit, LimitTableEntries
-		return 0, e
-	}
-	io := t.request(abi.FlagFeedback)
-	a.hand(io)
-	if err := p.tableRequest(p.l.Req.AddAddrs, io); err != nil {
-		return 0, p.failLimit(op, t, a.Len(), LimitTableEntries, err)
-	}
-	// The kernel gives the answers in reverse order since 7.1, with `not` and
-	// the unused bytes left over from others: only address, length and code
-	// can be believed, and the entry meant is found by them.
-	return int(io.Nadd), conflict(op, t, a, addrs)
+	io, err := p.edit(op, t, addrs, p.l.Req.AddAddrs, func(n int) error {
+		limit, err := p.Limit(LimitTableEntries)
+		if err != nil {
+			return fail(op, t, n, err)
+		}
+		used, _, err := p.Used()
+		if err != nil {
+			return fail(op, t, n, err)
+		}
+		if used+n >= limit {
+			return &Error{Op: op, Table: t, Count: n, Err: ErrLimit, Used: used, Limit: limit, limit: LimitTableEntries}
+		}
+		return nil
+	})
+	return int(io.Nadd), err
 }
 
 // Delete deletes entries and returns how many there were. Only the very prefix
 // is meant: 10.0.0.0/24 does not delete the hosts in it. An entry that is there
 // with the other negation stays, and makes the error wrap [ErrConflict].
 func (p *PF) Delete(t Table, addrs ...Addr) (deleted int, err error) {
-	const op = "delete addresses"
-	a, err := distinctAddrs(t, addrs)
-	if err != nil {
-		return 0, fail(op, t, 0, err)
-	}
-	defer a.Close()
-	if a.Len() == 0 {
-		return 0, nil
-	}
-	io := t.request(abi.FlagFeedback)
-	a.hand(io)
-	if err := p.tableRequest(p.l.Req.DelAddrs, io); err != nil {
-		return 0, fail(op, t, a.Len(), err)
-	}
-	return int(io.Ndel), conflict(op, t, a, addrs)
+	io, err := p.edit("delete addresses", t, addrs, p.l.Req.DelAddrs, func(int) error { return nil })
+	return int(io.Ndel), err
 }
 
-// distinctAddrs checks the table and puts each prefix into an array once. The
-// releases do not agree on which of two equal prefixes counts, so they must not
-// differ in their negation.
-func distinctAddrs(t Table, addrs []Addr) (*Addrs, error) {
+// edit sends entries, each prefix once, if allow returns nil for their number. The
+// releases do not agree on which of two equal prefixes counts, so they must not differ
+// in their negation. Without entries no request is made.
+func (p *PF) edit(op string, t Table, addrs []Addr, req uint, allow func(n int) error) (io abi.PfiocTable, err error) {
 	if err := t.check(true); err != nil {
-		return nil, err
+		return io, fail(op, t, 0, err)
 	}
-	seen := make(map[netip.Prefix]bool, len(addrs))
 	a, err := NewAddrs(len(addrs))
 	if err != nil {
-		return nil, err
+		return io, fail(op, t, 0, err)
 	}
+	defer a.Close()
+	sent := make(map[netip.Prefix]Addr, len(addrs))
 	for _, e := range addrs {
-		not, ok := seen[e.Prefix]
+		first, ok := sent[e.Prefix]
 		switch {
 		case !ok:
-			seen[e.Prefix] = e.Not
+			sent[e.Prefix] = e
 			err = a.Append(e.Prefix, e.Not)
-		case not != e.Not:
-			err = fmt.Errorf("entries %v and %v: one prefix cannot be both", Addr{e.Prefix, not}, e)
+		case first != e:
+			err = fmt.Errorf("entries %v and %v: one prefix cannot be both", first, e)
 		}
 		if err != nil {
-			a.Close()
-			return nil, err
+			return io, fail(op, t, 0, err)
 		}
 	}
-	return a, nil
-}
-
-// conflict makes an error of the entries that the kernel left alone because
-// the table has them with the other negation.
-func conflict(op string, t Table, a *Addrs, sent []Addr) error {
-	n, first := 0, Addr{}
+	if a.Len() == 0 {
+		return io, nil
+	}
+	if err := allow(a.Len()); err != nil {
+		return io, err
+	}
+	io = *t.request(abi.FlagFeedback, &a.a)
+	if err := p.tableRequest(req, &io); err != nil {
+		return io, p.failLimit(op, t, a.Len(), LimitTableEntries, err)
+	}
+	// The kernel answers an add in reverse order since 7.1, with `not` and the unused
+	// bytes left over from others: only address, length and code can be believed, and
+	// the entry meant is found by them.
+	var left []Addr
 	for i := range a.Len() {
 		if e := a.slot(i); e.Fback == abi.FeedbackConflict {
-			if n == 0 {
-				first = decodeAddr(e)
-			}
-			n++
+			left = append(left, sent[decodeAddr(e).Prefix])
 		}
 	}
-	if n == 0 {
-		return nil
+	switch {
+	case len(left) == 1:
+		err = fail(op, t, len(addrs), fmt.Errorf("entry %v: %w", left[0], ErrConflict))
+	case len(left) > 1:
+		err = fail(op, t, len(addrs), fmt.Errorf("entry %v and %d others: %w", left[0], len(left)-1, ErrConflict))
 	}
-	for _, e := range sent {
-		if e.Prefix == first.Prefix {
-			first.Not = e.Not
-		}
-	}
-	if n == 1 {
-		return fail(op, t, len(sent), fmt.Errorf("entry %v: %w", first, ErrConflict))
-	}
-	return fail(op, t, len(sent), fmt.Errorf("entry %v and %d others: %w", first, n-1, ErrConflict))
+	return io, err
 }
 
 // Clear empties a table and returns how many entries it had.
 func (p *PF) Clear(t Table) (deleted int, err error) {
-	const op = "clear"
-	if err := t.check(true); err != nil {
-		return 0, fail(op, t, 0, err)
+	err = t.check(true)
+	io := t.request(0, &array{})
+	if err == nil {
+		err = p.tableRequest(p.l.Req.ClrAddrs, io)
 	}
-	io := t.request(0)
-	if err := p.tableRequest(p.l.Req.ClrAddrs, io); err != nil {
-		return 0, fail(op, t, 0, err)
+	if err != nil {
+		return 0, fail("clear", t, 0, err)
 	}
 	return int(io.Ndel), nil
 }
 
-// Get returns the entries of a table: IPv4 before IPv6, ascending by address,
+// List is what a request listed, as the kernel wrote it: in memory outside of the
+// garbage-collected heap, 52 bytes an entry and 160 with counters. [List.Close] frees it.
+type List[E any] struct {
+	a      array
+	decode func(element []byte) E
+}
+
+// Len returns the number of elements.
+func (l *List[E]) Len() int { return l.a.n }
+
+// All returns the elements in their order, each decoded as it is reached.
+func (l *List[E]) All() iter.Seq[E] {
+	return func(yield func(E) bool) {
+		for i := 0; i < l.a.n && yield(l.decode(l.a.at(i))); i++ {
+		}
+	}
+}
+
+// Close frees the memory; the list is empty afterwards. It may be closed twice.
+func (l *List[E]) Close() error { return l.a.close() }
+
+// slice returns all elements, and closes the list.
+func (l *List[E]) slice() []E {
+	defer l.Close()
+	return slices.AppendSeq(make([]E, 0, l.Len()), l.All())
+}
+
+// Get returns the entries of a table as a slice: see [PF.List].
+func (p *PF) Get(t Table) ([]Addr, error) {
+	l, err := p.List(t)
+	if err != nil {
+		return nil, err
+	}
+	return l.slice(), nil
+}
+
+// List returns the entries of a table: IPv4 before IPv6, ascending by address,
 // for one address the longest prefix first. They are of one moment.
 //
 // Once [PF.Pledged] was called it asks what SetAddrs to nothing would delete, which is
 // the only request that the promise "pf" allows for it; then a const table is EPERM.
-func (p *PF) Get(t Table) ([]Addr, error) {
-	const op = "get addresses"
+func (p *PF) List(t Table) (*List[Addr], error) {
 	pledged := p.pledged.Load()
-	if err := t.check(pledged); err != nil {
-		return nil, fail(op, t, 0, err)
-	}
-	a := &Addrs{a: array{esize: abi.SizeofPfrAddr}}
-	var err error
-	if pledged {
-		err = p.listDeleted(t, a)
-	} else {
-		err = p.list(p.l.Req.GetAddrs, t, 0, &a.a)
+	l := &List[Addr]{array{esize: abi.SizeofPfrAddr}, func(b []byte) Addr {
+		return decodeAddr((*abi.PfrAddr)(unsafe.Pointer(&b[0])))
+	}}
+	err := t.check(pledged)
+	switch {
+	case err == nil && pledged:
+		err = p.listDeleted(t, &l.a)
+	case err == nil:
+		err = p.list(p.l.Req.GetAddrs, t, 0, &l.a)
 	}
 	if err != nil {
-		a.Close()
-		return nil, fail(op, t, 0, err)
+		l.Close()
+		return nil, fail("get addresses", t, 0, err)
 	}
-	return a.decoded(), nil
+	return l, nil
 }
 
 // listDeleted fills a with what DIOCRSETADDRS to nothing would delete (DUMMY and
-// FEEDBACK), in the order of Get.
-func (p *PF) listDeleted(t Table, a *Addrs) error {
-	n := 16 // at least one, as a Size2 of zero means that no list is wanted
-	for range attempts {
-		if err := a.a.grow(n); err != nil {
-			return err
-		}
-		io := t.request(abi.FlagDummy | abi.FlagFeedback)
-		io.Buffer, io.Esize, io.Size2 = a.a.pointer(), abi.SizeofPfrAddr, int32(a.a.room)
-		if err := p.tableRequest(p.l.Req.SetAddrs, io); err != nil {
-			return err
-		}
-		// If the list did not fit, the kernel wrote none of it and calls that
-		// success: only the number it needs shows it.
-		if int(io.Size2) > a.a.room {
-			n = withRoom(int(io.Size2))
-			continue
-		}
-		a.a.n = int(io.Size2)
-		// The kernel pushes what it walks over onto a list and copies that out
-		// from its head (pf_table.c: pfr_walktree): backwards.
-		raw := unsafe.Slice((*abi.PfrAddr)(a.a.pointer()), a.a.n)
-		slices.Reverse(raw)
-		if !slices.IsSortedFunc(raw, compareRaw) {
-			slices.SortFunc(raw, compareRaw)
-		}
-		return nil
+// FEEDBACK), in the order of List.
+func (p *PF) listDeleted(t Table, a *array) error {
+	err := a.fill(16, func() (int, error) { // at least one, as a Size2 of zero means that no list is wanted
+		io := t.request(abi.FlagDummy|abi.FlagFeedback, a)
+		io.Size2 = int32(a.room)
+		err := p.tableRequest(p.l.Req.SetAddrs, io)
+		return int(io.Size2), err
+	})
+	// The kernel pushes what it walks over onto a list and copies that out
+	// from its head (pf_table.c: pfr_walktree): backwards.
+	raw := unsafe.Slice((*abi.PfrAddr)(a.pointer()), a.n)
+	slices.Reverse(raw)
+	if !slices.IsSortedFunc(raw, compareRaw) {
+		slices.SortFunc(raw, compareRaw)
 	}
-	return errChanging
+	return err
 }
 
 func compareRaw(x, y abi.PfrAddr) int {
@@ -431,16 +367,11 @@ func (p *PF) Test(t Table, addrs ...netip.Addr) ([]TestResult, error) {
 	}
 	defer a.Close()
 	for _, ip := range addrs {
-		if ip.Zone() != "" || !ip.IsValid() {
+		if a.Append(netip.PrefixFrom(ip, ip.BitLen()), false) != nil || ip.Zone() != "" {
 			return nil, fail(op, t, 0, fmt.Errorf("address %v: a table holds addresses without a zone", ip))
 		}
-		if err := a.Append(netip.PrefixFrom(ip, ip.BitLen()), false); err != nil {
-			return nil, fail(op, t, 0, err)
-		}
 	}
-	io := t.request(abi.FlagReplace)
-	a.hand(io)
-	if err := p.tableRequest(p.l.Req.TstAddrs, io); err != nil {
+	if err := p.tableRequest(p.l.Req.TstAddrs, t.request(abi.FlagReplace, &a.a)); err != nil {
 		return nil, fail(op, t, len(addrs), err)
 	}
 	out := make([]TestResult, len(addrs))
@@ -467,35 +398,31 @@ type AddrStats struct {
 }
 
 // AddrStats returns the entries of a table with their counters, in the order of
-// [PF.Get].
-func (p *PF) AddrStats(t Table) ([]AddrStats, error) {
-	const op = "get counters of addresses"
-	if err := t.check(false); err != nil {
-		return nil, fail(op, t, 0, err)
+// [PF.List].
+func (p *PF) AddrStats(t Table) (*List[AddrStats], error) {
+	l := &List[AddrStats]{array{esize: p.l.AStats.Size}, p.decodeAddrStats}
+	err := t.check(false)
+	if err == nil {
+		err = p.list(p.l.Req.GetAStats, t, 0, &l.a)
 	}
-	o, u64 := p.l.AStats, p.l.Order().Uint64
-	a := array{esize: o.Size}
-	defer a.close()
-	if err := p.list(p.l.Req.GetAStats, t, 0, &a); err != nil {
-		return nil, fail(op, t, 0, err)
+	if err != nil {
+		l.Close()
+		return nil, fail("get counters of addresses", t, 0, err)
 	}
-	out := make([]AddrStats, a.n)
-	for i := range out {
-		b := a.at(i)
-		// PfrAddr has no member that depends on the order of bytes but two that
-		// are not read here.
-		e := (*abi.PfrAddr)(unsafe.Pointer(&b[0]))
-		s := &out[i]
-		s.Addr, s.Cleared = decodeAddr(e), time.Unix(int64(u64(b[o.Tzero:])), 0)
-		if s.Counted = e.Fback != abi.FeedbackNoCount; !s.Counted {
-			continue
-		}
+	return l, nil
+}
+
+// decodeAddrStats reads struct pfr_astats. It begins with a PfrAddr, which has no
+// member that depends on the order of bytes but two that are not read.
+func (p *PF) decodeAddrStats(b []byte) AddrStats {
+	o, u64 := &p.l.AStats, p.l.Order().Uint64
+	e := (*abi.PfrAddr)(unsafe.Pointer(&b[0]))
+	s := AddrStats{Addr: decodeAddr(e), Cleared: time.Unix(int64(u64(b[o.Tzero:])), 0)}
+	if s.Counted = e.Fback != abi.FeedbackNoCount; s.Counted {
 		for i := range 6 {
 			s.Packets[i/3][i%3] = u64(b[o.Packets+8*i:])
 			s.Bytes[i/3][i%3] = u64(b[o.Bytes+8*i:])
 		}
 	}
-	return out, nil
+	return s
 }
-
-var errClosed = errors.New("array is closed")

@@ -10,7 +10,7 @@ func TestConstants(t *testing.T) {
 	vec := measured.Read()
 	for set, names := range map[string]map[string]int{
 		"log_flags": {
-			"PF_LOG": int(LogFirst), "PF_LOG_ALL": int(LogAll), "PF_LOG_USER": int(LogUser), "PF_LOG_MATCHES": int(LogMatches),
+			"PF_LOG": int(LogFirst), "PF_LOG_ALL": int(LogAll), "PF_LOG_USER": int(logUser), "PF_LOG_MATCHES": int(LogMatches),
 		},
 		"direction": {"PF_INOUT": int(DirBoth), "PF_IN": int(DirIn), "PF_OUT": int(DirOut)},
 		"action":    {"PF_PASS": int(ActionPass), "PF_DROP": int(ActionBlock), "PF_MATCH": int(ActionMatch)},

@@ -33,8 +33,8 @@
 //     before, and the error names the one.
 //   - Since 7.1 an add at the limit of table entries sleeps without end and
 //     blocks pf's every other request; Add is refused before with [ErrLimit].
-//   - An address or a table named twice in a request to clear counters makes
-//     the kernel walk in a circle for ever; each is sent once.
+//   - A table and its namesake in an anchor, deleted in one request, make the kernel
+//     touch memory that it has freed; they go in two.
 //   - A request to kill a state without its id kills all; it is refused.
 //   - An add answers in reverse order with stale bytes, its number of new tables
 //     does not count all of them, and the flags of a listed table may not be

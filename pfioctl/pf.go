@@ -81,8 +81,8 @@ func (p *PF) Release() string { return p.l.Release }
 func (p *PF) Notice() string { return p.notice }
 
 // Pledged declares that the process is under, or about to go under, the promise
-// "pf" of pledge(2). That allows AddTables, SetAddrs, Compare, Set, Clear, Get,
-// Tables, Used, ClearTableStats and Status, and the kernel ends a process that
+// "pf" of pledge(2). That allows AddTables, SetAddrs, Compare, Set, Clear, List,
+// Get, Tables, Used and Status, and the kernel ends a process that
 // makes another request. From now on those return an error that wraps
 // [ErrPledged] instead, and a limit is the one last read. There is no way back.
 func (p *PF) Pledged() { p.pledged.Store(true) }

@@ -102,14 +102,6 @@ func (p *PF) likelyStatus() error {
 	return nil
 }
 
-func tableMap(all []TableStats) map[Table]TableStats {
-	m := make(map[Table]TableStats, len(all))
-	for _, t := range all {
-		m[t.Table] = t
-	}
-	return m
-}
-
 // agreement compares rules with the tables before and after they were read.
 type agreement struct {
 	before, after map[Table]TableStats
@@ -159,7 +151,7 @@ func count(tables map[Table]TableStats, t Table) int {
 // possible reports whether the members of a rule have values that a rule can have.
 func (r *Rule) possible() bool {
 	for _, a := range []*RuleAddr{&r.Src, &r.Dst} {
-		if a.Type > AddrNone || a.Port.Op > OpRange || a.Port.A > 65535 || a.Port.B > 65535 ||
+		if a.Type > AddrNone || a.Port.Op == "?" || a.Port.A > 65535 || a.Port.B > 65535 ||
 			!isName(a.Name, abi.TableNameSize) || (a.Type == AddrTable || a.Type == AddrDynamic) && a.Name == "" {
 			return false
 		}
@@ -167,7 +159,7 @@ func (r *Rule) possible() bool {
 	action := r.Action == ActionPass || r.Action == ActionBlock || r.Action == ActionMatch
 	af := r.AF == 0 || r.AF == abi.AFInet || r.AF == abi.AFInet6
 	return action && af && r.Dir <= DirOut && r.Log < 0x20 && r.LogIf < 256 && r.RDomain >= -1 && r.RDomain < 256 &&
-		r.User.Op <= OpRange && r.Group.Op <= OpRange && r.ICMPType <= 255 && r.ICMPCode <= 255 && r.Prio <= 7 &&
+		r.User.Op != "?" && r.Group.Op != "?" && r.ICMPType <= 255 && r.ICMPCode <= 255 && r.Prio <= 7 &&
 		isName(r.Iface, abi.IfNameSize) && isName(r.Received, abi.IfNameSize) &&
 		isName(r.Tag, abi.TagNameSize) && isText(r.Label, abi.RuleLabelSize)
 }

@@ -13,13 +13,13 @@ func decodeRule(l *abi.Layout, b []byte) Rule {
 	u32 := func(at int) uint32 { return order.Uint32(b[at:]) }
 	u64 := func(at int) uint64 { return order.Uint64(b[at:]) }
 	text := func(at, n int) string { return abi.CString(b[at:][:n]) }
-	af := b[o.AF]
+	op := func(at int) string { return opName(b[at]) }
+	af, flags := b[o.AF], u32(o.Flag)
 	r := Rule{
 		Nr:          int(int32(u32(o.Nr))),
 		Action:      Action(b[o.Action]),
 		Dir:         Direction(b[o.Direction]),
 		Quick:       b[o.Quick] != 0,
-		Flags:       RuleFlags(u32(o.Flag)),
 		Log:         LogFlags(b[o.Log]),
 		LogIf:       int(b[o.LogIf]),
 		Iface:       text(o.Ifname, abi.IfNameSize),
@@ -33,8 +33,8 @@ func decodeRule(l *abi.Layout, b []byte) Rule {
 		Dst:         decodeRuleAddr(l, b, &o.Dst, af),
 		TCPFlags:    b[o.TCPFlags],
 		TCPFlagSet:  b[o.TCPFlagset],
-		User:        Range{Op(b[o.UID+8]), u32(o.UID), u32(o.UID + 4)},
-		Group:       Range{Op(b[o.GID+8]), u32(o.GID), u32(o.GID + 4)},
+		User:        Range{op(o.UID + 8), u32(o.UID), u32(o.UID + 4)},
+		Group:       Range{op(o.GID + 8), u32(o.GID), u32(o.GID + 4)},
 		TOS:         b[o.TOS],
 		Prio:        -1,
 		OS:          u32(o.OSFP),
@@ -43,11 +43,20 @@ func decodeRule(l *abi.Layout, b []byte) Rule {
 		Probability: u32(o.Prob),
 		RateLimit:   u32(o.Pktrate),
 		RateSeconds: u32(o.Pktrate + 4),
+		Fragment:    flags&abi.RuleFragment != 0,
+		Once:        flags&abi.RuleOnce != 0,
+		Expired:     flags&abi.RuleExpired != 0,
 		AllowOpts:   b[o.AllowOpts] != 0,
 		KeepState:   b[o.KeepState] != 0,
 		RouteTo:     b[o.RT],
 		Label:       text(o.Label, abi.RuleLabelSize),
 		Evaluations: u64(o.Evaluations),
+	}
+	for _, f := range abi.RuleReturns {
+		if flags&f.Flag != 0 {
+			r.Return = f.Name
+			break
+		}
 	}
 	for i := range 2 {
 		r.Packets[i] = u64(o.Packets + 8*i)
@@ -74,12 +83,20 @@ func decodeRule(l *abi.Layout, b []byte) Rule {
 	return r
 }
 
+// opName returns the name of a PF_OP_*; "?" for none, which contains nothing.
+func opName(op uint8) string {
+	if int(op) < len(abi.Ops) {
+		return abi.Ops[op]
+	}
+	return "?"
+}
+
 func decodeRuleAddr(l *abi.Layout, b []byte, o *abi.RuleAddrLayout, af uint8) RuleAddr {
 	a := RuleAddr{
 		Type: AddrType(b[o.Type]),
 		Not:  b[o.Neg] != 0,
 		Port: Range{
-			Op: Op(b[o.PortOp]),
+			Op: opName(b[o.PortOp]),
 			A:  uint32(binary.BigEndian.Uint16(b[o.Port:])),
 			B:  uint32(binary.BigEndian.Uint16(b[o.Port+2:])),
 		},
@@ -97,7 +114,11 @@ func decodeRuleAddr(l *abi.Layout, b []byte, o *abi.RuleAddrLayout, af uint8) Ru
 		}
 	case AddrDynamic:
 		a.Name = abi.CString(b[o.Addr:][:abi.IfNameSize])
-		a.Dyn = b[o.Iflags]
+		for i, name := range abi.DynFlags {
+			if b[o.Iflags]&(1<<i) != 0 {
+				a.Dyn += name
+			}
+		}
 		a.Count = int(int32(l.Order().Uint32(b[o.Count:])))
 	case AddrTable:
 		a.Name = abi.CString(b[o.Addr:][:abi.TableNameSize])

@@ -3,7 +3,6 @@ package pfioctl
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -44,21 +43,8 @@ type LogFlags uint8
 const (
 	LogFirst   LogFlags = 0x01 // the packet that makes a state, or that is blocked
 	LogAll     LogFlags = 0x02 // every packet of the state
-	LogUser    LogFlags = 0x04 // with the user of the local socket
+	logUser    LogFlags = 0x04 // with the user of the local socket
 	LogMatches LogFlags = 0x10 // on every rule that matches later
-)
-
-// RuleFlags are a rule's flags (PFRULE_*).
-type RuleFlags uint32
-
-const (
-	RuleReturnRST  RuleFlags = 0x0001     // block return-rst
-	RuleFragment   RuleFlags = 0x0002     // matches fragments only
-	RuleReturnICMP RuleFlags = 0x0004     // block return-icmp
-	RuleReturn     RuleFlags = 0x0008     // block return
-	RuleOnce       RuleFlags = 0x00100000 // goes with its first match
-	RuleAFTo       RuleFlags = 0x00200000 // translates to another family
-	RuleExpired    RuleFlags = 0x00400000 // a once rule that had its match: matches nothing
 )
 
 // AddrType is the kind of address that a rule has (PF_ADDR_*).
@@ -75,58 +61,36 @@ const (
 	AddrNone       AddrType = 7
 )
 
-// Flags of an address that follows an interface (PFI_AFLAG_*).
-const (
-	DynNetwork   = 0x01 // :network
-	DynBroadcast = 0x02 // :broadcast
-	DynPeer      = 0x04 // :peer
-	DynNoAlias   = 0x08 // :0
-)
-
-// Op compares a number with a rule's one or two (PF_OP_*).
-type Op uint8
-
-const (
-	OpNone         Op = 0 // any
-	OpInside       Op = 1 // A < n < B      "A >< B"
-	OpEqual        Op = 2
-	OpNotEqual     Op = 3
-	OpLess         Op = 4
-	OpLessEqual    Op = 5
-	OpGreater      Op = 6
-	OpGreaterEqual Op = 7
-	OpOutside      Op = 8 // n < A or n > B "A <> B"
-	OpRange        Op = 9 // A <= n <= B    "A:B"
-)
-
 // Range is a condition on a port, user or group.
 type Range struct {
-	Op   Op
+	// Op is how pf.conf writes it: "=", "!=", "<", "<=", ">" and ">=" compare with A,
+	// "><" is between A and B, "<>" outside of A to B, ":" from A to B. Empty is any.
+	Op   string
 	A, B uint32
 }
 
 // Contains reports whether n fulfils the condition (pf.c: pf_match).
 func (r Range) Contains(n uint32) bool {
 	switch r.Op {
-	case OpNone:
+	case "":
 		return true
-	case OpInside:
-		return n > r.A && n < r.B
-	case OpEqual:
+	case "=":
 		return n == r.A
-	case OpNotEqual:
+	case "!=":
 		return n != r.A
-	case OpLess:
+	case "<":
 		return n < r.A
-	case OpLessEqual:
+	case "<=":
 		return n <= r.A
-	case OpGreater:
+	case ">":
 		return n > r.A
-	case OpGreaterEqual:
+	case ">=":
 		return n >= r.A
-	case OpOutside:
+	case "><":
+		return n > r.A && n < r.B
+	case "<>":
 		return n < r.A || n > r.B
-	case OpRange:
+	case ":":
 		return n >= r.A && n <= r.B
 	}
 	return false
@@ -144,8 +108,9 @@ type RuleAddr struct {
 	// that is not active. The table is the one the kernel looks at: the
 	// anchor's if that is active, else the main ruleset's of that name.
 	Count int
-	// Dyn are the flags of an AddrDynamic.
-	Dyn uint8
+	// Dyn is how an AddrDynamic selects addresses of the interface, as pf.conf writes
+	// it: any of ":network", ":broadcast", ":peer" and ":0", in this order.
+	Dyn string
 
 	// Addr and Mask are those of AddrMask and AddrRange, in the family of the
 	// rule; both are the zero netip.Addr for any, and for the other types.
@@ -162,22 +127,13 @@ func (a RuleAddr) Any() bool {
 // Prefix returns what an AddrMask with a contiguous mask stands for. It is
 // false for any, for the other types, and for a mask with holes.
 func (a RuleAddr) Prefix() (netip.Prefix, bool) {
-	if a.Type != AddrMask || !a.Mask.IsValid() {
-		return netip.Prefix{}, false
+	m, n := a.Mask.AsSlice(), 0
+	for n < 8*len(m) && m[n/8]&(0x80>>(n%8)) != 0 {
+		n++
 	}
-	m := a.Mask.AsSlice()
-	n := 0
-	for i, b := range m {
-		ones := bits.LeadingZeros8(^b)
-		n += ones
-		if ones < 8 {
-			for _, rest := range append([]byte{b << ones}, m[i+1:]...) {
-				if rest != 0 {
-					return netip.Prefix{}, false
-				}
-			}
-			break
-		}
+	holes := netip.PrefixFrom(a.Mask, n).Masked().Addr() != a.Mask
+	if a.Type != AddrMask || m == nil || holes {
+		return netip.Prefix{}, false
 	}
 	return netip.PrefixFrom(a.Addr, n), true
 }
@@ -199,9 +155,9 @@ type Rule struct {
 	Nr     int    // its number there, from 0
 
 	Action Action
+	Return string // how a block answers: "return", "return-rst", "return-icmp"; "" for not at all
 	Dir    Direction
 	Quick  bool // the last to be looked at, when it matches
-	Flags  RuleFlags
 
 	Log   LogFlags // 0: does not log
 	LogIf int      // to pflogN
@@ -215,6 +171,7 @@ type Rule struct {
 	AF       uint8 // AFInet, AFInet6, or 0 for both
 	Proto    uint8 // 0 for any
 	Src, Dst RuleAddr
+	Fragment bool // matches fragments only
 
 	TCPFlags    uint8 // of the flags in TCPFlagSet those in TCPFlags are set
 	TCPFlagSet  uint8
@@ -234,6 +191,8 @@ type Rule struct {
 	// StateLimiter and SourceLimiter bound how many states the rule makes (7.9
 	// and later). The kernel looks at them when all else matches.
 	StateLimiter, SourceLimiter Limiter
+	Once                        bool  // is removed with its first match
+	Expired                     bool  // a once rule that had its match: matches nothing
 	AllowOpts                   bool  // passes packets with IP options
 	KeepState                   bool  // makes a state, whose packets see no rules
 	RouteTo                     uint8 // PF_ROUTETO and so on, 0 for none
@@ -268,24 +227,21 @@ var errChanged = errors.New("rules changed")
 // they are replaced while they are read, all is read again. For a release that
 // is not known the error wraps [ErrUnknownRelease].
 func (p *PF) Rules() (*Ruleset, error) {
-	const op = "read rules"
-	if p.l.Rule.Size == 0 {
-		return nil, fail(op, Table{}, 0, p.unknown())
-	}
-	for range attempts {
-		rs, err := (&ruleReader{p: p, rulesets: make(map[string]*Ruleset)}).read("", nil)
-		if err == nil {
+	err := errChanged
+	for n := 0; n < attempts && errors.Is(err, errChanged); n++ {
+		var rs *Ruleset
+		if rs, err = (&ruleReader{p, make(map[string]*Ruleset)}).read("", nil); err == nil {
 			return rs, nil
 		}
-		if !errors.Is(err, errChanged) {
-			return nil, fail(op, Table{}, 0, err)
-		}
 	}
-	return nil, fail(op, Table{}, 0, errChanging)
+	if errors.Is(err, errChanged) {
+		err = errChanging
+	}
+	return nil, fail("read rules", Table{}, 0, err)
 }
 
 type ruleReader struct {
-	p        *PF
+	*PF
 	rulesets map[string]*Ruleset // what was read already; an anchor may be called often
 }
 
@@ -295,11 +251,11 @@ func (r *ruleReader) read(anchor string, path []string) (*Ruleset, error) {
 	if rs := r.rulesets[anchor]; rs != nil {
 		return rs, nil
 	}
-	rs, err := r.p.ruleset(anchor)
+	rs, err := r.ruleset(anchor)
+	if err != nil && anchor != "" {
+		err = fmt.Errorf("anchor %s: %w", anchor, err)
+	}
 	if err != nil {
-		if anchor != "" {
-			return nil, fmt.Errorf("anchor %s: %w", anchor, err)
-		}
 		return nil, err
 	}
 	r.rulesets[anchor] = rs
@@ -309,7 +265,7 @@ func (r *ruleReader) read(anchor string, path []string) (*Ruleset, error) {
 		if rule.Call == "" {
 			continue
 		}
-		called, err := r.p.resolve(anchor, rule.Call)
+		called, err := r.resolve(anchor, rule.Call)
 		if err != nil {
 			return nil, err
 		}
@@ -330,125 +286,87 @@ func (r *ruleReader) read(anchor string, path []string) (*Ruleset, error) {
 // resolve returns the anchors that a call evaluates, from the ruleset of anchor
 // (pf_ruleset.c: pf_anchor_setup, the other way round).
 func (p *PF) resolve(anchor, call string) ([]string, error) {
-	path, relative := strings.CutPrefix(call, "/")
-	if relative = !relative; relative {
+	path, absolute := strings.CutPrefix(call, "/")
+	if !absolute {
 		for strings.HasPrefix(path, "../") {
 			path = path[3:]
 			anchor = anchor[:max(strings.LastIndexByte(anchor, '/'), 0)]
 		}
 		// "../*" comes back from the kernel as "..//*".
-		path = join(anchor, strings.TrimLeft(path, "/"))
+		path = anchor + "/" + strings.TrimLeft(path, "/")
 	}
-	path = strings.TrimLeft(path, "/")
+	path = strings.Trim(path, "/")
 	if path == "*" || strings.HasSuffix(path, "/*") {
 		return p.children(strings.TrimSuffix(strings.TrimSuffix(path, "*"), "/"))
 	}
 	return []string{path}, nil
 }
 
-func join(anchor, name string) string {
-	if anchor == "" || name == "" {
-		return anchor + name
-	}
-	return anchor + "/" + name
-}
-
 // children returns the anchors below an anchor, in the order in which a
 // wildcard evaluates them, which is that of their names.
-func (p *PF) children(anchor string) ([]string, error) {
-	io := &abi.PfiocRuleset{}
-	copy(io.Path[:abi.AnchorPathSize-1], anchor)
-	if err := p.ioctl(p.l.Req.GetRulesets, unsafe.Pointer(io)); err != nil {
-		if errors.Is(err, syscall.EINVAL) {
-			// It had its rules taken away, and itself with them.
-			return nil, errChanged
-		}
-		return nil, fmt.Errorf("anchors below %q: %w", anchor, err)
-	}
-	var out []string
-	for nr := range min(io.Nr, maxRules) {
+func (p *PF) children(anchor string) (out []string, err error) {
+	ask := func(req uint, nr uint32) (*abi.PfiocRuleset, error) {
 		io := &abi.PfiocRuleset{Nr: nr}
 		copy(io.Path[:abi.AnchorPathSize-1], anchor)
-		err := p.ioctl(p.l.Req.GetRuleset, unsafe.Pointer(io))
+		err := p.ioctl(req, unsafe.Pointer(io))
 		switch {
-		case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EINVAL):
-			return nil, errChanged // there are fewer now
+		case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EBUSY):
+			err = errChanged // it lost its rules, and itself with them; or it has fewer children now
 		case err != nil:
-			return nil, fmt.Errorf("anchor %d below %q: %w", nr, anchor, err)
+			err = fmt.Errorf("anchors below %q: %w", anchor, err)
 		}
-		// The kernel's own has tables and never a rule.
-		if name := abi.CString(io.Name[:]); anchor != "" || name != abi.ReservedAnchor {
-			out = append(out, join(anchor, name))
+		return io, err
+	}
+	all, err := ask(p.l.Req.GetRulesets, 0)
+	if err != nil {
+		return nil, err
+	}
+	for nr := range min(all.Nr, maxRules) {
+		io, err := ask(p.l.Req.GetRuleset, nr)
+		if err != nil {
+			return nil, err
+		}
+		switch name := abi.CString(io.Name[:]); {
+		case anchor != "":
+			out = append(out, anchor+"/"+name)
+		case name != abi.ReservedAnchor: // it has tables and never a rule
+			out = append(out, name)
 		}
 	}
 	return out, nil
 }
 
-// SkippedInterfaces returns the interfaces, and groups of them, whose packets pf
-// passes without a look at any rule (`set skip on`), sorted. For a release that
-// is not known the error wraps [ErrUnknownRelease].
-func (p *PF) SkippedInterfaces() ([]string, error) {
-	const op = "list interfaces"
-	o := p.l.Iface
-	if o.Size == 0 {
-		return nil, fail(op, Table{}, 0, p.unknown())
-	}
-	a := array{esize: o.Size}
-	defer a.close()
-	for n := 64; n <= maxRules; n *= 2 {
-		// Never with no room at all: the kernel then copies one struct out.
-		if err := a.grow(n); err != nil {
-			return nil, fail(op, Table{}, 0, err)
-		}
-		io := &abi.PfiocIface{Buffer: a.pointer(), Esize: int32(o.Size), Size: int32(a.room)}
-		if err := p.ioctl(p.l.Req.GetIfaces, unsafe.Pointer(io)); err != nil {
-			return nil, fail(op, Table{}, 0, err)
-		}
-		// Where the answer is as long as the room its last struct was not
-		// filled in, and there may be more (pf_if.c: pfi_get_ifaces).
-		if int(io.Size) >= a.room {
-			continue
-		}
-		var names []string
-		for i := range int(io.Size) {
-			b := a.at(i)
-			if p.l.Order().Uint32(b[o.Flags:])&abi.IfaceSkip != 0 {
-				names = append(names, abi.CString(b[o.Name:][:abi.IfNameSize]))
-			}
-		}
-		slices.Sort(names)
-		return names, nil
-	}
-	return nil, fail(op, Table{}, 0, errChanging)
-}
-
 // ruleset reads the rules of one anchor.
 func (p *PF) ruleset(anchor string) (*Ruleset, error) {
+	if p.l.Rule.Size == 0 {
+		return nil, p.unknown()
+	}
 	b := make([]byte, p.l.Rule.Ioc)
 	head := (*abi.PfiocRuleHead)(unsafe.Pointer(&b[0]))
-	begin := func(ticket, nr uint32) {
+	ask := func(req uint, ticket, nr uint32) error {
 		clear(b)
 		copy(head.Anchor[:abi.AnchorPathSize-1], anchor)
 		head.Ticket, head.Nr = ticket, nr
+		return p.ioctl(req, unsafe.Pointer(head))
 	}
-	begin(0, 0)
-	if err := p.ioctl(p.l.Req.GetRules, unsafe.Pointer(head)); err != nil {
+	if err := ask(p.l.Req.GetRules, 0, 0); err != nil {
 		if anchor != "" && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOENT)) {
 			return nil, errChanged // it is gone; its caller will be, too
 		}
 		return nil, err
 	}
 	ticket, n := head.Ticket, head.Nr
-	// Since 7.4 the ticket is a transaction of this descriptor, of which there
-	// may be few.
-	defer p.endRules(ticket)
+	if p.l.Req.XEnd != 0 {
+		// Since 7.4 the ticket is a transaction of this descriptor, of which there may be
+		// few. Ending it cannot fail in a way that matters: closing the descriptor does it too.
+		defer func() { p.ioctl(p.l.Req.XEnd, unsafe.Pointer(&ticket)) }()
+	}
 	if n > maxRules {
 		return nil, fmt.Errorf("%d rules: more than any ruleset has", n)
 	}
-	rs := &Ruleset{Anchor: anchor, Rules: make([]Rule, 0, n)}
-	for nr := range n {
-		begin(ticket, nr)
-		err := p.ioctl(p.l.Req.GetRule, unsafe.Pointer(head))
+	rs := &Ruleset{Anchor: anchor, Rules: make([]Rule, n)}
+	for nr := range rs.Rules {
+		err := ask(p.l.Req.GetRule, ticket, uint32(nr))
 		switch {
 		case errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENXIO):
 			// Replaced: another ticket now, or no rule of this number.
@@ -456,17 +374,38 @@ func (p *PF) ruleset(anchor string) (*Ruleset, error) {
 		case err != nil:
 			return nil, fmt.Errorf("rule %d: %w", nr, err)
 		}
-		rule := decodeRule(p.l, b[p.l.Rule.Rule:])
-		rule.Anchor, rule.Call = anchor, abi.CString(head.AnchorCall[:])
-		rs.Rules = append(rs.Rules, rule)
+		rs.Rules[nr] = decodeRule(p.l, b[p.l.Rule.Rule:])
+		rs.Rules[nr].Anchor, rs.Rules[nr].Call = anchor, abi.CString(head.AnchorCall[:])
 	}
 	return rs, nil
 }
 
-// endRules gives a ticket back. It cannot fail in a way that matters: closing
-// the descriptor does it too.
-func (p *PF) endRules(ticket uint32) {
-	if p.l.Req.XEnd != 0 {
-		p.ioctl(p.l.Req.XEnd, unsafe.Pointer(&ticket))
+// SkippedInterfaces returns the interfaces, and groups of them, whose packets pf
+// passes without a look at any rule (`set skip on`), sorted. For a release that
+// is not known the error wraps [ErrUnknownRelease].
+func (p *PF) SkippedInterfaces() ([]string, error) {
+	o := &p.l.Iface
+	a := array{esize: max(o.Size, 1)}
+	defer a.close()
+	// Never with no room at all: the kernel then copies one struct out.
+	err := a.fill(64, func() (int, error) {
+		io := &abi.PfiocIface{Buffer: a.pointer(), Esize: int32(o.Size), Size: int32(a.room)}
+		err := p.ioctl(p.l.Req.GetIfaces, unsafe.Pointer(io))
+		if int(io.Size) >= a.room {
+			// The last struct was not filled in, and there may be more (pf_if.c: pfi_get_ifaces).
+			return 2 * a.room, err
+		}
+		return int(io.Size), err
+	})
+	if err != nil {
+		return nil, fail("list interfaces", Table{}, 0, err)
 	}
+	var names []string
+	for i := range a.n {
+		if b := a.at(i); p.l.Order().Uint32(b[o.Flags:])&abi.IfaceSkip != 0 {
+			names = append(names, abi.CString(b[o.Name:][:abi.IfNameSize]))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }

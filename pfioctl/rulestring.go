@@ -2,144 +2,73 @@ package pfioctl
 
 import (
 	"fmt"
-	"net/netip"
+	"strconv"
 	"strings"
-
-	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 // String returns the rule as `pfctl -sr` shows it, as far as a Rule goes: what
 // concerns states, translation, queues and labels is left out. Protocols and
 // ICMP types other than the common ones, and users, are numbers.
 func (r *Rule) String() string {
-	var b strings.Builder
-	b.WriteString(r.verb())
-	switch r.Dir {
-	case DirIn:
-		b.WriteString(" in")
-	case DirOut:
-		b.WriteString(" out")
+	words := []string{r.verb()}
+	add := func(is bool, format string, args ...any) {
+		if is {
+			words = append(words, fmt.Sprintf(format, args...))
+		}
 	}
-	if r.Log != 0 {
-		b.WriteString(" log" + r.logOptions())
-	}
-	if r.Quick {
-		b.WriteString(" quick")
-	}
-	if r.Iface != "" {
-		b.WriteString(" on " + not(r.IfaceNot) + r.Iface)
-	}
-	if r.RDomain >= 0 {
-		fmt.Fprintf(&b, " on %srdomain %d", not(r.IfaceNot), r.RDomain)
-	}
-	switch r.AF {
-	case 0:
-	case abi.AFInet:
-		b.WriteString(" inet")
-	default:
-		b.WriteString(" inet6")
-	}
-	if r.Proto != 0 {
-		b.WriteString(" proto " + protoName(r.Proto))
-	}
+	add(r.Dir == DirIn, "in")
+	add(r.Dir == DirOut, "out")
+	add(r.Log != 0, "log%s", r.logOptions())
+	add(r.Quick, "quick")
+	add(r.Iface != "", "on %s%s", not(r.IfaceNot), r.Iface)
+	add(r.RDomain >= 0, "on %srdomain %d", not(r.IfaceNot), r.RDomain)
+	v6 := r.AF != 0 && r.AF != AFInet
+	add(r.AF == AFInet, "inet")
+	add(v6, "inet6")
+	add(r.Proto != 0, "proto %s", protoName(r.Proto))
 	if r.Src.all() && r.Dst.all() && r.OS == 0 {
-		b.WriteString(" all")
+		add(true, "all")
 	} else {
-		b.WriteString(" from " + r.Src.String())
-		if r.OS != 0 {
-			fmt.Fprintf(&b, " os %#x", r.OS)
-		}
-		b.WriteString(" to " + r.Dst.String())
+		add(true, "from %v", r.Src)
+		add(r.OS != 0, "os %#x", r.OS)
+		add(true, "to %v", r.Dst)
 	}
-	if r.Received != "" {
-		b.WriteString(" received-on " + not(r.ReceivedNot) + r.Received)
-	}
-	if r.User.Op != OpNone {
-		b.WriteString(" user " + r.User.String())
-	}
-	if r.Group.Op != OpNone {
-		b.WriteString(" group " + r.Group.String())
-	}
-	if r.TCPFlags != 0 || r.TCPFlagSet != 0 {
-		b.WriteString(" flags " + tcpFlags(r.TCPFlags) + "/" + tcpFlags(r.TCPFlagSet))
-	} else if r.Action != ActionBlock && (r.Proto == 0 || r.Proto == 6) &&
-		r.Flags&RuleFragment == 0 && r.Call == "" && r.KeepState {
-		b.WriteString(" flags any")
-	}
-	if r.ICMPType >= 0 {
-		name := "icmp-type"
-		if r.AF == abi.AFInet6 {
-			name = "icmp6-type"
-		}
-		fmt.Fprintf(&b, " %s %d", name, r.ICMPType)
-		if r.ICMPCode >= 0 {
-			fmt.Fprintf(&b, " code %d", r.ICMPCode)
-		}
-	}
-	if r.TOS != 0 {
-		fmt.Fprintf(&b, " tos %#02x", r.TOS)
-	}
-	if r.Prio >= 0 {
-		fmt.Fprintf(&b, " prio %d", r.Prio)
-	}
-	if r.RateLimit != 0 {
-		fmt.Fprintf(&b, " max-pkt-rate %d/%d", r.RateLimit, r.RateSeconds)
-	}
-	for _, l := range []struct {
-		kind string
-		Limiter
-	}{{"state", r.StateLimiter}, {"source", r.SourceLimiter}} {
-		if l.ID == 0 {
-			continue
-		}
-		// pf.conf and pfctl have a name in the place of the number.
-		fmt.Fprintf(&b, " %s limiter %d", l.kind, l.ID)
-		if !l.Block {
-			b.WriteString(" (no-match)")
-		}
-	}
-	if r.Flags&RuleOnce != 0 {
-		b.WriteString(" once")
-	}
-	if r.Flags&RuleFragment != 0 {
-		b.WriteString(" fragment")
-	}
-	if r.AllowOpts {
-		b.WriteString(" allow-opts")
-	}
-	if r.Probability != 0 {
-		fmt.Fprintf(&b, " probability %.4g%%", float64(r.Probability)/(1<<32-1)*100)
-	}
-	if r.Tag != "" {
-		b.WriteString(" ")
-		b.WriteString(not(r.TagNot))
-		b.WriteString("tagged " + r.Tag)
-	}
-	return b.String()
+	add(r.Received != "", "received-on %s%s", not(r.ReceivedNot), r.Received)
+	add(r.User.Op != "", "user %v", r.User)
+	add(r.Group.Op != "", "group %v", r.Group)
+	flags := r.TCPFlags != 0 || r.TCPFlagSet != 0
+	add(flags, "flags %s/%s", tcpFlags(r.TCPFlags), tcpFlags(r.TCPFlagSet))
+	add(!flags && r.Action != ActionBlock && (r.Proto == 0 || r.Proto == 6) && !r.Fragment && r.Call == "" && r.KeepState, "flags any")
+	add(r.ICMPType >= 0, "%s %d", map[bool]string{false: "icmp-type", true: "icmp6-type"}[v6], r.ICMPType)
+	add(r.ICMPType >= 0 && r.ICMPCode >= 0, "code %d", r.ICMPCode)
+	add(r.TOS != 0, "tos %#02x", r.TOS)
+	add(r.Prio >= 0, "prio %d", r.Prio)
+	add(r.RateLimit != 0, "max-pkt-rate %d/%d", r.RateLimit, r.RateSeconds)
+	add(r.StateLimiter.ID != 0, "state %v", r.StateLimiter)
+	add(r.SourceLimiter.ID != 0, "source %v", r.SourceLimiter)
+	add(r.Once, "once")
+	add(r.Fragment, "fragment")
+	add(r.AllowOpts, "allow-opts")
+	add(r.Probability != 0, "probability %.4g%%", float64(r.Probability)/(1<<32-1)*100)
+	add(r.Tag != "", "%stagged %s", not(r.TagNot), r.Tag)
+	return strings.Join(words, " ")
 }
 
 func (r *Rule) verb() string {
-	if r.Call != "" {
+	switch {
+	case r.Call != "":
 		// One that pfctl named itself is written without its name.
 		if last := r.Call[strings.LastIndexByte(r.Call, '/')+1:]; strings.HasPrefix(last, "_") {
 			return "anchor"
 		}
 		return `anchor "` + r.Call + `"`
-	}
-	switch r.Action {
-	case ActionPass:
+	case r.Action == ActionPass:
 		return "pass"
-	case ActionMatch:
+	case r.Action == ActionMatch:
 		return "match"
-	case ActionBlock:
-		switch {
-		case r.Flags&RuleReturn != 0:
-			return "block return"
-		case r.Flags&RuleReturnRST != 0:
-			return "block return-rst"
-		case r.Flags&RuleReturnICMP != 0:
-			return "block return-icmp"
-		}
+	case r.Action == ActionBlock && r.Return != "":
+		return "block " + r.Return
+	case r.Action == ActionBlock:
 		return "block drop"
 	}
 	return fmt.Sprintf("action(%d)", r.Action)
@@ -147,22 +76,30 @@ func (r *Rule) verb() string {
 
 func (r *Rule) logOptions() string {
 	var opts []string
-	if r.Log&LogAll != 0 {
-		opts = append(opts, "all")
-	}
-	if r.Log&LogMatches != 0 {
-		opts = append(opts, "matches")
-	}
-	if r.Log&LogUser != 0 {
-		opts = append(opts, "user")
-	}
-	if r.LogIf != 0 {
-		opts = append(opts, fmt.Sprintf("to pflog%d", r.LogIf))
+	for _, o := range []struct {
+		is   bool
+		name string
+	}{
+		{r.Log&LogAll != 0, "all"}, {r.Log&LogMatches != 0, "matches"}, {r.Log&logUser != 0, "user"},
+		{r.LogIf != 0, "to pflog" + strconv.Itoa(r.LogIf)},
+	} {
+		if o.is {
+			opts = append(opts, o.name)
+		}
 	}
 	if opts == nil {
 		return ""
 	}
 	return " (" + strings.Join(opts, ", ") + ")"
+}
+
+// String returns the limiter with its number; pf.conf and pfctl have a name there.
+func (l Limiter) String() string {
+	s := "limiter " + strconv.Itoa(int(l.ID))
+	if !l.Block {
+		s += " (no-match)"
+	}
+	return s
 }
 
 func not(b bool) string {
@@ -173,12 +110,12 @@ func not(b bool) string {
 }
 
 // all reports whether address and port match everything.
-func (a RuleAddr) all() bool { return a.Any() && a.Port.Op == OpNone }
+func (a RuleAddr) all() bool { return a.Any() && a.Port.Op == "" }
 
 // String returns the address and port as pf.conf writes them.
 func (a RuleAddr) String() string {
 	s := not(a.Not) + a.host()
-	if a.Port.Op != OpNone {
+	if a.Port.Op != "" {
 		s += " port " + a.Port.String()
 	}
 	return s
@@ -187,7 +124,7 @@ func (a RuleAddr) String() string {
 func (a RuleAddr) host() string {
 	switch a.Type {
 	case AddrMask:
-		if a.Any() || !a.Mask.IsValid() {
+		if !a.Mask.IsValid() {
 			return "any"
 		}
 		if p, ok := a.Prefix(); ok {
@@ -203,21 +140,12 @@ func (a RuleAddr) host() string {
 	case AddrRouteLabel:
 		return `route "` + a.Name + `"`
 	case AddrRange:
-		if a.Addr == (netip.Addr{}) {
+		if !a.Addr.IsValid() {
 			return "any"
 		}
 		return a.Addr.String() + " - " + a.Mask.String()
 	case AddrDynamic:
-		s := "(" + a.Name
-		for _, f := range []struct {
-			flag uint8
-			name string
-		}{{DynNetwork, ":network"}, {DynBroadcast, ":broadcast"}, {DynPeer, ":peer"}, {DynNoAlias, ":0"}} {
-			if a.Dyn&f.flag != 0 {
-				s += f.name
-			}
-		}
-		return s + ")"
+		return "(" + a.Name + a.Dyn + ")"
 	}
 	return "?"
 }
@@ -226,53 +154,23 @@ func (a RuleAddr) host() string {
 // "any" for none.
 func (r Range) String() string {
 	switch r.Op {
-	case OpInside:
-		return fmt.Sprintf("%d >< %d", r.A, r.B)
-	case OpOutside:
-		return fmt.Sprintf("%d <> %d", r.A, r.B)
-	case OpRange:
+	case "":
+		return "any"
+	case "><", "<>":
+		return fmt.Sprintf("%d %s %d", r.A, r.Op, r.B)
+	case ":":
 		return fmt.Sprintf("%d:%d", r.A, r.B)
-	case OpEqual:
-		return fmt.Sprintf("= %d", r.A)
-	case OpNotEqual:
-		return fmt.Sprintf("!= %d", r.A)
-	case OpLess:
-		return fmt.Sprintf("< %d", r.A)
-	case OpLessEqual:
-		return fmt.Sprintf("<= %d", r.A)
-	case OpGreater:
-		return fmt.Sprintf("> %d", r.A)
-	case OpGreaterEqual:
-		return fmt.Sprintf(">= %d", r.A)
 	}
-	return "any"
+	return fmt.Sprintf("%s %d", r.Op, r.A)
 }
 
 // protoName names the protocols that pf.conf is usually written with.
 func protoName(p uint8) string {
-	switch p {
-	case 1:
-		return "icmp"
-	case 2:
-		return "igmp"
-	case 6:
-		return "tcp"
-	case 17:
-		return "udp"
-	case 41:
-		return "ipv6"
-	case 47:
-		return "gre"
-	case 50:
-		return "esp"
-	case 51:
-		return "ah"
-	case 58:
-		return "ipv6-icmp"
-	case 112:
-		return "carp"
+	names := map[uint8]string{1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah", 58: "ipv6-icmp", 112: "carp"}
+	if name, ok := names[p]; ok {
+		return name
 	}
-	return fmt.Sprint(p)
+	return strconv.Itoa(int(p))
 }
 
 func tcpFlags(f uint8) string {

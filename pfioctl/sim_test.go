@@ -249,9 +249,6 @@ func TestTablesOnTheKernel(t *testing.T) {
 	if _, err := pf.Tables("none"); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("tables of no anchor: %v", err)
 	}
-	if n, err := pf.ClearTableStats(true, bad, inner, bad, pfioctl.Table{Anchor: "/a/b", Name: "bad"}); n != 2 || err != nil {
-		t.Errorf("counters of tables: %d, %v", n, err)
-	}
 	if n, err := pf.DelTables(bad, inner, pfioctl.Table{Name: "none"}); n != 2 || err != nil {
 		t.Errorf("deleted %d, %v", n, err)
 	}
@@ -333,10 +330,12 @@ func TestCountersOnTheKernel(t *testing.T) {
 	for range 3 {
 		k.Verdict(pfsim.Packet{Src: netip.MustParseAddr("198.51.100.1"), Dst: netip.MustParseAddr("192.0.2.1"), Dir: pfioctl.DirIn, Bytes: 84})
 	}
-	s, err := pf.AddrStats(bad)
+	l, err := pf.AddrStats(bad)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer l.Close()
+	s := slices.Collect(l.All())
 	want := []pfioctl.AddrStats{
 		{Addr: entries("198.51.100.0/24")[0], Counted: true, Cleared: now.Add(-time.Hour)},
 		{Addr: entries("!198.51.100.7/32")[0], Cleared: now.Add(-time.Hour)},
@@ -403,4 +402,35 @@ func TestSeveralAtOnce(t *testing.T) {
 		}()
 	}
 	wg.Wait()
+}
+
+// A list of the kernel's is decoded entry by entry: reading it takes no memory of the heap.
+func TestListIsDecodedAsItIsRead(t *testing.T) {
+	_, pf := simulated(t, pfsim.Options{})
+	want := inOrder(random(rand.New(rand.NewPCG(1, 1)), 5000))
+	if _, err := pf.Set(bad, len(want), seq(want)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := pf.AddrStats(bad)
+	if err != nil || l.Len() != len(want) {
+		t.Fatalf("%d entries: %v", l.Len(), err)
+	}
+	read := func() {
+		i := 0
+		for s := range l.All() {
+			if s.Addr != want[i] {
+				t.Fatalf("entry %d is %v, want %v", i, s.Addr, want[i])
+			}
+			i++
+		}
+	}
+	if n := testing.AllocsPerRun(3, read); n > 10 {
+		t.Errorf("%v allocations for %d entries", n, len(want))
+	}
+	for range l.All() {
+		l.Close() // ends the sequence
+	}
+	if l.Len() != 0 || l.Close() != nil {
+		t.Error("closed list has entries")
+	}
 }

@@ -39,58 +39,42 @@ type State struct {
 // size of the struct, so each state is checked for whether it can be one before the
 // first is passed to f.
 func (p *PF) EachState(f func(s State, left int) bool) error {
-	const op = "read states"
 	o := &p.l.State
-	if o.Size == 0 {
-		return fail(op, Table{}, 0, p.unknown())
-	}
-	a := array{esize: o.Size}
+	a := array{esize: max(o.Size, 1)}
 	defer a.close()
 	if err := p.readStates(&a); err != nil {
-		return fail(op, Table{}, 0, err)
+		return fail("read states", Table{}, 0, err)
 	}
-	for i := range a.n {
-		if !f(decodeState(o, a.at(i)), a.n-i-1) {
-			break
-		}
+	for i := 0; i < a.n && f(decodeState(o, a.at(i)), a.n-i-1); i++ {
 	}
 	return nil
 }
 
 func (p *PF) readStates(a *array) error {
 	o := &p.l.State
-	for range attempts {
-		io := &abi.PfiocStates{}
+	ask := func(buffer unsafe.Pointer, room int) (int, error) {
+		io := &abi.PfiocStates{Len: uintptr(room * a.esize), Buffer: buffer}
 		if err := p.ioctl(p.l.Req.GetStates, unsafe.Pointer(io)); err != nil {
-			return err
+			return 0, err
 		}
-		n, err := countStates(o, io.Len)
-		if err != nil {
-			return err
-		}
-		// Never nothing: that is the question for the length.
-		if err := a.grow(withRoom(n)); err != nil {
-			return err
-		}
-		io.Len, io.Buffer = uintptr(a.room*a.esize), a.pointer()
-		if err := p.ioctl(p.l.Req.GetStates, unsafe.Pointer(io)); err != nil {
-			return err
-		}
-		if n, err = countStates(o, io.Len); err != nil {
-			return err
+		return countStates(o, io.Len)
+	}
+	err := a.fill(0, func() (int, error) {
+		n, err := ask(nil, 0) // how many there are
+		if err == nil && n < a.room {
+			n, err = ask(a.pointer(), a.room)
 		}
 		if n >= a.room {
-			continue // there may be more
+			return n + 1, err // there may be more, and no room at all is the question for the length
 		}
-		for i := range n {
-			if err := checkState(o, a.at(i)); err != nil {
-				return fmt.Errorf("state %d of %d: %w: %w", i+1, n, err, errMismatch)
-			}
+		return n, err
+	})
+	for i := 0; err == nil && i < a.n; i++ {
+		if err := checkState(o, a.at(i)); err != nil {
+			return fmt.Errorf("state %d of %d: %w: %w", i+1, a.n, err, errMismatch)
 		}
-		a.n = n
-		return nil
 	}
-	return errChanging
+	return err
 }
 
 // countStates returns the number of states in so many bytes.

@@ -19,7 +19,8 @@ type stateDevice struct {
 	l      *abi.Layout
 	size   int
 	states [][]byte
-	grows  int // states that come between being counted and being read
+	counts int
+	grows  int // states that come between being counted for the second time and being read
 	walks  int
 
 	err  error
@@ -44,8 +45,10 @@ func (d *stateDevice) Ioctl(req uint, arg unsafe.Pointer) error {
 	io := (*abi.PfiocStates)(arg)
 	if io.Len == 0 {
 		io.Len = uintptr(len(d.states) * d.size)
-		for ; d.grows > 0; d.grows-- {
-			d.states = append(d.states, d.states[0])
+		if d.counts++; d.counts == 2 {
+			for ; d.grows > 0; d.grows-- {
+				d.states = append(d.states, d.states[0])
+			}
 		}
 		return nil
 	}

@@ -17,7 +17,6 @@ const (
 	LimitStates       = abi.LimitStates
 	LimitTables       = abi.LimitTables
 	LimitTableEntries = abi.LimitTableEntries
-	LimitAnchors      = abi.LimitAnchors
 )
 
 // Limit returns one of pf's hard limits (DIOCGETLIMIT). Up to 7.7 the kernel

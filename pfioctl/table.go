@@ -52,17 +52,10 @@ func checkAnchor(anchor string, writing bool) error {
 	return nil
 }
 
-// key returns the table as the kernel distinguishes tables: it strips leading
-// slashes from an anchor.
-func (t Table) key() Table {
-	t.Anchor = strings.TrimLeft(t.Anchor, "/")
-	return t
-}
-
-// request begins a request about t. The table's flags stay zero: the kernel
-// refuses with EINVAL the ones that a listing returns.
-func (t Table) request(flags abi.RequestFlags) *abi.PfiocTable {
-	io := &abi.PfiocTable{Flags: flags}
+// request begins a request about t and the elements of an array. The table's flags stay
+// zero: the kernel refuses with EINVAL the ones that a listing returns.
+func (t Table) request(flags abi.RequestFlags, a *array) *abi.PfiocTable {
+	io := &abi.PfiocTable{Flags: flags, Buffer: a.pointer(), Esize: int32(a.esize), Size: int32(a.n)}
 	t.put(&io.Table)
 	return io
 }

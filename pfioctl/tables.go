@@ -2,6 +2,8 @@ package pfioctl
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -19,10 +21,6 @@ const (
 	TableActive     = abi.TableActive     // exists for rules and requests
 	TableReferenced = abi.TableReferenced // a rule names it
 )
-
-// attempts is how often a listing is asked for again because it grew between
-// the kernel's two answers.
-const attempts = 16
 
 // AddTables makes tables where there are none, and returns how many are new as
 // the kernel counts, which is not to be relied on: since 7.4 it does not count
@@ -42,81 +40,98 @@ const attempts = 16
 func (p *PF) AddTables(flags TableFlags, tables ...Table) (added int, err error) {
 	const op = "add tables"
 	if flags&^abi.TableUserFlags != 0 {
-		return 0, fail(op, Table{}, len(tables), fmt.Errorf("flags %#x are not for the user to set", flags&^abi.TableUserFlags))
+		err := fmt.Errorf("flags %#x are not for the user to set", flags&^abi.TableUserFlags)
+		return 0, fail(op, Table{}, len(tables), err)
 	}
-	tables, err = checkTables(op, tables, true)
-	if err != nil || len(tables) == 0 {
+	if tables, err = checkTables(op, tables); err != nil || len(tables) == 0 {
 		return 0, err
 	}
-	elements := tableElements(tables, flags|TablePersist)
-	io := arrayOf(elements)
-	if err := p.tableRequest(p.l.Req.AddTables, io); err != nil {
+	io, err := p.sendTables(p.l.Req.AddTables, tables, flags|TablePersist)
+	if err != nil {
 		return 0, p.failLimit(op, only(tables), len(tables), LimitTables, err)
 	}
-	return int(io.Nadd), p.checkAdded(op, tables)
-}
-
-// checkAdded reports the first of the tables that is not there to be used.
-func (p *PF) checkAdded(op string, tables []Table) error {
 	all, err := p.AllTables()
 	if err != nil {
-		return err
+		return int(io.Nadd), err
 	}
-	flags := make(map[Table]TableFlags, len(all))
-	for _, s := range all {
-		flags[s.Table.key()] = s.Flags
-	}
+	there := tableMap(all)
 	for _, t := range tables {
-		f, ok := flags[t]
-		switch {
+		switch s, ok := there[t]; {
 		case !ok:
-			return fail(op, t, 0, errNoAnchor)
-		case f&TableActive == 0:
-			return fail(op, t, 0, errInactive)
+			return int(io.Nadd), fail(op, t, 0, errNoAnchor)
+		case !s.Active():
+			return int(io.Nadd), fail(op, t, 0, errInactive)
 		}
 	}
-	return nil
+	return int(io.Nadd), nil
 }
 
 // DelTables removes tables with all that is in them, and returns how many there
 // were. One that a rule refers to stays listed, inactive and empty. Unknown
 // names are passed over.
 //
-// A table of an anchor and the one of the same name in the main ruleset go in
-// two requests, the anchor's first: in one the kernel has been seen to touch
-// memory that it had freed.
+// The tables of anchors and those of the main ruleset go in two requests: with a
+// table of an anchor and its namesake of the main ruleset in one, the kernel has been
+// seen to touch memory that it had freed.
 func (p *PF) DelTables(tables ...Table) (deleted int, err error) {
 	const op = "delete tables"
-	tables, err = checkTables(op, tables, true)
-	if err != nil {
+	if tables, err = checkTables(op, tables); err != nil {
 		return 0, err
 	}
-	var first, roots []Table
-	inAnchor := make(map[string]bool)
+	var inAnchors, roots []Table
 	for _, t := range tables {
 		if t.Anchor != "" {
-			inAnchor[t.Name] = true
-		}
-	}
-	for _, t := range tables {
-		if t.Anchor == "" && inAnchor[t.Name] {
-			roots = append(roots, t)
+			inAnchors = append(inAnchors, t)
 		} else {
-			first = append(first, t)
+			roots = append(roots, t)
 		}
 	}
-	for _, part := range [][]Table{first, roots} {
+	for _, part := range [][]Table{inAnchors, roots} {
 		if len(part) == 0 {
 			continue
 		}
-		elements := tableElements(part, 0)
-		io := arrayOf(elements)
-		if err := p.tableRequest(p.l.Req.DelTables, io); err != nil {
+		io, err := p.sendTables(p.l.Req.DelTables, part, 0)
+		if err != nil {
 			return deleted, fail(op, only(part), len(part), err)
 		}
 		deleted += int(io.Ndel)
 	}
 	return deleted, nil
+}
+
+// sendTables makes a request about tables.
+func (p *PF) sendTables(req uint, tables []Table, flags TableFlags) (*abi.PfiocTable, error) {
+	e := make([]abi.PfrTable, len(tables))
+	for i, t := range tables {
+		t.put(&e[i])
+		e[i].Flags = flags
+	}
+	io := &abi.PfiocTable{Buffer: unsafe.Pointer(unsafe.SliceData(e)), Esize: abi.SizeofPfrTable, Size: int32(len(e))}
+	return io, p.tableRequest(req, io)
+}
+
+// checkTables returns the tables as the kernel distinguishes them, each once, in order:
+// it strips leading slashes from an anchor.
+func checkTables(op string, tables []Table) ([]Table, error) {
+	out := make([]Table, 0, len(tables))
+	for _, t := range tables {
+		if err := t.check(true); err != nil {
+			return nil, fail(op, t, 0, err)
+		}
+		t.Anchor = strings.TrimLeft(t.Anchor, "/")
+		if !slices.Contains(out, t) {
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+// only returns the table that is alone, to name it in an error.
+func only(tables []Table) Table {
+	if len(tables) == 1 {
+		return tables[0]
+	}
+	return Table{}
 }
 
 // TableStats is a table and the kernel's counters of it.
@@ -155,16 +170,21 @@ func (p *PF) Tables(anchor string) ([]TableStats, error) {
 func (p *PF) AllTables() ([]TableStats, error) { return p.tables("list tables", "", abi.FlagAllRsets) }
 
 func (p *PF) tables(op, anchor string, flags abi.RequestFlags) ([]TableStats, error) {
-	a := array{esize: p.l.TStats.Size}
-	defer a.close()
-	if err := p.list(p.l.Req.GetTStats, Table{Anchor: anchor}, flags, &a); err != nil {
+	l := &List[TableStats]{array{esize: p.l.TStats.Size}, p.decodeTableStats}
+	if err := p.list(p.l.Req.GetTStats, Table{Anchor: anchor}, flags, &l.a); err != nil {
+		l.Close()
 		return nil, fail(op, Table{}, 0, err)
 	}
-	out := make([]TableStats, a.n)
-	for i := range out {
-		out[i] = tableStats(p.l, a.at(i))
+	return l.slice(), nil
+}
+
+// tableMap returns tables by name. The kernel gives anchors without leading slashes.
+func tableMap(all []TableStats) map[Table]TableStats {
+	m := make(map[Table]TableStats, len(all))
+	for _, t := range all {
+		m[t.Table] = t
 	}
-	return out, nil
+	return m
 }
 
 // Used returns what counts against the limits of table entries and of tables:
@@ -181,30 +201,17 @@ func (p *PF) Used() (entries, tables int, err error) {
 // there is; if the array has no room for it all it writes nothing at all and
 // still calls it success, so only the number shows it.
 func (p *PF) list(req uint, t Table, flags abi.RequestFlags, a *array) error {
-	for range attempts {
-		io := t.request(flags)
-		io.Buffer, io.Esize, io.Size = a.pointer(), int32(a.esize), int32(a.room)
-		if err := p.tableRequest(req, io); err != nil {
-			return err
-		}
-		n := int(io.Size)
-		if n <= a.room {
-			a.n = n
-			return nil
-		}
-		a.n = 0
-		if err := a.grow(withRoom(n)); err != nil {
-			return err
-		}
-	}
-	return errChanging
+	return a.fill(0, func() (int, error) {
+		io := t.request(flags, a)
+		io.Size = int32(a.room)
+		err := p.tableRequest(req, io)
+		return int(io.Size), err
+	})
 }
 
-// withRoom returns a little more than n, for what is added meanwhile.
-func withRoom(n int) int { return n + n/64 + 16 }
-
-func tableStats(l *abi.Layout, b []byte) TableStats {
-	o, u64, u32 := l.TStats, l.Order().Uint64, l.Order().Uint32
+// decodeTableStats reads struct pfr_tstats, which begins with a PfrTable.
+func (p *PF) decodeTableStats(b []byte) TableStats {
+	o, u64, u32 := &p.l.TStats, p.l.Order().Uint64, p.l.Order().Uint32
 	t := (*abi.PfrTable)(unsafe.Pointer(&b[0]))
 	s := TableStats{
 		Table:     Table{Anchor: abi.CString(t.Anchor[:]), Name: abi.CString(t.Name[:])},
@@ -221,67 +228,4 @@ func tableStats(l *abi.Layout, b []byte) TableStats {
 		s.Bytes[i/4][i%4] = u64(b[o.Bytes+8*i:])
 	}
 	return s
-}
-
-// ClearTableStats sets the counters of tables to zero, with addresses those of
-// each address too, and returns how many tables it did. Unknown and inactive
-// tables are passed over. A table given twice is sent once: at its second sight
-// the kernel would walk in a circle for ever, with its locks held.
-func (p *PF) ClearTableStats(addresses bool, tables ...Table) (cleared int, err error) {
-	const op = "clear counters of tables"
-	tables, err = checkTables(op, tables, false)
-	if err != nil || len(tables) == 0 {
-		return 0, err
-	}
-	elements := tableElements(tables, 0)
-	io := arrayOf(elements)
-	if addresses {
-		io.Flags = abi.FlagAddrsToo
-	}
-	if err := p.tableRequest(p.l.Req.ClrTStats, io); err != nil {
-		return 0, fail(op, only(tables), len(tables), err)
-	}
-	return int(io.Nadd), nil // pfrio_nzero
-}
-
-// checkTables returns the tables as the kernel sees them, each once, in order.
-func checkTables(op string, tables []Table, writing bool) ([]Table, error) {
-	seen := make(map[Table]bool, len(tables))
-	out := make([]Table, 0, len(tables))
-	for _, t := range tables {
-		if err := t.check(writing); err != nil {
-			return nil, fail(op, t, 0, err)
-		}
-		if t = t.key(); !seen[t] {
-			seen[t] = true
-			out = append(out, t)
-		}
-	}
-	return out, nil
-}
-
-// only returns the table that is alone, to name it in an error.
-func only(tables []Table) Table {
-	if len(tables) == 1 {
-		return tables[0]
-	}
-	return Table{}
-}
-
-func tableElements(tables []Table, flags TableFlags) []abi.PfrTable {
-	e := make([]abi.PfrTable, len(tables))
-	for i, t := range tables {
-		t.put(&e[i])
-		e[i].Flags = flags
-	}
-	return e
-}
-
-// arrayOf begins a request about tables.
-func arrayOf(e []abi.PfrTable) *abi.PfiocTable {
-	return &abi.PfiocTable{
-		Buffer: unsafe.Pointer(unsafe.SliceData(e)),
-		Esize:  abi.SizeofPfrTable,
-		Size:   int32(len(e)),
-	}
 }

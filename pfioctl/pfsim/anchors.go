@@ -4,7 +4,6 @@ import (
 	"math"
 	"strings"
 
-	"example.org/threatstopd/pfioctl"
 	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
@@ -96,7 +95,7 @@ func (k *Kernel) createAnchor(parent *anchor, name string) *anchor {
 		path = parent.path + "/" + name
 	}
 	path = path[:min(len(path), abi.AnchorPathSize-1)]
-	l := pfioctl.LimitAnchors
+	l := abi.LimitAnchors
 	if k.anchors[path] != nil || uint64(k.inUse[l]) >= uint64(k.hard[l]) {
 		return nil
 	}
@@ -120,7 +119,7 @@ func (k *Kernel) removeIfEmpty(rs *ruleset) {
 			return
 		}
 		delete(k.anchors, a.path)
-		k.inUse[pfioctl.LimitAnchors]--
+		k.inUse[abi.LimitAnchors]--
 		if a.parent == nil {
 			return
 		}

@@ -414,7 +414,7 @@ func TestAnchorsThatCannotBe(t *testing.T) {
 		checkKernel(t, k)
 	}
 	k := New(Options{})
-	k.SetLimit(pfioctl.LimitAnchors, 2)
+	k.SetLimit(abi.LimitAnchors, 2)
 	pf := k.OpenPF()
 	pf.AddTables(pfioctl.TablePersist, pfioctl.Table{Anchor: "a", Name: "t"}, pfioctl.Table{Anchor: "b", Name: "t"}, pfioctl.Table{Anchor: "c", Name: "t"})
 	if k.findTable("b", "t") == nil || k.findTable("c", "t") != nil {

@@ -294,7 +294,7 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 		d.Ioctl([]uint{r.XBegin, r.XBegin, r.XCommit, r.XRollback}[p.byte()%4], unsafe.Pointer(io))
 	case 2: // the limits
 		io := &abi.PfiocLimit{Index: pfioctl.Limit(p.byte()%9) - 1, Limit: uint32(p.byte())}
-		if io.Index == pfioctl.LimitAnchors {
+		if io.Index == abi.LimitAnchors {
 			io.Limit += 100
 		}
 		d.Ioctl([]uint{r.SetLimit, r.GetLimit}[p.byte()%2], unsafe.Pointer(io))

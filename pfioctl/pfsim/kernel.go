@@ -118,7 +118,7 @@ type Kernel struct {
 	buf [chunk * addrSize]byte
 }
 
-const limits = int(pfioctl.LimitAnchors) + 1
+const limits = int(abi.LimitAnchors) + 1
 
 // What DIOCGETLIMIT says at boot.
 var bootLimits = [limits]uint32{
@@ -128,7 +128,7 @@ var bootLimits = [limits]uint32{
 	pfioctl.LimitTables:       1000,
 	pfioctl.LimitTableEntries: 200000,
 	abi.LimitPktDelay:         10000,
-	pfioctl.LimitAnchors:      512,
+	abi.LimitAnchors:          512,
 }
 
 // mbufClusters bounds the limit of fragments, each of which holds one
@@ -178,7 +178,7 @@ func New(o Options) *Kernel {
 	// The pools of states and anchors are the two that have their limit from
 	// the start (pf_ioctl.c: pfattach).
 	k.hard[pfioctl.LimitStates] = k.limit[pfioctl.LimitStates]
-	k.hard[pfioctl.LimitAnchors] = k.limit[pfioctl.LimitAnchors]
+	k.hard[abi.LimitAnchors] = k.limit[abi.LimitAnchors]
 	if o.MaxEntries > 0 {
 		k.setLimit(pfioctl.LimitTableEntries, uint32(o.MaxEntries))
 	}

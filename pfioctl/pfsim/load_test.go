@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/pfioctl/internal/abi"
 )
 
 func show(t *testing.T, k *Kernel, table string) string {
@@ -129,7 +130,7 @@ func TestLimitsAtBoot(t *testing.T) {
 			if k.hard[pfioctl.LimitTableEntries] != unlimited || k.hard[pfioctl.LimitTables] != unlimited {
 				t.Error("enforced at boot")
 			}
-			if k.hard[pfioctl.LimitAnchors] != 512 || k.hard[pfioctl.LimitStates] != 100000 {
+			if k.hard[abi.LimitAnchors] != 512 || k.hard[pfioctl.LimitStates] != 100000 {
 				t.Error("those of anchors and states are not")
 			}
 			load(t, k, Ruleset{})

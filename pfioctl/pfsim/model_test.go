@@ -272,7 +272,7 @@ func checkKernel(t testing.TB, k *Kernel) {
 	if got := k.inUse[pfioctl.LimitTables]; got != pool {
 		t.Fatalf("%d tables are out of the pool, there are %d", got, pool)
 	}
-	if got := k.inUse[pfioctl.LimitAnchors]; got != len(k.anchors) {
+	if got := k.inUse[abi.LimitAnchors]; got != len(k.anchors) {
 		t.Fatalf("%d anchors are out of the pool, there are %d", got, len(k.anchors))
 	}
 	if k.main.tables != attached[&k.main] {

@@ -2,6 +2,8 @@ package pfsim
 
 import (
 	"encoding/binary"
+	"slices"
+	"strings"
 
 	"example.org/threatstopd/pfioctl"
 	"example.org/threatstopd/pfioctl/internal/abi"
@@ -24,7 +26,7 @@ func EncodeRule(l *abi.Layout, b []byte, r *pfioctl.Rule) {
 	putString(b[o.RcvIfname:][:abi.IfNameSize], r.Received)
 	putString(b[o.MatchTagname:][:abi.TagNameSize], r.Tag)
 	for at, v := range map[int]uint32{
-		o.Nr: uint32(r.Nr), o.Flag: uint32(r.Flags), o.OnRDomain: uint32(r.RDomain),
+		o.Nr: uint32(r.Nr), o.OnRDomain: uint32(r.RDomain),
 		o.UID: r.User.A, o.UID + 4: r.User.B, o.GID: r.Group.A, o.GID + 4: r.Group.B,
 		o.OSFP: r.OS, o.Prob: r.Probability, o.Pktrate: r.RateLimit, o.Pktrate + 4: r.RateSeconds,
 	} {
@@ -38,10 +40,11 @@ func EncodeRule(l *abi.Layout, b []byte, r *pfioctl.Rule) {
 	for at, v := range map[int]uint8{
 		o.Action: uint8(r.Action), o.Direction: uint8(r.Dir), o.Log: uint8(r.Log), o.LogIf: uint8(r.LogIf),
 		o.AF: r.AF, o.Proto: r.Proto, o.TCPFlags: r.TCPFlags, o.TCPFlagset: r.TCPFlagSet,
-		o.UID + 8: uint8(r.User.Op), o.GID + 8: uint8(r.Group.Op), o.TOS: r.TOS, o.RT: r.RouteTo,
+		o.UID + 8: opNumber(r.User.Op), o.GID + 8: opNumber(r.Group.Op), o.TOS: r.TOS, o.RT: r.RouteTo,
 	} {
 		b[at] = v
 	}
+	order.PutUint32(b[o.Flag:], ruleFlags(r))
 	flag(o.Quick, r.Quick)
 	flag(o.IfNot, r.IfaceNot)
 	flag(o.RcvIfNot, r.ReceivedNot)
@@ -70,12 +73,30 @@ func EncodeRule(l *abi.Layout, b []byte, r *pfioctl.Rule) {
 	}
 }
 
+// ruleFlags returns the PFRULE_* of a rule.
+func ruleFlags(r *pfioctl.Rule) (flags uint32) {
+	for flag, is := range map[uint32]bool{abi.RuleFragment: r.Fragment, abi.RuleOnce: r.Once, abi.RuleExpired: r.Expired} {
+		if is {
+			flags |= flag
+		}
+	}
+	for _, f := range abi.RuleReturns {
+		if f.Name == r.Return {
+			flags |= f.Flag
+		}
+	}
+	return flags
+}
+
+// opNumber returns the PF_OP_* of an operator, 255 for none.
+func opNumber(op string) uint8 { return uint8(slices.Index(abi.Ops[:], op)) }
+
 func encodeRuleAddr(l *abi.Layout, b []byte, o *abi.RuleAddrLayout, a *pfioctl.RuleAddr) {
 	b[o.Type] = uint8(a.Type)
 	if a.Not {
 		b[o.Neg] = 1
 	}
-	b[o.PortOp] = uint8(a.Port.Op)
+	b[o.PortOp] = opNumber(a.Port.Op)
 	binary.BigEndian.PutUint16(b[o.Port:], uint16(a.Port.A))
 	binary.BigEndian.PutUint16(b[o.Port+2:], uint16(a.Port.B))
 	switch a.Type {
@@ -84,7 +105,11 @@ func encodeRuleAddr(l *abi.Layout, b []byte, o *abi.RuleAddrLayout, a *pfioctl.R
 		copy(b[o.Addr+16:][:16], a.Mask.AsSlice())
 	case pfioctl.AddrDynamic:
 		putString(b[o.Addr:][:abi.IfNameSize], a.Name)
-		b[o.Iflags] = a.Dyn
+		for i, name := range abi.DynFlags {
+			if strings.Contains(a.Dyn, name) {
+				b[o.Iflags] |= 1 << i
+			}
+		}
 		l.Order().PutUint32(b[o.Count:], uint32(a.Count))
 	case pfioctl.AddrTable:
 		putString(b[o.Addr:][:abi.TableNameSize], a.Name)

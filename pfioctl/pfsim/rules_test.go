@@ -194,8 +194,8 @@ func TestVerdict(t *testing.T) {
 		{"the other family", []Rule{{Action: block, AF: abi.AFInet6}}, packet("10.0.0.1", "192.0.2.1", in), none},
 		{"the protocol", []Rule{{Action: block, Proto: protoTCP}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 22), want{block, 0, false}},
 		{"another protocol", []Rule{{Action: block, Proto: protoUDP}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 22), none},
-		{"the port", []Rule{{Action: block, Proto: protoTCP, To: Peer{Port: pfioctl.Range{Op: pfioctl.OpEqual, A: 22}}}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 22), want{block, 0, false}},
-		{"another port", []Rule{{Action: block, Proto: protoTCP, To: Peer{Port: pfioctl.Range{Op: pfioctl.OpEqual, A: 22}}}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 23), none},
+		{"the port", []Rule{{Action: block, Proto: protoTCP, To: Peer{Port: pfioctl.Range{Op: "=", A: 22}}}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 22), want{block, 0, false}},
+		{"another port", []Rule{{Action: block, Proto: protoTCP, To: Peer{Port: pfioctl.Range{Op: "=", A: 22}}}}, tcp(packet("10.0.0.1", "192.0.2.1", in), 23), none},
 		{"match decides nothing", []Rule{{Action: match, Log: true, From: bad}}, packet("10.0.0.1", "192.0.2.1", in), none},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -328,7 +328,7 @@ func TestRulesAreRead(t *testing.T) {
 	rules := []Rule{
 		{Action: block, Dir: in, Quick: true, Log: true, Iface: "em0", From: Peer{Table: "bad"}, Label: "ts"},
 		{Action: block, Dir: out, IfaceNot: true, Iface: "lo0", AF: abi.AFInet, Log: true, LogIf: 3, To: Peer{Table: "bad", Not: true}},
-		{Proto: protoTCP, From: Peer{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Not: true}, To: Peer{Port: pfioctl.Range{Op: pfioctl.OpRange, A: 1, B: 1023}}, AF: abi.AFInet},
+		{Proto: protoTCP, From: Peer{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Not: true}, To: Peer{Port: pfioctl.Range{Op: ":", A: 1, B: 1023}}, AF: abi.AFInet},
 		{Anchor: "ts"},
 		{Action: match, Dir: in},
 		{Action: block, StateLimiter: pfioctl.Limiter{ID: 1}, SourceLimiter: pfioctl.Limiter{ID: 255, Block: true}},

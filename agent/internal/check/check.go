@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"sort"
 	"strings"
 	"syscall"
 	"time"
@@ -168,29 +167,28 @@ func (c *checker) table(pf *pfioctl.PF, t pfioctl.Table) Answer {
 	return answer
 }
 
-// counters tells what was counted of the entry that decides.
+// counters prints what was counted of the entry that decides.
 func (c *checker) counters(pf *pfioctl.PF, t pfioctl.Table, entry pfioctl.Addr) {
 	all, err := pf.AddrStats(t)
 	if err != nil {
 		c.say("counters", "%v", err)
 		return
 	}
-	// The kernel lists them by family and address, the longest prefix first.
-	i := sort.Search(len(all), func(i int) bool {
-		p := all[i].Prefix
-		if n := p.Addr().Compare(entry.Prefix.Addr()); n != 0 {
-			return n > 0
+	defer all.Close()
+	for s := range all.All() {
+		if s.Prefix == entry.Prefix {
+			c.say("counters", "%s: %s", entry, c.counted(s))
+			return
 		}
-		return p.Bits() <= entry.Prefix.Bits()
-	})
-	if i == len(all) || all[i].Prefix != entry.Prefix {
-		return // it went between the two questions
 	}
-	s := all[i]
+	// It went between the two questions.
+}
+
+// counted returns what was counted of an entry, and since when.
+func (c *checker) counted(s pfioctl.AddrStats) string {
 	since := s.Cleared.In(c.env.Local).Format(time.DateTime)
 	if !s.Counted {
-		c.say("counters", "%s: none: no packet since %s, or the table has no counters", entry, since)
-		return
+		return fmt.Sprintf("none: no packet since %s, or the table has no counters", since)
 	}
 	var words []string
 	for dir, name := range []string{"in", "out"} {
@@ -203,7 +201,7 @@ func (c *checker) counters(pf *pfioctl.PF, t pfioctl.Table, entry pfioctl.Addr) 
 	if words == nil {
 		words = []string{"no packet"}
 	}
-	c.say("counters", "%s: %s since %s", entry, strings.Join(words, ", "), since)
+	return fmt.Sprintf("%s since %s", strings.Join(words, ", "), since)
 }
 
 // fetch returns the lists as they are now and what is never blocked, or nil.

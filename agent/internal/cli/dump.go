@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -45,28 +44,23 @@ func readTable(env Env, f *flags, table pfioctl.Table) (print func(io.Writer) er
 	defer pf.Close()
 	if f.verbose > 0 {
 		stats, err := pf.AddrStats(table)
-		if err != nil {
-			return nil, err
-		}
-		return func(to io.Writer) error {
-			if f.json {
-				return printJSON(to, table, len(stats), slices.Values(stats), appendJSONStats)
-			}
-			return printEntries(to, slices.Values(stats), func(b []byte, s pfioctl.AddrStats) []byte { return appendStats(b, s, env.Local) })
-		}, nil
+		text := func(b []byte, s pfioctl.AddrStats) []byte { return appendStats(b, s, env.Local) }
+		return printer(table, f.json, stats, text, appendJSONStats), err
 	}
-	addrs, err := pf.Get(table)
-	if err != nil {
-		return nil, err
-	}
+	addrs, err := pf.List(table)
+	json := func(b []byte, a pfioctl.Addr) []byte { return append(appendJSON(b, a), '}') }
+	return printer(table, f.json, addrs, appendShow, json), err
+}
+
+// printer returns what prints a list, as text or JSON, and frees it.
+func printer[E any](t pfioctl.Table, asJSON bool, list *pfioctl.List[E], text, json func([]byte, E) []byte) func(io.Writer) error {
 	return func(to io.Writer) error {
-		if f.json {
-			return printJSON(to, table, len(addrs), slices.Values(addrs), func(b []byte, a pfioctl.Addr) []byte {
-				return append(appendJSON(b, a), '}')
-			})
+		defer list.Close()
+		if asJSON {
+			return printJSON(to, t, list.Len(), list.All(), json)
 		}
-		return printEntries(to, slices.Values(addrs), appendShow)
-	}, nil
+		return printEntries(to, list.All(), text)
+	}
 }
 
 // printEntries writes what format appends for each entry, and never holds more

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"example.org/threatstopd/pfioctl"
 )
@@ -11,7 +12,7 @@ import (
 func (s *space) compile(r *pfioctl.Rule) *condition {
 	c := &condition{}
 	// Fragments are reassembled before they meet rules.
-	if r.Flags&(pfioctl.RuleExpired|pfioctl.RuleFragment) != 0 || r.Dir != pfioctl.DirBoth && r.Dir != s.flow.dir {
+	if r.Expired || r.Fragment || r.Dir != pfioctl.DirBoth && r.Dir != s.flow.dir {
 		c.never = true
 		return c
 	}
@@ -36,7 +37,7 @@ func (s *space) compile(r *pfioctl.Rule) *condition {
 		}
 	}
 	for _, a := range rangeAxes {
-		if v := a.value(r); v.Op != pfioctl.OpNone {
+		if v := a.value(r); v.Op != "" {
 			c.on(a.ax, s.inRange(a.ax, a.top, v))
 		}
 	}
@@ -82,7 +83,7 @@ func (s *space) inRange(ax int, top uint32, r pfioctl.Range) set {
 	line := s.axes[ax].line
 	return where(len(line), func(i int) bool {
 		first := value(line[i].first)
-		if top == noSocket && first == noSocket && r.Op != pfioctl.OpEqual && r.Op != pfioctl.OpNotEqual {
+		if top == noSocket && first == noSocket && r.Op != "=" && r.Op != "!=" {
 			return false
 		}
 		return r.Contains(first)
@@ -116,7 +117,7 @@ func (s *space) chances(c *condition, r *pfioctl.Rule) {
 		{r.Probability != 0, "probability ", "that probability lets through", "that probability spares"},
 		{r.RateLimit != 0, "rate ", "up to a rate", "beyond a rate"},
 		{r.StateLimiter.ID != 0 || r.SourceLimiter.ID != 0, "limiter ", "within a limiter", "beyond a limiter, or if it does not exist"},
-		{r.Flags&pfioctl.RuleOnce != 0, "once ", "the first time", "after the first time"},
+		{r.Once, "once ", "the first time", "after the first time"},
 	} {
 		if x.is {
 			a := s.question(c, x.key+ruleName(r), x.yes, x.not, true)
@@ -155,7 +156,7 @@ func (s *space) address(c *condition, r *pfioctl.Rule, a *pfioctl.RuleAddr, list
 	case pfioctl.AddrTable:
 		s.table(c, r, a, listed)
 	case pfioctl.AddrDynamic:
-		if listed && a.Dyn&pfioctl.DynNetwork == 0 {
+		if listed && !strings.Contains(a.Dyn, ":network") {
 			// The addresses of this host are never listed.
 			c.never = c.never || !a.Not
 			return

@@ -252,7 +252,7 @@ func (j *judge) allows() {
 			return
 		}
 		rules = append(rules, named(r))
-		if r.Proto == 0 && r.Dst.Port.Op == pfioctl.OpNone {
+		if r.Proto == 0 && r.Dst.Port.Op == "" {
 			what = "every port"
 		}
 		if r.Quick {

@@ -60,8 +60,8 @@ func (r *randomRules) rule(depth int) pfsim.Rule {
 	if r.IntN(3) == 0 {
 		x.Proto = pick[uint8](r.Rand, 1, 6, 17, 47)
 		if x.Proto == 6 || x.Proto == 17 {
-			x.To.Port = pick(r.Rand, pfioctl.Range{}, pfioctl.Range{Op: pfioctl.OpEqual, A: 22}, pfioctl.Range{Op: pfioctl.OpRange, A: 20, B: 30}, pfioctl.Range{Op: pfioctl.OpNotEqual, A: 25}, pfioctl.Range{Op: pfioctl.OpOutside, A: 10, B: 1024})
-			x.From.Port = pick(r.Rand, pfioctl.Range{}, pfioctl.Range{}, pfioctl.Range{Op: pfioctl.OpGreater, A: 1023})
+			x.To.Port = pick(r.Rand, pfioctl.Range{}, pfioctl.Range{Op: "=", A: 22}, pfioctl.Range{Op: ":", A: 20, B: 30}, pfioctl.Range{Op: "!=", A: 25}, pfioctl.Range{Op: "<>", A: 10, B: 1024})
+			x.From.Port = pick(r.Rand, pfioctl.Range{}, pfioctl.Range{}, pfioctl.Range{Op: ">", A: 1023})
 		}
 	}
 	if depth < 3 && r.IntN(6) == 0 {

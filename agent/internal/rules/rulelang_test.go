@@ -124,7 +124,7 @@ func parseRule(t testing.TB, line string) pfioctl.Rule {
 			name, network, _ := strings.Cut(strings.Trim(w, "()"), ":")
 			a.Name = name
 			if network == "network" {
-				a.Dyn = pfioctl.DynNetwork
+				a.Dyn = ":network"
 			}
 		case w == "no-route":
 			a.Type = pfioctl.AddrNoRoute
@@ -230,11 +230,11 @@ func parseRule(t testing.TB, line string) pfioctl.Rule {
 		case "source-limiter":
 			r.SourceLimiter = pfioctl.Limiter{ID: uint8(number()), Block: true}
 		case "once":
-			r.Flags |= pfioctl.RuleOnce
+			r.Once = true
 		case "expired":
-			r.Flags |= pfioctl.RuleExpired
+			r.Expired = true
 		case "fragment":
-			r.Flags |= pfioctl.RuleFragment
+			r.Fragment = true
 			flags = false
 		default:
 			t.Fatalf("%q: what is %s", line, w)
@@ -255,16 +255,13 @@ func parseRange(t testing.TB, w string) pfioctl.Range {
 		}
 		return uint32(n)
 	}
-	for _, op := range []struct {
-		sign string
-		op   pfioctl.Op
-	}{{"><", pfioctl.OpInside}, {"<>", pfioctl.OpOutside}, {"!=", pfioctl.OpNotEqual}, {"<=", pfioctl.OpLessEqual}, {">=", pfioctl.OpGreaterEqual}, {"<", pfioctl.OpLess}, {">", pfioctl.OpGreater}, {":", pfioctl.OpRange}} {
-		if a, b, ok := strings.Cut(w, op.sign); ok {
+	for _, op := range []string{"><", "<>", "!=", "<=", ">=", "<", ">", ":"} {
+		if a, b, ok := strings.Cut(w, op); ok {
 			if a == "" {
-				return pfioctl.Range{Op: op.op, A: num(b)}
+				return pfioctl.Range{Op: op, A: num(b)}
 			}
-			return pfioctl.Range{Op: op.op, A: num(a), B: num(b)}
+			return pfioctl.Range{Op: op, A: num(a), B: num(b)}
 		}
 	}
-	return pfioctl.Range{Op: pfioctl.OpEqual, A: num(w)}
+	return pfioctl.Range{Op: "=", A: num(w)}
 }

@@ -168,7 +168,7 @@ func newSpace(rs *pfioctl.Ruleset, o *Options, f flow) *space {
 	for _, a := range rangeAxes {
 		var ranges []pfioctl.Range
 		for _, r := range rules {
-			if v := a.value(r); v.Op != pfioctl.OpNone {
+			if v := a.value(r); v.Op != "" {
 				ranges = append(ranges, v)
 			}
 		}

@@ -124,3 +124,25 @@ func ruleLayoutOf(num int, a Arch) (l RuleLayout) {
 
 // pfTimeouts is PFTM_MAX.
 const pfTimeouts = 20
+
+// Flags of a rule (PFRULE_*), as far as pf.conf shows them.
+const (
+	RuleFragment = 0x0002     // matches fragments only
+	RuleOnce     = 0x00100000 // goes with its first match
+	RuleExpired  = 0x00400000 // a once rule that had its match: matches nothing
+)
+
+// RuleReturns are the flags of a rule that answers what it blocks; the first that is set
+// counts.
+var RuleReturns = [...]struct {
+	Flag uint32
+	Name string
+}{{0x0008, "return"}, {0x0001, "return-rst"}, {0x0004, "return-icmp"}}
+
+// Ops are the comparisons of a rule with one number or two, as pf.conf writes them, by
+// number (PF_OP_*).
+var Ops = [...]string{"", "><", "=", "!=", "<", "<=", ">", ">=", "<>", ":"}
+
+// DynFlags are the flags of an address that follows an interface, as pf.conf writes
+// them, from the lowest bit on (PFI_AFLAG_*).
+var DynFlags = [...]string{":network", ":broadcast", ":peer", ":0"}
