@@ -3,7 +3,6 @@ package pfioctl
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"syscall"
 )
@@ -54,53 +53,31 @@ type Error struct {
 // Error returns one line, such as "pf table ThreatSTOP-Block: set 26424
 // addresses: cannot allocate memory (used 180000 + new 26424 > limit 200000)".
 func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString("pf")
-	if e.Table.Name != "" || e.Table.Anchor != "" {
-		b.WriteString(" table ")
-		b.WriteString(e.Table.String())
+	s := "pf"
+	if e.Table != (Table{}) {
+		s += " table " + e.Table.String()
 	}
-	b.WriteString(": ")
-	b.WriteString(e.what())
-	fmt.Fprintf(&b, ": %v", e.Err)
-	if e.Limit != 0 {
-		if e.Used+e.Count > e.Limit {
-			fmt.Fprintf(&b, " (used %d + new %d > limit %d)", e.Used, e.Count, e.Limit)
-		} else {
-			fmt.Fprintf(&b, " (used %d + new %d, limit %d)", e.Used, e.Count, e.Limit)
+	op := e.Op
+	if i := strings.LastIndexByte(op, ' ') + 1; e.Count != 0 && i > 0 {
+		noun := op[i:]
+		if e.Count == 1 {
+			noun = map[string]string{"addresses": "address", "tables": "table"}[noun]
 		}
+		op = fmt.Sprintf("%s%d %s", op[:i], e.Count, noun)
 	}
-	return b.String()
+	s += fmt.Sprintf(": %s: %v", op, e.Err)
+	switch {
+	case e.Limit == 0:
+	case e.Used+e.Count > e.Limit:
+		s += fmt.Sprintf(" (used %d + new %d > limit %d)", e.Used, e.Count, e.Limit)
+	default:
+		s += fmt.Sprintf(" (used %d + new %d, limit %d)", e.Used, e.Count, e.Limit)
+	}
+	return s
 }
-
-// what puts the count before the last word of Op: "set 26424 addresses".
-func (e *Error) what() string {
-	i := strings.LastIndexByte(e.Op, ' ') + 1
-	if e.Count == 0 || i == 0 {
-		return e.Op
-	}
-	noun := e.Op[i:]
-	if one, ok := singular[noun]; ok && e.Count == 1 {
-		noun = one
-	}
-	return e.Op[:i] + strconv.Itoa(e.Count) + " " + noun
-}
-
-var singular = map[string]string{"addresses": "address", "tables": "table"}
 
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
-
-// Advice returns what to do about the error, in a line, or "" where there is
-// nothing to say beyond the error itself.
-func (e *Error) Advice() string {
-	for _, a := range advice {
-		if errors.Is(e.Err, a.err) {
-			return a.say(e)
-		}
-	}
-	return ""
-}
 
 // fail makes an Error of err.
 func fail(op string, t Table, count int, err error) *Error {
@@ -115,86 +92,83 @@ func (p *PF) failLimit(op string, t Table, count int, l Limit, err error) *Error
 	if !errors.Is(err, syscall.ENOMEM) {
 		return e
 	}
-	limit, err := p.Limit(l)
-	if err != nil {
+	limit, err1 := p.Limit(l)
+	entries, tables, err2 := p.Used()
+	if err1 != nil || err2 != nil {
 		return e
 	}
-	entries, tables, err := p.Used()
-	if err != nil {
-		return e
-	}
+	e.Used, e.Limit, e.limit = entries, limit, l
 	if l == LimitTableEntries && entries+count <= limit {
 		// There was room for the entries: each change needs a table of its own
 		// while it runs, so it may be that limit.
 		if most, err := p.Limit(LimitTables); err == nil && tables >= most {
-			e.Used, e.Limit, e.limit = tables, most, LimitTables
-			return e
+			e.Limit, e.limit = most, LimitTables
 		}
 	}
-	e.Used, e.Limit, e.limit = entries, limit, l
-	if l == LimitTables {
+	if e.limit == LimitTables {
 		e.Used = tables
 	}
 	return e
 }
 
-// advice has a line for each error, the first that fits.
+// advice has a line for each error, the first that fits; in it, TABLE is the table's line
+// in pf.conf.
 var advice = []struct {
-	err error
-	say func(*Error) string
+	err  error
+	text string
 }{
-	{ErrLimit, adviseLimit},
-	{syscall.ENOMEM, adviseLimit},
-	{syscall.ESRCH, func(e *Error) string {
-		if e.Table.Anchor != "" {
-			return fmt.Sprintf("the table is not defined in anchor %s: add %s to what is loaded there",
-				e.Table.Anchor, tableLine(e.Table))
-		}
-		return fmt.Sprintf("the table is not defined: add %s to /etc/pf.conf and load it with pfctl -f", tableLine(e.Table))
-	}},
-	{syscall.EPERM, func(e *Error) string {
-		if e.Table == (Table{}) {
-			return "the system runs at securelevel 2, which does not allow it"
-		}
-		return "the table is const (remove the word from its line in /etc/pf.conf), or the system runs at securelevel 2, where tables can be neither made nor removed"
-	}},
-	{syscall.EACCES, always("the descriptor of /dev/pf is open for reading only: open it for writing")},
-	{syscall.ENODEV, always("the kernel's table ABI differs from this build: rebuild it for this release and architecture")},
-	{syscall.EINVAL, always(`the kernel refused an argument: the name has to have 1 to 31 bytes, the anchor may not be "_pf", and host bits have to be clear`)},
-	{syscall.ENAMETOOLONG, always("the name has to have 1 to 31 bytes, the anchor's path at most 1023")},
-	{syscall.EFAULT, always("the kernel could not read or write the request's memory: this is an error in the program")},
-	{syscall.EBUSY, always("the rules were replaced meanwhile, or too many transactions are open: try again")},
-	{syscall.ENOENT, always("there is no such anchor: load the ruleset that uses it")},
-	{syscall.ENXIO, always("the transaction is gone: try again")},
-	{syscall.EBADF, always("/dev/pf is not open any more")},
-	{syscall.ENOTTY, always("the descriptor is not /dev/pf")},
-	{ErrPledged, always("do it before pledge, or in another process")},
-	{ErrUnknownRelease, always("tables can be worked with all the same; for status and rules use a build made for this release")},
-	{errMismatch, always("the kernel is not the release it says, or not one of OpenBSD's: use a build made for it")},
-	{ErrConflict, always("delete the entry with the negation it has, then add the other one")},
-	{errNoAnchor, always("a part of an anchor's path has at most 63 bytes; see also `set limit anchors` in pf.conf(5)")},
-	{errInactive, func(e *Error) string {
-		return fmt.Sprintf("OpenBSD 7.1 to 7.3 do not bring a table to life that only a rule mentions: add %s to /etc/pf.conf and load it with pfctl -f", tableLine(e.Table))
-	}},
+	{syscall.ESRCH, "the table is not defined: add TABLE to /etc/pf.conf and load it with pfctl -f"},
+	{syscall.EPERM, "the table is const (remove the word from its line in /etc/pf.conf), or the system runs at securelevel 2, where tables can be neither made nor removed"},
+	{syscall.EACCES, "the descriptor of /dev/pf is open for reading only: open it for writing"},
+	{syscall.ENODEV, "the kernel's table ABI differs from this build: rebuild it for this release and architecture"},
+	{syscall.EINVAL, `the kernel refused an argument: the name has to have 1 to 31 bytes, the anchor may not be "_pf", and host bits have to be clear`},
+	{syscall.ENAMETOOLONG, "the name has to have 1 to 31 bytes, the anchor's path at most 1023"},
+	{syscall.EFAULT, "the kernel could not read or write the request's memory: this is an error in the program"},
+	{syscall.EBUSY, "the rules were replaced meanwhile, or too many transactions are open: try again"},
+	{syscall.ENOENT, "there is no such anchor: load the ruleset that uses it"},
+	{syscall.ENXIO, "the transaction is gone: try again"},
+	{syscall.EBADF, "/dev/pf is not open any more"},
+	{syscall.ENOTTY, "the descriptor is not /dev/pf"},
+	{ErrPledged, "do it before pledge, or in another process"},
+	{ErrUnknownRelease, "tables can be worked with all the same; for status and rules use a build made for this release"},
+	{errMismatch, "the kernel is not the release it says, or not one of OpenBSD's: use a build made for it"},
+	{ErrConflict, "delete the entry with the negation it has, then add the other one"},
+	{errNoAnchor, "a part of an anchor's path has at most 63 bytes; see also `set limit anchors` in pf.conf(5)"},
+	{errInactive, "OpenBSD 7.1 to 7.3 do not bring a table to life that only a rule mentions: add TABLE to /etc/pf.conf and load it with pfctl -f"},
 }
 
-func always(s string) func(*Error) string { return func(*Error) string { return s } }
-
-func tableLine(t Table) string { return fmt.Sprintf("`table <%s> persist`", t.Name) }
+// Advice returns what to do about the error, in a line, or "" where there is
+// nothing to say beyond the error itself.
+func (e *Error) Advice() string {
+	line := fmt.Sprintf("`table <%s> persist`", e.Table.Name)
+	switch {
+	case errors.Is(e.Err, ErrLimit), errors.Is(e.Err, syscall.ENOMEM):
+		return e.adviseLimit()
+	case errors.Is(e.Err, syscall.ESRCH) && e.Table.Anchor != "":
+		return fmt.Sprintf("the table is not defined in anchor %s: add %s to what is loaded there", e.Table.Anchor, line)
+	case errors.Is(e.Err, syscall.EPERM) && e.Table == Table{}:
+		return "the system runs at securelevel 2, which does not allow it"
+	}
+	for _, a := range advice {
+		if errors.Is(e.Err, a.err) {
+			return strings.ReplaceAll(a.text, "TABLE", line)
+		}
+	}
+	return ""
+}
 
 // adviseLimit names the line of pf.conf that gives room. A table with `persist
 // file` is built anew beside the old one when pf.conf is loaded, so entries
 // count twice for that moment.
-func adviseLimit(e *Error) string {
-	if e.Limit == 0 {
+func (e *Error) adviseLimit() string {
+	switch {
+	case e.Limit == 0:
 		return "the limit of table entries or of tables is reached, or the kernel is out of memory: see pfctl -sm"
-	}
-	n := e.Used + e.Count
-	if e.limit == LimitTables {
+	case e.limit == LimitTables:
 		// A request takes two more for each table while it runs.
-		return limitLine(LimitTables, n+e.Count, 100)
+		return limitLine(LimitTables, e.Used+2*e.Count, 100)
 	}
-	return AdviseEntries(n) + "; loading pf.conf counts a table's old and new entries together"
+	return AdviseEntries(e.Used+e.Count) + "; loading pf.conf counts a table's old and new entries together"
 }
 
 // AdviseEntries returns the advice to give pf room for n entries in all tables,
@@ -207,5 +181,5 @@ func AdviseEntries(n int) string {
 // limitLine is about n, rounded up.
 func limitLine(l Limit, n, round int) string {
 	n = (n + round - 1) / round * round
-	return "put `set limit " + l.String() + " " + strconv.Itoa(n) + "` into /etc/pf.conf, above its table lines, where alone it works"
+	return fmt.Sprintf("put `set limit %v %d` into /etc/pf.conf, above its table lines, where alone it works", l, n)
 }

@@ -1,10 +1,9 @@
 package pfioctl
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"unsafe"
+	"strings"
 
 	"example.org/threatstopd/pfioctl/internal/abi"
 )
@@ -58,16 +57,8 @@ func (p *PF) agree() error {
 	if len(rules.Rules) == 0 {
 		return errors.New("no rules are loaded to compare with")
 	}
-	c := &agreement{before: tableMap(before), after: tableMap(after), mentions: make(map[Table]int), seen: make(map[*Ruleset]bool)}
-	if err := c.ruleset(rules); err != nil {
-		return err
-	}
-	for t, n := range c.mentions {
-		if max(c.before[t].Rules, c.after[t].Rules) < n {
-			return fmt.Errorf("table %s: named by %d rules, pf counts %d", t, n, c.after[t].Rules)
-		}
-	}
-	return nil
+	c := &agreement{[2]map[Table]TableStats{tableMap(before), tableMap(after)}, make(map[Table]int), make(map[*Ruleset]bool)}
+	return c.ruleset(rules)
 }
 
 // likelyStatus compares struct pf_status with what its members can be when rules are
@@ -88,11 +79,7 @@ func (p *PF) likelyStatus() error {
 		return errUnlike
 	}
 	// The number of states is also the answer to DIOCGETSTATES without a buffer.
-	io := &abi.PfiocStates{}
-	if err := p.ioctl(p.l.Req.GetStates, unsafe.Pointer(io)); err != nil {
-		return err
-	}
-	counted, err := countStates(&p.l.State, io.Len)
+	counted, err := p.getStates(nil, 0)
 	if err != nil {
 		return err
 	}
@@ -104,9 +91,9 @@ func (p *PF) likelyStatus() error {
 
 // agreement compares rules with the tables before and after they were read.
 type agreement struct {
-	before, after map[Table]TableStats
-	mentions      map[Table]int
-	seen          map[*Ruleset]bool
+	tables   [2]map[Table]TableStats
+	mentions map[Table]int
+	seen     map[*Ruleset]bool
 }
 
 func (c *agreement) ruleset(rs *Ruleset) error {
@@ -120,12 +107,8 @@ func (c *agreement) ruleset(rs *Ruleset) error {
 			return fmt.Errorf("rule %d of anchor %q: %w", i, rs.Anchor, errUnlike)
 		}
 		for _, a := range []*RuleAddr{&r.Src, &r.Dst} {
-			if a.Type != AddrTable {
-				continue
-			}
-			t := Table{Anchor: rs.Anchor, Name: a.Name}
-			if c.mentions[t]++; a.Count != count(c.before, t) && a.Count != count(c.after, t) {
-				return fmt.Errorf("rule %d of anchor %q: %d addresses in table <%s>, pf counts %d", i, rs.Anchor, a.Count, a.Name, count(c.after, t))
+			if err := c.address(Table{rs.Anchor, a.Name}, a); err != nil {
+				return fmt.Errorf("rule %d of anchor %q: %w", i, rs.Anchor, err)
 			}
 		}
 		for _, called := range r.Called {
@@ -137,15 +120,30 @@ func (c *agreement) ruleset(rs *Ruleset) error {
 	return nil
 }
 
-// count returns how many addresses a rule has that names the table: its own or,
-// where that is not active, the one of the main ruleset; -1 if neither is.
-func count(tables map[Table]TableStats, t Table) int {
-	for _, t := range []Table{t, {Name: t.Name}} {
-		if st := tables[t]; st.Active() {
-			return st.Addresses
+// address compares the numbers in a rule that names a table, and how many rules do, with
+// what pf counts. The rule has the addresses of the table itself or, where that is not
+// active, of the one of the main ruleset; -1 if neither is.
+func (c *agreement) address(t Table, a *RuleAddr) error {
+	if a.Type != AddrTable {
+		return nil
+	}
+	var addresses, rules [2]int
+	for i, tables := range c.tables {
+		addresses[i], rules[i] = -1, tables[t].Rules
+		for _, t := range []Table{t, {Name: t.Name}} {
+			if s := tables[t]; s.Active() {
+				addresses[i] = s.Addresses
+				break
+			}
 		}
 	}
-	return -1
+	if c.mentions[t]++; c.mentions[t] > max(rules[0], rules[1]) {
+		return fmt.Errorf("at least %d rules name table %s, pf counts %d", c.mentions[t], t, rules[1])
+	}
+	if a.Count != addresses[0] && a.Count != addresses[1] {
+		return fmt.Errorf("%d addresses in table <%s>, pf counts %d", a.Count, a.Name, addresses[1])
+	}
+	return nil
 }
 
 // possible reports whether the members of a rule have values that a rule can have.
@@ -166,13 +164,8 @@ func (r *Rule) possible() bool {
 
 // isName reports whether a name of a field of size bytes has an end, and only
 // printable characters.
-func isName(s string, size int) bool { return isText(s, size) && bytes.IndexByte([]byte(s), ' ') < 0 }
+func isName(s string, size int) bool { return isText(s, size) && !strings.Contains(s, " ") }
 
 func isText(s string, size int) bool {
-	for _, c := range []byte(s) {
-		if c < ' ' || c == 0x7f {
-			return false
-		}
-	}
-	return len(s) < size
+	return len(s) < size && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f })
 }

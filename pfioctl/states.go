@@ -51,39 +51,36 @@ func (p *PF) EachState(f func(s State, left int) bool) error {
 }
 
 func (p *PF) readStates(a *array) error {
-	o := &p.l.State
-	ask := func(buffer unsafe.Pointer, room int) (int, error) {
-		io := &abi.PfiocStates{Len: uintptr(room * a.esize), Buffer: buffer}
-		if err := p.ioctl(p.l.Req.GetStates, unsafe.Pointer(io)); err != nil {
-			return 0, err
-		}
-		return countStates(o, io.Len)
-	}
 	err := a.fill(0, func() (int, error) {
-		n, err := ask(nil, 0) // how many there are
+		n, err := p.getStates(nil, 0)
 		if err == nil && n < a.room {
-			n, err = ask(a.pointer(), a.room)
+			n, err = p.getStates(a.pointer(), a.room*a.esize)
 		}
 		if n >= a.room {
-			return n + 1, err // there may be more, and no room at all is the question for the length
+			n++ // there may be more, and no room at all would be the question for the number
 		}
 		return n, err
 	})
 	for i := 0; err == nil && i < a.n; i++ {
-		if err := checkState(o, a.at(i)); err != nil {
+		if err := checkState(&p.l.State, a.at(i)); err != nil {
 			return fmt.Errorf("state %d of %d: %w: %w", i+1, a.n, err, errMismatch)
 		}
 	}
 	return err
 }
 
-// countStates returns the number of states in so many bytes.
-func countStates(o *abi.StateLayout, bytes uintptr) (int, error) {
-	size := uintptr(o.Size)
-	if bytes%size != 0 || bytes/size > 1<<31-1 {
-		return 0, fmt.Errorf("%d bytes of states, which are not so many of %d: %w", bytes, size, errMismatch)
+// getStates fills a buffer of so many bytes with states, and returns how many they are;
+// without a buffer, how many there are.
+func (p *PF) getStates(buffer unsafe.Pointer, bytes int) (int, error) {
+	io := &abi.PfiocStates{Len: uintptr(bytes), Buffer: buffer}
+	if err := p.ioctl(p.l.Req.GetStates, unsafe.Pointer(io)); err != nil {
+		return 0, err
 	}
-	return int(bytes / size), nil
+	size := uintptr(p.l.State.Size)
+	if io.Len%size != 0 || io.Len/size > 1<<31-1 {
+		return 0, fmt.Errorf("%d bytes of states, which are not so many of %d: %w", io.Len, size, errMismatch)
+	}
+	return int(io.Len / size), nil
 }
 
 // pftmUnlinked is the last of the kernel's PFTM_*, of a state that is on its way
@@ -139,19 +136,15 @@ func decodeState(o *abi.StateLayout, b []byte) State {
 // An id of zero is refused: to the kernel it says that the rest of the request,
 // which is empty here, picks the states, and that picks all of them.
 func (p *PF) KillState(id uint64, creator uint32) (killed int, err error) {
-	const op = "kill state"
-	o := p.l.Kill
-	switch {
-	case o.Size == 0:
-		return 0, fail(op, Table{}, 0, p.unknown())
-	case id == 0:
-		return 0, fail(op, Table{}, 0, errors.New("no id"))
-	}
-	b := make([]byte, o.Size)
+	o := &p.l.Kill
+	b := make([]byte, max(o.Size, 16))
 	binary.BigEndian.PutUint64(b[o.ID:], id)
 	binary.BigEndian.PutUint32(b[o.Creator:], creator)
-	if err := p.ioctl(p.l.Req.KillStates, unsafe.Pointer(&b[0])); err != nil {
-		return 0, fail(op, Table{}, 0, err)
+	if err = errors.New("no id"); id != 0 {
+		err = p.ioctl(p.l.Req.KillStates, unsafe.Pointer(&b[0]))
+	}
+	if err != nil {
+		return 0, fail("kill state", Table{}, 0, err)
 	}
 	return int(p.l.Order().Uint32(b[o.Killed:])), nil
 }

@@ -29,25 +29,24 @@ func (t Table) String() string {
 // check is pf_table.c: pfr_validate_table and pfr_fix_anchor. Writing is true for
 // the requests that are refused for the kernel's own tables.
 func (t Table) check(writing bool) error {
-	switch {
-	case t.Name == "":
+	if t.Name == "" {
 		return errors.New("a table needs a name")
-	case len(t.Name) >= abi.TableNameSize:
-		return fmt.Errorf("name of %d bytes, at most %d are allowed", len(t.Name), abi.TableNameSize-1)
-	case strings.IndexByte(t.Name, 0) >= 0:
-		return errors.New("NUL in the name")
 	}
-	return checkAnchor(t.Anchor, writing)
+	if err := checkName("name", t.Name, abi.TableNameSize); err != nil {
+		return err
+	}
+	if writing && strings.TrimLeft(t.Anchor, "/") == abi.ReservedAnchor {
+		return fmt.Errorf("anchor %s is the kernel's own", abi.ReservedAnchor)
+	}
+	return checkName("anchor", t.Anchor, abi.AnchorPathSize)
 }
 
-func checkAnchor(anchor string, writing bool) error {
+func checkName(what, s string, size int) error {
 	switch {
-	case len(anchor) >= abi.AnchorPathSize:
-		return fmt.Errorf("anchor of %d bytes, at most %d are allowed", len(anchor), abi.AnchorPathSize-1)
-	case strings.IndexByte(anchor, 0) >= 0:
-		return errors.New("NUL in the anchor")
-	case writing && strings.TrimLeft(anchor, "/") == abi.ReservedAnchor:
-		return fmt.Errorf("anchor %s is the kernel's own", abi.ReservedAnchor)
+	case len(s) >= size:
+		return fmt.Errorf("%s of %d bytes, at most %d are allowed", what, len(s), size-1)
+	case strings.IndexByte(s, 0) >= 0:
+		return errors.New("NUL in the " + what)
 	}
 	return nil
 }

@@ -155,7 +155,7 @@ func (s TableStats) Active() bool { return s.Flags&TableActive != 0 }
 // inactive ones too (see [TableStats.Active]), sorted by name. An anchor that does
 // not exist is ENOENT.
 func (p *PF) Tables(anchor string) ([]TableStats, error) {
-	if err := checkAnchor(anchor, false); err != nil {
+	if err := checkName("anchor", anchor, abi.AnchorPathSize); err != nil {
 		return nil, fail("list tables", Table{}, 0, err)
 	}
 	op := "list tables"
