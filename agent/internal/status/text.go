@@ -2,12 +2,15 @@ package status
 
 import (
 	"bytes"
+	_ "embed"
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"text/template"
 	"time"
 )
 
@@ -21,427 +24,219 @@ const (
 // stamp is how all times are shown.
 const stamp = "2006-01-02 15:04"
 
+// blank is a space where no line is broken.
+const blank = "\x1f"
+
+// words is what WriteText writes, as a template: a line is a paragraph, of which [wrap] makes lines
+// of 80 columns. The page takes its sentences from it, too.
+//
+//go:embed words.tmpl
+var words string
+
 // WriteText writes the status for a person: printable ASCII, since a console may show nothing
 // else (other characters become question marks), in at most 80 columns. Only the first line may
 // be longer, as monitoring shows that one: it begins with "Enforced", "NOT ENFORCED", "not
 // known" or "needs you", the last three with the reason. Times are shown in zone. verbose names
 // all exceptions and dropped entries, otherwise the first ten are named.
 func (s *Status) WriteText(w io.Writer, zone *time.Location, verbose bool) error {
-	p := &page{now: s.Now, zone: zone, verbose: verbose, few: fewShow, top: topShow}
-	if verbose {
-		p.few, p.top = math.MaxInt, math.MaxInt
+	v, err := newView(s, zone, verbose)
+	if err != nil {
+		return err
 	}
-	p.head(s)
-	p.lists(s)
-	p.tables(s)
-	p.hits(s)
-	p.uploads(s)
-	p.troubles(s)
-	_, err := w.Write(p.b.Bytes())
+	text, err := v.words("text", v)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if len(v.Needs) > 0 {
+		b.WriteString(v.Headline() + "\n")
+	}
+	wrap(&b, text)
+	_, err = w.Write(b.Bytes())
 	return err
 }
 
-// A page is text on its way to 80 columns.
-type page struct {
-	b        bytes.Buffer
-	now      time.Time
-	zone     *time.Location
-	verbose  bool
-	few, top int
+// A view is a status as the templates see it: its strings are printable ASCII, its times in the
+// zone of the reader.
+type view struct {
+	*Status
+	Needs   []string // what NeedsOwner returns
+	Verbose bool
+	sub     *template.Template
 }
 
-func (p *page) head(s *Status) {
-	needs := NeedsOwner(s)
-	enforced := "Enforced"
-	for i := range s.Tables {
-		if t := &s.Tables[i]; t.Kind == KindBlock {
-			enforced = fmt.Sprintf("Enforced: %s in <%s>, used by %s", plural(int64(t.Kernel), "entry", "entries"), t.Name,
-				plural(int64(t.Rules), "rule", "rules"))
-		}
+func newView(s *Status, zone *time.Location, verbose bool) (*view, error) {
+	clean := clean(reflect.ValueOf(*s), zone).Interface().(Status)
+	v := &view{Status: &clean, Needs: NeedsOwner(&clean), Verbose: verbose}
+	var err error
+	v.sub, err = template.New("words").Funcs(v.funcs()).Parse(words)
+	return v, err
+}
+
+// funcs are what the templates call beside the methods of a status.
+func (v *view) funcs() template.FuncMap {
+	few, top := fewShow, topShow
+	if v.Verbose {
+		few, top = math.MaxInt, math.MaxInt
 	}
-	if s.Unsure != "" {
-		enforced = "Not known whether the policy is enforced: " + s.Unsure
-	}
-	if len(needs) == 0 {
-		p.para(0, 2, "%s", enforced)
-	} else {
-		first, more := needs[0], ""
-		if needs = needs[1:]; len(needs) > 0 {
-			more = fmt.Sprintf(" (and %d more)", len(needs))
-		}
-		switch rest, not := strings.CutPrefix(first, "not enforced: "); {
-		case not:
-			first = "NOT ENFORCED: " + rest
-		case s.Enforced, s.Unsure != "":
-			first = "needs you: " + first
-		}
-		p.b.WriteString(strings.ReplaceAll(ascii(first+more), string(blank), " ") + "\n")
-		if s.Enforced || s.Unsure != "" {
-			p.para(0, 2, "%s", enforced)
-		}
-	}
-	if s.PF.Notice != "" && s.Unsure == "" {
-		p.para(0, 2, "%s", s.PF.Notice)
-	}
-	p.para(0, 2, "threatstopd %s, up %s", s.Version, age(s.Now.Sub(s.Started)))
-	if p.verbose {
-		p.para(0, 2, "Configuration %s", s.Config)
-	}
-	p.poll(s)
-	if len(needs) > 0 {
-		title := "Needs you"
-		if s.Enforced || s.Unsure != "" {
-			title += ", too"
-		}
-		p.title("%s", title)
-		for _, n := range needs {
-			p.para(2, 4, "- %s", n)
-		}
+	return template.FuncMap{
+		"age":     func(t time.Time) string { return age(v.Now.Sub(t)) },
+		"ago":     func(t time.Time) string { return age(v.Now.Sub(t)) + " ago (" + t.Format(stamp) + ")" },
+		"clock":   func(t time.Time) string { return t.Format(stamp) },
+		"count":   plural,
+		"counted": func(name string, all []Counted) string { return counted(name, all[:min(len(all), top)]) },
+		"due":     v.due,
+		"few":     func(n int) int { return min(n, few) },
+		"lost":    func(d Drop) string { return d.text() },
+		"more":    func(n, named int) int { return max(0, n-named) },
+		"ms":      func(d Seconds) time.Duration { return d.Duration().Round(time.Millisecond) },
+		"row":     row,
+		"size":    size,
+		"stale":   func(l List) bool { return v.Stale(&l) },
+		"times":   times,
 	}
 }
 
-func (p *page) poll(s *Status) {
-	poll := &s.Poll
-	text := "No poll has ended yet"
-	if !poll.Last.IsZero() {
-		text = fmt.Sprintf("Last poll %s, took %v", p.ago(poll.Last), poll.Took.Duration().Round(time.Millisecond))
-		if poll.LastGood.IsZero() {
-			text += ", none was good"
-		} else if poll.LastGood.Before(poll.Last) {
-			text += ", last good one " + p.ago(poll.LastGood)
-		}
-	}
-	switch {
-	case !poll.Applying.IsZero():
-		text += fmt.Sprintf(", applying a policy since %s (%s)", p.clock(poll.Applying), age(s.Now.Sub(poll.Applying)))
-	case poll.Running:
-		text += ", one is under way"
-	case !poll.Next.IsZero():
-		text += ", next " + p.in(poll.Next)
-	}
-	p.para(0, 2, "%s", text)
-	if poll.Error != "" {
-		p.para(2, 4, "it ended early: %s", poll.Error)
-	}
+// words executes one of the templates in words.tmpl.
+func (v *view) words(name string, data any) (string, error) {
+	var b strings.Builder
+	err := v.sub.ExecuteTemplate(&b, name, data)
+	return b.String(), err
 }
 
-func (p *page) lists(s *Status) {
-	p.row("Lists", "entries", "parts", "age", "server")
-	for i := range s.Lists {
-		l := &s.Lists[i]
-		name := fmt.Sprintf("  %-5s %s", l.Kind, l.Name)
-		switch old := age(s.Now.Sub(l.Fetched)); {
-		case l.Fetched.IsZero():
-			p.row(name, "-", "-", "-", "")
-		case s.Stale(l):
-			p.row(name, strconv.Itoa(l.Entries), strconv.Itoa(l.Parts), old+" !", l.Server)
-		default:
-			p.row(name, strconv.Itoa(l.Entries), strconv.Itoa(l.Parts), old, l.Server)
-		}
-		switch {
-		case l.Error != "":
-			text := "failed " + times(int64(l.Failures), p.ago(l.Tried)) + ": " + l.Error
-			if l.Kept {
-				text += "; the copy above is still in use"
-			}
-			if !l.Retry.IsZero() {
-				text += "; again " + p.in(l.Retry)
-			}
-			p.para(4, 6, "%s", text)
-		case l.Tried.IsZero() && l.Fetched.IsZero():
-			p.para(4, 6, "not fetched yet")
-		}
+// Headline is the first line where something needs the owner.
+func (v *view) Headline() string {
+	first, more := v.Needs[0], ""
+	if n := len(v.Needs) - 1; n > 0 {
+		more = fmt.Sprintf(" (and %d more)", n)
 	}
-	if len(s.Lists) == 0 {
-		p.para(2, 4, "none yet")
+	switch rest, not := strings.CutPrefix(first, "not enforced: "); {
+	case not:
+		first = "NOT ENFORCED: " + rest
+	case v.Enforced, v.Unsure != "":
+		first = "needs you: " + first
 	}
+	return strings.TrimRight(first+more, " ")
 }
 
-func (p *page) tables(s *Status) {
-	p.row("Tables", "policy", "in pf", "rules", "")
-	for i := range s.Tables {
-		t := &s.Tables[i]
-		kernel := strconv.Itoa(t.Kernel)
-		if t.Kernel < 0 {
-			kernel = "none"
-		}
-		p.row(fmt.Sprintf("  %-5s %s", t.Kind, t.Name), strconv.Itoa(t.Policy), kernel, strconv.Itoa(t.Rules), "")
-		if !t.Loaded {
-			p.para(4, 6, "only the file is written (RELOAD_PF=no)")
-		}
-		if t.Error != "" {
-			p.para(4, 6, "failed: %s", t.Error)
-		}
-		if t.Held != nil {
-			p.para(4, 6, "HELD BACK: %s", t.Held.Why)
-		}
-		if !t.Updated.IsZero() {
-			p.para(4, 6, "changed %s: %s", p.ago(t.Updated), t.Change)
-		}
-		named := min(len(t.Excepted), p.few)
-		for _, x := range t.Excepted[:named] {
-			p.para(4, 6, "excepted %s", x)
-		}
-		p.more(t.ExceptedCount-named, "exceptions")
-		named = min(len(t.Dropped), p.few)
-		for _, d := range t.Dropped[:named] {
-			p.para(4, 6, "dropped %s of %s: %s", d.Entry, d.List, d.Why)
-		}
-		p.more(t.DroppedCount-named, "dropped entries")
-		if d := &t.Drift; d.Mended > 0 {
-			p.para(4, 6, "changed by others and repaired %s: %s", times(int64(d.Mended), p.ago(d.Last)), d.Change)
-		}
-		switch {
-		case t.File == "":
-		case t.FileWritten.IsZero():
-			p.para(4, 6, "%s: not written yet", t.File)
-		default:
-			p.para(4, 6, "%s: %s, written %s", t.File, plural(int64(t.FileEntries), "entry", "entries"), p.ago(t.FileWritten))
-		}
+// Excess returns how many entries a reload of pf.conf has too many; with room for it, a number
+// that is not positive.
+func (p *PF) Excess() int { return p.Used + p.Reload - p.Limit }
+
+// Counting returns when the hits began to count.
+func (s *Status) Counting() time.Time {
+	if s.Hits.Since.IsZero() {
+		return s.Started
 	}
-	if pf := &s.PF; pf.Limit > 0 {
-		room := "it fits"
-		if !pf.fits() {
-			room = fmt.Sprintf("%d TOO MANY", pf.Used+pf.Reload-pf.Limit)
-		}
-		p.para(2, 4, "pf has %d of %d table entries, and a reload takes %d more: %s", pf.Used, pf.Limit, pf.Reload, room)
-	}
+	return s.Hits.Since
 }
 
-// more is the line for what is not named.
-func (p *page) more(n int, what string) {
-	if n > 0 {
-		p.para(4, 6, "and %d more %s", n, what)
-	}
-}
-
-// String is the exception in one line.
-func (x Excepted) String() string {
-	var n []string
-	if x.Inside > 0 {
-		n = append(n, plural(int64(x.Inside), "entry", "entries")+" inside it")
-	}
-	if x.Around > 0 {
-		n = append(n, plural(int64(x.Around), "entry", "entries")+" around it")
-	}
-	prefix := x.Prefix.String()
-	if x.Prefix.IsSingleIP() {
-		prefix = x.Prefix.Addr().String()
-	}
-	text := fmt.Sprintf("%s (%s): %s", prefix, x.Why, strings.Join(n, ", "))
-	if len(x.Lists) > 0 {
-		text += ", of " + strings.Join(x.Lists, ", ")
-	}
-	return text
-}
-
-func (p *page) hits(s *Status) {
-	h := &s.Hits
-	if h.Mode == "no" {
-		p.title("Hits are not counted (UPLOAD=no)")
-		return
-	}
-	since, not := h.Since, ""
-	if since.IsZero() {
-		since = s.Started
-	}
-	if !h.Capturing {
-		not = "NOT READ, "
-	}
-	p.title("Hits on %s: %s%d of %d packets since %s", h.Interface, not, h.Matched, h.Seen, p.clock(since))
-	if h.Error != "" {
-		p.para(2, 4, "%s", h.Error)
-	}
-	if n := len(h.Hourly.Counts); n > 0 {
-		counts := h.Hourly.Counts[max(0, n-barHours):]
-		p.line("  |%s| at most %d an hour", bar(counts), slices.Max(counts))
-		from := h.Hourly.From.Add(time.Duration(n-len(counts)) * time.Hour)
-		left, right := p.clock(from), p.clock(from.Add(time.Duration(len(counts)-1)*time.Hour))
-		p.line("   %s%s%s", left, strings.Repeat(" ", max(1, len(counts)-len(left)-len(right))), right)
-	}
-	for _, span := range []struct {
-		name string
-		top  *Top
-	}{{"hour", &h.Hour}, {"day", &h.Day}} {
-		p.line("  last %-4s %s", span.name, plural(span.top.Hits, "hit", "hits"))
-		p.counted(4, "addresses", span.top.Addresses)
-		p.counted(4, "ports", span.top.Ports)
-		p.counted(4, "lists", span.top.Lists)
-	}
-	var lists []Counted
+// ByList returns the hits of each list.
+func (h *Hits) ByList() (all []Counted) {
 	for _, l := range h.Lists {
-		lists = append(lists, Counted{Key: l.List, Hits: l.Hits})
+		all = append(all, Counted{Key: l.List, Hits: l.Hits})
 	}
-	p.counted(2, "by list", lists)
-	for _, d := range h.Drops {
-		if d.Count > 0 {
-			last := ""
-			if !d.Last.IsZero() {
-				last = ", last " + p.ago(d.Last)
-			}
-			p.para(2, 4, "lost %d: %s%s", d.Count, d.text(), last)
-		}
-	}
-	if h.CatchUp != "" {
-		p.para(2, 4, "catching up with pflogd's files: %s", h.CatchUp)
-	}
+	return all
 }
 
-// counted writes keys and how often they came, as far as that is more than never.
-func (p *page) counted(indent int, name string, all []Counted) {
-	text := ""
-	for _, c := range all[:min(len(all), p.top)] {
-		if c.Hits <= 0 {
-			continue
-		}
-		if text != "" {
-			text += ", "
-		}
-		text += fmt.Sprintf("%s%c(%d", c.Key, blank, c.Hits)
+// Chart draws the hits of the last hours in two lines of text.
+func (s Series) Chart() string {
+	counts := s.Counts[max(0, len(s.Counts)-barHours):]
+	at := func(hour int) string { return s.From.Add(time.Duration(hour) * time.Hour).Format(stamp) }
+	left, right := at(len(s.Counts)-len(counts)), at(len(s.Counts)-1)
+	between := strings.Repeat(" ", max(1, len(counts)-len(left)-len(right)))
+	text := fmt.Sprintf("  |%s| at most %d an hour\n   %s%s%s", bar(counts), slices.Max(counts), left, between, right)
+	return strings.ReplaceAll(text, " ", blank)
+}
+
+// counted is a line of keys and how often they came, as far as that is more than never.
+func counted(name string, all []Counted) string {
+	var named []string
+	for _, c := range all {
+		slack := ""
 		if c.Slack > 0 {
-			text += "+"
+			slack = "+"
 		}
-		text += ")"
-	}
-	if text != "" {
-		const wide = 11
-		p.para(indent, indent+wide, "%s%s%s", name, strings.Repeat(string(blank), wide-len(name)), text)
-	}
-}
-
-func (p *page) uploads(s *Status) {
-	u := &s.Uploads
-	if u.Server == "" {
-		p.title("Uploads: none")
-		return
-	}
-	p.title("Uploads to %s", u.Server)
-	text := "nothing yet"
-	if l := u.Last; l != nil {
-		text = "last " + p.ago(l.At)
-		if l.Lines > 0 {
-			text += fmt.Sprintf(", %s, %s in %v", plural(l.Lines, "line", "lines"), size(l.Bytes), l.Took.Duration().Round(time.Millisecond))
+		if c.Hits > 0 {
+			named = append(named, fmt.Sprintf("%s%s(%d%s)", c.Key, blank, c.Hits, slack))
 		}
 	}
-	if !u.Next.IsZero() {
-		text += ", next " + p.in(u.Next)
+	if named == nil {
+		return ""
 	}
-	p.para(2, 4, "%s", text)
-	if u.Error != "" {
-		since := ""
-		if !u.FailingSince.IsZero() {
-			since = " since " + p.clock(u.FailingSince)
-		}
-		p.para(2, 4, "failing%s: %s", since, u.Error)
-	}
-	p.para(2, 4, "%s delivered; waiting: %d in memory, %d in the spool (%s of %s)", plural(u.Delivered.Lines, "line", "lines"),
-		u.InMemory, u.Spool.Lines, size(u.DiskUsed), size(u.DiskMax))
-	if u.Aside.Batches > 0 {
-		p.para(2, 4, "refused by the server and set aside: %s of %s", plural(u.Aside.Batches, "batch", "batches"),
-			plural(u.Aside.Lines, "line", "lines"))
-	}
+	return fmt.Sprintf("%s\t%s", name+strings.Repeat(blank, 11-len(strings.TrimLeft(name, " "))), strings.Join(named, ", "))
 }
 
-func (p *page) troubles(s *Status) {
-	if len(s.Troubles) == 0 {
-		p.title("Troubles: none")
-		return
-	}
-	p.title("Troubles")
-	for _, t := range s.Troubles {
-		often := ""
-		if t.Count > 1 {
-			often = fmt.Sprintf(", %d times", t.Count)
-		}
-		p.para(2, 4, "since %s%s: %s", p.clock(t.Since), often, t.Text)
-	}
-}
-
-// title begins a part.
-func (p *page) title(format string, args ...any) {
-	p.b.WriteByte('\n')
-	p.para(0, 2, format, args...)
-}
-
-// row writes a line of a list or of a table, or its heading: a name, three figures, and a
-// word, on lines of their own where they are too long.
-func (p *page) row(name, a, b, c, rest string) {
-	name, rest = ascii(name), ascii(rest)
-	if !strings.HasPrefix(name, " ") {
-		p.b.WriteByte('\n')
-	}
+// row is a line of a list or of a table, or its heading: a name, three figures, and a word, on
+// lines of their own where they are too long.
+func row(name string, a, b, c any, rest string) string {
 	const wide = 36
+	before, after := "", ""
 	if len(name) > wide {
-		p.para(2, 8, "%s", name)
-		name = ""
+		before, name = "  "+strings.TrimSpace(name)+"\n", ""
 	}
-	line := fmt.Sprintf("%-*s %8s %6s %7s", wide, name, a, b, c)
+	line := fmt.Sprintf("%-*s %8v %6v %7v", wide, name, a, b, c)
 	if rest != "" && len(line)+2+len(rest) <= columns {
 		line += "  " + rest
-		rest = ""
+	} else if rest != "" {
+		after = "\n    from " + rest
 	}
-	p.line("%s", line)
-	if rest != "" {
-		p.para(4, 6, "from %s", rest)
-	}
+	return before + strings.ReplaceAll(line, " ", blank) + after
 }
 
-// blank is a space where no line is broken.
-const blank = '\x1f'
-
-// para writes a paragraph: its first line indented by first, the others by more.
-func (p *page) para(first, more int, format string, args ...any) {
-	line, indent := "", first
-	for w := range strings.FieldsSeq(ascii(fmt.Sprintf(format, args...))) {
-		if line != "" && indent+len(line)+1+len(w) > columns {
-			p.line("%*s%s", indent, "", line)
+// wrap breaks each line of a text at 80 columns and leaves empty ones out. What follows a break is
+// indented by two more columns, or to where the line has a tab. "# " begins a title, which has an
+// empty line before it.
+func wrap(b *bytes.Buffer, text string) {
+	for paragraph := range strings.Lines(text) {
+		indent := len(paragraph) - len(strings.TrimLeft(paragraph, " "))
+		more := indent + 2
+		if name, rest, ok := strings.Cut(paragraph, "\t"); ok {
+			more, paragraph = len(name), name+rest
+		}
+		if title, ok := strings.CutPrefix(paragraph, "# "); ok {
+			b.WriteByte('\n')
+			paragraph = title
+		}
+		line := ""
+		flush := func() {
+			text := fmt.Sprintf("%*s%s", indent, "", strings.ReplaceAll(line, blank, " "))
+			b.WriteString(strings.TrimRight(text, " ") + "\n")
 			line, indent = "", more
 		}
-		if line != "" {
-			line += " "
+		for w := range strings.FieldsSeq(paragraph) {
+			if line != "" && indent+len(line)+1+len(w) > columns {
+				flush()
+			} else if line != "" {
+				line += " "
+			}
+			for line += w; indent+len(line) > columns; {
+				rest := line[columns-indent:]
+				line = line[:columns-indent]
+				flush()
+				line = rest
+			}
 		}
-		for line += w; indent+len(line) > columns; indent = more {
-			cut := columns - indent
-			p.line("%*s%s", indent, "", line[:cut])
-			line = line[cut:]
+		if line != "" {
+			flush()
 		}
 	}
-	p.line("%*s%s", indent, "", line)
 }
 
-// line writes one line, cut at 80 columns.
-func (p *page) line(format string, args ...any) {
-	text := strings.ReplaceAll(ascii(fmt.Sprintf(format, args...)), string(blank), " ")
-	p.b.WriteString(strings.TrimRight(text[:min(len(text), columns)], " "))
-	p.b.WriteByte('\n')
-}
-
-func (p *page) clock(t time.Time) string { return t.In(p.zone).Format(stamp) }
-
-// ago shows a time in the past.
-func (p *page) ago(t time.Time) string {
-	return fmt.Sprintf("%s ago (%s)", age(p.now.Sub(t)), p.clock(t))
-}
-
-// in shows when something is due.
-func (p *page) in(t time.Time) string {
-	if !t.After(p.now) {
+// due shows when something is due.
+func (v *view) due(t time.Time) string {
+	if !t.After(v.Now) {
 		return "now"
 	}
-	return fmt.Sprintf("in %s (%s)", age(t.Sub(p.now)), p.clock(t))
+	return "in " + age(t.Sub(v.Now)) + " (" + t.Format(stamp) + ")"
 }
 
 // times shows how often something happened, and when it did last.
-func times(n int64, last string) string {
+func times(n int, last string) string {
 	if n <= 1 {
 		return last
 	}
 	return fmt.Sprintf("%d times, last %s", n, last)
-}
-
-// String is what changed, as in a log line.
-func (c Change) String() string {
-	return fmt.Sprintf("%d added, %d deleted, %d changed", c.Added, c.Deleted, c.Changed)
 }
 
 // bar draws counts, a column each, from no hits to the most. Any hit is visible.
@@ -477,11 +272,12 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", d/day)
 }
 
-func plural(n int64, one, many string) string {
-	if n == 1 {
-		return "1 " + one
+// plural is a number, an int or an int64, with its noun.
+func plural(n any, one, many string) string {
+	if text := fmt.Sprint(n); text != "1" {
+		return text + " " + many
 	}
-	return strconv.FormatInt(n, 10) + " " + many
+	return "1 " + one
 }
 
 // size shows bytes in units of 1024, as SPOOL_MAX does.
@@ -495,13 +291,44 @@ func size(n int64) string {
 	return strconv.FormatInt(n, 10) + "G"
 }
 
-// ascii makes a text fit for any console: a stranger may have meant it for the terminal.
+// clean returns a deep copy of a status or a part of it, fit for any console: a stranger may have
+// meant its strings for the terminal. Times are those of zone.
+func clean(v reflect.Value, zone *time.Location) reflect.Value {
+	c := reflect.New(v.Type()).Elem()
+	c.Set(v)
+	switch v.Kind() {
+	case reflect.String:
+		c.SetString(ascii(v.String()))
+	case reflect.Pointer:
+		if !v.IsNil() {
+			c.Set(clean(v.Elem(), zone).Addr())
+		}
+	case reflect.Slice:
+		c.Set(reflect.MakeSlice(v.Type(), v.Len(), v.Len()))
+		for i := range v.Len() {
+			c.Index(i).Set(clean(v.Index(i), zone))
+		}
+	case reflect.Struct:
+		if t, ok := v.Interface().(time.Time); ok {
+			c.Set(reflect.ValueOf(t.In(zone)))
+			break
+		}
+		for i := range v.NumField() {
+			if c.Field(i).CanSet() {
+				c.Field(i).Set(clean(v.Field(i), zone))
+			}
+		}
+	}
+	return c
+}
+
+// ascii replaces what is not printable ASCII.
 func ascii(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':
 			return ' '
-		case (r < ' ' || r > '~') && r != blank:
+		case r < ' ' || r > '~':
 			return '?'
 		}
 		return r
