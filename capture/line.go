@@ -65,27 +65,13 @@ func (p *Packet) AppendLine(dst []byte, loc *time.Location) []byte {
 	if loc == nil {
 		loc = time.Local
 	}
-	l := line{b: appendClock(dst, p.Time.In(loc)), start: len(dst)}
+	l := &p.line
+	*l = line{b: p.Time.In(loc).AppendFormat(dst, "15:04:05.000000 "), start: len(dst)}
 	l.packet(p)
 	if len(l.b)-l.start > maxLine {
 		l.b = l.b[:l.start+maxLine]
 	}
 	return l.b
-}
-
-// appendClock appends what the format "15:04:05.000000 " gives. Every line has it, so it is
-// written out.
-func appendClock(b []byte, t time.Time) []byte {
-	h, m, s := t.Clock()
-	n := uint64(h*10000+m*100+s)*1000000 + uint64(t.Nanosecond()/1000)
-	text := [...]byte{'0', '0', ':', '0', '0', ':', '0', '0', '.', '0', '0', '0', '0', '0', '0', ' '}
-	for i := len(text) - 2; i >= 0; i-- {
-		if text[i] == '0' {
-			text[i] += byte(n % 10)
-			n /= 10
-		}
-	}
-	return append(b, text[:]...)
 }
 
 // A line is one line being written. The methods take as b what was captured from some

@@ -1,155 +1,171 @@
 package capture
 
-import "strings"
+import "strconv"
 
-// icmp prints an ICMP message (print-icmp.c) behind the IP header ip.
-func (l *line) icmp(b, ip []byte) {
-	l.pair(ip)
-	l.put(": ")
-	mark := len(l.b)
-	if !l.icmpMessage(b) {
-		l.b = append(l.b[:mark], "[|icmp]"...)
-	}
+// A message is how a kind of ICMP or ICMPv6 message is printed.
+type message struct {
+	typ, code int    // code anyCode: those that have no row of their own above
+	need      int    // bytes that must have been captured; else the message is printed as cut
+	text      string // see form
+	// rest prints what the text does not, and reports false when the capture ends before it.
+	rest func(l *line, b []byte, length uint32) bool
 }
 
-// icmpTypes are the messages of which only the name is printed.
-var icmpTypes = [...]string{
-	0:  "echo reply",
-	4:  "source quench",
-	8:  "echo request",
-	10: "router solicitation",
-	13: "time stamp request",
-	14: "time stamp reply",
-	15: "information request",
-	16: "information reply",
-	17: "address mask request",
-}
+const anyCode = -1
 
-// icmpUnreach are the texts of unreachable messages, by code; "%" is the address.
-var icmpUnreach = [...]string{
-	0:  "net % unreachable",
-	1:  "host % unreachable",
-	5:  "% unreachable - source route failed",
-	6:  "net % unreachable - unknown",
-	7:  "host % unreachable - unknown",
-	8:  "% unreachable - source host isolated",
-	9:  "net % unreachable - admin prohibited",
-	10: "host % unreachable - admin prohibited",
-	11: "net % unreachable - tos prohibited",
-	12: "host % unreachable - tos prohibited",
-	13: "host % unreachable - admin prohibited filter",
-	14: "host % unreachable - host precedence violation",
-	15: "host % unreachable - precedence cutoff",
-}
-
-// Where the fields of the IP header that an ICMP error quotes are.
+// Where the fields are of the IP header that an ICMP error quotes behind its own 8 bytes,
+// and where that ends: the destination at 24 or 32, the protocol at 17 or 14.
 const (
 	icmpQuote    = 8
-	icmpQuoteDst = icmpQuote + 16
-	icmpQuoteEnd = icmpQuoteDst + 4
+	icmpQuoteEnd = icmpQuote + ipv4HeaderLen
+
+	icmp6QuoteEnd = icmpQuote + ipv6HeaderLen
 )
 
-// icmpMessage reports false when the capture ends before what it should print.
-func (l *line) icmpMessage(b []byte) bool {
-	if len(b) < 2 {
-		return false
-	}
-	typ, code := b[0], b[1]
-	need := 0
-	switch {
-	case typ == 3 || typ == 5 || typ == 11:
-		need = icmpQuoteEnd
-	case typ == 9:
-		need = 8
-	case typ == 12 && code != 1 && code != 2:
-		need = 5
-	case typ == 18:
-		need = 12
-	}
-	if len(b) < need {
-		return false
-	}
-	l.put("icmp: ")
-	switch typ {
-	case 3:
-		return l.icmpUnreachable(b, code)
-	case 5:
-		what, where := "redirect ", " to net "
-		switch code {
-		case 0:
-		case 1:
-			where = " to host "
-		case 2, 3:
-			what = "redirect-tos "
-		default:
-			l.put("redirect-#", code)
-			what = " "
-		}
-		l.put(what, addr4(b, icmpQuoteDst), where, addr4(b, 4))
-	case 9:
-		text := len(l.b)
-		ok := l.icmpRouterAdvert(b)
-		// tcpdump builds the text in a buffer of 512 bytes with its NUL.
-		l.b = l.b[:min(len(l.b), text+511)]
-		return ok
-	case 11:
-		switch code {
-		case 0:
-			l.put("time exceeded in-transit")
-		case 1:
-			l.put("ip reassembly time exceeded")
-		default:
-			l.put("time exceeded-#", code)
-		}
-	case 12:
-		switch code {
-		case 1:
-			l.put("requested option absent")
-		case 2:
-			l.put("bad length ", at(b, 4))
-		default:
-			l.put("parameter problem - octet ", b[4])
-		}
-	case 18:
-		l.put("address mask is 0x", hexNum{u32(b, 8), 8})
-	default:
-		if int(typ) < len(icmpTypes) && icmpTypes[typ] != "" {
-			l.put(icmpTypes[typ])
-		} else {
-			l.put("type-#", typ)
-		}
-	}
-	return true
+// icmpMessages is print-icmp.c.
+var icmpMessages = []message{
+	{0, anyCode, 0, "echo reply", nil},
+	{3, 0, icmpQuoteEnd, "net {i24} unreachable", nil},
+	{3, 1, icmpQuoteEnd, "host {i24} unreachable", nil},
+	{3, 2, icmpQuoteEnd, "{i24} protocol {b17} unreachable", nil},
+	{3, 3, icmpQuoteEnd, "{i24}", (*line).icmpPort},
+	{3, 4, icmpQuoteEnd, "{i24} unreachable - need to frag", (*line).icmpMTU},
+	{3, 5, icmpQuoteEnd, "{i24} unreachable - source route failed", nil},
+	{3, 6, icmpQuoteEnd, "net {i24} unreachable - unknown", nil},
+	{3, 7, icmpQuoteEnd, "host {i24} unreachable - unknown", nil},
+	{3, 8, icmpQuoteEnd, "{i24} unreachable - source host isolated", nil},
+	{3, 9, icmpQuoteEnd, "net {i24} unreachable - admin prohibited", nil},
+	{3, 10, icmpQuoteEnd, "host {i24} unreachable - admin prohibited", nil},
+	{3, 11, icmpQuoteEnd, "net {i24} unreachable - tos prohibited", nil},
+	{3, 12, icmpQuoteEnd, "host {i24} unreachable - tos prohibited", nil},
+	{3, 13, icmpQuoteEnd, "host {i24} unreachable - admin prohibited filter", nil},
+	{3, 14, icmpQuoteEnd, "host {i24} unreachable - host precedence violation", nil},
+	{3, 15, icmpQuoteEnd, "host {i24} unreachable - precedence cutoff", nil},
+	{3, anyCode, icmpQuoteEnd, "#{b1} {i24} unreachable", nil},
+	{4, anyCode, 0, "source quench", nil},
+	{5, 0, icmpQuoteEnd, "redirect {i24} to net {i4}", nil},
+	{5, 1, icmpQuoteEnd, "redirect {i24} to host {i4}", nil},
+	{5, 2, icmpQuoteEnd, "redirect-tos {i24} to net {i4}", nil},
+	{5, 3, icmpQuoteEnd, "redirect-tos {i24} to net {i4}", nil},
+	{5, anyCode, icmpQuoteEnd, "redirect-#{b1} {i24} to net {i4}", nil},
+	{8, anyCode, 0, "echo request", nil},
+	{9, anyCode, 8, "router advertisement lifetime ", (*line).icmpRouterAdvert},
+	{10, anyCode, 0, "router solicitation", nil},
+	{11, 0, icmpQuoteEnd, "time exceeded in-transit", nil},
+	{11, 1, icmpQuoteEnd, "ip reassembly time exceeded", nil},
+	{11, anyCode, icmpQuoteEnd, "time exceeded-#{b1}", nil},
+	{12, 1, 0, "requested option absent", nil},
+	{12, 2, 0, "bad length {b4}", nil},
+	{12, anyCode, 5, "parameter problem - octet {b4}", nil},
+	{13, anyCode, 0, "time stamp request", nil},
+	{14, anyCode, 0, "time stamp reply", nil},
+	{15, anyCode, 0, "information request", nil},
+	{16, anyCode, 0, "information reply", nil},
+	{17, anyCode, 0, "address mask request", nil},
+	{18, anyCode, 12, "address mask is 0x{x8}", nil},
 }
 
-func (l *line) icmpUnreachable(b []byte, code byte) bool {
-	dst := addr4(b, icmpQuoteDst)
-	switch {
-	case code == 2:
-		l.put(dst, " protocol ", b[icmpQuote+9], " unreachable")
-	case code == 3:
-		hlen := int(b[icmpQuote]&0xf) * 4
-		if len(b) < icmpQuote+hlen+4 {
-			return false
-		}
-		l.put(dst)
-		l.quotedPort(b[icmpQuote+9], u16(b, icmpQuote+hlen+2))
-	case code == 4:
-		l.put(dst, " unreachable - need to frag")
-		if mtu := u16(b, 6); mtu != 0 {
-			l.put(" (mtu ", mtu, ")")
-		}
-	case int(code) < len(icmpUnreach):
-		before, after, _ := strings.Cut(icmpUnreach[code], "%")
-		l.put(before, dst, after)
-	default:
-		l.put("#", code, " ", dst, " unreachable")
+// icmp6Messages is print-icmp6.c.
+var icmp6Messages = []message{
+	{1, 0, icmp6QuoteEnd, "{I32} unreachable route", nil},
+	{1, 1, icmp6QuoteEnd, "{I32} unreachable prohibited", nil},
+	{1, 2, icmp6QuoteEnd, "{I32} beyond scope of source address {I16}", nil},
+	{1, 3, icmp6QuoteEnd, "{I32} unreachable address", nil},
+	{1, 4, icmp6QuoteEnd + 4, "{I32}", (*line).icmp6Port},
+	{1, anyCode, icmp6QuoteEnd, "{I32} unreachable code-#{b1}", nil},
+	{2, anyCode, 8, "too big {w4}", nil},
+	{3, 0, icmp6QuoteEnd, "time exceeded in-transit for {I32}", nil},
+	{3, 1, icmp6QuoteEnd, "ip6 reassembly time exceeded", nil},
+	{3, anyCode, icmp6QuoteEnd, "time exceeded code-#{b1}", nil},
+	{4, 0, icmp6QuoteEnd, "parameter problem erroneous - octet {w4}", nil},
+	{4, 1, icmp6QuoteEnd, "parameter problem next header - octet {w4}", nil},
+	{4, 2, icmp6QuoteEnd, "parameter problem option - octet {w4}", nil},
+	{4, anyCode, icmp6QuoteEnd, "parameter problem code-#{b1}", nil},
+	{128, anyCode, 0, "echo request", nil},
+	{129, anyCode, 0, "echo reply", nil},
+	{130, anyCode, 0, "multicast listener query ", (*line).mldQuery},
+	{131, anyCode, 0, "multicast listener report ", (*line).mld},
+	{132, anyCode, 0, "multicast listener done ", (*line).mld},
+	{133, anyCode, 0, "router solicitation ", nil},
+	{134, anyCode, 0, "router advertisement", nil},
+	{135, anyCode, 24, "neighbor sol: who has {I8}", nil},
+	{136, anyCode, 24, "neighbor adv: tgt is {I8}", nil},
+	{137, anyCode, 40, "redirect {I24} to {I8}", nil},
+	{138, 0, 0, "router renum command", nil},
+	{138, 1, 0, "router renum result", nil},
+	{138, anyCode, 0, "router renum code-#{b1}", nil},
+	{139, anyCode, 0, "", (*line).nodeQuery},
+	{140, anyCode, 0, "", (*line).nodeReply},
+}
+
+// icmp prints an ICMP or ICMPv6 message by its name, and cut if it ends too soon; length
+// is what the headers claim to be left of the packet.
+func (l *line) icmp(name, cut string, messages []message, b []byte, length uint32) {
+	if len(b) < 2 {
+		l.put(cut)
+		return
 	}
-	return true
+	m := message{text: "type-#{b0}"}
+	for i := range messages {
+		if r := &messages[i]; r.typ == int(b[0]) && (r.code == int(b[1]) || r.code == anyCode) {
+			m = *r
+			break
+		}
+	}
+	mark := len(l.b)
+	l.put(name)
+	if len(b) >= m.need {
+		if l.form(m.text, b); m.rest == nil || m.rest(l, b, length) {
+			return
+		}
+	}
+	l.b = append(l.b[:mark], cut...)
+}
+
+// form prints a text with fields of b in it: {b1} is the byte at 1, {h1} and {w1} the 16
+// and 32 bits there in decimal, {x1} the 32 in eight hex digits, {i1} an IPv4 and {I1} an
+// IPv6 address.
+func (l *line) form(text string, b []byte) {
+	for i := 0; i < len(text); i++ {
+		if text[i] != '{' {
+			l.b = append(l.b, text[i])
+			continue
+		}
+		kind, off := text[i+1], 0
+		for i += 2; text[i] != '}'; i++ {
+			off = 10*off + int(text[i]-'0')
+		}
+		switch kind {
+		case 'b':
+			l.b = strconv.AppendUint(l.b, uint64(at(b, off)), 10)
+		case 'h':
+			l.b = strconv.AppendUint(l.b, uint64(u16(b, off)), 10)
+		case 'w':
+			l.b = strconv.AppendUint(l.b, uint64(u32(b, off)), 10)
+		case 'x':
+			l.put(hexNum{u32(b, off), 8})
+		case 'i':
+			l.b = appendAddr(l.b, addr4(b, off))
+		case 'I':
+			l.b = appendAddr(l.b, addr6(b, off))
+		}
+	}
+}
+
+func (l *line) icmpPort(b []byte, _ uint32) bool {
+	hlen := int(b[icmpQuote]&0xf) * 4
+	if len(b) < icmpQuote+hlen+4 {
+		return false
+	}
+	return l.quotedPort(b[icmpQuote+9], u16(b, icmpQuote+hlen+2))
+}
+
+func (l *line) icmp6Port(b []byte, _ uint32) bool {
+	return l.quotedPort(b[icmpQuote+6], u16(b, icmp6QuoteEnd+2))
 }
 
 // quotedPort prints the port that was unreachable.
-func (l *line) quotedPort(proto byte, port uint16) {
+func (l *line) quotedPort(proto byte, port uint16) bool {
 	switch proto {
 	case protoTCP:
 		l.put(" tcp")
@@ -159,202 +175,71 @@ func (l *line) quotedPort(proto byte, port uint16) {
 		l.put(" protocol ", proto)
 	}
 	l.put(" port ", port, " unreachable")
+	return true
 }
 
-// minutes prints ":%02d".
-func (l *line) minutes(n uint16) { l.put(":", n/10, n%10) }
+func (l *line) icmpMTU(b []byte, _ uint32) bool {
+	if u16(b, 6) != 0 {
+		l.form(" (mtu {h6})", b)
+	}
+	return true
+}
 
-func (l *line) icmpRouterAdvert(b []byte) bool {
-	l.put("router advertisement lifetime ")
+func (l *line) icmpRouterAdvert(b []byte, _ uint32) bool {
+	start := len(l.b) - len("router advertisement lifetime ")
+	twoDigits := func(n uint16) { l.put(":", n/10, n%10) }
 	switch t := u16(b, 6); {
 	case t < 60:
 		l.put(t)
 	case t < 60*60:
 		l.put(t / 60)
-		l.minutes(t % 60)
+		twoDigits(t % 60)
 	default:
 		l.put(t / 3600)
-		l.minutes(t / 60 % 60)
-		l.minutes(t % 60)
+		twoDigits(t / 60 % 60)
+		twoDigits(t % 60)
 	}
-	l.put(" ", b[4], ":")
-	if b[5] != 2 {
-		l.put(" [size ", b[5], "]")
-		return true
-	}
-	// tcpdump prints the first entry for all of them.
-	for range b[4] {
-		if len(b) < 16 {
-			return false
-		}
-		l.put(" {", addr4(b, 8), " ", u32(b, 12), "}")
-	}
-	return true
-}
-
-// Where the fields of the IPv6 header that an ICMPv6 error quotes are.
-const (
-	icmp6Quote    = 8
-	icmp6QuoteSrc = icmp6Quote + 8
-	icmp6QuoteDst = icmp6Quote + 24
-	icmp6QuoteEnd = icmp6Quote + ipv6HeaderLen
-)
-
-// icmp6 prints an ICMPv6 message (print-icmp6.c); length is what the headers claim to
-// be left of the packet.
-func (l *line) icmp6(b []byte, length uint32) {
-	mark := len(l.b)
-	if !l.icmp6Message(b, length) {
-		l.b = append(l.b[:mark], "[|icmp6]"...)
-	}
-}
-
-// icmp6Types are the messages of which only the name is printed.
-var icmp6Types = [...]string{
-	128: "echo request",
-	129: "echo reply",
-	133: "router solicitation ",
-	134: "router advertisement",
-}
-
-// icmp6Message reports false when the capture ends before what it should print.
-func (l *line) icmp6Message(b []byte, length uint32) bool {
-	if len(b) < 2 {
+	l.form(" {b4}:", b)
+	switch {
+	case b[5] != 2:
+		l.form(" [size {b5}]", b)
+	case b[4] > 0 && len(b) < 16:
 		return false
-	}
-	typ, code := b[0], b[1]
-	if typ == 143 { // the one kind without the prefix
-		l.mldReport(b, length)
-		return true
-	}
-	need := 0
-	switch typ {
-	case 1, 3, 4:
-		need = icmp6QuoteEnd
-	case 2:
-		need = 8
-	case 135, 136:
-		need = 24
-	case 137:
-		need = 40
-	}
-	if len(b) < need {
-		return false
-	}
-	l.put("icmp6: ")
-	switch typ {
-	case 1:
-		return l.icmp6Unreachable(b, code)
-	case 2:
-		l.put("too big ", u32(b, 4))
-	case 3:
-		l.icmp6Exceeded(b, code)
-	case 4:
-		if code > 2 {
-			l.put("parameter problem code-#", code)
-			break
-		}
-		what := [...]string{"erroneous", "next header", "option"}[code]
-		l.put("parameter problem ", what, " - octet ", u32(b, 4))
-	case 130:
-		l.mldQuery(b, length)
-	case 131:
-		l.put("multicast listener report ")
-		l.mld(b)
-	case 132:
-		l.put("multicast listener done ")
-		l.mld(b)
-	case 135:
-		l.put("neighbor sol: who has ", addr6(b, 8))
-	case 136:
-		l.put("neighbor adv: tgt is ", addr6(b, 8))
-	case 137:
-		l.put("redirect ", addr6(b, 24), " to ", addr6(b, 8))
-	case 138:
-		if code > 1 {
-			l.put("router renum code-#", code)
-			break
-		}
-		l.put("router renum ", [...]string{"command", "result"}[code])
-	case 139:
-		if len(b)-8 == 4 {
-			l.put("who-are-you request")
-		} else {
-			l.put("FQDN request")
-		}
-	case 140:
-		l.whoAreYou(b, code)
 	default:
-		if int(typ) < len(icmp6Types) && icmp6Types[typ] != "" {
-			l.put(icmp6Types[typ])
-		} else {
-			l.put("type-#", typ)
+		for range b[4] { // tcpdump prints the first entry for all of them
+			l.put(" {")
+			l.form("{i8} {w12}}", b)
 		}
 	}
-	return true
-}
-
-func (l *line) icmp6Exceeded(b []byte, code byte) {
-	switch code {
-	case 0:
-		l.put("time exceeded in-transit for ", addr6(b, icmp6QuoteDst))
-	case 1:
-		l.put("ip6 reassembly time exceeded")
-	default:
-		l.put("time exceeded code-#", code)
-	}
-}
-
-func (l *line) icmp6Unreachable(b []byte, code byte) bool {
-	if code == 4 && len(b) < icmp6QuoteEnd+4 {
-		return false
-	}
-	l.put(addr6(b, icmp6QuoteDst))
-	switch code {
-	case 0:
-		l.put(" unreachable route")
-	case 1:
-		l.put(" unreachable prohibited")
-	case 2:
-		l.put(" beyond scope of source address ", addr6(b, icmp6QuoteSrc))
-	case 3:
-		l.put(" unreachable address")
-	case 4:
-		l.quotedPort(b[icmp6Quote+6], u16(b, icmp6QuoteEnd+2))
-	default:
-		l.put(" unreachable code-#", code)
-	}
+	// tcpdump builds the text in a buffer of 512 bytes with its NUL.
+	l.b = l.b[:min(len(l.b), start+511)]
 	return true
 }
 
 // mld prints the rest of an MLD version 1 message, nothing if it was not captured.
-func (l *line) mld(b []byte) {
+func (l *line) mld(b []byte, _ uint32) bool {
 	if len(b) >= 24 {
-		l.put("max resp delay: ", u16(b, 4), " addr: ", addr6(b, 8))
+		l.form("max resp delay: {h4} addr: {I8}", b)
 	}
+	return true
 }
 
-func (l *line) mldQuery(b []byte, length uint32) {
-	l.put("multicast listener query ")
+func (l *line) mldQuery(b []byte, length uint32) bool {
 	switch {
 	case length == 24:
-		l.mld(b)
-		return
+		return l.mld(b, length)
 	case length < 28:
 		l.put("unknown-version (len ", length, ") ")
-		return
+		return true
 	}
 	l.put("v2 ")
-	if len(b) < 24 {
-		l.put("[|icmp6]")
-		return
-	}
-	l.put(" [gaddr ", addr6(b, 8))
-	if len(b) < 28 {
-		l.put("[|icmp6]")
-		return
+	if len(b) >= 24 {
+		l.form(" [gaddr {I8}", b)
 	}
 	switch n := uint32(u16(b, 26)); {
+	case len(b) < 28:
+		l.put("[|icmp6]")
+		return true
 	case n == 0:
 	case length < 28+n*16:
 		l.put(" [invalid number of sources]")
@@ -362,9 +247,10 @@ func (l *line) mldQuery(b []byte, length uint32) {
 		l.put(", ", n, " source(s)")
 	}
 	l.put("]")
+	return true
 }
 
-// mldReport prints an MLD version 2 report.
+// mldReport prints an MLD version 2 report, the one message without the prefix.
 func (l *line) mldReport(b []byte, length uint32) {
 	l.put("multicast listener report v2")
 	switch {
@@ -373,24 +259,28 @@ func (l *line) mldReport(b []byte, length uint32) {
 	case len(b) < 8:
 		l.put("[|icmp6]")
 	default:
-		l.put(", ", u16(b, 6), " group record(s)")
+		l.form(", {h6} group record(s)", b)
 	}
 }
 
-// whoAreYou prints a node's name, guessing which of two formats it came in as
+func (l *line) nodeQuery(b []byte, _ uint32) bool {
+	if len(b) == 12 {
+		l.put("who-are-you request")
+	} else {
+		l.put("FQDN request")
+	}
+	return true
+}
+
+// nodeReply prints a node's name, guessing which of two formats it came in as
 // print-icmp6.c guesses.
-func (l *line) whoAreYou(b []byte, code byte) {
+func (l *line) nodeReply(b []byte, _ uint32) bool {
 	data := from(b, 8)
 	rest := len(b) - 8 - 13
 	name := int(at(data, 12))
-	fqdn := name == rest || code == 1
-	if !fqdn {
-		for _, c := range from(data, 4) {
-			fqdn = fqdn || c < ' ' || c > '~'
-		}
-		if d := name - rest; -2 <= d && d <= 2 {
-			fqdn = true
-		}
+	fqdn := b[1] == 1 || -2 <= name-rest && name-rest <= 2
+	for _, c := range from(data, 4) {
+		fqdn = fqdn || c < ' ' || c > '~'
 	}
 	if fqdn {
 		l.put(`FQDN reply("`)
@@ -407,4 +297,5 @@ func (l *line) whoAreYou(b []byte, code byte) {
 		}
 	}
 	l.put(`")`)
+	return true
 }

@@ -59,41 +59,40 @@ func (l *line) ip4(b []byte, length uint32) {
 // returns true if the line is complete: nothing is printed of the outer header of a
 // tunnel.
 func (l *line) ip4Payload(ip, b []byte, size uint32) bool {
-	switch proto := ip[9]; proto {
+	proto := ip[9]
+	switch proto {
 	case protoTCP:
 		l.tcp(b, size, ip)
+		return false
 	case protoUDP:
 		l.udp(b, size, ip)
-	case protoICMP:
-		l.icmp(b, ip)
-	case protoIGMP:
-		l.igmp(b, size, ip)
-	case protoIPv4, protoIPv6:
-		l.encap(proto, b, size)
-		return true
-	case protoGRE:
-		l.pair(ip)
-		l.put(": ")
-		l.gre(b, size)
-	case protoESP:
-		l.pair(ip)
-		l.put(": ")
-		l.esp(b, size)
+		return false
 	case protoAH:
 		l.ah(b, size, ip)
+		return false
+	case protoIPv4, protoIPv6:
+		l.nested(proto == protoIPv6, b, size)
+		l.put(" (encap)")
+		return true
+	}
+	l.pair(ip)
+	l.put(": ")
+	switch proto {
+	case protoICMP:
+		l.icmp("icmp: ", "[|icmp]", icmpMessages, b, size)
+	case protoIGMP:
+		l.igmp(b, size)
+	case protoGRE:
+		l.gre(b, size)
+	case protoESP:
+		l.esp(b, size)
 	default:
-		l.pair(ip)
-		l.put(": ip-proto-", proto, " ", int32(size))
+		l.put("ip-proto-", proto, " ", int32(size))
 	}
 	return false
 }
 
-// encap prints an IP datagram inside another.
-func (l *line) encap(proto byte, b []byte, size uint32) {
-	l.nested(proto == protoIPv6, b, size)
-	l.put(" (encap)")
-}
-
+// nested prints an IP datagram inside another.
 func (l *line) nested(v6 bool, b []byte, length uint32) {
 	l.depth++
 	switch {
@@ -108,16 +107,15 @@ func (l *line) nested(v6 bool, b []byte, length uint32) {
 
 // ip6 prints an IPv6 datagram (print-ip6.c).
 func (l *line) ip6(b []byte, length uint32) {
-	if len(b) < ipv6HeaderLen {
+	switch {
+	case len(b) < ipv6HeaderLen:
 		l.put("[|ip6]")
 		return
-	}
-	if length < ipv6HeaderLen {
+	case length < ipv6HeaderLen:
 		l.put("truncated-ip6 ", int32(length))
 		return
-	}
-	if v := b[0] >> 4; v != 6 {
-		l.put("bad-ip6-version ", v)
+	case b[0]>>4 != 6:
+		l.put("bad-ip6-version ", b[0]>>4)
 		return
 	}
 	size := uint32(u16(b, 4))
@@ -176,9 +174,14 @@ func (l *line) ip6Payload(ip []byte, size uint32) {
 		case protoAH:
 			l.ah(b, left, ip)
 		case protoICMPv6:
-			l.icmp6(b, left)
+			if len(b) >= 2 && b[0] == 143 {
+				l.mldReport(b, left)
+			} else {
+				l.icmp("icmp6: ", "[|icmp6]", icmp6Messages, b, left)
+			}
 		case protoIPv4, protoIPv6:
-			l.encap(next, b, size)
+			l.nested(next == protoIPv6, b, size)
+			l.put(" (encap)")
 		case protoGRE:
 			l.gre(b, size)
 		case protoNone:
@@ -198,15 +201,14 @@ func (l *line) ip6Payload(ip []byte, size uint32) {
 // options6 prints a hop-by-hop or destination options header (print-ip6opts.c) and
 // returns its length, 0 if that was not captured.
 func (l *line) options6(b []byte, name string) int {
-	if len(b) < 2 {
-		l.put("[|", name, "]")
-		return 0
-	}
-	n := (int(b[1]) + 1) * 8
-	if n > len(b) {
-		l.put("[|", name, "]")
-	} else {
+	n := (int(at(b, 1)) + 1) * 8
+	if n <= len(b) {
 		l.put(name, " ")
+		return n
+	}
+	l.put("[|", name, "]")
+	if len(b) < 2 {
+		return 0
 	}
 	return n
 }
@@ -269,12 +271,12 @@ func (l *line) routing6Type0(b []byte) bool {
 
 // udp prints a UDP header (print-udp.c) behind the IP header ip.
 func (l *line) udp(b []byte, length uint32, ip []byte) {
-	if len(b) < 8 {
+	switch {
+	case len(b) < 8:
 		l.pair(ip)
 		l.put(": [|udp]")
 		return
-	}
-	if length < 8 {
+	case length < 8:
 		l.pair(ip)
 		l.put(": truncated-udp ", length)
 		return
@@ -312,42 +314,28 @@ func (l *line) spi(b []byte, length uint32) {
 	l.put(" spi 0x", hexNum{u32(b, 0), 8}, " seq ", u32(b, 4), " len ", int32(length))
 }
 
+// igmpTexts are the kinds of IGMP messages, as forms.
+var igmpTexts = map[byte]string{
+	0x11: "igmp query", 0x12: "igmp report {i4}", 0x13: "igmp dvmrp", 0x14: "igmp pim",
+	0x16: "igmp nreport {i4}", 0x17: "igmp leave {i4}", 0x1e: "mresp", 0x1f: "mtrace",
+}
+
 // igmp prints an IGMP message (print-ip.c). Of DVMRP, PIM and multicast traceroute in it
 // only the name is printed.
-func (l *line) igmp(b []byte, length uint32, ip []byte) {
-	l.pair(ip)
-	l.put(": ")
+func (l *line) igmp(b []byte, length uint32) {
 	if len(b) < 8 {
 		l.put("[|igmp]")
 		return
 	}
-	hasLength := false
-	switch b[0] {
-	case 0x11:
-		l.put("igmp query")
-		if u32(b, 4) != 0 {
-			l.put(" [gaddr ", addr4(b, 4), "]")
-		}
-		hasLength = true
-	case 0x12:
-		l.put("igmp report ", addr4(b, 4))
-		hasLength = true
-	case 0x16:
-		l.put("igmp nreport ", addr4(b, 4))
-	case 0x17:
-		l.put("igmp leave ", addr4(b, 4))
-	case 0x13:
-		l.put("igmp dvmrp")
-	case 0x14:
-		l.put("igmp pim")
-	case 0x1e:
-		l.put("mresp")
-	case 0x1f:
-		l.put("mtrace")
-	default:
+	if text, ok := igmpTexts[b[0]]; ok {
+		l.form(text, b)
+	} else {
 		l.put("igmp-", b[0]&0xf)
 	}
-	if hasLength && length != 8 {
+	if b[0] == 0x11 && u32(b, 4) != 0 {
+		l.form(" [gaddr {i4}]", b)
+	}
+	if (b[0] == 0x11 || b[0] == 0x12) && length != 8 {
 		l.put(" [len ", int32(length), "]")
 	}
 	if v := b[0] >> 4; v != 1 {
@@ -371,52 +359,43 @@ const (
 // gre prints a GRE header and the IP datagram in it (print-gre.c). What else it carries
 // is printed as tcpdump prints protocols that it does not know.
 func (l *line) gre(b []byte, length uint32) {
-	const cut = "[|gre]"
-	if len(b) < 2 {
-		l.put(cut)
-		return
+	flags, proto := u16(b, 0), u16(b, 2)
+	switch version := flags & greVersion; {
+	case len(b) < 2:
+		l.put("[|gre]")
+	case version > 1:
+		l.put("gre-unknown-version=", version)
+	case version == 0:
+		l.put("gre")
+		l.gre0(b, length, flags, proto)
+	case len(b) < 4:
+		l.put("[|gre1]")
+	case proto == 0x880b:
+		l.pptp(b[4:], flags)
+	default:
+		l.put("unknown-gre1-proto-", hexNum{uint32(proto), 4})
 	}
-	flags := u16(b, 0)
-	if v := flags & greVersion; v > 1 {
-		l.put("gre-unknown-version=", v)
-		return
-	}
-	proto := u16(b, 2)
-	if flags&greVersion == 1 {
-		switch {
-		case len(b) < 4:
-			l.put("[|gre1]")
-		case proto == 0x880b:
-			l.pptp(b[4:], flags)
-		default:
-			l.put("unknown-gre1-proto-", hexNum{uint32(proto), 4})
+}
+
+func (l *line) gre0(b []byte, length uint32, flags, proto uint16) {
+	off := 0
+	more := func(n int) bool { // whether the next n bytes were captured
+		if off += n; off > len(b) {
+			l.put("[|gre]")
 		}
-		return
+		return off <= len(b)
 	}
-	l.put("gre")
-	total := len(b)
-	// next takes n bytes off the front, nil when they were not captured.
-	next := func(n int) (field []byte) {
-		if len(b) >= n {
-			field, b = b[:n:n], b[n:]
-		}
-		return field
-	}
-	if next(4) == nil {
-		l.put(cut)
+	if !more(4) {
 		return
 	}
 	for _, f := range [...]uint16{greChecksum | greRouting, greKey, greSequence} {
 		if flags&f == 0 {
 			continue
 		}
-		field := next(4)
-		if field == nil {
-			l.put(cut)
+		if !more(4) {
 			return
 		}
-		v := u32(field, 0)
-		switch {
+		switch v := u32(b, off-4); {
 		case f == greKey: // a key may be a virtual subnet and a flow (NVGRE)
 			l.put(" key=", v, "|", v>>8, "+", hexNum{v & 0xff, 2})
 		case f == greSequence:
@@ -425,24 +404,23 @@ func (l *line) gre(b []byte, length uint32) {
 			l.put(" off 0x", hexNum{v & 0xffff, 0})
 		}
 	}
-	for flags&greRouting != 0 {
-		// Source routes (RFC 1701) are skipped. The last one is all zero.
-		f := next(4)
-		if f == nil || len(b) < int(f[3]) {
-			l.put(cut)
+	// Source routes (RFC 1701) are skipped. The last one is all zero.
+	for last := flags&greRouting == 0; !last; {
+		if !more(4) {
 			return
 		}
-		b = b[f[3]:]
-		if u16(f, 0) == 0 && f[3] == 0 {
-			break
+		family, size := u16(b, off-4), int(b[off-1])
+		if !more(size) {
+			return
 		}
+		last = family == 0 && size == 0
 	}
 	l.put(" ")
-	switch length -= uint32(total - len(b)); proto {
+	switch length -= uint32(off); proto {
 	case 0:
 		l.put("keep-alive")
 	case 0x0800, 0x86dd:
-		l.nested(proto == 0x86dd, b, length)
+		l.nested(proto == 0x86dd, b[off:], length)
 	default:
 		l.put("unknown-proto-", hexNum{uint32(proto), 4})
 	}

@@ -66,6 +66,7 @@ type Packet struct {
 
 	hdrlen    int   // where the IP header begins in Data
 	headerErr error // of Header.Decode
+	line      line  // that AppendLine writes; here, so that it is not allocated
 }
 
 // Decode decodes a packet that a source returned. The error is ErrShort or ErrHeaderLen

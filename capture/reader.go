@@ -116,55 +116,46 @@ func pflogName(name string) bool {
 
 // setUp makes the requests in the order that the kernel requires: BIOCSETIF fixes the
 // size of the buffers, and BIOCSETF discards what came in unfiltered since then.
-func (r *Reader) setUp(sys system, filter Filter) error {
-	var version bpfVersion
-	if err := r.ioctl("BIOCVERSION", hostRequests.version, unsafe.Pointer(&version)); err != nil {
-		return err
-	}
-	if version.major != bpfMajorVersion || version.minor < bpfMinorVersion {
-		return fmt.Errorf("/dev/bpf: filter language %d.%d, need %d.%d",
-			version.major, version.minor, bpfMajorVersion, bpfMinorVersion)
-	}
-	if err := r.attach(sys); err != nil {
-		return err
-	}
-	var dlt uint32
-	if err := r.ioctl("BIOCGDLT", hostRequests.getDLT, unsafe.Pointer(&dlt)); err != nil {
-		return err
-	}
-	if dlt != LinkType {
-		return fmt.Errorf("%s: %w: link type %d, want %d", r.name, ErrLinkType, dlt, LinkType)
-	}
-	prog := filter.Program()
-	arg := bpfProgram{length: uint32(len(prog)), insns: unsafe.SliceData(prog)}
-	err := r.ioctl("BIOCSETF", hostRequests.setFilter, unsafe.Pointer(&arg))
-	runtime.KeepAlive(prog)
-	if err != nil {
-		return err
-	}
-	timeout := newTimeval(readTimeout)
-	if err := r.ioctl("BIOCSRTIMEOUT", hostRequests.setReadTimeout, unsafe.Pointer(&timeout)); err != nil {
-		return err
-	}
-	delay := newTimeval(batchDelay)
-	if err := r.dev.ioctl(hostRequests.setWaitTimeout, unsafe.Pointer(&delay)); err != nil {
-		// Before 7.3 the kernel does not know the request, and a read would wait
-		// for a full buffer or the read time-out.
-		on := uint32(1)
-		if err := r.ioctl("BIOCIMMEDIATE", hostRequests.immediate, unsafe.Pointer(&on)); err != nil {
-			return err
+func (r *Reader) setUp(sys system, filter Filter) (err error) {
+	try := func(name string, req uint, arg unsafe.Pointer) {
+		if err == nil {
+			err = r.ioctl(name, req, arg)
 		}
 	}
+	need := func(is bool, format string, args ...any) {
+		if err == nil && !is {
+			err = fmt.Errorf(format, args...)
+		}
+	}
+	var v bpfVersion
+	try("BIOCVERSION", hostRequests.version, unsafe.Pointer(&v))
+	need(v.major == bpfMajorVersion && v.minor >= bpfMinorVersion,
+		"/dev/bpf: filter language %d.%d, need %d.%d", v.major, v.minor, bpfMajorVersion, bpfMinorVersion)
+	if err == nil {
+		err = r.attach(sys)
+	}
+	var dlt uint32
+	try("BIOCGDLT", hostRequests.getDLT, unsafe.Pointer(&dlt))
+	need(dlt == LinkType, "%s: %w: link type %d, want %d", r.name, ErrLinkType, dlt, LinkType)
+	prog := filter.Program()
+	arg := bpfProgram{length: uint32(len(prog)), insns: unsafe.SliceData(prog)}
+	try("BIOCSETF", hostRequests.setFilter, unsafe.Pointer(&arg))
+	runtime.KeepAlive(prog)
+	timeout, delay, on := newTimeval(readTimeout), newTimeval(batchDelay), uint32(1)
+	try("BIOCSRTIMEOUT", hostRequests.setReadTimeout, unsafe.Pointer(&timeout))
+	if err == nil && r.dev.ioctl(hostRequests.setWaitTimeout, unsafe.Pointer(&delay)) != nil {
+		// Before 7.3 the kernel does not know the request, and a read would wait
+		// for a full buffer or the read time-out.
+		try("BIOCIMMEDIATE", hostRequests.immediate, unsafe.Pointer(&on))
+	}
 	var size uint32
-	if err := r.ioctl("BIOCGBLEN", hostRequests.getBufferSize, unsafe.Pointer(&size)); err != nil {
-		return err
+	try("BIOCGBLEN", hostRequests.getBufferSize, unsafe.Pointer(&size))
+	need(size > 0 && size <= 1<<30, "%s: BIOCGBLEN: buffer of %d bytes", r.name, size)
+	if err == nil {
+		r.buf = make([]byte, size) // reads must ask for exactly this many bytes
 	}
-	if size == 0 || size > 1<<30 {
-		return fmt.Errorf("%s: BIOCGBLEN: buffer of %d bytes", r.name, size)
-	}
-	// Reads must ask for exactly this many bytes.
-	r.buf = make([]byte, size)
-	return r.ioctl("BIOCLOCK", hostRequests.lock, nil)
+	try("BIOCLOCK", hostRequests.lock, nil)
+	return err
 }
 
 // attach sets the buffer size and the interface. It creates the interface if it does
@@ -209,13 +200,11 @@ func createInterface(sys system, name string) error {
 	if err != nil && !errors.Is(err, syscall.EEXIST) {
 		return fmt.Errorf("SIOCIFCREATE: %w", err)
 	}
-	arg = newIfreq(name)
 	if err := sys.interfaceIoctl(hostRequests.getFlags, unsafe.Pointer(&arg)); err != nil {
 		return fmt.Errorf("SIOCGIFFLAGS: %w", err)
 	}
 	const iffUp = 1
-	flags := binary.NativeEndian.Uint16(arg.union[:])
-	binary.NativeEndian.PutUint16(arg.union[:], flags|iffUp)
+	binary.NativeEndian.PutUint16(arg.union[:], binary.NativeEndian.Uint16(arg.union[:])|iffUp)
 	if err := sys.interfaceIoctl(hostRequests.setFlags, unsafe.Pointer(&arg)); err != nil {
 		return fmt.Errorf("SIOCSIFFLAGS: %w", err)
 	}
