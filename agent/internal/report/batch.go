@@ -57,7 +57,6 @@ type batch struct {
 
 	own      bool // made by this process
 	aside    bool // in refused/
-	busy     bool // the sender or the writer has it
 	rejected int  // 4xx answers in a row
 	proven   bool // after them the server took another batch
 }
@@ -160,40 +159,37 @@ func (d spoolDir) sync() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-var errDamaged = errors.New("damaged")
-
-// readHeader reads the first line of an open file, and returns what follows it.
-func readHeader(f io.Reader) (h header, rest []byte, err error) {
+// openBatch opens a batch's file and reads its first line. rest is what was read behind that.
+func openBatch(path string) (f *os.File, h header, rest []byte, err error) {
+	if f, err = openOwn(path); err != nil {
+		return nil, h, nil, err
+	}
 	buf := make([]byte, maxHeader)
 	n, err := io.ReadFull(f, buf)
-	if err != nil && err != io.ErrUnexpectedEOF {
-		return h, nil, err
-	}
 	line, rest, ok := bytes.Cut(buf[:n], []byte("\n"))
 	line, ok2 := bytes.CutPrefix(line, []byte(headerMark))
-	if !ok || !ok2 || json.Unmarshal(line, &h) != nil || !h.Watermark.valid() || h.Bytes < 0 || h.Bytes > maxText || h.Lines < 0 {
-		return h, nil, errors.New("is not a batch")
+	switch {
+	case err != nil && err != io.ErrUnexpectedEOF && err != io.EOF:
+	case !ok, !ok2, json.Unmarshal(line, &h) != nil, !h.Watermark.valid(), h.Bytes < 0, h.Bytes > maxText, h.Lines < 0:
+		err = errors.New("is not a batch")
+	default:
+		return f, h, rest, nil
 	}
-	return h, rest, nil
+	f.Close()
+	return nil, h, nil, err
 }
 
-// read returns the text of a batch's file. The error is errDamaged where that is not what
-// was written.
-func (d spoolDir) read(b *batch) (text []byte, w watermark, err error) {
-	path := filepath.Join(string(d), b.name)
-	f, err := openOwn(path)
+// readBatch returns the text of a batch's file, unless it is not what was written.
+func readBatch(path string) (text []byte, w watermark, err error) {
+	f, h, rest, err := openBatch(path)
 	if err != nil {
 		return nil, w, err
 	}
 	defer f.Close()
-	h, rest, err := readHeader(f)
-	if err != nil {
-		return nil, w, fmt.Errorf("%w: %w", errDamaged, err)
-	}
 	text = make([]byte, h.Bytes)
 	n := copy(text, rest)
 	if _, err := io.ReadFull(f, text[n:]); err != nil || n < len(rest) || crc32.ChecksumIEEE(text) != h.CRC {
-		return nil, w, errDamaged
+		return nil, w, errors.New("damaged")
 	}
 	return text, h.Watermark, nil
 }
@@ -219,37 +215,22 @@ func (d spoolDir) load() (batches []*batch, newest watermark, strange []string, 
 			}
 			continue
 		}
-		b := &batch{id: id, created: created, name: name}
-		w, err := b.look(path)
+		f, h, _, err := openBatch(path)
 		if err != nil {
 			strange = append(strange, fmt.Sprintf("%s: %v", name, cause(err)))
 			continue
 		}
+		b := &batch{id: id, created: created, name: name, lines: h.Lines, gen: h.Watermark.Gen}
+		if fi, err := f.Stat(); err == nil {
+			b.size = fi.Size()
+		}
+		f.Close()
 		batches = append(batches, b)
-		if w.Gen > newest.Gen {
-			newest = w
+		if h.Watermark.Gen > newest.Gen {
+			newest = h.Watermark
 		}
 	}
 	return batches, newest, strange, nil
-}
-
-// look takes lines, size and watermark from a batch's file.
-func (b *batch) look(path string) (w watermark, err error) {
-	f, err := openOwn(path)
-	if err != nil {
-		return w, err
-	}
-	defer f.Close()
-	h, _, err := readHeader(f)
-	if err != nil {
-		return w, err
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		return w, err
-	}
-	b.lines, b.size, b.gen = h.Lines, fi.Size(), h.Watermark.Gen
-	return h.Watermark, nil
 }
 
 // halves cuts a text behind the line nearest to its middle; ok is false for a single line.

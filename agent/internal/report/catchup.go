@@ -13,45 +13,20 @@ import (
 	"example.org/threatstopd/capture"
 )
 
-// chunk is how many packets of a file are looked at under one lock.
-const chunk = 256
-
 // catch reads what pflogd has logged in the watermark's gaps.
 func (r *Reporter) catch(ctx context.Context) {
-	if r.o.LogsDone != nil {
-		defer r.o.LogsDone()
-	}
-	if len(r.gaps()) == 0 {
+	nothing := len(r.gaps()) == 0
+	if nothing {
 		r.setCatchUp("none: first start")
 		r.o.Log.Info().Msg("first start: nothing to catch up with")
-		return
-	}
-	r.setCatchUp("waiting for a policy")
-	if !r.o.All {
-		select {
-		case <-r.havePolicy:
-		case <-ctx.Done():
-			return
-		}
-	}
-	r.setCatchUp("waiting for pflogd")
-	if !r.awaitFirst(ctx) {
-		return
-	}
-	if r.o.FlushLogs != nil {
-		if err := r.o.FlushLogs(); err != nil {
-			r.o.Log.Warn().Err(err).Msg("pflogd not asked to write out: what it still holds is reported at the next start")
-		}
-	}
-	if !sleep(ctx, r.o.LogSettle) {
-		return
+	} else if !r.awaitPolicy(ctx) || !r.awaitFirst(ctx) {
+		r.setCatchUp("interrupted")
 	}
 	files, err := r.o.Logs()
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
+	defer closeAll(files)
+	if nothing || ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		r.setCatchUp("failed: " + err.Error())
 		r.o.Trouble(TroubleLogs, "not caught up with what was logged while the agent was down: "+err.Error())
@@ -60,22 +35,45 @@ func (r *Reporter) catch(ctx context.Context) {
 	}
 	began := r.o.Now()
 	gaps := r.gaps()
+	defer r.gapLane.flush()
 	for i, g := range gaps {
 		r.setCatchUp(fmt.Sprintf("reading %d files for gap %d of %d", len(files), i+1, len(gaps)))
-		if !r.fill(ctx, files, g) {
+		if r.fill(ctx, files, g) != nil {
 			r.setCatchUp("interrupted")
 			return
 		}
 	}
 	r.setCatchUp("done")
-	r.o.Log.Info().Int("files", len(files)).Int64("packets", r.gapLane.seen.Load()).Int64("hits", r.gapLane.hits.Load()).Time("since", gaps[0].From.time()).
+	n := r.gapLane.count()
+	r.o.Log.Info().Int("files", len(files)).Int64("packets", n.Seen).Int64("hits", n.Hits).Time("since", gaps[0].From.time()).
 		Dur("elapsed", r.o.Now().Sub(began)).Msg("caught up with what was logged while the agent was down")
+}
+
+// gaps returns those that are to be read, oldest first.
+func (r *Reporter) gaps() []gap {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.wm.Gaps
+}
+
+func (r *Reporter) awaitPolicy(ctx context.Context) bool {
+	r.setCatchUp("waiting for a policy")
+	if r.o.All {
+		return true
+	}
+	select {
+	case <-r.havePolicy:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // awaitFirst waits for the first live packet that was matched, so that files are read
 // up to exactly that. If none comes, the end is the time from which on one would have
 // been matched.
 func (r *Reporter) awaitFirst(ctx context.Context) bool {
+	r.setCatchUp("waiting for pflogd")
 	t := time.NewTimer(r.firstWait)
 	defer t.Stop()
 	select {
@@ -90,17 +88,6 @@ func (r *Reporter) awaitFirst(ctx context.Context) bool {
 		return false
 	}
 	return true
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // A spot is a record in one of several files, from 0.
@@ -118,135 +105,115 @@ func logReader(f *os.File) (*capture.FileReader, error) {
 	return capture.NewFileReader(f)
 }
 
+// records calls f with each record of a file, numbered from 0, and returns how many there were.
+func records(ctx context.Context, file *os.File, f func(n int, data []byte, ci gopacket.CaptureInfo) error) (n int, err error) {
+	fr, err := logReader(file)
+	for ; err == nil; n++ {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		var data []byte
+		var ci gopacket.CaptureInfo
+		if data, ci, err = fr.ZeroCopyReadPacketData(); err != nil {
+			break
+		}
+		err = f(n, data, ci)
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
 // find looks for the packets of the gap's marks, newest file first, since that is where
 // they are nearly always.
 func (r *Reporter) find(ctx context.Context, files []*os.File, g gap) (from, until *spot) {
 	var p capture.Packet
-	for i := len(files) - 1; i >= 0; i-- {
+	for i := len(files) - 1; i >= 0 && from == nil; i-- {
 		if !g.From.packet() && (!g.Until.packet() || until != nil) {
 			break
 		}
-		fr, err := logReader(files[i])
-		for n := 0; err == nil && ctx.Err() == nil; n++ {
-			var data []byte
-			var ci gopacket.CaptureInfo
-			if data, ci, err = fr.ZeroCopyReadPacketData(); err != nil {
-				break
-			}
-			usec := ci.Timestamp.UnixMicro()
-			if usec != g.From.usec && usec != g.Until.usec {
-				continue
+		// What cannot be read is reported when the gap is filled.
+		_, _ = records(ctx, files[i], func(n int, data []byte, ci gopacket.CaptureInfo) error {
+			if usec := ci.Timestamp.UnixMicro(); usec != g.From.Usec && usec != g.Until.Usec {
+				return nil
 			}
 			_ = p.Decode(data, ci) // what is there of a damaged one identifies it as well
-			m := markOf(&p)
+			k := keyOf(&p)
+			m := k.mark()
 			if m.is(g.From) {
 				from = &spot{i, n}
 			}
 			if m.is(g.Until) && (until == nil || until.file > i) {
 				until = &spot{i, n}
 			}
-		}
-		if from != nil {
-			break
-		}
+			return nil
+		})
 	}
 	return from, until
 }
 
-// fill reads a gap. It returns false when ctx has ended it early.
-func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) bool {
+// fill reads a gap. The error is that of ctx, which has ended it early.
+func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) error {
 	from, until := r.find(ctx, files, g)
 	l := r.gapLane
 	l.mu.Lock()
 	l.matcher = r.matcher.Load()
 	l.mu.Unlock()
-	start := 0
-	if from != nil {
-		start = from.file
+	wanted := func(at spot, usec int64) bool {
+		switch {
+		case from != nil && (at.less(*from) || at == *from && !g.From.Before), from == nil && usec < g.From.Usec:
+			return false
+		case until != nil:
+			return at.less(*until)
+		}
+		return usec < g.Until.Usec
 	}
 	oldest := true
-	for i := start; i < len(files); i++ {
-		if until != nil && i > until.file {
-			break
-		}
-		fr, err := logReader(files[i])
-		if err != nil {
-			if !errors.Is(err, io.EOF) {
-				r.o.Log.Warn().Str("file", files[i].Name()).Err(err).Msg("file of pflogd passed over")
-			}
+	for i, file := range files {
+		if from != nil && i < from.file || until != nil && i > until.file {
 			continue
 		}
-		wanted := func(t time.Time, n int) bool {
-			at := spot{i, n}
-			if from != nil {
-				if at.less(*from) || at == *from && !g.From.before {
-					return false
-				}
-			} else if t.UnixMicro() < g.From.usec {
-				return false
-			}
-			if until != nil {
-				return at.less(*until)
-			}
-			return t.UnixMicro() < g.Until.usec
-		}
-		err = r.fillFrom(ctx, fr, wanted, func(first time.Time) {
-			if oldest && from == nil && g.From.packet() && first.UnixMicro() > g.From.usec {
-				r.o.Log.Warn().Time("until", g.From.time()).Time("oldest", first).
+		n, err := records(ctx, file, func(n int, data []byte, ci gopacket.CaptureInfo) error {
+			usec := ci.Timestamp.UnixMicro()
+			if oldest && from == nil && g.From.packet() && usec > g.From.Usec {
+				r.o.Log.Warn().Time("until", g.From.time()).Time("oldest", ci.Timestamp).
 					Msg("pflogd's files do not go back to where reporting ended: what is between is not reported")
 			}
 			oldest = false
-		})
-		switch {
-		case ctx.Err() != nil:
-			return false
-		case err == nil:
-		case errors.Is(err, io.ErrUnexpectedEOF) && i == len(files)-1:
-			// pflogd is in the middle of writing it.
-		default:
-			r.o.Log.Warn().Str("file", files[i].Name()).Err(err).Msg("file of pflogd not readable to the end")
-		}
-	}
-	return r.endGap(ctx)
-}
-
-// fillFrom looks at the records of one file that are wanted. first is called with the time of
-// the file's first record.
-func (r *Reporter) fillFrom(ctx context.Context, fr *capture.FileReader, wanted func(time.Time, int) bool, first func(time.Time)) error {
-	l := r.gapLane
-	for n := 0; ; {
-		if err := r.gapBatch(ctx); err != nil {
-			return err
-		}
-		err := func() error {
+			// The live capture has the filter in the kernel.
+			if !wanted(spot{i, n}, usec) || !r.o.Filter.Match(data) {
+				return nil
+			}
+			if err := r.gapBatch(ctx); err != nil {
+				return err
+			}
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			for range chunk {
-				data, ci, err := fr.ZeroCopyReadPacketData()
-				if err != nil {
-					return err
-				}
-				if n == 0 {
-					first(ci.Timestamp)
-				}
-				// The live capture has the filter in the kernel.
-				if wanted(ci.Timestamp, n) && r.o.Filter.Match(data) {
-					l.examine(data, ci)
-				}
-				n++
-				if l.cur == nil {
-					return nil // full: wait for another one without the lock
-				}
-			}
+			l.examine(data, ci)
 			return nil
-		}()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
+		})
+		log := r.o.Log.Warn().Str("file", file.Name()).Err(err)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil, errors.Is(err, io.ErrUnexpectedEOF) && i == len(files)-1:
+			// At its end the newest file is being written by pflogd.
+		case n == 0:
+			log.Msg("file of pflogd passed over")
+		default:
+			log.Msg("file of pflogd not readable to the end")
 		}
 	}
+	// The gap is closed with its last batch, which may be empty.
+	if err := r.gapBatch(ctx); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.close(true)
+	l.last = packetKey{}
+	return nil
 }
 
 // gapBatch sees to it that there is a batch to write to. Catching up is in no hurry:
@@ -254,45 +221,28 @@ func (r *Reporter) fillFrom(ctx context.Context, fr *capture.FileReader, wanted 
 // keep what would push other hits out of it.
 func (r *Reporter) gapBatch(ctx context.Context) error {
 	l := r.gapLane
-	l.mu.Lock()
-	have := l.cur != nil
-	l.mu.Unlock()
-	if have {
-		return ctx.Err()
+	if l.cur != nil {
+		return nil // nobody else changes it
 	}
-	for r.Stats().Spool.DiskBytes > r.o.SpoolMax/2 {
-		if !sleep(ctx, time.Second) {
+	full := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return volume(r.queue).Bytes > r.o.SpoolMax/2
+	}
+	for full() {
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 	select {
 	case text := <-l.free:
 		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.begin(text)
-		l.mu.Unlock()
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	}
-}
-
-// endGap closes the gap with its last batch, which may be empty.
-func (r *Reporter) endGap(ctx context.Context) bool {
-	for {
-		if r.gapBatch(ctx) != nil {
-			return false
-		}
-		l := r.gapLane
-		l.mu.Lock()
-		if l.cur == nil {
-			// An interval ended in between.
-			l.mu.Unlock()
-			continue
-		}
-		l.cur.ends = true
-		l.close(l.last.mark())
-		l.last = packetKey{}
-		l.mu.Unlock()
-		return true
 	}
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -123,6 +124,16 @@ func openOwn(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// readOwn reads at most so many bytes of such a file.
+func readOwn(path string, most int64) ([]byte, error) {
+	f, err := openOwn(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
 }
 
 var errNotRegular = errors.New("is not a regular file: remove it")

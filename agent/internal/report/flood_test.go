@@ -94,8 +94,8 @@ func TestFlood(t *testing.T) {
 	equal(t, "seen", s.Live.Seen, packets)
 	equal(t, "hits", s.Live.Hits, packets)
 	equal(t, "in memory", s.InMemory, 0)
-	if s.Spool.DiskBytes+s.Aside.DiskBytes > spoolMax {
-		t.Errorf("spool of %d bytes, limit %d", s.Spool.DiskBytes, spoolMax)
+	if s.Spool.Bytes+s.Aside.Bytes > spoolMax {
+		t.Errorf("spool of %d bytes, limit %d", s.Spool.Bytes, spoolMax)
 	}
 	if s.Lost.SpoolFull == 0 && s.Lost.Memory == 0 {
 		t.Errorf("nothing was lost: no flood: %+v", s)
@@ -109,7 +109,7 @@ func TestFlood(t *testing.T) {
 		t.Errorf("allocated %d bytes in all", total)
 	}
 	t.Logf("%.0f packets/s; lost in memory %d, in the spool %d; kept %d", float64(packets)/elapsed.Seconds(),
-		s.Lost.Memory, s.Lost.SpoolFull, s.Spool.Pending.Lines)
+		s.Lost.Memory, s.Lost.SpoolFull, s.Spool.Lines)
 }
 
 // A slow start with a flood behind it: what is delivered, kept and lost adds up while
@@ -141,5 +141,5 @@ func TestFloodWithCollector(t *testing.T) {
 		}
 	}
 	equal(t, "arrived", len(lines), s.Delivered.Lines)
-	equal(t, "left", s.Spool.Pending.Lines, 0)
+	equal(t, "left", s.Spool.Lines, 0)
 }

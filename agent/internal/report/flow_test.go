@@ -173,7 +173,7 @@ func TestWhenBatchesGo(t *testing.T) {
 			balanced(t, s)
 			equal(t, "repeated", delivered(t, col.Receipts(), hitLines(0, int(s.Live.Hits))), 0)
 			equal(t, "delivered", s.Delivered.Batches, len(col.Receipts()))
-			equal(t, "waiting", s.Spool.Pending.Batches, 0)
+			equal(t, "waiting", s.Spool.Batches, 0)
 			equal(t, "told", g.events.count("Log file uploaded successfully for tdid_abcd1234"), len(col.Receipts()))
 			for _, r := range col.Receipts() {
 				if max := g.o.BatchBytes; len(r.Text) > max {
@@ -236,7 +236,7 @@ func TestCollectorFails(t *testing.T) {
 			g.until("all on disk", func(s Stats) bool { return s.InMemory == 20 })
 			s := g.Stats()
 			balanced(t, s)
-			if s.LastError == nil || s.Spool.Pending.Batches < 10 {
+			if s.Error == "" || s.Spool.Batches < 10 {
 				t.Errorf("while failing: %+v", s)
 			}
 			equal(t, "told", g.events.count("hits not delivered, kept for later\"}"), 1+g.events.count(`"level":"debug"`))
@@ -244,7 +244,7 @@ func TestCollectorFails(t *testing.T) {
 			if err := col.Fail(reporttest.Failure{}); err != nil {
 				t.Fatal(err)
 			}
-			g.until("recovered", func(s Stats) bool { return s.Spool.Pending.Batches == 0 })
+			g.until("recovered", func(s Stats) bool { return s.Spool.Batches == 0 })
 			g.stop()
 			repeated := delivered(t, col.Receipts(), hitLines(0, 500))
 			if repeated > 0 && !tt.hangs || repeated == 0 && tt.f.Fault == reporttest.Late {
@@ -253,7 +253,7 @@ func TestCollectorFails(t *testing.T) {
 			s = g.Stats()
 			balanced(t, s)
 			equal(t, "lost", s.Lost.Total(), 0)
-			equal(t, "last error", s.LastError, nil)
+			equal(t, "last error", s.Error, "")
 			equal(t, "recovery told", g.events.count("uploads work again"), 1)
 		})
 	}
@@ -292,7 +292,7 @@ func TestSpoolIsTakenUp(t *testing.T) {
 	g.until("seen", func(s Stats) bool { return s.Live.Hits == 50 })
 	g.stop()
 	balanced(t, g.Stats())
-	equal(t, "waiting", g.Stats().Spool.Pending.Lines, 50)
+	equal(t, "waiting", g.Stats().Spool.Lines, 50)
 	col.Fail(reporttest.Failure{})
 	g = run(t, col, capturetest.NewInterface(""), dir, nil)
 	g.until("delivered", func(s Stats) bool { return s.Delivered.Lines == 50 })
@@ -322,8 +322,8 @@ func TestSpoolDirectoryGone(t *testing.T) {
 	g.until("memory full", func(s Stats) bool { return s.Live.Hits == 200 && s.Lost.Memory > 0 })
 	s := g.Stats()
 	balanced(t, s)
-	if s.InMemory != 10*liveBatches || s.SpoolErrors == 0 {
-		t.Errorf("in memory %d, spool errors %d", s.InMemory, s.SpoolErrors)
+	if s.InMemory != 10*liveBatches || s.SpoolError == "" {
+		t.Errorf("in memory %d, spool error %q", s.InMemory, s.SpoolError)
 	}
 	equal(t, "told", g.events.count("hits stay in memory"), 1)
 	if err := g.Flush(t.Context()); err == nil {
@@ -339,7 +339,7 @@ func TestSpoolDirectoryGone(t *testing.T) {
 	g.stop()
 	s = g.Stats()
 	balanced(t, s)
-	equal(t, "left", s.InMemory+s.Spool.Pending.Lines, 0)
+	equal(t, "left", s.InMemory+s.Spool.Lines, 0)
 	equal(t, "delivered", s.Delivered.Lines, 205-s.Lost.Memory)
 	if _, err := spoolDir(dir).readWatermark(); err != nil {
 		t.Errorf("watermark after it came back: %v", err)

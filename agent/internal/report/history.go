@@ -42,17 +42,27 @@ type history struct {
 	now func() time.Time
 
 	mu    sync.Mutex
-	state historyState
+	spans spans
 }
 
-// historyState is what is saved. Spans are keyed by their number: the time since 1970 in units
-// of their length.
-type historyState struct {
-	Lists  map[string]int64 `json:"lists"`
-	Slots  map[int64]*span  `json:"slots"`
-	Hours  map[int64]*span  `json:"hours"`
-	Hourly map[int64]int64  `json:"hourly"`
-	Daily  map[int64]int64  `json:"daily"`
+// spans are what is saved: by list, and by slot, hour and day, which are numbered from 1970.
+type spans struct {
+	Lists map[string]int64 `json:"lists"`
+	Slots map[int64]*span  `json:"slots"`
+	Hours map[int64]*span  `json:"hours"`
+	Days  map[int64]*span  `json:"days"`
+}
+
+// A series is one of the maps of spans, and of which it keeps so many, but only of the newest
+// more than the number of hits.
+type series struct {
+	spans          map[int64]*span
+	length         time.Duration
+	kept, detailed int64
+}
+
+func (s *spans) series() [3]series {
+	return [3]series{{s.Slots, slotLength, slots, slots}, {s.Hours, time.Hour, historyHours, hours}, {s.Days, day, historyDays, 0}}
 }
 
 // A span counts the hits of a slot or an hour.
@@ -93,12 +103,23 @@ func (c *counter[K]) add(key K, kept int) {
 
 func newHistory(now func() time.Time) *history {
 	h := &history{now: now}
-	h.state.make()
+	_ = h.restore(spans{})
 	return h
 }
 
-func (s *historyState) make() {
-	for _, m := range []*map[int64]*span{&s.Slots, &s.Hours} {
+// save returns what restore takes: it shares nothing with h.
+func (h *history) save() (s spans) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.forget()
+	b, _ := json.Marshal(h.spans) // maps of numbers and texts: no error
+	_ = json.Unmarshal(b, &s)
+	return s
+}
+
+// restore takes up what save returned. The error is that of a file that another has written.
+func (h *history) restore(s spans) error {
+	for _, m := range []*map[int64]*span{&s.Slots, &s.Hours, &s.Days} {
 		if *m == nil {
 			*m = make(map[int64]*span)
 		}
@@ -106,47 +127,22 @@ func (s *historyState) make() {
 	if s.Lists == nil {
 		s.Lists = make(map[string]int64)
 	}
-	if s.Hourly == nil {
-		s.Hourly = make(map[int64]int64)
+	if len(s.Lists) > maxLists+1 {
+		return fmt.Errorf("more than %d lists", maxLists)
 	}
-	if s.Daily == nil {
-		s.Daily = make(map[int64]int64)
-	}
-}
-
-// save returns a copy in JSON.
-func (h *history) save() json.RawMessage {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.forget()
-	b, err := json.Marshal(h.state)
-	if err != nil {
-		return nil
-	}
-	return b
-}
-
-// restore takes up what save returned. The error is that of a file that another has written.
-func (h *history) restore(b json.RawMessage) error {
-	var s historyState
-	if len(b) > 0 {
-		if err := json.Unmarshal(b, &s); err != nil {
-			return err
+	for _, x := range s.series() {
+		if int64(len(x.spans)) > x.kept+1 {
+			return fmt.Errorf("more than %d spans of %v", x.kept, x.length)
+		}
+		for _, y := range x.spans {
+			if y == nil || len(y.Addresses.Counts) > keptAddresses || len(y.Ports.Counts) > keptPorts || len(y.Lists.Counts) > keptLists {
+				return fmt.Errorf("a span with more than %d addresses", keptAddresses)
+			}
 		}
 	}
-	if len(s.Lists) > maxLists+1 || len(s.Slots) > slots+1 || len(s.Hours) > hours+1 || len(s.Hourly) > historyHours+1 ||
-		len(s.Daily) > historyDays+1 {
-		return fmt.Errorf("more than %d lists, %d hours or %d days", maxLists, historyHours, historyDays)
-	}
-	for _, x := range slices.Concat(slices.Collect(maps.Values(s.Slots)), slices.Collect(maps.Values(s.Hours))) {
-		if x == nil || len(x.Addresses.Counts) > keptAddresses || len(x.Ports.Counts) > keptPorts || len(x.Lists.Counts) > keptLists {
-			return fmt.Errorf("a span with more than %d addresses", keptAddresses)
-		}
-	}
-	s.make()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.state = s
+	h.spans = s
 	return nil
 }
 
@@ -155,12 +151,12 @@ func (h *history) know(lists []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, l := range append(lists[:len(lists):len(lists)], noList) {
-		h.state.Lists[h.list(l)] += 0
+		h.spans.Lists[h.list(l)] += 0
 	}
 }
 
 func (h *history) list(name string) string {
-	if _, ok := h.state.Lists[name]; !ok && len(h.state.Lists) >= maxLists {
+	if _, ok := h.spans.Lists[name]; !ok && len(h.spans.Lists) >= maxLists {
 		return otherLists
 	}
 	return name
@@ -174,34 +170,26 @@ func (h *history) hit(addr netip.Addr, proto uint8, port uint16, list string, at
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	list = h.list(list)
-	h.state.Lists[list]++
+	h.spans.Lists[list]++
 	now := h.now()
 	if at.After(now) {
 		at = now
 	}
-	slot, hour := number(at, slotLength), number(at, time.Hour)
-	thisHour := number(now, time.Hour)
-	if hour > thisHour-historyHours {
-		h.state.Hourly[hour]++
-	}
-	if n := number(at, day); n > number(now, day)-historyDays {
-		h.state.Daily[n]++
-	}
-	for _, x := range []struct {
-		spans     map[int64]*span
-		n, newest int64
-		kept      int64
-	}{{h.state.Slots, slot, number(now, slotLength), slots}, {h.state.Hours, hour, thisHour, hours}} {
-		if x.n <= x.newest-x.kept {
+	for _, x := range h.spans.series() {
+		n, newest := number(at, x.length), number(now, x.length)
+		if n <= newest-x.kept {
 			continue // too old
 		}
-		s := x.spans[x.n]
+		s := x.spans[n]
 		if s == nil {
 			s = new(span)
-			x.spans[x.n] = s
+			x.spans[n] = s
 			h.forget()
 		}
 		s.Hits++
+		if n <= newest-x.detailed {
+			continue
+		}
 		if addr.IsValid() {
 			s.Addresses.add(addr.Unmap().WithZone(""), keptAddresses)
 		}
@@ -215,16 +203,15 @@ func (h *history) hit(addr netip.Addr, proto uint8, port uint16, list string, at
 // forget drops what is too old, and what is in the future because the clock was set back: it
 // cannot be distinguished from what will be. mu is held.
 func (h *history) forget() {
-	now := h.now()
-	slot, hour := number(now, slotLength), number(now, time.Hour)
-	outside := func(newest, kept int64) func(int64, *span) bool {
-		return func(n int64, _ *span) bool { return n > newest || n <= newest-kept }
+	for _, x := range h.spans.series() {
+		newest := number(h.now(), x.length)
+		maps.DeleteFunc(x.spans, func(n int64, s *span) bool {
+			if n <= newest-x.detailed {
+				*s = span{Hits: s.Hits}
+			}
+			return n > newest || n <= newest-x.kept
+		})
 	}
-	maps.DeleteFunc(h.state.Slots, outside(slot, slots))
-	maps.DeleteFunc(h.state.Hours, outside(hour, hours))
-	maps.DeleteFunc(h.state.Hourly, func(n, _ int64) bool { return n > hour || n <= hour-historyHours })
-	today := number(now, day)
-	maps.DeleteFunc(h.state.Daily, func(n, _ int64) bool { return n > today || n <= today-historyDays })
 }
 
 // number returns which span of a length a time falls into.
@@ -236,41 +223,49 @@ func start(n int64, length time.Duration) time.Time {
 	return time.Unix(n*int64(length/time.Second), 0).UTC()
 }
 
-// report fills in the lists, Hourly and Daily, and Hour and Day with n keys of each kind.
+// report fills in the lists, and Hourly and Daily, and Hour and Day with n keys of each kind.
 func (h *history) report(n int, hits *status.Hits) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.forget()
-	for _, name := range slices.Sorted(maps.Keys(h.state.Lists)) {
-		if c := h.state.Lists[name]; c > 0 || name != noList {
+	for _, name := range slices.Sorted(maps.Keys(h.spans.Lists)) {
+		if c := h.spans.Lists[name]; c > 0 || name != noList {
 			hits.Lists = append(hits.Lists, status.ListHits{List: name, Hits: c})
 		}
 	}
-	now := h.now()
-	slot, hour := number(now, slotLength), number(now, time.Hour)
-	hits.Hour, hits.Day = top(h.state.Slots, n), top(h.state.Hours, n)
-	hits.Hour.From, hits.Day.From = start(slot-slots+1, slotLength), start(hour-hours+1, time.Hour)
-	hits.Hourly = series(h.state.Hourly, hour, historyHours, time.Hour)
-	hits.Daily = series(h.state.Daily, number(now, day), historyDays, day)
+	all := h.spans.series()
+	hits.Hour, hits.Day = all[0].top(h.now(), n), all[1].top(h.now(), n)
+	hits.Hourly, hits.Daily = all[1].counts(h.now()), all[2].counts(h.now())
 }
 
-// series returns the counts of the n spans up to the newest.
-func series(counts map[int64]int64, newest int64, n int, length time.Duration) status.Series {
-	first := newest - int64(n) + 1
-	s := status.Series{From: start(first, length), Counts: make([]int64, n)}
-	for i := range s.Counts {
-		s.Counts[i] = counts[first+int64(i)]
+// from returns when the oldest of the newest n spans begins, and its number.
+func (x series) from(now time.Time, n int64) (time.Time, int64) {
+	first := number(now, x.length) - n + 1
+	return time.Unix(first*int64(x.length/time.Second), 0).UTC(), first
+}
+
+// counts returns the hits of each span.
+func (x series) counts(now time.Time) status.Series {
+	from, first := x.from(now, x.kept)
+	s := status.Series{From: from, Counts: make([]int64, x.kept)}
+	for n, c := range x.spans {
+		s.Counts[n-first] = c.Hits
 	}
 	return s
 }
 
-func top(spans map[int64]*span, n int) (t status.Top) {
+// top returns the n most frequent keys of each kind in the detailed spans.
+func (x series) top(now time.Time, n int) (t status.Top) {
+	from, first := x.from(now, x.detailed)
+	t.From = from
 	var addresses []counter[netip.Addr]
 	var ports []counter[uint32]
 	var lists []counter[string]
-	for _, s := range spans {
-		t.Hits += s.Hits
-		addresses, ports, lists = append(addresses, s.Addresses), append(ports, s.Ports), append(lists, s.Lists)
+	for n, s := range x.spans {
+		if n >= first {
+			t.Hits += s.Hits
+			addresses, ports, lists = append(addresses, s.Addresses), append(ports, s.Ports), append(lists, s.Lists)
+		}
 	}
 	t.Addresses = frequent(addresses, n, netip.Addr.Compare, netip.Addr.String)
 	t.Ports = frequent(ports, n, cmp.Compare[uint32], portName)
@@ -310,7 +305,7 @@ func portName(k uint32) string {
 	if name == "" {
 		name = "proto " + strconv.Itoa(int(proto))
 	}
-	if port != 0 || proto == 6 || proto == 17 || proto == 132 || proto == 136 {
+	if port != 0 || slices.Contains([]uint8{6, 17, 132, 136}, proto) {
 		return strconv.Itoa(int(port)) + "/" + name
 	}
 	return name

@@ -71,11 +71,10 @@ func child() error {
 		Config: Config{SpoolDir: dir, DeviceID: "tdid_abcd1234", Interval: 10 * time.Millisecond,
 			RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, StopTimeout: patience},
 		Source: src, Sender: up, Location: time.UTC,
-		Logs: func() ([]*os.File, error) { return OpenLogs(logs) }, LogSettle: time.Millisecond,
-		FlushLogs: func() error {
+		Logs: func() ([]*os.File, error) {
 			fmt.Println("flush")
 			<-flushed
-			return nil
+			return OpenLogs(logs)
 		},
 		Log: zerolog.New(os.Stderr).Level(zerolog.WarnLevel),
 	})

@@ -6,6 +6,7 @@ package report
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -159,7 +160,11 @@ func legacyWatermark(b []byte) (w watermark, ok bool) {
 		return w, false
 	}
 	decode := func(b []byte) mark {
-		return mark{int64(binary.LittleEndian.Uint64(b)), [16]byte(b[8:24]), b[24] != 0}
+		m := mark{Usec: int64(binary.LittleEndian.Uint64(b)), Before: b[24] != 0}
+		if id := b[8:24]; !bytes.Equal(id, make([]byte, 16)) {
+			m.ID = hex.EncodeToString(id)
+		}
+		return m
 	}
 	w.Gen, w.Done = binary.LittleEndian.Uint64(b[1:]), decode(b[9:])
 	for b = b[least:]; len(b) > 0; b = b[2*legacyMark:] {

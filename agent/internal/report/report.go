@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
 
@@ -69,14 +71,9 @@ type Options struct {
 	Location *time.Location
 
 	// Logs opens what pflogd has written, oldest first ([OpenLogs]), nil for no catching
-	// up. Run calls it once and closes the files. What was logged before Run began must be
-	// in them LogSettle (0: 2 s) after FlushLogs, which asks pflogd to write out what it
-	// has ([FlushPflogd]; nil: nobody need be asked).
-	Logs      func() ([]*os.File, error)
-	FlushLogs func() error
-	LogSettle time.Duration
-	// LogsDone, when not nil, is called when Logs will not be called (any more).
-	LogsDone func()
+	// up. What was logged before Run began must be in them. Run calls it once and closes
+	// the files.
+	Logs func() ([]*os.File, error)
 
 	// Trouble, when not nil, is called when something begins to be wrong, with a key of
 	// the Trouble… constants and a text, and with an empty text when that is over.
@@ -122,51 +119,48 @@ type Reporter struct {
 	dir        spoolDir
 	refused    spoolDir
 	history    *history
+	started    time.Time
 
 	matcher    atomic.Pointer[matcher]
 	havePolicy chan struct{}
-	ended      chan struct{} // closed when no more packets are read
+	liveLane   *lane
+	gapLane    *lane
+	firstOnce  sync.Once
+	first      chan struct{} // closed when the first live packet has come
+	firstWait  time.Duration // firstPacketWait
 
-	liveLane  *lane
-	gapLane   *lane
-	firstOnce sync.Once
-	first     chan struct{} // closed when the first live packet has come
-	started   time.Time
-	firstWait time.Duration // firstPacketWait
-
-	wakeWriter chan struct{} // a batch was closed, or the disk may be tried again
-	wakeSender chan struct{} // there may be something to send
-	urge       chan struct{} // a flush was asked for, or the end has come
-
-	// fileMu is held while a batch or the watermark is written, and until the watermark
-	// in memory knows of it. It is locked before mu.
-	fileMu sync.Mutex
+	wake    chan struct{}   // a batch was closed, or what was refused is to be sent again
+	flushes chan chan error // each has the answer to a Flush
+	stopped chan struct{}   // closed when Run has ended
 
 	// mu guards what follows. It is never held while the disk or the network works.
 	mu sync.Mutex
 	// queue is what waits, oldest first: batches with a file, then those without. aside is
 	// what the server refused; retry is what of it is to be sent again.
-	queue, aside, retry []*batch
-	retryAt             time.Time
-	undeleted           []string // files of delivered batches that could not be removed
-	diskErr             error    // why the disk takes no batch now
-	finishing           bool
-	waiters             []chan error // of Flush
+	queue, aside, retry   []*batch
+	retryAt               time.Time
+	sending               *attempt
+	row                   int64 // failures in a row
+	refusing              bool  // a refusal was logged since the last delivery
+	paused                bool  // after a failure
+	pauseTimer, diskTimer *time.Timer
+	waiters               []chan error // of Flush
+	undeleted             []string     // files of delivered batches that could not be removed
+	owing                 bool         // the watermark must be filed before they are
+	diskErr               error        // why the disk takes no batch now
+
 	// wm is what is durable; filed is the generation that its file has, newest the highest
-	// of a batch's file. known says that there was a watermark before this run, ownGap
-	// that the last gap is the one before this run.
-	wm            watermark
-	filed, newest uint64
-	known, ownGap bool
-	stats         Stats // but for what Stats takes from elsewhere
-	failing       struct {
-		row     int64 // failures in a row
-		since   time.Time
-		refused bool // a refusal was logged since the last delivery
-	}
-	base     totals // counted by earlier runs
-	grown    map[string]grown
-	inMemory int64
+	// of a batch's file. ownGap says that the last gap is the one before this run.
+	wm              watermark
+	filed, newest   uint64
+	unfiled, ownGap bool
+
+	base    counters               // of earlier runs
+	drops   map[string]status.Drop // of them and this one
+	up      status.Uploads         // likewise; Describe fills in the rest
+	left    int64                  // lines of this run that are not only in memory any more
+	kernel  capture.Stats          // the last that were known
+	catchUp string                 // in a few words how far catching up has come
 }
 
 // New checks the options, opens the spool and takes up what an earlier process left in it.
@@ -182,7 +176,6 @@ func New(o Options) (*Reporter, error) {
 	orDefault(&o.RetryMin, 10*time.Second)
 	orDefault(&o.RetryMax, 15*time.Minute)
 	orDefault(&o.StopTimeout, 5*time.Second)
-	orDefault(&o.LogSettle, 2*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -195,10 +188,9 @@ func New(o Options) (*Reporter, error) {
 		batchBytes: int(max(minBatchBytes, min(int64(o.BatchBytes), maxText, o.SpoolMax/batchShare))),
 		dir:        spoolDir(o.SpoolDir), refused: spoolDir(filepath.Join(o.SpoolDir, refusedDir)),
 		history:    newHistory(o.Now),
-		havePolicy: make(chan struct{}), ended: make(chan struct{}), first: make(chan struct{}),
+		havePolicy: make(chan struct{}), first: make(chan struct{}), stopped: make(chan struct{}),
 		started: o.Now(), firstWait: firstPacketWait,
-		wakeWriter: make(chan struct{}, 1), wakeSender: make(chan struct{}, 1), urge: make(chan struct{}, 1),
-		grown: make(map[string]grown),
+		wake: make(chan struct{}, 1), flushes: make(chan chan error),
 	}
 	if r.batchBytes < o.BatchBytes {
 		o.Log.Warn().Int("asked", o.BatchBytes).Int("bytes", r.batchBytes).Int64("spool_max", o.SpoolMax).
@@ -249,11 +241,9 @@ func (r *Reporter) load() error {
 			r.wm = w
 		}
 	}
-	r.known = r.wm.Gen > 0
 	for _, b := range aside {
 		b.aside = true
 	}
-	r.stats.Inherited = counted(append(queue[:len(queue):len(queue)], aside...))
 	r.loadCounters()
 	if n := len(strange); n > 0 {
 		more := ""
@@ -281,49 +271,31 @@ func (r *Reporter) Run(ctx context.Context) error {
 	// What is durable so far stays as it is until this run has something durable itself;
 	// then the stretch between the two is a gap.
 	r.beginWatermark()
-	if !r.known {
-		// From now on there is a last time: what is seen live and not yet durable is
-		// history for the next start, even if this process is killed.
-		r.persist()
-	}
 	catching, stopCatching := context.WithCancel(ctx)
 	defer stopCatching()
-	var work sync.WaitGroup
+	var catcher, worker sync.WaitGroup
 	if r.o.Logs == nil {
-		reason := r.o.NoLogs
-		if reason == "" {
-			reason = "no files of pflogd"
-		}
+		reason := cmp.Or(r.o.NoLogs, "no files of pflogd")
 		r.setCatchUp("none: " + reason)
 		r.o.Log.Info().Str("reason", reason).Msg("no catching up with what was logged while the agent was down")
 	} else {
-		work.Go(func() { r.catch(catching) })
+		catcher.Go(func() { r.catch(catching) })
 	}
-	// The sender outlives ctx: it takes what the end leaves.
+	// The worker outlives ctx: it takes what the end leaves.
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
-	var sender, writer sync.WaitGroup
-	sender.Go(func() { r.send(sending) })
-	stopWriting := make(chan struct{})
-	writer.Go(func() { r.write(stopWriting) })
+	end := make(chan struct{})
+	worker.Go(func() { r.work(sending, end) })
 
 	err := r.read(ctx)
-	close(r.ended)
 	stopCatching()
-	work.Wait()
+	catcher.Wait()
 	// One more attempt for what is waiting, within bounds.
 	stop := time.AfterFunc(r.o.StopTimeout, stopSending)
 	defer stop.Stop()
-	close(stopWriting)
-	writer.Wait()
-	r.mu.Lock()
-	r.finishing = true
-	r.mu.Unlock()
-	signal(r.urge)
-	sender.Wait()
-	r.abandon()
-	r.persist()
-	r.saveCounters()
+	close(end)
+	worker.Wait()
+	close(r.stopped)
 	return err
 }
 
@@ -343,7 +315,11 @@ func (r *Reporter) read(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil // the source was closed, and what it had read is in the lane
 		default:
-			r.kernelStats()
+			if s, err := r.o.Source.Stats(); err == nil {
+				r.mu.Lock()
+				r.kernel = s
+				r.mu.Unlock()
+			}
 			return fmt.Errorf("capture: %w", err)
 		}
 	}
@@ -351,26 +327,17 @@ func (r *Reporter) read(ctx context.Context) error {
 
 // Flush closes what is in memory and tries at once to deliver everything that waits. It
 // returns nil when that is delivered, the sender's error when an attempt failed, or ctx's
-// when that ends first; in both cases the rest stays in the spool. It fails after Run.
+// when that ends first; in both cases the rest stays in the spool. It waits for Run to begin,
+// and fails after it.
 func (r *Reporter) Flush(ctx context.Context) error {
-	r.closeLanes()
 	done := make(chan error, 1)
-	r.mu.Lock()
-	empty := len(r.queue) == 0
-	if !empty {
-		r.waiters = append(r.waiters, done)
-	}
-	r.mu.Unlock()
 	select {
-	case <-r.ended:
+	case r.flushes <- done:
+	case <-r.stopped:
 		return errStopped
-	default:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	if empty {
-		return nil
-	}
-	signal(r.wakeWriter)
-	signal(r.urge)
 	select {
 	case err := <-done:
 		return err
@@ -381,39 +348,24 @@ func (r *Reporter) Flush(ctx context.Context) error {
 
 var errStopped = errors.New("report: stopped")
 
-// answer ends the flushes that wait.
-func (r *Reporter) answer(err error) {
+// RetryRefused has what the server refused sent again soon: the owner may have changed
+// something.
+func (r *Reporter) RetryRefused() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.answerLocked(err)
+	r.retryAt = time.Time{}
+	r.mu.Unlock()
+	signal(r.wake)
 }
 
-func (r *Reporter) answerLocked(err error) {
-	for _, w := range r.waiters {
-		w <- err
-	}
-	r.waiters = nil
+func (r *Reporter) setCatchUp(s string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.catchUp = s
 }
 
 func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-// closeLanes closes the batches that are being filled, and moves the watermark over packets
-// that were no hits.
-func (r *Reporter) closeLanes() {
-	r.gapLane.flush()
-	last, idle := r.liveLane.flush()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, b := range r.queue {
-		idle = idle && b.name != ""
-	}
-	if idle && !last.zero() && last != r.wm.Done {
-		r.wm.Gen++
-		r.wm.Done = last
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/agent/reporttest"
 	"example.org/threatstopd/capture"
 	"example.org/threatstopd/capture/capturetest"
@@ -151,7 +152,7 @@ func options(t testing.TB, col *reporttest.Collector, dir string) Options {
 	return Options{
 		Config: Config{DeviceID: "tdid_abcd1234", SpoolDir: dir, Interval: time.Hour,
 			RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond, StopTimeout: 30 * time.Second, NoLogs: "test"},
-		Sender: sender(t, col, patience), Location: time.UTC, LogSettle: time.Millisecond,
+		Sender: sender(t, col, patience), Location: time.UTC,
 	}
 }
 
@@ -189,6 +190,7 @@ func (g *rig) run(t testing.TB, col *reporttest.Collector, dir string, change fu
 	if g.Reporter, err = New(o); err != nil {
 		t.Fatal(err)
 	}
+	inherited.Store(g.Reporter, volume(append(slices.Clone(g.queue), g.aside...)))
 	if g.quiet {
 		g.firstWait = time.Millisecond
 	}
@@ -260,11 +262,56 @@ func (g *rig) flush() {
 	}
 }
 
+// Stats are a reporter's figures since New, in lines where nothing else is said. They add up
+// at rest: see balanced.
+type Stats struct {
+	Live, Files                packets
+	NoPolicy, InMemory         int64
+	Inherited, Spool, Aside    status.Volume // of earlier processes; what waits now
+	Delivered                  status.Volume
+	Failures                   int64
+	Lost                       Lost
+	SpoolError, Error, CatchUp string
+	Next                       time.Time
+	Gaps                       int
+}
+
+// Lost are lines that will not be delivered, by reason.
+type Lost struct{ Memory, SpoolFull, SpoolAge, SpoolDamage, Unsaved, Refused int64 }
+
+func (l Lost) Total() int64 {
+	return l.Memory + l.SpoolFull + l.SpoolAge + l.SpoolDamage + l.Unsaved + l.Refused
+}
+
+// inherited has what each reporter found in its spool.
+var inherited sync.Map
+
+func (r *Reporter) Stats() (s Stats) {
+	var h status.Hits
+	var u status.Uploads
+	s.Live, s.Files = r.liveLane.count(), r.gapLane.count()
+	r.Describe(&h, &u)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost := func(reason string) int64 { return r.drops[reason].Count - r.base.Drops[reason].Count }
+	s.Lost = Lost{lost(status.DropMemory), lost(status.DropSpoolFull), lost(status.DropSpoolAge), lost(status.DropSpoolDamage),
+		lost(status.DropUnsaved), lost(status.DropRefused)}
+	s.NoPolicy, s.InMemory, s.Spool, s.Aside = s.Live.NoPolicy, u.InMemory, u.Spool, u.Aside
+	if v, ok := inherited.Load(r); ok {
+		s.Inherited = v.(status.Volume)
+	}
+	s.Delivered, s.Failures = u.Delivered, u.Failures-r.base.Failures
+	s.Delivered.Batches -= r.base.Delivered.Batches
+	s.Delivered.Lines -= r.base.Delivered.Lines
+	s.SpoolError, s.Error, s.CatchUp, s.Next, s.Gaps = u.SpoolError, u.Error, h.CatchUp, u.Next, len(r.wm.Gaps)
+	return s
+}
+
 // balanced checks that what came in is what is accounted for.
 func balanced(t testing.TB, s Stats) {
 	t.Helper()
 	in := s.Live.Reported + s.Files.Reported + s.Inherited.Lines
-	out := s.Delivered.Lines + s.Aside.Pending.Lines + s.Spool.Pending.Lines + s.InMemory + s.Lost.Total()
+	out := s.Delivered.Lines + s.Aside.Lines + s.Spool.Lines + s.InMemory + s.Lost.Total()
 	if in != out {
 		t.Fatalf("%d lines in, %d accounted for: %+v", in, out, s)
 	}
@@ -384,8 +431,12 @@ func (d *pflogd) flush() error {
 
 // catching has the reporter catch up from pflogd's files.
 func (d *pflogd) catching(o *Options) {
-	o.Logs = func() ([]*os.File, error) { return OpenLogs(d.path) }
-	o.FlushLogs = d.flush
+	o.Logs = func() ([]*os.File, error) {
+		if err := d.flush(); err != nil {
+			return nil, err
+		}
+		return OpenLogs(d.path)
+	}
 }
 
 // textIn returns the lines of the batches in a directory, sorted.
@@ -396,7 +447,7 @@ func textIn(t testing.TB, dir spoolDir) (lines []string) {
 		t.Fatal(err)
 	}
 	for _, b := range batches {
-		text, _, err := dir.read(b)
+		text, _, err := readBatch(filepath.Join(string(dir), b.name))
 		if err != nil {
 			t.Fatal(err)
 		}

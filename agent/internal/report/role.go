@@ -219,8 +219,6 @@ func (r *role) newReporter() *Reporter {
 	if o.LogFile != "" {
 		// They were written out and opened while there was the right to.
 		options.Logs = func() ([]*os.File, error) { return r.logs, r.logsErr }
-		options.LogsDone = r.closeLogs // a descriptor keeps what newsyslog(8) removes on the disk
-		options.LogSettle = time.Millisecond
 	}
 	reporter, err := New(options)
 	if err != nil {

@@ -118,15 +118,13 @@ func (r *role) flush(ctx context.Context) error {
 
 // describe fills in what the role knows.
 func (r *role) describe(s *status.Status) {
-	s.Hits.Mode, s.Hits.Interface = r.setup.Mode, r.setup.Interface
-	if r.setup.Reporting == nil {
-		return
-	}
-	s.Uploads.Server, s.Uploads.SpoolDir, s.Uploads.DiskMax = r.setup.LogServer, r.setup.Reporting.SpoolDir, r.setup.Reporting.SpoolMax
-	reporter, why := r.reading()
-	if reporter == nil {
+	if reporter, why := r.reading(); reporter != nil {
+		reporter.Describe(&s.Hits, &s.Uploads)
+	} else if r.setup.Reporting != nil {
 		s.Hits.Error = why
-		return
 	}
-	reporter.Describe(&s.Hits, &s.Uploads)
+	s.Hits.Mode, s.Hits.Interface = r.setup.Mode, r.setup.Interface
+	if o := r.setup.Reporting; o != nil {
+		s.Uploads.Server, s.Uploads.SpoolDir, s.Uploads.DiskMax = r.setup.LogServer, o.SpoolDir, o.SpoolMax
+	}
 }

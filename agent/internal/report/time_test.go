@@ -147,7 +147,7 @@ func TestBackoff(t *testing.T) {
 			}
 		}
 		st := r.Stats()
-		if !st.NextAttempt.After(time.Now()) || st.LastError.Error() != "no route to host" || st.Failures != int64(len(at)) {
+		if !st.Next.After(time.Now()) || st.Error != "no route to host" || st.Failures != int64(len(at)) {
 			t.Errorf("%+v", st)
 		}
 		// Well again: the next failure begins with a short pause.
@@ -208,6 +208,6 @@ func TestSpoolAge(t *testing.T) {
 		synctest.Wait()
 		st := r.Stats()
 		equal(t, "lost", st.Lost.SpoolAge, 1)
-		equal(t, "waiting", st.Spool.Pending.Lines, 1)
+		equal(t, "waiting", st.Spool.Lines, 1)
 	})
 }

@@ -7,10 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
 	"time"
 
 	"example.org/threatstopd/capture"
@@ -20,22 +18,22 @@ import (
 // see the same run in the same order, so a packet that one has seen can be found in
 // what the other has kept: by its identity. The time serves where it is not found.
 type mark struct {
-	// usec is the time of the packet by the wall clock, in microseconds.
-	usec int64
-	// id identifies the packet; zero when the mark is a point in time alone.
-	id [16]byte
-	// before says that the place is in front of the packet, not behind it.
-	before bool
+	// Usec is the time of the packet by the wall clock, in microseconds.
+	Usec int64 `json:"usec"`
+	// ID identifies the packet, in hexadecimal; "" when the mark is a point in time alone.
+	ID string `json:"id,omitempty"`
+	// Before says that the place is in front of the packet, not behind it.
+	Before bool `json:"before,omitempty"`
 }
 
-func timeMark(t time.Time) mark { return mark{usec: t.UnixMicro()} }
+func timeMark(t time.Time) mark { return mark{Usec: t.UnixMicro()} }
 
 func (m mark) zero() bool      { return m == mark{} }
-func (m mark) packet() bool    { return m.id != [16]byte{} }
-func (m mark) time() time.Time { return time.UnixMicro(m.usec) }
+func (m mark) packet() bool    { return m.ID != "" }
+func (m mark) time() time.Time { return time.UnixMicro(m.Usec) }
 
 // is reports whether both are of the same packet.
-func (m mark) is(o mark) bool { return m.usec == o.usec && m.id == o.id && m.packet() }
+func (m mark) is(o mark) bool { return m.Usec == o.Usec && m.ID == o.ID && m.packet() }
 
 // A packetKey is what identifies a packet: its time, pflog header, addresses and ports.
 // It is the same for the packet read live, whole, and for the one in a file, cut at
@@ -68,16 +66,8 @@ func (k *packetKey) mark() mark {
 	if k.zero() {
 		return mark{}
 	}
-	m := mark{usec: int64(binary.LittleEndian.Uint64(k[:]))}
 	sum := sha256.Sum256(k[:])
-	copy(m.id[:], sum[:])
-	return m
-}
-
-// markOf returns the mark of a packet.
-func markOf(p *capture.Packet) mark {
-	k := keyOf(p)
-	return k.mark()
+	return mark{Usec: int64(binary.LittleEndian.Uint64(k[:])), ID: hex.EncodeToString(sum[:16])}
 }
 
 // plainHeader reports whether the transport header follows the fixed part of the IP
@@ -95,45 +85,10 @@ func plainHeader(ip []byte) bool {
 	return false
 }
 
-// MarshalText writes a mark as microseconds since 1970, the identity in hexadecimal, and "before".
-func (m mark) MarshalText() ([]byte, error) {
-	b := strconv.AppendInt(nil, m.usec, 10)
-	if m.packet() {
-		b = fmt.Appendf(b, " %x", m.id)
-	}
-	if m.before {
-		b = append(b, " before"...)
-	}
-	return b, nil
-}
-
-// UnmarshalText is MarshalText's inverse.
-func (m *mark) UnmarshalText(b []byte) (err error) {
-	*m = mark{}
-	for i, f := range strings.Fields(string(b)) {
-		switch {
-		case i == 0:
-			m.usec, err = strconv.ParseInt(f, 10, 64)
-		case f == "before":
-			m.before = true
-		default:
-			id, e := hex.DecodeString(f)
-			if e != nil || len(id) != len(m.id) {
-				return errors.New("mark: no identity")
-			}
-			m.id = [16]byte(id)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // meets reports whether a gap that ends at m and one that begins at o leave nothing
 // between them.
 func (m mark) meets(o mark) bool {
-	return m.usec == o.usec && m.id == o.id && (o.before || !o.packet())
+	return m.Usec == o.Usec && m.ID == o.ID && (o.Before || !o.packet())
 }
 
 // A gap is a stretch of the run that the live capture did not see and pflogd may
@@ -171,8 +126,13 @@ func (w *watermark) addGap(g gap) {
 	}
 }
 
-// valid reports whether this program can have written w: no foreign file makes Gen wrap.
-func (w *watermark) valid() bool { return w.Gen < 1<<62 && len(w.Gaps) <= maxGaps }
+// valid reports whether this program can have written w: no foreign file makes Gen wrap, or a
+// header longer than it can be.
+func (w *watermark) valid() bool {
+	ok := func(m mark) bool { return len(m.ID) <= 32 }
+	foreign := slices.ContainsFunc(w.Gaps, func(g gap) bool { return !ok(g.From) || !ok(g.Until) })
+	return w.Gen < 1<<62 && len(w.Gaps) <= maxGaps && ok(w.Done) && !foreign
+}
 
 // watermarkFile has the watermark in the spool directory, in JSON.
 const watermarkFile = "watermark.json"
@@ -180,12 +140,7 @@ const watermarkFile = "watermark.json"
 // readWatermark reads the watermark's file. The error wraps fs.ErrNotExist when there is none.
 func (d spoolDir) readWatermark() (w watermark, err error) {
 	path := filepath.Join(string(d), watermarkFile)
-	f, err := openOwn(path)
-	if err != nil {
-		return w, fmt.Errorf("watermark %s: %w", path, cause(err))
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxHeader))
+	b, err := readOwn(path, maxHeader)
 	if err == nil {
 		err = json.Unmarshal(b, &w)
 	}
