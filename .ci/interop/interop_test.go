@@ -172,3 +172,30 @@ func TestRunRefuses(t *testing.T) {
 		t.Error(fmt.Sprint(ok, err))
 	}
 }
+
+// The manual's unbound.conf is the one that lists are fetched through, up to addresses and names.
+func TestRelayIsTheManuals(t *testing.T) {
+	manual, err := os.ReadFile("../../install/threatstopd.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(manual), ".Sh RELAYS\n")
+	_, example, _ = strings.Cut(example, "\nserver:\n")
+	example, _, ok := strings.Cut(example, "\n.Ed\n")
+	if !ok {
+		t.Fatal("the manual has no example")
+	}
+	used := nameserver.Relays[0].Config(origin, t.TempDir(), "192.0.2.1:53")
+	for line := range strings.Lines(example) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch key {
+		case "interface", "access-control", "forward-addr":
+			value = ""
+		case "domain-insecure", "name":
+			value = fmt.Sprintf("%q", origin)
+		}
+		if want := strings.TrimSpace(strings.TrimSuffix(key, ":") + ": " + value); !strings.Contains(used, "\t"+want) && !strings.Contains(used, "\n"+want) {
+			t.Errorf("the manual has %q, which is not tried:\n%s", want, used)
+		}
+	}
+}

@@ -201,6 +201,15 @@ func (s *Server) Behind(upstream, options string) *Server {
 	return &relay
 }
 
+// Config returns the configuration of a relay.
+func (s *Server) Config(zone, dir, upstream string) string {
+	files, _ := s.Behind(upstream, "").configure(context.Background(), s.Behind(upstream, ""), zone, dir, 53)
+	for _, text := range files {
+		return text
+	}
+	return ""
+}
+
 // Names returns the names of all servers.
 func Names() []string {
 	var names []string
