@@ -78,7 +78,6 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		return err
 	}
 	pf.Pledged()
-	fetcher.Started()
 	if env.Confine != nil {
 		keeps := privsep.Confinement{Paths: map[string]string{"BLOCK_FILE": cfg.BlockFile, "ALLOW_FILE": cfg.AllowFile}}
 		if err := env.Confine.Confine("--sync-now", keeps); err != nil {

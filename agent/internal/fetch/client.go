@@ -123,9 +123,6 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-// Started waits until the role's process was started, or could not be: from then on a Client that is
-// Once starts nothing.
-func (c *Client) Started() { <-c.keep.Started() }
 
 // Close ends the role, and waits until it is gone.
 func (c *Client) Close() error {

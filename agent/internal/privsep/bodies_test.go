@@ -85,11 +85,11 @@ var bodies = map[string]Body{
 	"ready twice":         sends(message(kindReady, nil)),
 	"pong without a ping": sends(message(kindPong, nil)),
 	"half a message": atWork(func(w *Worker, _ []*os.File) error {
-		w.conn.conn.Write([]byte("\x00\x00\x00\x09\x11abc"))
+		w.conn.Write([]byte("\x00\x00\x00\x09\x11abc"))
 		return nil
 	}),
 	"half a message, stays": atWork(func(w *Worker, _ []*os.File) error {
-		w.conn.conn.Write([]byte("\x00\x00\x00\x09\x11abc"))
+		w.conn.Write([]byte("\x00\x00\x00\x09\x11abc"))
 		time.Sleep(time.Hour)
 		return nil
 	}),
@@ -116,7 +116,7 @@ var bodies = map[string]Body{
 	"does not read": atWork(func(w *Worker, _ []*os.File) error { time.Sleep(time.Hour); return nil }),
 	"does not pong": atWork(func(w *Worker, _ []*os.File) error {
 		for {
-			if _, _, err := w.conn.Next(); err != nil {
+			if _, _, err := w.Next(); err != nil {
 				return nil
 			}
 		}
@@ -243,7 +243,7 @@ func atWork(life func(*Worker, []*os.File) error) Body {
 // were.
 func sends(bytes []byte) Body {
 	return atWork(func(w *Worker, _ []*os.File) error {
-		w.conn.conn.Write(bytes)
+		w.conn.Write(bytes)
 		return idle(w)
 	})
 }

@@ -111,16 +111,14 @@ func plan(role string, c Confinement) ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Unveil != nil {
-		for _, p := range seen {
-			steps = append(steps, step{fmt.Sprintf("unveil %s %s", p.Literal, p.Permissions), false,
-				func() error { return show(unveil, p.Literal, p.Permissions) }})
-		}
-		if len(seen) == 0 {
-			steps = append(steps, step{"unveil / nothing", false, func() error { return unveil("/", "") }})
-		}
-		steps = append(steps, step{"unveil no more", false, unveilNoMore})
+	for _, p := range seen {
+		steps = append(steps, step{fmt.Sprintf("unveil %s %s", p.Literal, p.Permissions), false,
+			func() error { return show(unveil, p.Literal, p.Permissions) }})
 	}
+	if len(seen) == 0 {
+		steps = append(steps, step{"unveil / nothing", false, func() error { return unveil("/", "") }})
+	}
+	steps = append(steps, step{"unveil no more", false, unveilNoMore})
 	if promises := promised(r, c.Names); promises != "" {
 		steps = append(steps, step{"pledge " + promises, false, func() error { return pledge(promises) }})
 	}

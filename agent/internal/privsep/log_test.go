@@ -87,7 +87,7 @@ func FuzzFromRole(f *testing.F) {
 			}
 			return nil
 		}}
-		l := &life{job: &job, ready: make(chan struct{})}
+		l := &life{Keeper: &Keeper{job: job, ctx: context.Background()}, ready: make(chan struct{})}
 		l.pinged.Store(true)
 		l.conn = NewConn(stream{Reader: bytes.NewReader(in)}, withOwn(takes, fromRole))
 		l.read()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"syscall"
@@ -91,6 +92,13 @@ func (c *Conn) send(kind byte, payload []byte, wait time.Duration) error {
 	return nil
 }
 
+// failure returns why nothing more can be sent; nil: it can.
+func (c *Conn) failure() error {
+	c.sending <- struct{}{}
+	defer func() { <-c.sending }()
+	return c.broken
+}
+
 // SendJSON sends v as a message of one JSON value.
 func (c *Conn) SendJSON(kind byte, v any) error {
 	b, err := json.Marshal(v)
@@ -132,10 +140,7 @@ func (c *Conn) Close() error { return c.conn.Close() }
 
 // withOwn returns the limits of a role's protocol together with those of this package's kinds.
 func withOwn(takes, own Limits) Limits {
-	all := make(Limits)
-	for kind, most := range own {
-		all[kind] = most
-	}
+	all := maps.Clone(own)
 	for kind, most := range takes {
 		if kind < FirstKind {
 			panic(fmt.Sprintf("privsep: kind %d is not for protocols", kind))

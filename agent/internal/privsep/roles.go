@@ -1,22 +1,21 @@
 package privsep
 
-// Role is one process of threatstopd, or one of its commands: what the manual's section
-// PROCESSES says, and what Confine does.
+import "slices"
+
+// Role is one process of threatstopd, or one of its commands: what the manual's section PROCESSES
+// describes, and what Confine does.
 type Role struct {
-	// Name is the process as ps(1) shows it ("main" for the daemon itself), or the
-	// option of the command.
+	// Name is the process as ps(1) shows it ("main" for the daemon itself), or the option of the command.
 	Name string
-	// User is as whom it works: "root", "USER" (the service user that the
-	// configuration names, if the process was started by root), or "the caller".
+	// User is "root", "USER" (the service user that the configuration names, if the process was started by
+	// root), or "the caller".
 	User string
-	// Promises are those of pledge(2); NamePromises are added when host names are
-	// looked up. Empty: it is not pledged, for the reason in Unpledged.
+	// Promises are those of pledge(2); NamePromises are added when host names are looked up. Empty: it is
+	// not pledged, for the reason in Unpledged.
 	Promises, NamePromises, Unpledged string
-	// Unveil has the paths it sees. Nil: it is not restricted; none that apply: it sees
-	// nothing.
+	// Unveil has the paths that it sees; empty: it sees nothing.
 	Unveil []Path
-	// Holds are the descriptors it has or inherits besides its standard ones and that
-	// of its connection to main.
+	// Holds are the descriptors that it has besides its standard ones and that of its connection to main.
 	Holds []string
 	// Can is what an attacker who has taken it over could still do.
 	Can string
@@ -24,15 +23,12 @@ type Role struct {
 
 // Path is what a process sees of the file system.
 type Path struct {
-	// Key names the path among those of Confinement: a key of threatstop.conf, or one
-	// of the Path constants. Literal is the path itself, where it is always the same.
+	// Key names the path among those of Confinement: a key of threatstop.conf, or one of the Path
+	// constants. Literal is the path itself, where it is always the same.
 	Key, Literal string
-	// Suffix is added to the path.
-	Suffix string
-	// Permissions are those of unveil(2).
-	Permissions string
-	// Names: only when host names are looked up.
-	Names bool
+	Suffix       string // is added to the path
+	Permissions  string // of unveil(2)
+	Names        bool   // only when host names are looked up
 }
 
 // Names in Confinement.Paths of what is no key of threatstop.conf.
@@ -48,20 +44,12 @@ const (
 // tempSuffix is that of a table file while it is written (see package apply).
 const tempSuffix = ".new"
 
-const (
-	resolvConf  = "/etc/resolv.conf"
-	unwindConf  = "/etc/unwind.conf"
-	unboundConf = "/var/unbound/etc/unbound.conf"
-	hosts       = "/etc/hosts"
-	// The kernel opens the dynamic linker with the eyes of the process that executes
-	// (exec_elf.c: elf_load_file).
-	linker = "/usr/libexec/ld.so"
-)
+const resolvConf = "/etc/resolv.conf"
 
-// resolver is what Go's resolver looks at.
+// resolver is what Go's resolver opens.
 var resolver = []Path{
 	{Literal: resolvConf, Permissions: "r", Names: true},
-	{Literal: hosts, Permissions: "r", Names: true},
+	{Literal: "/etc/hosts", Permissions: "r", Names: true},
 }
 
 var tableFiles = []Path{
@@ -69,26 +57,6 @@ var tableFiles = []Path{
 	{Key: "BLOCK_FILE", Suffix: tempSuffix, Permissions: "rwc"},
 	{Key: "ALLOW_FILE", Permissions: "rwc"},
 	{Key: "ALLOW_FILE", Suffix: tempSuffix, Permissions: "rwc"},
-}
-
-// config is the configuration, and its directory, of which is looked at whether others can
-// write there.
-var config = []Path{
-	{Key: PathConfig, Permissions: "r"},
-	{Key: PathConfigDir, Permissions: "r"},
-}
-
-var starts = []Path{
-	{Key: PathProgram, Permissions: "x"},
-	{Literal: linker, Permissions: "r"},
-}
-
-func paths(all ...[]Path) []Path {
-	sum := []Path{}
-	for _, p := range all {
-		sum = append(sum, p...)
-	}
-	return sum
 }
 
 // Roles is the one table of the processes and of what confines them.
@@ -114,15 +82,23 @@ var Roles = []Role{
 		Name:     "main",
 		User:     "root",
 		Promises: "stdio rpath wpath cpath pf unix route proc exec",
-		Unveil: paths(config, []Path{
+		Unveil: slices.Concat([]Path{
+			{Key: PathConfig, Permissions: "r"},
+			// It is checked whether others can write there.
+			{Key: PathConfigDir, Permissions: "r"},
 			// Which resolvers are never to be blocked is read anew for each update.
 			{Literal: resolvConf, Permissions: "r"},
-			{Literal: unwindConf, Permissions: "r"},
-			{Literal: unboundConf, Permissions: "r"},
+			{Literal: "/etc/unwind.conf", Permissions: "r"},
+			{Literal: "/var/unbound/etc/unbound.conf", Permissions: "r"},
 			{Literal: "/dev/log", Permissions: "rw"},
 			{Key: PathSocket, Permissions: "c"},
 			{Key: PathStatusSocket, Permissions: "c"},
-		}, tableFiles, starts),
+		}, tableFiles, []Path{
+			{Key: PathProgram, Permissions: "x"},
+			// The kernel opens the dynamic linker with the eyes of the process that executes
+			// (exec_elf.c: elf_load_file).
+			{Literal: "/usr/libexec/ld.so", Permissions: "r"},
+		}),
 		Holds: []string{"/dev/pf", "the directories of the table files", "a socket pair for each other process"},
 		Can: "do what root can, since a program that it executes is not confined. " +
 			"It accepts no connections and reads nothing from the network.",
@@ -132,7 +108,7 @@ var Roles = []Role{
 		User:         "USER",
 		Promises:     "stdio inet",
 		NamePromises: "rpath",
-		Unveil:       paths(resolver),
+		Unveil:       resolver,
 		Can: "connect to any host, and change lists within MAX_ENTRIES, MIN_PREFIX_V4, MIN_PREFIX_V6, MAX_SHRINK and the exceptions, " +
 			"which main applies.",
 	},
@@ -140,7 +116,7 @@ var Roles = []Role{
 		Name:     "report",
 		User:     "USER",
 		Promises: "stdio inet unix rpath wpath cpath bpf",
-		Unveil: paths([]Path{
+		Unveil: slices.Concat([]Path{
 			{Key: "SPOOL_DIR", Permissions: "rwc"},
 			{Key: "CA_FILE", Permissions: "r"},
 		}, resolver),
@@ -152,7 +128,6 @@ var Roles = []Role{
 		Name:      "states",
 		User:      "USER",
 		Unpledged: "no promise permits DIOCKILLSTATES",
-		Unveil:    paths(),
 		Holds:     []string{"/dev/pf"},
 		Can: "change all of pf, signal processes of USER, and use the network. " +
 			"It receives only addresses that main has checked.",
@@ -166,43 +141,22 @@ var Roles = []Role{
 		Holds:    []string{"/dev/pf", "the directories of the table files", "a socket pair for its own fetch"},
 		Can:      "set tables of pf, write the table files, and signal other processes.",
 	},
-	{
-		Name:     "--dump-table",
-		User:     "root",
-		Promises: "stdio",
-		Unveil:   paths(),
-		Holds:    []string{"the table, read before"},
-		Can:      "print false results.",
-	},
-	{
-		Name:     "--read",
-		User:     "the caller",
-		Promises: "stdio",
-		Unveil:   paths(),
-		Holds:    []string{"the file"},
-		Can:      "print false results.",
-	},
+	{Name: "--dump-table", User: "root", Promises: "stdio", Holds: []string{"the table, read before"}, Can: printFalse},
+	{Name: "--read", User: "the caller", Promises: "stdio", Holds: []string{"the file"}, Can: printFalse},
 	{
 		Name:     "--status",
 		User:     "the caller",
 		Promises: "stdio",
-		Unveil:   paths(),
 		Holds:    []string{"a connection to the daemon"},
 		Can:      "print false results, and send the daemon the requests that the caller may send.",
 	},
-	{
-		Name:     "-n",
-		User:     "the caller",
-		Promises: "stdio",
-		Unveil:   paths(),
-		Can:      "print false results.",
-	},
+	{Name: "-n", User: "the caller", Promises: "stdio", Can: printFalse},
 	{
 		Name:         "--test",
 		User:         "USER",
 		Promises:     "stdio inet",
 		NamePromises: "rpath",
-		Unveil:       paths(resolver),
+		Unveil:       resolver,
 		Holds:        []string{"a locked bpf(4) descriptor of PFLOG_IF"},
 		Can:          "send what pf logs to any host, and print false results.",
 	},
@@ -211,15 +165,11 @@ var Roles = []Role{
 		User:         "USER",
 		Promises:     "stdio inet",
 		NamePromises: "rpath",
-		Unveil:       paths(resolver),
+		Unveil:       resolver,
 		Holds:        []string{"the files of pflogd(8)"},
 		Can:          "send these to any host, and print false results.",
 	},
-	{
-		Name:     "--help, --version",
-		User:     "the caller",
-		Promises: "stdio",
-		Unveil:   paths(),
-		Can:      "print false results.",
-	},
+	{Name: "--help, --version", User: "the caller", Promises: "stdio", Can: printFalse},
 }
+
+const printFalse = "print false results."

@@ -30,17 +30,17 @@ const (
 // Job describes a role that is to be kept running.
 //
 // Begin, Up and Down are called one at a time, in that order for each process. Handle is called on the
-// goroutine that reads from the role, after Begin, and beside Up and Down.
+// goroutine that reads from the role, after Begin, and beside Up and Down. Nil functions are not called.
 type Job struct {
 	Role string
 	// Files returns the descriptors for a new process, from 4 on. They are duplicates, which the
-	// process takes over. Nil: none.
+	// process takes over.
 	Files func() ([]*os.File, error)
 	// Takes has the messages taken from the role.
 	Takes Limits
 	// Hold, unless nil, is closed before anything is read from the role.
 	Hold <-chan struct{}
-	// Begin sends a new process its setup. Nil: none.
+	// Begin sends a new process its setup.
 	Begin func(*Conn) error
 	// Handle takes each message of the role; the payload is valid until it returns. An error means
 	// that the role misbehaves: it is killed. Nothing else is read from the role meanwhile, and its
@@ -62,7 +62,6 @@ type Keeper struct {
 	job     Job
 	starter Starter
 	ctx     context.Context
-	started chan struct{}
 	done    chan struct{}
 	restart chan struct{}
 
@@ -72,15 +71,20 @@ type Keeper struct {
 	why   string // it was killed by Kill
 }
 
-// Keep starts a role and keeps it running until ctx ends; then the role has 7 seconds to exit. Keep
-// returns at once.
+// Keep starts a role and keeps it running until ctx ends; then the role has 7 seconds to exit. Keep returns
+// when the first process is started, or could not be, which Down reports.
 //
 // A role is killed when it sends a message that is not taken, a malformed log event, more than 2000
 // messages a second (after a burst of 10000), or a message that Handle refuses; when it does not read
 // what it is sent for 30 seconds, does not answer a ping for 60, or is not ready within two minutes.
 func Keep(ctx context.Context, s Starter, j Job) *Keeper {
-	k := &Keeper{job: j, starter: s, ctx: ctx, started: make(chan struct{}), done: make(chan struct{}), restart: make(chan struct{}, 1)}
-	go k.run()
+	k := &Keeper{job: j, starter: s, ctx: ctx, done: make(chan struct{}), restart: make(chan struct{}, 1)}
+	if ctx.Err() != nil {
+		close(k.done)
+		return k
+	}
+	child, err := k.start()
+	go k.run(child, err)
 	return k
 }
 
@@ -110,53 +114,47 @@ func (k *Keeper) Kill(reason string) {
 	}
 }
 
-// Started returns a channel that is closed when the first process was started, or could not be.
-func (k *Keeper) Started() <-chan struct{} { return k.started }
-
 // Wait waits until the role is gone and is not started again: after ctx has ended, or after the end of
 // one that runs once.
 func (k *Keeper) Wait() { <-k.done }
 
-func (k *Keeper) run() {
+// run supervises one process after the other, beginning with child.
+func (k *Keeper) run(child Child, err error) {
 	defer close(k.done)
-	opened := sync.OnceFunc(func() { close(k.started) })
-	defer opened()
-	for pause := firstPause; k.ctx.Err() == nil; {
-		select {
-		case <-k.restart: // this is the new process
-		default:
-		}
-		child, err := k.start()
-		opened()
+	for pause := firstPause; ; child, err = k.start() {
 		reason, wanted, worked := "", false, time.Duration(0)
 		if err != nil {
 			reason = "cannot be started: " + Clean(err.Error(), maxReason)
 		} else {
-			l := &life{k: k, job: &k.job, conn: NewConn(child.Conn(), withOwn(k.job.Takes, fromRole))}
-			reason, wanted, worked = l.live(child)
+			reason, wanted, worked = k.live(child)
 		}
-		if wanted && reason != "" {
+		switch {
+		case !wanted && k.job.Down != nil:
+			k.job.Down(reason)
+		case wanted && reason != "":
 			k.job.Log.Warn().Str(roleField, k.job.Role).Str("reason", reason).Msg("role did not exit cleanly")
 		}
-		if !wanted && k.job.Down != nil {
-			k.job.Down(reason)
-		}
-		if wanted && k.ctx.Err() != nil || k.job.Once {
+		if k.job.Once {
 			return
 		}
-		if wanted {
+		if wanted || worked >= healthyFor {
 			pause = firstPause
-			continue
 		}
-		if worked >= healthyFor {
-			pause = firstPause
+		if !wanted {
+			select {
+			case <-time.After(pause):
+			case <-k.restart:
+			case <-k.ctx.Done():
+			}
+			pause = min(2*pause, lastPause)
+		}
+		if k.ctx.Err() != nil {
+			return
 		}
 		select {
-		case <-time.After(pause):
-		case <-k.restart:
-		case <-k.ctx.Done():
+		case <-k.restart: // the next process is the new one
+		default:
 		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
@@ -167,20 +165,17 @@ func (k *Keeper) start() (child Child, err error) {
 			return nil, err
 		}
 	}
-	child, err = k.starter.Start(k.job.Role, files)
-	if err != nil {
-		return nil, err
+	if child, err = k.starter.Start(k.job.Role, files); err == nil {
+		k.mu.Lock()
+		k.child = child
+		k.mu.Unlock()
 	}
-	k.mu.Lock()
-	k.child = child
-	k.mu.Unlock()
-	return child, nil
+	return child, err
 }
 
 // life is that of one process.
 type life struct {
-	k    *Keeper
-	job  *Job
+	*Keeper
 	conn *Conn
 
 	exited chan struct{} // closed when the process is gone
@@ -205,6 +200,8 @@ type misbehaved struct{ err error }
 
 func (m misbehaved) Error() string { return "misbehaved, killed: " + m.err.Error() }
 
+func misbehavedf(format string, args ...any) error { return misbehaved{fmt.Errorf(format, args...)} }
+
 var (
 	errWanted = errors.New("wanted") // main wants the role to end
 	errHungUp = errors.New("closed its connection and stayed, killed")
@@ -212,8 +209,11 @@ var (
 
 // live returns when the process is gone: why, whether main wanted it, and how long it was at work. The
 // reason is empty if main wanted it and the role exited cleanly.
-func (l *life) live(child Child) (reason string, wanted bool, worked time.Duration) {
-	l.exited, l.hungUp, l.ready = make(chan struct{}), make(chan struct{}), make(chan struct{})
+func (k *Keeper) live(child Child) (reason string, wanted bool, worked time.Duration) {
+	l := &life{
+		Keeper: k, conn: NewConn(child.Conn(), withOwn(k.job.Takes, fromRole)),
+		exited: make(chan struct{}), hungUp: make(chan struct{}), ready: make(chan struct{}),
+	}
 	var exitErr error
 	go func() {
 		defer close(l.exited)
@@ -246,24 +246,21 @@ func (l *life) live(child Child) (reason string, wanted bool, worked time.Durati
 	}
 	child.Kill()
 	<-l.exited
-	// What it sent before it ended is still there to be read, unless another process holds the
-	// descriptor.
+	// What it sent before it ended is still there to be read, unless another process holds the descriptor.
 	l.conn.conn.SetReadDeadline(time.Now().Add(drainWait))
 	<-l.hungUp
 	l.conn.Close()
 	l.reportDropped()
-	l.conn.sending <- struct{}{}
-	if l.conn.broken == ErrNotRead {
+	if l.conn.failure() == ErrNotRead {
 		why = misbehaved{ErrNotRead}
 	}
-	<-l.conn.sending
 	if l.readErr != nil {
 		why = l.readErr
 	}
-	l.k.mu.Lock()
-	killed := l.k.why
-	l.k.child, l.k.why = nil, ""
-	l.k.mu.Unlock()
+	k.mu.Lock()
+	killed := k.why
+	k.child, k.why = nil, ""
+	k.mu.Unlock()
 	switch {
 	case why != nil:
 		reason = Clean(why.Error(), 2*maxReason)
@@ -276,10 +273,10 @@ func (l *life) live(child Child) (reason string, wanted bool, worked time.Durati
 }
 
 // set makes c the connection to the process that is ready.
-func (l *life) set(c *Conn) {
-	l.k.mu.Lock()
-	l.k.conn = c
-	l.k.mu.Unlock()
+func (k *Keeper) set(c *Conn) {
+	k.mu.Lock()
+	k.conn = c
+	k.mu.Unlock()
 }
 
 // begin sends the setup.
@@ -305,9 +302,9 @@ func (l *life) attend() error {
 	var pinged time.Time
 	for {
 		select {
-		case <-l.k.ctx.Done():
+		case <-l.ctx.Done():
 			return errWanted
-		case <-l.k.restart:
+		case <-l.restart:
 			return errWanted
 		case <-l.exited:
 			return nil
@@ -317,7 +314,7 @@ func (l *life) attend() error {
 			}
 			return errHungUp
 		case <-late:
-			return misbehaved{fmt.Errorf("not ready within %v", readyWait)}
+			return misbehavedf("not ready within %v", readyWait)
 		case <-ready:
 			ready, late = nil, nil
 			l.worked = time.Now()
@@ -334,7 +331,7 @@ func (l *life) attend() error {
 			case l.handling.Load(): // it is main that does not read
 				pinged = time.Now()
 			case time.Since(pinged) >= silentFor:
-				return misbehaved{fmt.Errorf("silent: no answer within %v", silentFor)}
+				return misbehavedf("silent: no answer within %v", silentFor)
 			}
 		}
 	}
@@ -345,54 +342,59 @@ func (l *life) read() error {
 	if l.job.Hold != nil {
 		select {
 		case <-l.job.Hold:
-		case <-l.k.ctx.Done():
+		case <-l.ctx.Done():
 			return nil
 		}
 	}
 	messages, events := newBucket(floodBurst, floodRate), newBucket(logBurst, logRate)
 	for {
 		kind, payload, err := l.conn.Next()
-		if errors.Is(err, ErrMessage) {
-			return misbehaved{err}
-		}
-		if err != nil {
-			return nil // the process is gone or hung up
-		}
-		if !messages.take() {
-			return misbehaved{fmt.Errorf("flood: more than %d messages a second", floodRate)}
-		}
 		switch {
+		case errors.Is(err, ErrMessage):
+			return misbehaved{err}
+		case err != nil:
+			return nil // the process is gone or hung up
+		case !messages.take():
+			return misbehavedf("flood: more than %d messages a second", floodRate)
 		case kind == kindLog && !events.take():
 			l.dropped++
-		case kind == kindLog:
-			if time.Since(l.reported) >= reportEvery {
-				l.reportDropped()
-			}
-			if err := logEvent(l.job.Log, l.job.Role, payload); err != nil {
-				return misbehaved{fmt.Errorf("log event: %w", err)}
-			}
-		case kind == kindPong:
-			if !l.pinged.CompareAndSwap(true, false) {
-				return misbehaved{errors.New("pong without a ping")}
-			}
-		case kind == kindReady:
-			select {
-			case <-l.ready:
-				return misbehaved{errors.New("ready twice")}
-			default:
-				close(l.ready)
-			}
-		case l.job.Handle == nil:
-			return misbehaved{fmt.Errorf("%w: kind %d", ErrMessage, kind)}
 		default:
-			l.handling.Store(true)
-			err := l.job.Handle(l.conn, kind, payload)
-			l.handling.Store(false)
-			if err != nil {
+			if err := l.take(kind, payload); err != nil {
 				return misbehaved{err}
 			}
 		}
 	}
+}
+
+// take handles one message. An error is misbehaviour.
+func (l *life) take(kind byte, payload []byte) error {
+	switch {
+	case kind == kindLog:
+		if time.Since(l.reported) >= reportEvery {
+			l.reportDropped()
+		}
+		if err := logEvent(l.job.Log, l.job.Role, payload); err != nil {
+			return fmt.Errorf("log event: %w", err)
+		}
+	case kind == kindPong:
+		if !l.pinged.CompareAndSwap(true, false) {
+			return errors.New("pong without a ping")
+		}
+	case kind == kindReady:
+		select {
+		case <-l.ready:
+			return errors.New("ready twice")
+		default:
+			close(l.ready)
+		}
+	case l.job.Handle == nil:
+		return fmt.Errorf("%w: kind %d", ErrMessage, kind)
+	default:
+		l.handling.Store(true)
+		defer l.handling.Store(false)
+		return l.job.Handle(l.conn, kind, payload)
+	}
+	return nil
 }
 
 // reportDropped logs how many log events were left out.

@@ -184,7 +184,6 @@ func TestHold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			hold := make(chan struct{})
 			k := keep(t, s, Job{Role: "greets", Hold: hold})
-			<-k.Started()
 			select {
 			case <-k.up:
 				t.Error("read before its time")
@@ -199,13 +198,11 @@ func TestHold(t *testing.T) {
 	}
 	t.Run("until the end", func(t *testing.T) {
 		k := keep(t, Exec(), Job{Role: "greets", Hold: make(chan struct{})})
-		<-k.Started()
 		k.stop()
 		k.Wait()
 	})
 	t.Run("cannot be started", func(t *testing.T) {
 		k := keep(t, InProcess(bodies), Job{Role: "nobody", Once: true})
-		<-k.Started()
 		k.isDown(t)
 	})
 }

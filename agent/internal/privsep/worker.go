@@ -90,8 +90,8 @@ func inherited() (conn net.Conn, files []*os.File, err error) {
 }
 
 // Worker is a role's end of its connection to main. It answers pings, carries log events to main, and
-// ends when main asks for it or is gone. Its sending methods may be called by several goroutines.
-type Worker struct{ conn *Conn }
+// ends when main asks for it or is gone.
+type Worker struct{ *Conn }
 
 // NewWorker returns the role's end of conn, which takes the given messages.
 func NewWorker(conn net.Conn, takes Limits) *Worker {
@@ -101,9 +101,9 @@ func NewWorker(conn net.Conn, takes Limits) *Worker {
 // next returns the next message of the role's protocol, or [ErrEnded].
 func (w *Worker) next() (kind byte, payload []byte, err error) {
 	for {
-		kind, payload, err = w.conn.Next()
+		kind, payload, err = w.Conn.Next()
 		if err == nil && kind == kindPing {
-			if err = w.conn.Send(kindPong, nil); err == nil {
+			if err = w.Send(kindPong, nil); err == nil {
 				continue
 			}
 		}
@@ -117,37 +117,29 @@ func (w *Worker) next() (kind byte, payload []byte, err error) {
 // Setup waits up to 30 seconds for the first message, which must be of the given kind, and reads its
 // JSON. It precedes Run. The error is [ErrEnded] if main ends the role instead.
 func (w *Worker) Setup(kind byte, into any) error {
-	w.conn.conn.SetReadDeadline(time.Now().Add(setupWait))
-	defer w.conn.conn.SetReadDeadline(time.Time{})
+	w.conn.SetReadDeadline(time.Now().Add(setupWait))
+	defer w.conn.SetReadDeadline(time.Time{})
 	got, payload, err := w.next()
-	if err == ErrEnded {
+	switch {
+	case err == ErrEnded:
 		return err
-	}
-	if err == nil && got != kind {
+	case err == nil && got != kind:
 		err = fmt.Errorf("message of kind %d, not %d", got, kind)
+	case err == nil:
+		if err = Unmarshal(payload, into); err == nil {
+			return nil
+		}
 	}
-	if err == nil {
-		err = Unmarshal(payload, into)
-	}
-	if err != nil {
-		return fmt.Errorf("setup: %w", err)
-	}
-	return nil
+	return fmt.Errorf("setup: %w", err)
 }
 
 // Ready reports to main, once, that the role is confined and at work.
-func (w *Worker) Ready() error { return w.conn.Send(kindReady, nil) }
-
-// Send sends main a message.
-func (w *Worker) Send(kind byte, payload []byte) error { return w.conn.Send(kind, payload) }
-
-// SendJSON sends main a message of one JSON value.
-func (w *Worker) SendJSON(kind byte, v any) error { return w.conn.SendJSON(kind, v) }
+func (w *Worker) Ready() error { return w.Send(kindReady, nil) }
 
 // Run passes each message of main to handle until main ends the role or is gone, or ctx ends; then it
 // returns nil. It returns the error of handle, or that of a message that is not taken.
 func (w *Worker) Run(ctx context.Context, handle func(kind byte, payload []byte) error) error {
-	stop := context.AfterFunc(ctx, func() { w.conn.conn.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { w.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
 		kind, payload, err := w.next()
@@ -164,7 +156,7 @@ func (w *Worker) Run(ctx context.Context, handle func(kind byte, payload []byte)
 }
 
 // Log returns a logger whose events main logs as this role's, with its own time.
-func (w *Worker) Log() zerolog.Logger { return zerolog.New(events{w.conn}) }
+func (w *Worker) Log() zerolog.Logger { return zerolog.New(events{w.Conn}) }
 
 // events makes each log event a message.
 type events struct{ conn *Conn }
