@@ -5,8 +5,8 @@
 // shell would run, open or look up is refused, and the error shows how to quote it. A value that is accepted is the
 // one that OpenBSD's sh(1) would set.
 //
-// One table (keys.go) has for each key its name, its default, its purpose and what it may hold. The reader, the
-// printer, the advice on unknown keys and threatstop.conf.example all come from that table.
+// One table (keys.go) has for each key its name, its default and what it may hold; the reader, the printer and
+// the advice on unknown keys use it. What a key is for stands in example.conf, which is tested against the table.
 //
 // The package knows no other part of the agent but the owner of a file (host): a Config has fields of the standard
 // library's types, and package cli converts them into the options of each package.

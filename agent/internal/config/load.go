@@ -73,8 +73,8 @@ func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 	if c == nil || mode&0o044 == 0 {
 		return errs
 	}
-	for i := range keys {
-		if k := &keys[i]; k.shown != nil && k.shown(c) != k.text(c) {
+	for _, k := range keysOf(c) {
+		if k.shown != nil && k.shown() != k.text() {
 			refuse(k.Name, "holds a secret, and others can read the file (mode %04o): chmod 600 %s", mode, path)
 		}
 	}
@@ -127,7 +127,7 @@ func (p *problems) config(sh *shell) *Config {
 	}
 
 	c := new(Config)
-	bad := make(map[string]bool)
+	keys, bad := keysOf(c), make(map[string]bool)
 	for i := range keys {
 		k := &keys[i]
 		if bad[k.Name] = sh.vars[k.Name].bad; !bad[k.Name] && !k.unused {
@@ -137,9 +137,8 @@ func (p *problems) config(sh *shell) *Config {
 	}
 	p.together(c, bad, func(key string) int { return last[key].line })
 
-	for i := range keys {
-		k := &keys[i]
-		if p.unread || k.Need == "" || k.text(c) != "" || bad[k.Name] || k.hits && (c.Upload == UploadNone || bad["UPLOAD"]) {
+	for _, k := range keys {
+		if p.unread || k.Need == "" || k.text() != "" || bad[k.Name] || k.hits && (c.Upload == UploadNone || bad["UPLOAD"]) {
 			continue
 		}
 		or := ""
@@ -164,7 +163,7 @@ func (p *problems) set(k *Key, c *Config, a assignment, given bool) bool {
 	}
 	err := unprintable(value, k.list)
 	if err == nil {
-		err = k.set(c, value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
+		err = k.set(value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
 	}
 	if err != nil {
 		var we *wordError
@@ -174,7 +173,7 @@ func (p *problems) set(k *Key, c *Config, a assignment, given bool) bool {
 		p.errorf(a.line, k.Name, "%s %v; allowed: %s", k.show(value), err, k.Allowed)
 		return false
 	}
-	if k.placeholder && slices.Contains(strings.Fields(k.text(c)), k.Example) {
+	if k.placeholder && slices.Contains(strings.Fields(k.text()), k.Example) {
 		p.slipf(a.line, k.Name, "%s is the value of the example: write your own", k.Example)
 	}
 	return true
@@ -272,11 +271,10 @@ func quote(s string) string {
 // the parameters of a URL, come out as xxxxx.
 func (c *Config) WriteTo(w io.Writer) (int64, error) {
 	var b bytes.Buffer
-	for i := range keys {
-		k := &keys[i]
-		value := k.text(c)
+	for _, k := range keysOf(c) {
+		value := k.text()
 		if k.shown != nil {
-			value = k.shown(c)
+			value = k.shown()
 		}
 		fmt.Fprintf(&b, "%s=%s\n", k.Name, quote(value))
 	}

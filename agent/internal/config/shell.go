@@ -434,7 +434,7 @@ func advice(key, rest string) string {
 	switch {
 	case value == "", len(value) > 100, strings.ContainsAny(value, "'\"\\"), secret(key) && (value != hidden(value) || strings.Count(value, ":") > 1):
 		return ": put the value in single quotes"
-	case k != nil && (unprintable(value, k.list) != nil || k.set(new(Config), value, func(string, ...any) {}) != nil):
+	case k != nil && (unprintable(value, k.list) != nil || k.try(value) != nil):
 		return "; allowed: " + k.Allowed
 	}
 	return ": put the value in single quotes, " + key + "='" + value + "'"

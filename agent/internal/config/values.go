@@ -18,35 +18,42 @@ import (
 	"unicode/utf8"
 )
 
-// kind is what a key may hold: how it is read into a Config and written back.
+// kind is what a key may hold: how it is read into a field of a Config and written back.
 type kind struct {
 	Allowed string // completes "allowed: …"
 	// list: the value is words between blanks, newlines included.
 	list bool
 	// set reads a value, which is not empty and has no blanks at its ends. Its error completes a
 	// sentence that begins with the value.
-	set func(c *Config, s string, warn warnFunc) error
+	set func(s string, warn warnFunc) error
 	// text gives the value back in the form that set reads; empty is unset.
-	text func(c *Config) string
+	text func() string
 	// shown is text without secrets; nil where a value cannot hold one.
-	shown func(c *Config) string
+	shown func() string
+}
+
+// try returns why a value is refused. It changes no Config.
+func (k *Key) try(value string) error {
+	keys := Keys()
+	i := slices.IndexFunc(keys, func(x Key) bool { return x.Name == k.Name })
+	return keys[i].set(value, func(string, ...any) {})
 }
 
 // warnFunc reports what a value is accepted with.
 type warnFunc = func(format string, args ...any)
 
 // simple makes a kind of a field with a parser and a formatter.
-func simple[T any](field func(*Config) *T, allowed string, parse func(string) (T, error), format func(T) string) kind {
+func simple[T any](field *T, allowed string, parse func(string) (T, error), format func(T) string) kind {
 	return kind{
 		Allowed: allowed,
-		set: func(c *Config, s string, _ warnFunc) error {
+		set: func(s string, _ warnFunc) error {
 			v, err := parse(s)
 			if err == nil {
-				*field(c) = v
+				*field = v
 			}
 			return err
 		},
-		text: func(c *Config) string { return format(*field(c)) },
+		text: func() string { return format(*field) },
 	}
 }
 
@@ -65,12 +72,12 @@ func checked(check func(string) error) func(string) (string, error) {
 }
 
 // listOf makes a kind of a field of several words. Words that come to the same are taken once.
-func listOf[T comparable](field func(*Config) *[]T, allowed string, parse func(string) (T, error), format func(T) string) kind {
+func listOf[T comparable](field *[]T, allowed string, parse func(string) (T, error), format func(T) string) kind {
 	return kind{
 		Allowed: allowed,
 		list:    true,
-		set: func(c *Config, s string, warn warnFunc) error {
-			*field(c) = nil
+		set: func(s string, warn warnFunc) error {
+			*field = nil
 			for _, w := range strings.Fields(s) {
 				v, err := parse(w)
 				switch {
@@ -78,17 +85,17 @@ func listOf[T comparable](field func(*Config) *[]T, allowed string, parse func(s
 					return &wordError{w, fmt.Errorf("%w: put blanks, not commas, between the words", err)}
 				case err != nil:
 					return &wordError{w, err}
-				case slices.Contains(*field(c), v):
+				case slices.Contains(*field, v):
 					warn("%q is given twice", brief(w))
 				default:
-					*field(c) = append(*field(c), v)
+					*field = append(*field, v)
 				}
 			}
 			return nil
 		},
-		text: func(c *Config) string {
+		text: func() string {
 			var words []string
-			for _, v := range *field(c) {
+			for _, v := range *field {
 				words = append(words, format(v))
 			}
 			return strings.Join(words, " ")
@@ -103,7 +110,7 @@ type wordError struct {
 }
 
 // oneOf takes words, capitals aside; each stands for a value.
-func oneOf[T comparable](field func(*Config) *T, allowed string, values map[string]T, format func(T) string) kind {
+func oneOf[T comparable](field *T, allowed string, values map[string]T, format func(T) string) kind {
 	return simple(field, allowed, func(s string) (T, error) {
 		v, ok := values[strings.ToLower(s)]
 		if !ok {
@@ -113,7 +120,7 @@ func oneOf[T comparable](field func(*Config) *T, allowed string, values map[stri
 	}, format)
 }
 
-func yesNo(field func(*Config) *bool) kind {
+func yesNo(field *bool) kind {
 	return oneOf(field, "yes or no (or true, false, on, off, 1, 0)",
 		map[string]bool{"yes": true, "true": true, "on": true, "1": true, "no": false, "false": false, "off": false, "0": false},
 		func(b bool) string {
@@ -125,7 +132,7 @@ func yesNo(field func(*Config) *bool) kind {
 }
 
 // between makes a kind of a number with bounds. allowed has two %s for them.
-func between[T cmp.Ordered](field func(*Config) *T, allowed string, least, most T, parse func(string) (T, error), format func(T) string) kind {
+func between[T cmp.Ordered](field *T, allowed string, least, most T, parse func(string) (T, error), format func(T) string) kind {
 	return simple(field, fmt.Sprintf(allowed, format(least), format(most)),
 		func(s string) (T, error) {
 			v, err := parse(s)
@@ -139,7 +146,7 @@ func between[T cmp.Ordered](field func(*Config) *T, allowed string, least, most 
 		}, format)
 }
 
-func duration(field func(*Config) *time.Duration, least, most time.Duration) kind {
+func duration(field *time.Duration, least, most time.Duration) kind {
 	return between(field, "a duration from %s to %s, in whole w, d, h, m or s", least, most, parseDuration, formatDuration)
 }
 
@@ -180,7 +187,7 @@ func formatDuration(d time.Duration) string {
 	return cmp.Or(b.String(), "0")
 }
 
-func count(field func(*Config) *int, least, most int) kind {
+func count(field *int, least, most int) kind {
 	return between(field, "a whole number from %s to %s", least, most, func(s string) (int, error) {
 		n, err := strconv.ParseUint(s, 10, 31)
 		if errors.Is(err, strconv.ErrSyntax) {
@@ -193,7 +200,7 @@ func count(field func(*Config) *int, least, most int) kind {
 // sizeUnits are powers of 1024, the first for numbers without a unit.
 const sizeUnits = " KMG"
 
-func size(field func(*Config) *int64, least, most int64) kind {
+func size(field *int64, least, most int64) kind {
 	return between(field, "a number of bytes from %s to %s, with K, M or G behind it for powers of 1024", least, most,
 		func(s string) (int64, error) {
 			digits := strings.TrimRight(strings.ToUpper(s), "KMG")
@@ -219,7 +226,7 @@ func formatSize(n int64) string {
 }
 
 // percent keeps a part from 0 to 1.
-func percent(field func(*Config) *float64) kind {
+func percent(field *float64) kind {
 	return between(field, "a percentage from %s to %s, such as 50%%", 0, 1,
 		func(s string) (float64, error) {
 			n, err := strconv.ParseUint(strings.TrimSuffix(s, "%"), 10, 31)
@@ -232,7 +239,7 @@ func percent(field func(*Config) *float64) kind {
 }
 
 // filePath is an absolute path of a file or of a directory, cleaned.
-func filePath(field func(*Config) *string, what string) kind {
+func filePath(field *string, what string) kind {
 	return simple(field, "the absolute path of a "+what+", at most 1023 bytes",
 		func(s string) (string, error) {
 			switch {
@@ -250,7 +257,7 @@ func filePath(field func(*Config) *string, what string) kind {
 }
 
 // name is up to most letters, digits, dashes, underscores, dots and others, none of notFirst at its beginning.
-func name(field func(*Config) *string, most int, others, notFirst, allowed string) kind {
+func name(field *string, most int, others, notFirst, allowed string) kind {
 	return simple(field, fmt.Sprintf("1 to %d letters, digits, dots, dashes%s", most, allowed), checked(func(s string) error {
 		switch {
 		case len(s) > most:
@@ -264,25 +271,25 @@ func name(field func(*Config) *string, most int, others, notFirst, allowed strin
 
 // tableName is what pf.conf takes between < and > without quotes; net/pfvar.h: PF_TABLE_NAME_SIZE is 32, the
 // final NUL included.
-func tableName(field func(*Config) *string) kind {
+func tableName(field *string) kind {
 	return name(field, 31, "", "", " and underscores")
 }
 
 // fieldName goes into the header of a form part, between double quotes.
-func fieldName(field func(*Config) *string) kind {
+func fieldName(field *string) kind {
 	return name(field, 64, "[]", "", ", underscores and brackets")
 }
 
 // account is the name of a user or of a group, as useradd(8) takes it (valid_login: no dash or digit first, and
 // nothing that passwd(5) and the shell give a meaning; sys/syslimits.h: LOGIN_NAME_MAX is 32, the final NUL
 // included).
-func account(field func(*Config) *string) kind {
+func account(field *string) kind {
 	return name(field, 31, "", "0123456789.-", " and underscores, no digit, dot or dash first")
 }
 
 var deviceIDForm = regexp.MustCompile(`^tdid_[A-Za-z0-9_]+$`)
 
-func deviceID(field func(*Config) *string) kind {
+func deviceID(field *string) kind {
 	k := name(field, 128, "", "", " and underscores")
 	return k.also(func(s string, warn warnFunc) {
 		if !deviceIDForm.MatchString(s) {
@@ -294,8 +301,8 @@ func deviceID(field func(*Config) *string) kind {
 // also has a kind look at each value that it accepts.
 func (k kind) also(look func(s string, warn warnFunc)) kind {
 	set := k.set
-	k.set = func(c *Config, s string, warn warnFunc) error {
-		err := set(c, s, warn)
+	k.set = func(s string, warn warnFunc) error {
+		err := set(s, warn)
 		if err == nil {
 			look(s, warn)
 		}
@@ -318,7 +325,7 @@ func onlyBytes(s, others string) error {
 var pflogForm = regexp.MustCompile(`^pflog(0|[1-9][0-9]{0,3})$`)
 
 // pflogIf is a pflog interface by the name that if_clone_lookup takes: no leading zeros.
-func pflogIf(field func(*Config) *string) kind {
+func pflogIf(field *string) kind {
 	return simple(field, "a pflog interface, such as pflog0 or pflog1", checked(func(s string) error {
 		if !pflogForm.MatchString(s) {
 			return errors.New("is no pflog interface")
@@ -329,12 +336,12 @@ func pflogIf(field func(*Config) *string) kind {
 
 // anything is for a value that nothing uses.
 func anything() kind {
-	return kind{Allowed: "anything", set: func(*Config, string, warnFunc) error { return nil }, text: func(*Config) string { return "" }}
+	return kind{Allowed: "anything", set: func(string, warnFunc) error { return nil }, text: func() string { return "" }}
 }
 
 // listener is an address to listen on, with its port. Names are not taken, since a resolver would decide then who
 // can connect.
-func listener(field func(*Config) *netip.AddrPort) kind {
+func listener(field *netip.AddrPort) kind {
 	return simple(field, "an address of this host and a port, such as 127.0.0.1:9110 or [::1]:9110",
 		func(s string) (netip.AddrPort, error) {
 			ap, err := netip.ParseAddrPort(s)
@@ -351,7 +358,7 @@ func listener(field func(*Config) *netip.AddrPort) kind {
 }
 
 // labels are first labels of names.
-func labels(field func(*Config) *[]string) kind {
+func labels(field *[]string) kind {
 	return listOf(field, "first labels of names, each at most 63 letters, digits, dashes and underscores", checked(func(s string) error {
 		if strings.Contains(s, ".") {
 			return errors.New("has a dot in it")
@@ -361,7 +368,7 @@ func labels(field func(*Config) *[]string) kind {
 }
 
 // names are DNS names, which are kept without the final dot.
-func names(field func(*Config) *[]string) kind {
+func names(field *[]string) kind {
 	return listOf(field, "DNS names, with blanks between them",
 		func(s string) (string, error) {
 			s = strings.TrimSuffix(s, ".")
@@ -395,7 +402,7 @@ func dnsName(s string) error {
 }
 
 // servers are addresses or names, each with a port or without.
-func servers(field func(*Config) *[]string) kind {
+func servers(field *[]string) kind {
 	return listOf(field, "addresses or names, each with :port or without, such as 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:53, dns.example.com",
 		parseServer, asText[string])
 }
@@ -455,7 +462,7 @@ func serverAddr(a netip.Addr) error {
 }
 
 // hostAddr is one address of this host, or the zero Addr.
-func hostAddr(field func(*Config) *netip.Addr) kind {
+func hostAddr(field *netip.Addr) kind {
 	return simple(field, "one address of this host",
 		func(s string) (netip.Addr, error) {
 			a, err := netip.ParseAddr(s)
@@ -468,7 +475,7 @@ func hostAddr(field func(*Config) *netip.Addr) kind {
 
 // networks are addresses and prefixes. Bits behind the prefix are refused, as they leave open which of the two was
 // meant.
-func networks(field func(*Config) *[]netip.Prefix) kind {
+func networks(field *[]netip.Prefix) kind {
 	k := listOf(field, "addresses and networks, such as 192.0.2.1, 192.0.2.0/24, 2001:db8::/32",
 		func(s string) (netip.Prefix, error) {
 			p, err := netip.ParsePrefix(s)
@@ -505,9 +512,9 @@ func formatPrefix(p netip.Prefix) string {
 }
 
 // address is a URL with one of the schemes; with a path where that is wanted.
-func address(field func(*Config) **url.URL, allowed string, paths bool, schemes ...string) kind {
+func address(field **url.URL, allowed string, paths bool, schemes ...string) kind {
 	k := simple(field, allowed, func(s string) (*url.URL, error) { return parseURL(s, paths, schemes) }, asText[*url.URL])
-	k.shown = func(c *Config) string { return redacted(*field(c)) }
+	k.shown = func() string { return redacted(*field) }
 	return k.also(func(s string, warn warnFunc) {
 		if strings.Contains(s, mark) {
 			warn("%s replaces a secret that was not shown: put the secret in its place", mark)

@@ -116,9 +116,6 @@ func promises(r *privsep.Role) string {
 
 // sees lists the paths that a process sees, those with the same permissions together.
 func sees(paths []privsep.Path) string {
-	if paths == nil {
-		return "Sees all files.\n"
-	}
 	if len(paths) == 0 {
 		return "Sees no files.\n"
 	}
