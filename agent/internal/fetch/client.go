@@ -123,7 +123,6 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	return c, nil
 }
 
-
 // Close ends the role, and waits until it is gone.
 func (c *Client) Close() error {
 	c.end()
