@@ -56,10 +56,9 @@ func attacker(do func(*taken) error) privsep.Body {
 
 // head is the header of a list of n entries, as it was asked for.
 func (a *taken) head(n int) header {
-	return header{
-		Name: a.fetch.Name, Server: a.setup.Options.Servers[0],
-		Layout: dnsfetch.LayoutAPL, Parts: 1, Bytes: 1000, Elapsed: 1000, Entries: n,
-	}
+	return header{Entries: n, List: dnsfetch.List{
+		Name: a.fetch.Name, Server: a.setup.Options.Servers[0], Layout: dnsfetch.LayoutAPL, Parts: 1, Bytes: 1000, Elapsed: 1000,
+	}}
 }
 
 // begin begins a list of n entries, as it was asked for but for changes.
@@ -129,6 +128,9 @@ var attacks = map[string]struct {
 	"sends a line break":   {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Server += "\nblock" }) }, want: "a server that is not printable"},
 	"sends no layout":      {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Layout = 0 }) }, want: "list of layout 0"},
 	"sends no parts":       {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Parts = 0 }) }, want: "list of 0 parts"},
+	"sends entries in the header": {do: func(a *taken) error {
+		return a.begin(1, func(h *header) { h.Chunks = [][]dnsfetch.Entry{make([]dnsfetch.Entry, 1)} })
+	}, want: "entries in a header"},
 	"sends many failures": {do: func(a *taken) error {
 		return a.begin(1, func(h *header) { h.Failed = slices.Repeat([]failure{{Text: "x"}}, maxFailed+1) })
 	}, want: "list with 65 servers that failed"},
@@ -233,10 +235,9 @@ var million = func() func(*taken) error {
 		return [][]dnsfetch.Entry{slices.Repeat([]dnsfetch.Entry{e}, 1_000_000)}
 	})
 	return func(a *taken) error {
-		h := a.head(0)
-		l := h.list()
+		l := a.head(0).List
 		l.Chunks = made()
-		return (&role{Worker: a.Worker}).send(l)
+		return (&role{Worker: a.Worker}).send(&l)
 	}
 }()
 

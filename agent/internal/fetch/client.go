@@ -144,13 +144,14 @@ func (c *Client) set(conn *privsep.Conn, down string, over bool) {
 	if conn != nil {
 		return
 	}
+	err := fmt.Errorf("%w: %s", ErrRole, down)
 	if l := c.list; l != nil {
-		l.err = fmt.Errorf("%w: %s", ErrRole, down)
+		l.err = err
 		close(l.done)
 		c.list = nil
 	}
 	for _, l := range c.lookups {
-		l.err = fmt.Errorf("%w: %s", ErrRole, down)
+		l.err = err
 		close(l.done)
 	}
 	clear(c.lookups)
@@ -282,38 +283,31 @@ func (c *Client) Lookup(ctx context.Context, name string) ([]netip.Addr, error) 
 func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over { // nothing is asked for any more; the role has not noticed yet
-		return nil
-	}
 	l := c.list
-	if kind == kindAddresses {
+	switch {
+	case c.over: // nothing is asked for any more; the role has not noticed yet
+		return nil
+	case kind == kindAddresses:
 		return c.takeAddresses(payload)
-	}
-	if l == nil {
+	case l == nil:
 		return errors.New("list without a request")
-	}
-	switch kind {
-	case kindProgress:
+	case kind == kindProgress:
 		return l.takeProgress(payload, c.o.Fetch.MaxEntries)
-	case kindHeader:
+	case kind == kindHeader:
 		if err := c.takeHeader(l, payload); err != nil {
 			return err
 		}
-	case kindEntries:
-		if l.got == nil {
-			return errors.New("entries without a header")
-		}
+	case kind == kindEntries && l.got == nil:
+		return errors.New("entries without a header")
+	case kind == kindEntries:
 		entries, err := parseEntries(payload, l.left)
 		if err != nil {
 			return err
 		}
 		l.got.Chunks, l.left = append(l.got.Chunks, entries), l.left-len(entries)
-	case kindFailure:
+	case kind == kindFailure:
 		var f failure
-		if err := privsep.Unmarshal(payload, &f); err != nil {
-			return fmt.Errorf("failure: %w", err)
-		}
-		if err := f.check(); err != nil {
+		if err := receive("failure", payload, &f, 0); err != nil {
 			return err
 		}
 		if l.got != nil {
@@ -331,10 +325,7 @@ func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) error {
 // takeHeader takes the header of the list that was asked for.
 func (c *Client) takeHeader(l *listing, payload []byte) error {
 	var h header
-	if err := privsep.Unmarshal(payload, &h); err != nil {
-		return fmt.Errorf("header: %w", err)
-	}
-	if err := h.check(c.o.Fetch.MaxEntries); err != nil {
+	if err := receive("header", payload, &h, c.o.Fetch.MaxEntries); err != nil {
 		return err
 	}
 	switch {
@@ -347,42 +338,37 @@ func (c *Client) takeHeader(l *listing, payload []byte) error {
 	case h.Entries == 0 && !l.request.AllowEmpty:
 		return errors.New("empty list where it may not be")
 	}
-	l.got, l.left = h.list(), h.Entries
+	l.got, l.left = &h.List, h.Entries
 	return nil
 }
 
 // takeProgress keeps the latest progress for Fetch.
 func (l *listing) takeProgress(payload []byte, most int) error {
 	var p progress
-	if err := privsep.Unmarshal(payload, &p); err != nil {
-		return fmt.Errorf("progress: %w", err)
+	if err := receive("progress", payload, &p, most); err != nil {
+		return err
 	}
 	if l.got != nil || l.request.Progress == nil {
 		return errors.New("progress of a list that was not asked for")
-	}
-	if err := p.check(most); err != nil {
-		return err
 	}
 	select {
 	case <-l.progress:
 	default:
 	}
-	l.progress <- dnsfetch.Progress{List: l.request.Name, Server: p.Server, Done: p.Done, Parts: p.Parts, Entries: p.Entries, Bytes: p.Bytes}
+	p.List = l.request.Name
+	l.progress <- dnsfetch.Progress(p)
 	return nil
 }
 
 // takeAddresses takes the answer to a look-up.
 func (c *Client) takeAddresses(payload []byte) error {
 	var a addresses
-	if err := privsep.Unmarshal(payload, &a); err != nil {
-		return fmt.Errorf("addresses: %w", err)
+	if err := receive("addresses", payload, &a, 0); err != nil {
+		return err
 	}
 	l := c.lookups[a.Name]
 	if l == nil {
 		return errors.New("addresses of a name that was not asked for")
-	}
-	if err := a.check(); err != nil {
-		return err
 	}
 	if l.addrs = a.Addresses; a.Error != "" {
 		l.err = &net.DNSError{Err: a.Error, Name: a.Name}

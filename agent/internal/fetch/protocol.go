@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/dnsfetch"
@@ -70,6 +69,14 @@ var toMain = privsep.Limits{
 	kindAddresses: 8 << 10,
 }
 
+// receive reads a message of the role, and checks it. most is the largest number of entries.
+func receive(what string, payload []byte, into interface{ check(most int) error }, most int) error {
+	if err := privsep.Unmarshal(payload, into); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return into.check(most)
+}
+
 // setup is what the role has to know of the configuration.
 type setup struct {
 	Options     dnsfetch.Options // without the Resolver
@@ -88,12 +95,8 @@ type lookup struct {
 	Name string
 }
 
-// progress is a dnsfetch.Progress.
-type progress struct {
-	Server               string
-	Done, Parts, Entries int
-	Bytes                int64
-}
+// progress is how much of a list has come.
+type progress dnsfetch.Progress
 
 // addresses answers a lookup.
 type addresses struct {
@@ -104,12 +107,9 @@ type addresses struct {
 
 // header is a list without its entries.
 type header struct {
-	Name, Server             string
-	Layout                   dnsfetch.Layout
-	Parts, Restarts, Entries int
-	Bytes                    int64
-	Elapsed                  time.Duration
-	Failed                   []failure // servers that failed before Server was asked
+	dnsfetch.List           // without Chunks
+	Failed        []failure // in place of the list's
+	Entries       int
 }
 
 // failure is why a list could not be fetched: a text for people, and what it means.
@@ -128,7 +128,7 @@ func (f *failure) error(list string) *dnsfetch.Error {
 	return &dnsfetch.Error{List: list, Kind: f.Kind, Err: errors.New(f.Text)}
 }
 
-func (f *failure) check() error {
+func (f *failure) check(int) error {
 	if f.Text == "" || !plain(f.Text, maxText) || f.Kind > dnsfetch.KindNXDomain {
 		return fmt.Errorf("failure of kind %d without a printable reason of at most %d characters", f.Kind, maxText)
 	}
@@ -148,24 +148,16 @@ func (h *header) check(most int) error {
 		return fmt.Errorf("list of %d entries where the limit is %d", h.Entries, most)
 	case len(h.Failed) > maxFailed:
 		return fmt.Errorf("list with %d servers that failed", len(h.Failed))
+	case len(h.Chunks) > 0:
+		return errors.New("entries in a header")
 	}
-	for i := range h.Failed {
-		if err := h.Failed[i].check(); err != nil {
+	for _, f := range h.Failed {
+		if err := f.check(0); err != nil {
 			return err
 		}
+		h.List.Failed = append(h.List.Failed, f.error(h.Name))
 	}
 	return nil
-}
-
-// list returns the list that a checked header begins, without entries.
-func (h *header) list() *dnsfetch.List {
-	l := &dnsfetch.List{
-		Name: h.Name, Server: h.Server, Layout: h.Layout, Parts: h.Parts, Restarts: h.Restarts, Bytes: h.Bytes, Elapsed: h.Elapsed,
-	}
-	for i := range h.Failed {
-		l.Failed = append(l.Failed, h.Failed[i].error(h.Name))
-	}
-	return l
 }
 
 // appendEntry appends e as it crosses to main.
@@ -212,7 +204,7 @@ func plain(s string, n int) bool {
 }
 
 // check returns what is wrong with the answer to a look-up.
-func (a *addresses) check() error {
+func (a *addresses) check(int) error {
 	switch {
 	case len(a.Addresses) > maxAddrs:
 		return fmt.Errorf("%d addresses of one name", len(a.Addresses))

@@ -106,7 +106,7 @@ func (r *role) fetch(ctx context.Context, f fetch) {
 		request.Progress = func(p dnsfetch.Progress) {
 			if now := time.Now(); now.Sub(last) >= progressEvery {
 				last = now
-				r.SendJSON(kindProgress, progress{Server: p.Server, Done: p.Done, Parts: p.Parts, Entries: p.Entries, Bytes: p.Bytes})
+				r.SendJSON(kindProgress, p)
 			}
 		}
 	}
@@ -124,10 +124,8 @@ func (r *role) fetch(ctx context.Context, f fetch) {
 
 // send sends main a list.
 func (r *role) send(l *dnsfetch.List) error {
-	h := header{
-		Name: l.Name, Server: l.Server, Layout: l.Layout, Parts: l.Parts, Restarts: l.Restarts,
-		Entries: l.Len(), Bytes: l.Bytes, Elapsed: l.Elapsed,
-	}
+	h := header{List: *l, Entries: l.Len()}
+	h.Chunks = nil
 	for _, err := range l.Failed[:min(len(l.Failed), maxFailed)] {
 		h.Failed = append(h.Failed, newFailure(err, maxOther))
 	}
@@ -143,10 +141,10 @@ func (r *role) send(l *dnsfetch.List) error {
 			b = b[:0]
 		}
 	}
-	if len(b) == 0 {
-		return nil
+	if len(b) > 0 {
+		return r.Send(kindEntries, b)
 	}
-	return r.Send(kindEntries, b)
+	return nil
 }
 
 // fail sends main the reason why there is no list.
