@@ -2,6 +2,7 @@ package install
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -36,8 +37,10 @@ type Options struct {
 	// Root is the root directory of the system to work on. "" is the one that
 	// is running; any other is a tree of files, and Commands must be its Tree.
 	Root string
-	// Yes answers every question.
+	// Yes answers every question with yes.
 	Yes bool
+	// Terminal: somebody can answer what is not answered by yes or no.
+	Terminal bool
 	// In is where answers are read from.
 	In  io.Reader
 	Out io.Writer
@@ -77,6 +80,19 @@ type Conf struct {
 	// Parse reads the text of a configuration. Warnings are for the owner to
 	// see, and no reason to stop.
 	Parse func(name, text string) (s Settings, warnings []error, err error)
+
+	// Questions are asked on a terminal where there is no configuration but the example. Fill returns the
+	// example with the answers, by key; Try tries what it says, and prints what it finds.
+	Questions []Question
+	Fill      func(answers map[string]string) string
+	Try       func(ctx context.Context, text string) error
+}
+
+// Question asks for the value of a key.
+type Question struct {
+	Key, Text string
+	Default   string // of an empty answer
+	Optional  bool   // it may stay empty
 }
 
 // Settings are the values of a configuration that the installer uses.
@@ -179,20 +195,33 @@ func (h *host) ask(ctx context.Context, question string) bool {
 	if ctx.Err() != nil {
 		return false // and nobody else reads
 	}
-	h.printf("%s [y/n] ", question)
-	answer := make(chan string, 1)
+	line, _ := h.line(ctx, question+" [y/n] ")
+	line = strings.ToLower(line)
+	return line == "y" || line == "yes"
+}
+
+// line puts a question, and returns the line that answers it; false at the end of the input and after an
+// interrupt.
+func (h *host) line(ctx context.Context, question string) (string, bool) {
+	h.printf("%s", question)
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1)
 	go func() {
-		line, _ := h.in.ReadString('\n')
-		answer <- line
+		line, err := h.in.ReadString('\n')
+		answers <- answer{strings.TrimSpace(line), err}
 	}()
 	select {
-	case line := <-answer:
-		line = strings.ToLower(strings.TrimSpace(line))
-		return (line == "y" || line == "yes") && ctx.Err() == nil
+	case a := <-answers:
+		if ctx.Err() == nil {
+			return a.line, a.err == nil || a.line != ""
+		}
 	case <-ctx.Done():
 		h.printf("\n")
-		return false
 	}
+	return "", false
 }
 
 // run runs a command that must succeed.
@@ -347,7 +376,7 @@ func (in *installer) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := in.readConf(); err != nil {
+	if err := in.readConf(ctx); err != nil {
 		return err
 	}
 	files := []struct {
@@ -391,8 +420,9 @@ func (in *installer) plan(ctx context.Context) error {
 	return in.takeOver()
 }
 
-// readConf reads the configuration that is there. A broken one ends the installation before it has begun.
-func (in *installer) readConf() error {
+// readConf reads the configuration that is there, or asks for what it needs. A broken one ends the installation
+// before it has begun.
+func (in *installer) readConf(ctx context.Context) error {
 	text, name := in.Conf.Example, in.Conf.Path
 	s, err := in.stat(name)
 	if err != nil {
@@ -408,6 +438,14 @@ func (in *installer) readConf() error {
 			text, in.kept = string(data), true
 		}
 	}
+	if !in.kept && in.Terminal && !in.Yes {
+		if answers := in.askConf(ctx); answers != "" {
+			// It is the owner's, and so its sum is not written down: --uninstall leaves it.
+			text, in.kept = answers, true
+			in.add(in.change(kindFile, name, ""), fmt.Sprintf("write %s with these answers (mode 0600)", name),
+				func(context.Context) error { return in.replace(name, &saved{Mode: 0o600, Data: []byte(text)}) })
+		}
+	}
 	cfg, warnings, err := in.Conf.Parse(name, text)
 	if err != nil {
 		return fmt.Errorf("%w\n%s: put this right first: nothing was changed", err, name)
@@ -419,10 +457,40 @@ func (in *installer) readConf() error {
 	for _, w := range warnings {
 		in.advise("%v", w)
 	}
-	if s.Mode.IsRegular() && s.Mode.Perm()&0o077 != 0 {
+	if s != nil && s.Mode.IsRegular() && s.Mode.Perm()&0o077 != 0 {
 		in.advise("%s has mode %04o: `chmod 600` it: writable by others, or readable with a password in it, it is refused", name, s.Mode.Perm())
 	}
 	return nil
+}
+
+// askConf asks for what a configuration needs and tries it. It returns the configuration, or "" for the example,
+// which the owner fills in.
+func (in *installer) askConf(ctx context.Context) string {
+	in.printf("What %s needs, as the web site of the service shows it. Without an answer\nthe example is installed, to be filled in.\n", in.Conf.Path)
+	answers := make(map[string]string)
+	for _, q := range in.Conf.Questions {
+		prompt := q.Text
+		if q.Default != "" {
+			prompt += " [" + q.Default + "]"
+		}
+		for err := errors.New("not asked yet"); err != nil; {
+			line, ok := in.line(ctx, prompt+": ")
+			if answers[q.Key] = cmp.Or(line, q.Default); !ok || answers[q.Key] == "" && !q.Optional {
+				return ""
+			}
+			if _, _, err = in.Conf.Parse(in.Conf.Path, in.Conf.Fill(answers)); err != nil {
+				in.printf("%v\n", err)
+			}
+		}
+	}
+	text := in.Conf.Fill(answers)
+	if err := in.Conf.Try(ctx, text); err != nil {
+		in.printf("%v\n", err)
+		if !in.ask(ctx, "Take these answers all the same?") {
+			return ""
+		}
+	}
+	return text
 }
 
 // file has a file made or replaced, unless it is as it should be.

@@ -711,3 +711,70 @@ func TestInterruptedQuestion(t *testing.T) {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// On a terminal what a configuration needs is asked for, tried and written; it is the owner's from then on.
+func TestAsksForTheConfiguration(t *testing.T) {
+	const asked = "device_id=tdid_1\nDNS_SERVERS=192.0.2.53\nPOLL_INTERVAL=1h\nALLOW_LISTS=\n"
+	for _, c := range []struct {
+		name, answers string
+		try           error
+		conf          string
+		says          []string
+	}{
+		{"all answers", "tdid_1\n\n1h\n\ny\n", nil, asked,
+			[]string{"Device id: ", "Policy servers [192.0.2.53]: ", "DNS Server is ready.", "write " + confPath + " with these answers"}},
+		{"a value that is refused", "tdid_1\n\nnever\n1h\n\ny\n", nil, asked, []string{"never is no duration"}},
+		{"no answer where one is needed", "\ny\n", nil, exampleConf, []string{"Fill in " + confPath}},
+		{"the servers fail, taken", "tdid_1\n\n1h\n\ny\ny\n", errors.New("list basic: query refused"), asked, []string{"list basic: query refused"}},
+		{"the servers fail, not taken", "tdid_1\n\n1h\n\nn\ny\n", errors.New("list basic: query refused"), exampleConf, []string{"Fill in " + confPath}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBox(t, freshTree())
+			var out bytes.Buffer
+			o := b.options(&out, c.answers)
+			o.Terminal = true
+			o.Conf.Questions = []Question{
+				{Key: "device_id", Text: "Device id"}, {Key: "DNS_SERVERS", Text: "Policy servers", Default: "192.0.2.53"},
+				{Key: "POLL_INTERVAL", Text: "Interval"}, {Key: "ALLOW_LISTS", Text: "Allow lists", Optional: true},
+			}
+			o.Conf.Fill = func(answers map[string]string) (text string) {
+				for _, q := range o.Conf.Questions {
+					text += q.Key + "=" + answers[q.Key] + "\n"
+				}
+				return text
+			}
+			o.Conf.Try = func(context.Context, string) error {
+				if c.try == nil {
+					out.WriteString("DNS Server is ready.\n")
+				}
+				return c.try
+			}
+			err := Install(context.Background(), o)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out.String())
+			}
+			if got := b.snapshot()[confPath]; got != "-rw------- "+c.conf {
+				t.Errorf("%s is %q, want %q", confPath, got, c.conf)
+			}
+			contains(t, out.String(), c.says...)
+			if c.conf != asked {
+				return
+			}
+			out.Reset()
+			o.In = strings.NewReader("")
+			if err := Install(context.Background(), o); err != nil || !strings.Contains(out.String(), "there is nothing to do") {
+				t.Errorf("a second time: %v\n%s", err, out.String())
+			}
+			contains(t, b.mustUninstall(), confPath+" was changed since it was installed, and is yours")
+		})
+	}
+}
+
+// The lines for pf.conf are what the reader of pf.conf takes for them.
+func TestPFAdviceIsRead(t *testing.T) {
+	b := newBox(t, tree{pfConfPath: PFAdvice("Block", "/var/db/b.pftable", "Allow", "/var/db/a.pftable")})
+	c := readPFConf(&disk{root: b.root})
+	if len(c.unread) > 0 || len(c.naming("/var/db/b.pftable")) != 1 || len(c.using("Block")) != 3 || len(c.using("Allow")) != 3 {
+		t.Errorf("%+v", c)
+	}
+}

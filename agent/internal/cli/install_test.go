@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"example.org/threatstopd/agent/internal/config"
+	"example.org/threatstopd/pfioctl/pfsim"
 )
 
 // lay makes the files of a system that is not running.
@@ -286,5 +287,32 @@ func TestConfigExamplesParse(t *testing.T) {
 	}
 	if len(blocks) < 5 {
 		t.Errorf("%d examples", len(blocks)-1)
+	}
+}
+
+// The questions of --install lead to a configuration that is accepted, and its servers are tried.
+func TestInstallAsks(t *testing.T) {
+	fw := newFirewall(t, pfsim.Options{})
+	var out bytes.Buffer
+	env := fw.env()
+	env.Stdout = &out
+	conf := InstallConf()
+	answers := map[string]string{"device_id": "tdid_1", "DNS_SERVERS": fw.server.Addr(), "BLOCK_LISTS": blockList, "ALLOW_LISTS": ""}
+	for _, q := range conf.Questions {
+		if _, ok := answers[q.Key]; !ok {
+			answers[q.Key] = q.Default
+		}
+	}
+	text := conf.Fill(answers)
+	if _, warnings, err := conf.Parse("answers", text); err != nil || len(warnings) > 0 || answers["url"] == "" {
+		t.Fatalf("%v, %v", warnings, err)
+	}
+	if err := tryServers(t.Context(), env, text); err != nil || !strings.HasSuffix(out.String(), "DNS Server is ready.\n") ||
+		!strings.HasPrefix(out.String(), "block list "+blockList+": ") {
+		t.Errorf("%v: %s", err, &out)
+	}
+	answers["BLOCK_LISTS"] = "none.example.net"
+	if err := tryServers(t.Context(), env, conf.Fill(answers)); err == nil || !strings.Contains(err.Error(), "A new device takes") {
+		t.Errorf("a list that is not: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	_ "embed"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -15,6 +16,19 @@ var example string
 // Example returns a commented threatstop.conf.
 func Example() string { return example }
 
+var exampleLine = regexp.MustCompile(`(?m)^#?(\w+)=.*$`)
+
+// Fill returns the example with other values, by key.
+func Fill(values map[string]string) string {
+	return exampleLine.ReplaceAllStringFunc(example, func(line string) string {
+		key, _, _ := strings.Cut(strings.TrimPrefix(line, "#"), "=")
+		if value, ok := values[key]; ok {
+			line = key + "=" + quote(value)
+		}
+		return line
+	})
+}
+
 // Key is a row of the table of keys. What a key is for stands in example.conf.
 type Key struct {
 	Name    string
@@ -23,7 +37,7 @@ type Key struct {
 	Need    string // what a required key is needed for; empty for an optional one
 	kind
 	hits        bool // the key is needed for reporting hits only
-	placeholder bool // the owner must replace Example by a value of their own
+	Placeholder bool // the owner must replace Example by a value of their own
 	unused      bool // the key has no effect
 }
 
@@ -42,7 +56,7 @@ func keysOf(c *Config) []Key {
 		// This device.
 		{
 			Name: "device_id", Example: "tdid_abcd1234", Need: "the name under which hits are reported",
-			kind: deviceID(&c.DeviceID), hits: true, placeholder: true,
+			kind: deviceID(&c.DeviceID), hits: true, Placeholder: true,
 		},
 		// The policy: where it comes from.
 		{
@@ -51,7 +65,7 @@ func keysOf(c *Config) []Key {
 		},
 		{
 			Name: "BLOCK_LISTS", Example: "basic.threatstop.local", Need: "the lists of the policy that are blocked",
-			kind: names(&c.BlockLists), placeholder: true,
+			kind: names(&c.BlockLists), Placeholder: true,
 		},
 		{Name: "ALLOW_LISTS", kind: names(&c.AllowLists)},
 		{Name: "POLL_INTERVAL", Default: "1h", kind: duration(&c.PollInterval, time.Minute, 7*day)},

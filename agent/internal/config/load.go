@@ -173,7 +173,7 @@ func (p *problems) set(k *Key, c *Config, a assignment, given bool) bool {
 		p.errorf(a.line, k.Name, "%s %v; allowed: %s", k.show(value), err, k.Allowed)
 		return false
 	}
-	if k.placeholder && slices.Contains(strings.Fields(k.text()), k.Example) {
+	if k.Placeholder && slices.Contains(strings.Fields(k.text()), k.Example) {
 		p.slipf(a.line, k.Name, "%s is the value of the example: write your own", k.Example)
 	}
 	return true
