@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
@@ -265,8 +266,8 @@ type fetcher struct {
 	lookup func(context.Context, string) ([]netip.Addr, error)
 }
 
-func (f fetcher) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	return f.lookup(ctx, name)
+func (f fetcher) Lookup(ctx context.Context, names []string) []sources.Name {
+	return fetch.LookUp(ctx, names, f.lookup)
 }
 
 // list prints what one list says of the address.

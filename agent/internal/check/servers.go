@@ -45,7 +45,7 @@ func (t *tester) servers(ctx context.Context) {
 	for _, u := range t.ready.unseen {
 		t.say(rules.Warn, "resolvers: "+u, "name the resolvers that are missed in NEVER_BLOCK")
 	}
-	lists.Names(ctx, t.env.Lookup)
+	lists.Names(ctx, fetcher{lookup: t.env.Lookup})
 	never, warnings := lists.Facts(host)
 	for _, w := range warnings {
 		t.say(rules.Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")

@@ -59,21 +59,20 @@ func takeover(do func(*taken) error) privsep.Body {
 			return err
 		}
 		return a.Run(context.Background(), func(kind byte, payload []byte) error {
-			var ask struct {
-				Name, Server         string
-				AllowEmpty, Progress bool
-				Siblings             []string
-			}
-			if err := privsep.Unmarshal(payload, &ask); err != nil {
-				return err
-			}
 			switch kind {
 			case fetchFetch:
+				var ask struct {
+					Name                 string
+					AllowEmpty, Progress bool
+				}
+				if err := privsep.Unmarshal(payload, &ask); err != nil {
+					return err
+				}
 				a.name = ask.Name
 				return do(a)
 			case fetchLookup:
 				// Whatever it says is kept out of the block table, and that is all.
-				return a.SendJSON(fetchAddresses, map[string]any{"Name": ask.Name, "Addresses": []string{"8.8.8.8"}})
+				return a.SendJSON(fetchAddresses, []any{map[string]any{"Addresses": []string{"8.8.8.8"}}})
 			}
 			return nil
 		})
@@ -166,8 +165,8 @@ var attacks = map[string]struct {
 	"sends giant strings": {do: func(a *taken) error { return a.Send(fetchHeader, make([]byte, 1<<20)) },
 		says: []string{"fetch process: misbehaved, killed: ", "are taken"}},
 	"answers what nobody asked": {do: func(a *taken) error {
-		return a.SendJSON(fetchAddresses, map[string]any{"Name": "x", "Addresses": []string{"8.8.8.8"}})
-	}, says: []string{"fetch process: misbehaved, killed: ", "addresses of a name that was not asked for"}},
+		return a.SendJSON(fetchAddresses, []any{map[string]any{"Addresses": []string{"8.8.8.8"}}})
+	}, says: []string{"fetch process: misbehaved, killed: ", "addresses without a request"}},
 	"dies": {do: func(*taken) error { return errors.New("had enough") }, says: []string{"fetch process: had enough"}},
 
 	"sends 0.0.0.0/0": {do: func(a *taken) error {

@@ -20,10 +20,9 @@ import (
 // taken is a role that somebody else has taken over. It may do what it likes with its connection.
 type taken struct {
 	*privsep.Worker
-	conn   net.Conn
-	setup  setup
-	fetch  fetch // asked for
-	lookup lookup
+	conn  net.Conn
+	setup setup
+	fetch fetch // asked for
 }
 
 // attacker is the life of a role that does do when it is first asked for anything, and lives on
@@ -41,8 +40,6 @@ func attacker(do func(*taken) error) privsep.Body {
 			switch kind {
 			case kindFetch:
 				privsep.Unmarshal(payload, &a.fetch)
-			case kindLookup:
-				privsep.Unmarshal(payload, &a.lookup)
 			case kindCancel:
 				return nil
 			}
@@ -167,21 +164,22 @@ var attacks = map[string]struct {
 		return err
 	}, want: "unknown kind 97"},
 
-	"looks up on its own":       {do: answer(func(r *addresses) { r.Name += "x" }), want: "addresses of a name that was not asked for", lookup: true},
-	"looks up instead":          {do: answer(func(*addresses) {}), want: "addresses of a name that was not asked for"},
-	"answers twice":             {do: func(a *taken) error { answer(func(*addresses) {})(a); return answer(func(*addresses) {})(a) }, want: "addresses of a name that was not asked for", lookup: true},
-	"answers 10.000 addresses":  {do: answer(func(r *addresses) { r.Addresses = make([]netip.Addr, 10_000) }), want: "are taken", lookup: true},
-	"answers 65 addresses":      {do: answer(func(r *addresses) { r.Addresses = repeated(65) }), want: "65 addresses of one name", lookup: true},
-	"answers nothing":           {do: answer(func(r *addresses) { r.Addresses = nil }), want: "neither addresses nor a reason", lookup: true},
-	"answers yes and no":        {do: answer(func(r *addresses) { r.Error = "x" }), want: "neither addresses nor a reason, or both", lookup: true},
-	"answers 0.0.0.0":           {do: answer(func(r *addresses) { r.Addresses[0] = netip.IPv4Unspecified() }), want: "0.0.0.0, which no host has", lookup: true},
-	"answers multicast":         {do: answer(func(r *addresses) { r.Addresses[0] = netip.MustParseAddr("ff02::1") }), want: "ff02::1, which no host has", lookup: true},
-	"answers broadcast":         {do: answer(func(r *addresses) { r.Addresses[0] = netip.MustParseAddr("255.255.255.255") }), want: "255.255.255.255, which no host has", lookup: true},
-	"answers no address":        {do: answer(func(r *addresses) { r.Addresses[0] = netip.Addr{} }), want: "which no host has", lookup: true},
-	"answers with a zone":       {do: answer(func(r *addresses) { r.Addresses[0] = netip.MustParseAddr("fe80::1%x") }), want: "which no host has", lookup: true},
-	"answers a mapped address":  {do: answer(func(r *addresses) { r.Addresses[0] = netip.MustParseAddr("::ffff:10.0.0.1") }), want: "which no host has", lookup: true},
-	"answers with a line break": {do: answer(func(r *addresses) { r.Addresses, r.Error = nil, "a\nb" }), want: "reason that is not printable", lookup: true},
-	"answers with a long story": {do: answer(func(r *addresses) { r.Addresses, r.Error = nil, strings.Repeat("x", 301) }), want: "reason that is not printable", lookup: true},
+	"answers for two names":     {do: func(a *taken) error { return a.SendJSON(kindAddresses, make(addresses, 2)) }, want: "addresses of 2 names where 1 were", lookup: true},
+	"looks up instead":          {do: found(func(*answer) {}), want: "addresses without a request"},
+	"answers twice":             {do: func(a *taken) error { found(func(*answer) {})(a); return found(func(*answer) {})(a) }, want: "addresses without a request", lookup: true},
+	"sends a list instead":      {do: func(a *taken) error { return a.begin(1) }, want: "list without a request", lookup: true},
+	"answers 200.000 addresses": {do: found(func(r *answer) { r.Addresses = make([]netip.Addr, 200_000) }), want: "are taken", lookup: true},
+	"answers 65 addresses":      {do: found(func(r *answer) { r.Addresses = repeated(65) }), want: "65 addresses of one name", lookup: true},
+	"answers nothing":           {do: found(func(r *answer) { r.Addresses = nil }), want: "neither addresses nor a reason", lookup: true},
+	"answers yes and no":        {do: found(func(r *answer) { r.Error = "x" }), want: "neither addresses nor a reason, or both", lookup: true},
+	"answers 0.0.0.0":           {do: found(func(r *answer) { r.Addresses[0] = netip.IPv4Unspecified() }), want: "0.0.0.0, which no host has", lookup: true},
+	"answers multicast":         {do: found(func(r *answer) { r.Addresses[0] = netip.MustParseAddr("ff02::1") }), want: "ff02::1, which no host has", lookup: true},
+	"answers broadcast":         {do: found(func(r *answer) { r.Addresses[0] = netip.MustParseAddr("255.255.255.255") }), want: "255.255.255.255, which no host has", lookup: true},
+	"answers no address":        {do: found(func(r *answer) { r.Addresses[0] = netip.Addr{} }), want: "which no host has", lookup: true},
+	"answers with a zone":       {do: found(func(r *answer) { r.Addresses[0] = netip.MustParseAddr("fe80::1%x") }), want: "which no host has", lookup: true},
+	"answers a mapped address":  {do: found(func(r *answer) { r.Addresses[0] = netip.MustParseAddr("::ffff:10.0.0.1") }), want: "which no host has", lookup: true},
+	"answers with a line break": {do: found(func(r *answer) { r.Addresses, r.Error = nil, "a\nb" }), want: "reason that is not printable", lookup: true},
+	"answers with a long story": {do: found(func(r *answer) { r.Addresses, r.Error = nil, strings.Repeat("x", 301) }), want: "reason that is not printable", lookup: true},
 }
 
 func repeated(n int) []netip.Addr {
@@ -192,12 +190,12 @@ func repeated(n int) []netip.Addr {
 	return all
 }
 
-// answer answers a lookup, which is what change makes of it.
-func answer(change func(*addresses)) func(*taken) error {
+// found answers a lookup of one name, which is what change makes of it.
+func found(change func(*answer)) func(*taken) error {
 	return func(a *taken) error {
-		r := addresses{Name: a.lookup.Name, Addresses: repeated(1)}
+		r := answer{Addresses: repeated(1)}
 		change(&r)
-		return a.SendJSON(kindAddresses, r)
+		return a.SendJSON(kindAddresses, addresses{r})
 	}
 }
 
@@ -256,10 +254,10 @@ func TestTakenOver(t *testing.T) {
 				})
 				var err error
 				if attack.lookup {
-					_, err = c.Lookup(t.Context(), "two.example.net")
+					_, err = lookUp(c, "two.example.net")
 					if err == nil { // the answer came before the offence
 						c.keep.Wait()
-						_, err = c.Lookup(t.Context(), "two.example.net")
+						_, err = lookUp(c, "two.example.net")
 					}
 				} else {
 					_, err = c.Fetch(t.Context(), dnsfetch.Request{Name: listName, Progress: func(dnsfetch.Progress) {}})

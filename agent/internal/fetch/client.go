@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -40,45 +39,46 @@ var ErrRole = errors.New("fetch process")
 
 const (
 	startWait  = 5 * time.Second // for a role that is being started again
-	cancelWait = 2 * time.Second // for a role to give up a list
-	maxLookups = 64              // names that are looked up at once
+	cancelWait = 2 * time.Second // for a role to give up a request
 )
 
-// Client has a role fetch lists and look up names. It may be used by several goroutines, and fetches one
-// list at a time.
+// Client has a role fetch lists and look up names. It may be used by several goroutines, and has one request
+// carried out at a time.
 type Client struct {
 	o        Options
 	checked  *dnsfetch.Client // of the same options, for questions about them
-	limit    time.Duration    // of one list
+	limit    time.Duration    // of one request
 	patience time.Duration    // cancelWait
 	end      context.CancelFunc
 	keep     *privsep.Keeper
-	fetching chan struct{} // has one element during a fetch
+	busy     chan struct{} // has one element during a request
 
 	mu      sync.Mutex
 	conn    *privsep.Conn // to the role that is ready; nil: none
 	down    string        // why there is none, once it was known
 	over    bool          // and there will be none
 	changed chan struct{} // closed when that changes
-	list    *listing      // being fetched; nil: none
-	lookups map[string]*looking
+	asked   *request      // nil: none
 }
 
-// listing is a list that is being fetched.
-type listing struct {
-	request  *dnsfetch.Request
-	got      *dnsfetch.List // from the header on
-	left     int            // entries that have not come
+// request is what the role was asked for, and what has come of it.
+type request struct {
+	done chan struct{} // closed when all has come or err is set
+	err  error
+
+	list     *dnsfetch.Request // nil: names
+	got      *dnsfetch.List    // from the header on
+	left     int               // entries that have not come
 	progress chan dnsfetch.Progress
-	done     chan struct{} // closed when got is complete or err is set
-	err      error
+
+	names []string
+	found []Name
 }
 
-// looking is a name that is being looked up.
-type looking struct {
-	done  chan struct{}
-	addrs []netip.Addr
-	err   error
+// Name is what a look-up of a host name brought: addresses, or why there are none.
+type Name struct {
+	Addrs []netip.Addr
+	Err   error
 }
 
 // New starts a role, and keeps it running until ctx ends or Close. The error is that of the options;
@@ -96,7 +96,7 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		o: o, checked: checked,
 		// Longer than a server that gives a list slowly may take, and the next one after it.
 		limit:    2 * cmp.Or(o.Fetch.ListTimeout, dnsfetch.DefaultListTimeout),
-		patience: cancelWait, fetching: make(chan struct{}, 1), changed: make(chan struct{}), lookups: make(map[string]*looking),
+		patience: cancelWait, busy: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	ctx, c.end = context.WithCancel(ctx)
 	context.AfterFunc(ctx, func() { c.set(nil, "ended", true) })
@@ -141,35 +141,32 @@ func (c *Client) set(conn *privsep.Conn, down string, over bool) {
 	c.conn, c.down, c.over = conn, down, over
 	close(c.changed)
 	c.changed = make(chan struct{})
-	if conn != nil {
-		return
+	if conn == nil && c.asked != nil {
+		c.asked.err = fmt.Errorf("%w: %s", ErrRole, down)
+		c.finish()
 	}
-	err := fmt.Errorf("%w: %s", ErrRole, down)
-	if l := c.list; l != nil {
-		l.err = err
-		close(l.done)
-		c.list = nil
-	}
-	for _, l := range c.lookups {
-		l.err = err
-		close(l.done)
-	}
-	clear(c.lookups)
 }
 
-// ask waits until the role is ready and calls record, under the lock, to note a request. From then on the
-// request has an end: an answer, or that of the role. A role that died is waited for only as long as it
-// may take to start it again.
-func (c *Client) ask(ctx context.Context, record func() error) (*privsep.Conn, error) {
+// finish ends the request.
+func (c *Client) finish() {
+	close(c.asked.done)
+	c.asked = nil
+}
+
+// ready waits until the role is ready, and notes the request. From then on that has an end: an answer, or that of
+// the role. A role that died is waited for only as long as it may take to start it again.
+func (c *Client) ready(ctx context.Context, q *request) (*privsep.Conn, error) {
 	late := time.After(startWait)
 	for {
 		c.mu.Lock()
 		conn, down, over, changed := c.conn, c.down, c.over, c.changed
 		if conn != nil {
-			defer c.mu.Unlock()
-			return conn, record()
+			c.asked = q
 		}
 		c.mu.Unlock()
+		if conn != nil {
+			return conn, nil
+		}
 		err := fmt.Errorf("%w: %s", ErrRole, down)
 		if over {
 			return nil, err
@@ -188,192 +185,158 @@ func (c *Client) ask(ctx context.Context, record func() error) (*privsep.Conn, e
 	}
 }
 
-// Fetch fetches a list as [dnsfetch.Client.Fetch] does. An error of the role itself matches [ErrRole].
-func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List, error) {
-	failed := func(err error) (*dnsfetch.List, error) {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx) // as dnsfetch has it
-		}
-		return nil, &dnsfetch.Error{List: r.Name, Err: err}
-	}
-	if !plain(r.Name, maxName) { // it would come back as another
-		return failed(fmt.Errorf("%w: %.200q", dnsfetch.ErrName, r.Name))
-	}
+// ask has a request carried out. The error of the role itself matches [ErrRole].
+func (c *Client) ask(ctx context.Context, q *request, kind byte, message any) error {
 	select {
-	case c.fetching <- struct{}{}:
-		defer func() { <-c.fetching }()
+	case c.busy <- struct{}{}:
+		defer func() { <-c.busy }()
 	case <-ctx.Done():
-		return failed(nil)
+		return context.Cause(ctx)
 	}
-	l := &listing{request: &r, progress: make(chan dnsfetch.Progress, 1), done: make(chan struct{})}
-	conn, err := c.ask(ctx, func() error { c.list = l; return nil })
+	q.done, q.progress = make(chan struct{}), make(chan dnsfetch.Progress, 1)
+	conn, err := c.ready(ctx, q)
 	if err != nil {
-		return failed(err)
+		return err
 	}
-	c.send(conn, kindFetch, fetch{Name: r.Name, AllowEmpty: r.AllowEmpty, Progress: r.Progress != nil})
+	if err := conn.SendJSON(kind, message); err != nil && err != privsep.ErrDown {
+		c.keep.Kill("cannot be asked: " + err.Error()) // which ends the request
+	}
 	late, why, given := time.After(c.limit), fmt.Sprintf("no answer within %v", c.limit), ctx.Done()
 	for {
 		select {
-		case p := <-l.progress:
-			r.Progress(p)
+		case p := <-q.progress:
+			q.list.Progress(p)
 		case <-given:
 			given = nil
 			conn.Send(kindCancel, nil)
-			late, why = time.After(c.patience), "did not give up a list"
+			late, why = time.After(c.patience), "did not give up a request"
 		case <-late:
 			c.keep.Kill(why)
-		case <-l.done:
-			var e *dnsfetch.Error
-			switch {
-			case ctx.Err() == nil && l.err == nil:
-				return l.got, nil
-			case ctx.Err() == nil && errors.As(l.err, &e):
-				return nil, e
+		case <-q.done:
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-			return failed(l.err)
+			return q.err
 		}
 	}
 }
 
-// send sends a request. A role that cannot be asked is killed, which ends the request.
-func (c *Client) send(conn *privsep.Conn, kind byte, v any) {
-	if err := conn.SendJSON(kind, v); err != nil && err != privsep.ErrDown {
-		c.keep.Kill("cannot be asked: " + err.Error())
+// Fetch fetches a list as [dnsfetch.Client.Fetch] does. An error of the role itself matches [ErrRole].
+func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List, error) {
+	q := &request{list: &r}
+	err := fmt.Errorf("%w: %.200q", dnsfetch.ErrName, r.Name)
+	if plain(r.Name, maxName) { // else it would come back as another
+		err = c.ask(ctx, q, kindFetch, fetch{Name: r.Name, AllowEmpty: r.AllowEmpty, Progress: r.Progress != nil})
 	}
+	var e *dnsfetch.Error
+	switch {
+	case err == nil:
+		return q.got, nil
+	case errors.As(err, &e):
+		return nil, e
+	}
+	return nil, &dnsfetch.Error{List: r.Name, Err: err}
 }
 
-// Lookup returns the addresses of a host, at least one and at most 64; those of an address are itself.
-// An error is a [net.DNSError], or matches [ErrRole].
-func (c *Client) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	if a, err := netip.ParseAddr(name); err == nil {
-		return []netip.Addr{a}, nil
-	}
-	if !plain(name, maxName) {
-		return nil, &net.DNSError{Err: "not a host name", Name: fmt.Sprintf("%.200q", name)}
-	}
-	var l *looking
-	asked := false
-	conn, err := c.ask(ctx, func() error {
-		if l, asked = c.lookups[name]; asked {
-			return nil
-		}
-		if len(c.lookups) == maxLookups {
-			return &net.DNSError{Err: "too many lookups at once", Name: name, IsTemporary: true}
-		}
-		l = &looking{done: make(chan struct{})}
-		c.lookups[name] = l
+// Lookup returns for each of at most 64 host names its addresses, at most 64, or why there are none. All are looked
+// up at once, for at most 10 seconds.
+func (c *Client) Lookup(ctx context.Context, names []string) []Name {
+	if len(names) == 0 {
 		return nil
-	})
+	}
+	q := &request{names: names}
+	err := fmt.Errorf("%d names to look up, at most %d are", len(names), maxNames)
+	if len(names) <= maxNames {
+		err = c.ask(ctx, q, kindLookup, names)
+	}
 	if err != nil {
-		return nil, err
+		return slices.Repeat([]Name{{Err: err}}, len(names))
 	}
-	if !asked {
-		c.send(conn, kindLookup, lookup{Name: name})
-	}
-	// One that is not waited for stays on record until its answer comes.
-	select {
-	case <-l.done:
-		return slices.Clone(l.addrs), l.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return q.found
 }
 
 // handle takes what the role sends. An error is misbehaviour, for which it is killed.
 func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	l := c.list
+	q := c.asked
 	switch {
 	case c.over: // nothing is asked for any more; the role has not noticed yet
 		return nil
-	case kind == kindAddresses:
-		return c.takeAddresses(payload)
-	case l == nil:
+	case kind == kindAddresses && (q == nil || q.list != nil):
+		return errors.New("addresses without a request")
+	case kind != kindAddresses && (q == nil || q.list == nil):
 		return errors.New("list without a request")
-	case kind == kindProgress:
-		return l.takeProgress(payload, c.o.Fetch.MaxEntries)
-	case kind == kindHeader:
-		if err := c.takeHeader(l, payload); err != nil {
+	case kind == kindAddresses:
+		var a addresses
+		if err := receive("addresses", payload, &a, len(q.names)); err != nil {
 			return err
 		}
-	case kind == kindEntries && l.got == nil:
+		q.found = a.names()
+	case kind == kindProgress:
+		return q.takeProgress(payload, c.o.Fetch.MaxEntries)
+	case kind == kindHeader:
+		if err := c.takeHeader(q, payload); err != nil {
+			return err
+		}
+	case kind == kindEntries && q.got == nil:
 		return errors.New("entries without a header")
 	case kind == kindEntries:
-		entries, err := parseEntries(payload, l.left)
+		entries, err := parseEntries(payload, q.left)
 		if err != nil {
 			return err
 		}
-		l.got.Chunks, l.left = append(l.got.Chunks, entries), l.left-len(entries)
+		q.got.Chunks, q.left = append(q.got.Chunks, entries), q.left-len(entries)
 	case kind == kindFailure:
 		var f failure
 		if err := receive("failure", payload, &f, 0); err != nil {
 			return err
 		}
-		if l.got != nil {
+		if q.got != nil {
 			return errors.New("list and error in one")
 		}
-		l.err = f.error(l.request.Name)
+		q.err = f.error(q.list.Name)
 	}
-	if l.left == 0 {
-		close(l.done)
-		c.list = nil
+	if q.left == 0 {
+		c.finish()
 	}
 	return nil
 }
 
 // takeHeader takes the header of the list that was asked for.
-func (c *Client) takeHeader(l *listing, payload []byte) error {
+func (c *Client) takeHeader(q *request, payload []byte) error {
 	var h header
 	if err := receive("header", payload, &h, c.o.Fetch.MaxEntries); err != nil {
 		return err
 	}
 	switch {
-	case l.got != nil:
+	case q.got != nil:
 		return errors.New("list begun twice")
-	case h.Name != l.request.Name:
-		return fmt.Errorf("list %s where %s was asked for", h.Name, l.request.Name)
+	case h.Name != q.list.Name:
+		return fmt.Errorf("list %s where %s was asked for", h.Name, q.list.Name)
 	case !c.checked.Knows(h.Server):
 		return fmt.Errorf("list %s from %s, which is none of the policy servers", h.Name, h.Server)
-	case h.Entries == 0 && !l.request.AllowEmpty:
+	case h.Entries == 0 && !q.list.AllowEmpty:
 		return errors.New("empty list where it may not be")
 	}
-	l.got, l.left = &h.List, h.Entries
+	q.got, q.left = &h.List, h.Entries
 	return nil
 }
 
 // takeProgress keeps the latest progress for Fetch.
-func (l *listing) takeProgress(payload []byte, most int) error {
+func (q *request) takeProgress(payload []byte, most int) error {
 	var p progress
 	if err := receive("progress", payload, &p, most); err != nil {
 		return err
 	}
-	if l.got != nil || l.request.Progress == nil {
+	if q.got != nil || q.list.Progress == nil {
 		return errors.New("progress of a list that was not asked for")
 	}
 	select {
-	case <-l.progress:
+	case <-q.progress:
 	default:
 	}
-	p.List = l.request.Name
-	l.progress <- dnsfetch.Progress(p)
-	return nil
-}
-
-// takeAddresses takes the answer to a look-up.
-func (c *Client) takeAddresses(payload []byte) error {
-	var a addresses
-	if err := receive("addresses", payload, &a, 0); err != nil {
-		return err
-	}
-	l := c.lookups[a.Name]
-	if l == nil {
-		return errors.New("addresses of a name that was not asked for")
-	}
-	if l.addrs = a.Addresses; a.Error != "" {
-		l.err = &net.DNSError{Err: a.Error, Name: a.Name}
-	}
-	close(l.done)
-	delete(c.lookups, a.Name)
+	p.List = q.list.Name
+	q.progress <- dnsfetch.Progress(p)
 	return nil
 }

@@ -9,21 +9,17 @@ import (
 	"example.org/threatstopd/dnsfetch"
 )
 
-// asking is a client that has asked for a list and for a name.
-func asking(t testing.TB, most int) (*Client, *listing, *looking) {
+// asking is a client that has asked for a list, or for a name.
+func asking(t testing.TB, most int, q *request) *Client {
 	t.Helper()
 	checked, err := dnsfetch.New(dnsfetch.Options{Servers: []string{"127.0.0.1:9"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := &listing{
-		request:  &dnsfetch.Request{Name: listName, Progress: func(dnsfetch.Progress) {}},
-		progress: make(chan dnsfetch.Progress, 1), done: make(chan struct{}),
-	}
-	look := &looking{done: make(chan struct{})}
-	c := &Client{checked: checked, list: list, lookups: map[string]*looking{"two.example.net": look}}
+	q.progress, q.done = make(chan dnsfetch.Progress, 1), make(chan struct{})
+	c := &Client{checked: checked, asked: q}
 	c.o.Fetch.MaxEntries = most
-	return c, list, look
+	return c
 }
 
 // FuzzHandle: whatever the role sends, what main takes of it is a list that was asked for, within
@@ -48,16 +44,21 @@ func FuzzHandle(f *testing.F) {
 	whole := message(kindHeader, text(h))
 	whole = append(whole, message(kindEntries, raw(1, "10.0.0.0", 8, 0))...)
 	whole = append(whole, message(kindEntries, append(raw(1, "2001:db8::", 32, entryV6), raw(1, "10.1.0.0", 16, entryNot)...))...)
-	f.Add(whole)
+	f.Add(whole, false)
 	failure := text(failure{Kind: dnsfetch.KindNoData, Text: "no records"})
-	found := text(addresses{Name: "two.example.net", Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}})
-	none := text(addresses{Name: "two.example.net", Error: "no such host"})
+	found := text(addresses{{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}})
+	none := text(addresses{{Error: "no such host"}})
 	step := text(progress{Server: "127.0.0.1:9", Done: 1, Parts: 2, Entries: 3, Bytes: 4})
-	f.Add(message(kindFailure, failure))
-	f.Add(append(message(kindAddresses, found), whole...))
-	f.Add(append(message(kindProgress, step), message(kindAddresses, none)...))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		c, list, look := asking(t, most)
+	f.Add(message(kindFailure, failure), false)
+	f.Add(message(kindAddresses, found), true)
+	f.Add(message(kindAddresses, none), true)
+	f.Add(append(message(kindProgress, step), whole...), false)
+	f.Fuzz(func(t *testing.T, b []byte, names bool) {
+		q := &request{list: &dnsfetch.Request{Name: listName, Progress: func(dnsfetch.Progress) {}}}
+		if names {
+			q = &request{names: []string{"two.example.net"}}
+		}
+		c := asking(t, most, q)
 		for len(b) >= 3 {
 			kind, n := b[0], min(int(binary.BigEndian.Uint16(b[1:])), len(b)-3)
 			payload := b[3 : 3+n]
@@ -70,50 +71,53 @@ func FuzzHandle(f *testing.F) {
 			}
 		}
 		select {
-		case <-list.done:
-			switch {
-			case list.got == nil && list.err == nil, list.got != nil && list.err != nil:
-				t.Fatalf("list %v, error %v", list.got, list.err)
-			case list.err != nil:
-				if e, ok := list.err.(*dnsfetch.Error); !ok || e.List != listName {
-					t.Fatalf("%#v", list.err)
-				}
-			default:
-				if got := list.got; got.Len() == 0 || got.Len() > most || got.Name != listName || got.Server != "127.0.0.1:9" {
-					t.Fatalf("%+v", got)
-				}
-				for e := range list.got.All() {
-					if !e.Valid() {
-						t.Fatal(e)
-					}
-				}
-			}
-			if c.list != nil {
+		case <-q.done:
+			checkEnd(t, q, most)
+			if c.asked != nil {
 				t.Fatal("it is still waited for")
 			}
 		default:
-			if list.err != nil {
+			if q.err != nil {
 				t.Fatal("there is an end that nobody hears of")
 			}
 		}
 		select {
-		case <-look.done:
-			if len(look.addrs) > maxAddrs || (len(look.addrs) == 0) == (look.err == nil) {
-				t.Fatalf("%v, %v", look.addrs, look.err)
-			}
-			for _, a := range look.addrs {
-				if !usable(a) {
-					t.Fatal(a)
-				}
-			}
-		default:
-		}
-		select {
-		case p := <-list.progress:
+		case p := <-q.progress:
 			if !plain(p.Server, maxName) || p.Entries > most || p.Done > p.Parts {
 				t.Fatalf("%+v", p)
 			}
 		default:
 		}
 	})
+}
+
+// checkEnd checks what has come of a request that has ended.
+func checkEnd(t *testing.T, q *request, most int) {
+	switch {
+	case q.list == nil:
+		n := q.found[0]
+		if q.err != nil || len(q.found) != 1 || len(n.Addrs) > maxAddrs || (len(n.Addrs) == 0) == (n.Err == nil) {
+			t.Fatalf("%v, %v", q.found, q.err)
+		}
+		for _, a := range n.Addrs {
+			if !usable(a) {
+				t.Fatal(a)
+			}
+		}
+	case q.got == nil && q.err == nil, q.got != nil && q.err != nil:
+		t.Fatalf("list %v, error %v", q.got, q.err)
+	case q.err != nil:
+		if e, ok := q.err.(*dnsfetch.Error); !ok || e.List != listName {
+			t.Fatalf("%#v", q.err)
+		}
+	default:
+		if got := q.got; got.Len() == 0 || got.Len() > most || got.Name != listName || got.Server != "127.0.0.1:9" {
+			t.Fatalf("%+v", got)
+		}
+		for e := range q.got.All() {
+			if !e.Valid() {
+				t.Fatal(e)
+			}
+		}
+	}
 }

@@ -2,8 +2,8 @@
 // Client, in main, asks it to. Main checks every entry that arrives, so that a role which was taken over
 // can invent a list, as a policy server can, and nothing else.
 //
-// One list is fetched at a time: the role sends progress, if it is wanted, and then the list (a header,
-// and entries until all have come) or the reason why there is none. Names are looked up beside it.
+// One request is carried out at a time. For a list the role sends progress, if it is wanted, and then the list (a
+// header, and entries until all have come) or the reason why there is none; for names, one answer for all.
 package fetch
 
 import (
@@ -22,8 +22,8 @@ const Role = "fetch"
 const (
 	kindSetup  = privsep.FirstKind + iota // setup, the first
 	kindFetch                             // fetch
-	kindLookup                            // lookup
-	kindCancel                            // gives up the fetch under way
+	kindLookup                            // names of hosts
+	kindCancel                            // gives up the request under way
 )
 
 // Kinds of messages to main.
@@ -37,6 +37,7 @@ const (
 
 const (
 	maxName   = 1 << 10 // characters of a name
+	maxNames  = 64      // names that are looked up at once
 	maxAddrs  = 64      // addresses of one
 	maxReason = 300     // characters of why a name has none
 	maxText   = 4 << 10 // characters of why a list could not be fetched
@@ -56,7 +57,7 @@ const (
 var toRole = privsep.Limits{
 	kindSetup:  1 << 20,
 	kindFetch:  64 << 10,
-	kindLookup: 8 << 10,
+	kindLookup: maxNames * (maxName + 16),
 	kindCancel: 0,
 }
 
@@ -66,7 +67,7 @@ var toMain = privsep.Limits{
 
 	kindEntries:   maxEntries,
 	kindFailure:   6*maxText + 1<<10,
-	kindAddresses: 8 << 10,
+	kindAddresses: maxNames * 8 << 10,
 }
 
 // receive reads a message of the role, and checks it. most is the largest number of entries.
@@ -90,17 +91,13 @@ type fetch struct {
 	Progress   bool // progress is wanted
 }
 
-// lookup asks for the addresses of a host.
-type lookup struct {
-	Name string
-}
-
 // progress is how much of a list has come.
 type progress dnsfetch.Progress
 
-// addresses answers a lookup.
-type addresses struct {
-	Name      string
+// addresses answers a look-up of names, in their order.
+type addresses []answer
+
+type answer struct {
 	Addresses []netip.Addr
 	Error     string // why there are none
 }
@@ -203,22 +200,38 @@ func plain(s string, n int) bool {
 	return len(s) <= n
 }
 
-// check returns what is wrong with the answer to a look-up.
-func (a *addresses) check(int) error {
-	switch {
-	case len(a.Addresses) > maxAddrs:
-		return fmt.Errorf("%d addresses of one name", len(a.Addresses))
-	case (len(a.Addresses) == 0) == (a.Error == ""):
-		return errors.New("neither addresses nor a reason, or both")
-	case !plain(a.Error, maxReason):
-		return errors.New("reason that is not printable")
+// check returns what is wrong with the answer to a look-up of n names.
+func (a addresses) check(n int) error {
+	if len(a) != n {
+		return fmt.Errorf("addresses of %d names where %d were asked for", len(a), n)
 	}
-	for _, addr := range a.Addresses {
-		if !usable(addr) {
-			return fmt.Errorf("%s, which no host has, as the address of one", addr)
+	for _, x := range a {
+		switch {
+		case len(x.Addresses) > maxAddrs:
+			return fmt.Errorf("%d addresses of one name", len(x.Addresses))
+		case (len(x.Addresses) == 0) == (x.Error == ""):
+			return errors.New("neither addresses nor a reason, or both")
+		case !plain(x.Error, maxReason):
+			return errors.New("reason that is not printable")
+		}
+		for _, addr := range x.Addresses {
+			if !usable(addr) {
+				return fmt.Errorf("%s, which no host has, as the address of one", addr)
+			}
 		}
 	}
 	return nil
+}
+
+// names returns what checked addresses stand for.
+func (a addresses) names() []Name {
+	found := make([]Name, len(a))
+	for i, x := range a {
+		if found[i].Addrs = x.Addresses; x.Error != "" {
+			found[i].Err = errors.New(x.Error)
+		}
+	}
+	return found
 }
 
 // usable reports whether a can be the address of a host to talk to.

@@ -70,7 +70,7 @@ type role struct {
 	client *dnsfetch.Client
 	look   resolver
 	tasks  sync.WaitGroup
-	cancel context.CancelFunc // ends the fetch under way
+	cancel context.CancelFunc // ends the request under way
 }
 
 // handle takes a message of main. A task that cannot send its answer need not report that: Run ends.
@@ -81,21 +81,29 @@ func (r *role) handle(kind byte, payload []byte) error {
 		if err := privsep.Unmarshal(payload, &f); err != nil {
 			return fmt.Errorf("fetch: %w", err)
 		}
-		var ctx context.Context
-		ctx, r.cancel = context.WithCancel(r.ctx)
-		r.tasks.Go(func() { r.fetch(ctx, f) })
-	case kindCancel:
-		r.cancel()
+		r.begin(func(ctx context.Context) { r.fetch(ctx, f) })
 	case kindLookup:
-		var l lookup
-		if err := privsep.Unmarshal(payload, &l); err != nil {
+		var names []string
+		if err := privsep.Unmarshal(payload, &names); err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
-		r.tasks.Go(func() { r.SendJSON(kindAddresses, r.lookUp(l.Name)) })
+		r.begin(func(ctx context.Context) { r.SendJSON(kindAddresses, r.lookUp(ctx, names)) })
+	case kindCancel:
+		r.cancel()
 	default:
 		return fmt.Errorf("second message of kind %d", kind)
 	}
 	return nil
+}
+
+// begin starts a task that kindCancel ends.
+func (r *role) begin(task func(context.Context)) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.cancel = cancel
+	r.tasks.Go(func() {
+		defer cancel()
+		task(ctx)
+	})
 }
 
 // fetch fetches a list, and sends it or the reason why there is none.
@@ -156,27 +164,49 @@ func (r *role) fail(list string, err error) error {
 	return r.SendJSON(kindFailure, newFailure(e, maxText))
 }
 
-// lookUp looks up a host, and leaves out addresses that it cannot have.
-func (r *role) lookUp(name string) addresses {
-	found, err := r.look(r.ctx, name)
-	a := addresses{Name: name}
-	for _, addr := range found {
-		addr = addr.Unmap().WithZone("")
-		if len(a.Addresses) < maxAddrs && usable(addr) && !slices.Contains(a.Addresses, addr) {
-			a.Addresses = append(a.Addresses, addr)
+// lookUp looks up names, and leaves out addresses that a host cannot have.
+func (r *role) lookUp(ctx context.Context, names []string) addresses {
+	all := make(addresses, len(names))
+	for i, n := range LookUp(ctx, names, r.look) {
+		a := &all[i]
+		for _, addr := range n.Addrs {
+			addr = addr.Unmap().WithZone("")
+			if len(a.Addresses) < maxAddrs && usable(addr) && !slices.Contains(a.Addresses, addr) {
+				a.Addresses = append(a.Addresses, addr)
+			}
+		}
+		switch {
+		case len(a.Addresses) > 0:
+		case n.Err != nil:
+			a.Error = printable(n.Err.Error(), maxReason)
+		default:
+			a.Error = "no usable address"
 		}
 	}
-	if len(a.Addresses) > 0 {
-		return a
+	return all
+}
+
+// lookupTimeout bounds the look-ups of all names together. The system's resolver would wait half a minute
+// for each while no resolver can be reached.
+const lookupTimeout = 10 * time.Second
+
+// LookUp looks up all names at once, for at most 10 seconds.
+func LookUp(ctx context.Context, names []string, look func(context.Context, string) ([]netip.Addr, error)) []Name {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	found := make([]Name, len(names))
+	var lookups sync.WaitGroup
+	for i, name := range names {
+		lookups.Go(func() {
+			found[i].Addrs, found[i].Err = look(ctx, name)
+			// The name, and the resolver asked, would make two more colons.
+			if d := (*net.DNSError)(nil); errors.As(found[i].Err, &d) {
+				found[i].Err = errors.New(d.Err)
+			}
+		})
 	}
-	a.Error = "no usable address"
-	if d := (*net.DNSError)(nil); errors.As(err, &d) {
-		a.Error = d.Err // without the name and the resolver
-	} else if err != nil {
-		a.Error = err.Error()
-	}
-	a.Error = printable(a.Error, maxReason)
-	return a
+	lookups.Wait()
+	return found
 }
 
 // printable returns s with anything but printable ASCII replaced, cut to most characters.

@@ -10,13 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/dnsfetch"
 )
@@ -36,7 +35,8 @@ type Reach struct{ Role, Host string }
 type Fetcher interface {
 	// Fetch returns an error that is a [dnsfetch.Error] where a server is at fault.
 	Fetch(context.Context, dnsfetch.Request) (*dnsfetch.List, error)
-	Lookup(ctx context.Context, name string) ([]netip.Addr, error)
+	// Lookup returns what each name brought.
+	Lookup(ctx context.Context, names []string) []Name
 }
 
 // List is a configured list over several polls.
@@ -76,11 +76,8 @@ type Sources struct {
 	names map[string]Name
 }
 
-// Name is what is known of a host name.
-type Name struct {
-	Addrs []netip.Addr // as of the last success
-	Err   error        // why it could not be looked up last time; nil after a success
-}
+// Name is what is known of a host name. After a failure the addresses are those of the last success.
+type Name = fetch.Name
 
 // New returns Sources without any copy.
 func New(o Options) *Sources {
@@ -152,10 +149,6 @@ type Progress struct {
 	Done  func(Result)
 }
 
-// lookupTimeout bounds the lookups of all names together. The system's resolver would wait half a minute
-// for each while no resolver can be reached.
-const lookupTimeout = 10 * time.Second
-
 // Run fetches the lists one after the other, then looks up the names all at once. When no server can be
 // reached for a list, the next ones fail without being asked for. It returns early when ctx ends.
 func (p Plan) Run(ctx context.Context, f Fetcher, report Progress) {
@@ -179,34 +172,15 @@ func (p Plan) Run(ctx context.Context, f Fetcher, report Progress) {
 		unreached = kindOf(err) == dnsfetch.KindUnreached
 		report.Done(Result{Kind: kind, Name: request.Name, List: l, Err: err})
 	}
-	for i, n := range lookUp(ctx, p.names, f.Lookup) {
+	for i, n := range f.Lookup(ctx, p.names) {
 		report.Done(Result{Name: p.names[i], Host: &n})
 	}
 }
 
-// lookUp looks up all names at once.
-func lookUp(ctx context.Context, names []string, lookup func(context.Context, string) ([]netip.Addr, error)) []Name {
-	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
-	defer cancel()
-	found := make([]Name, len(names))
-	var lookups sync.WaitGroup
-	for i, name := range names {
-		lookups.Go(func() {
-			found[i].Addrs, found[i].Err = lookup(ctx, name)
-			// The name, and the resolver asked, would make two more colons.
-			if d := (*net.DNSError)(nil); errors.As(found[i].Err, &d) {
-				found[i].Err = errors.New(d.Err)
-			}
-		})
-	}
-	lookups.Wait()
-	return found
-}
-
 // Names looks up the names alone.
-func (s *Sources) Names(ctx context.Context, lookup func(context.Context, string) ([]netip.Addr, error)) {
+func (s *Sources) Names(ctx context.Context, f Fetcher) {
 	names := s.Plan(true).names
-	for i, n := range lookUp(ctx, names, lookup) {
+	for i, n := range f.Lookup(ctx, names) {
 		s.Take(Result{Name: names[i], Host: &n}, time.Now())
 	}
 }

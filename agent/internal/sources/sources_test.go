@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
@@ -84,8 +85,8 @@ type fetcher struct {
 	r *rig
 }
 
-func (f fetcher) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	return f.r.lookup(ctx, name)
+func (f fetcher) Lookup(ctx context.Context, names []string) []Name {
+	return fetch.LookUp(ctx, names, f.r.lookup)
 }
 
 func (r *rig) fetcher() fetcher {
