@@ -399,25 +399,20 @@ func (in *installer) plan(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := in.user(); err != nil {
-		return err
+	for _, part := range []func() error{
+		in.user,
+		in.spool,
+		func() error { return in.table(in.cfg.BlockFile, in.cfg.BlockTable) },
+		func() error { return in.table(in.cfg.AllowFile, in.cfg.AllowTable) },
+		func() error { return in.firewall(ctx, on) },
+		func() error { return in.daemon(ctx, on) },
+		in.takeOver,
+	} {
+		if err := part(); err != nil {
+			return err
+		}
 	}
-	if err := in.spool(); err != nil {
-		return err
-	}
-	if err := in.table(in.cfg.BlockFile, in.cfg.BlockTable); err != nil {
-		return err
-	}
-	if err := in.table(in.cfg.AllowFile, in.cfg.AllowTable); err != nil {
-		return err
-	}
-	if err := in.firewall(ctx, on); err != nil {
-		return err
-	}
-	if err := in.daemon(ctx, on); err != nil {
-		return err
-	}
-	return in.takeOver()
+	return nil
 }
 
 // readConf reads the configuration that is there, or asks for what it needs. A broken one ends the installation
