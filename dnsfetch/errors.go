@@ -53,18 +53,23 @@ var (
 
 // advice is what to do about an error, for those where that is not obvious.
 var advice = []struct {
-	is   error
-	text string
+	is     error
+	ofPart bool // for a part of a list only
+	text   string
 }{
-	{ErrRefused, "this device's public address may not be registered yet; new devices take up to an hour"},
-	{ErrTruncated, "the records do not fit in 64 KiB: the publisher must split the list"},
-	{ErrEmpty, "an empty list is accepted for allow lists only"},
-	{ErrTooManyParts, "raise the limit if the list is meant to be that large"},
-	{ErrTooManyEntries, "raise the limit if the list is meant to be that large"},
-	{ErrSource, "give a source address of the server's family, or none"},
-	{syscall.EADDRNOTAVAIL, "the source address is not an address of this host"},
+	{ErrRefused, false, "this device's public address may not be registered yet; new devices take up to an hour"},
+	{ErrTruncated, false, "the records do not fit in 64 KiB: the publisher must split the list"},
+	{ErrEmpty, false, "an empty list is accepted for allow lists only"},
+	{ErrTooManyParts, false, "raise the limit if the list is meant to be that large"},
+	{ErrTooManyEntries, false, "raise the limit if the list is meant to be that large"},
+	{ErrSource, false, "give a source address of the server's family, or none"},
+	{syscall.EADDRNOTAVAIL, false, "the source address is not an address of this host"},
 	// What a sender gets on OpenBSD when pf blocks its packet on the way out.
-	{syscall.EACCES, "the packet filter blocks the way out"},
+	{syscall.EACCES, false, "the packet filter blocks the way out"},
+	{ErrNXDomain, true, "the server has the list in part only"},
+	{ErrNoRecords, true, "the server has the list in part only"},
+	{ErrNXDomain, false, "check the list's name"},
+	{ErrNoRecords, false, "check the list's name"},
 }
 
 // Kind is what a failed fetch means for the list.
@@ -106,6 +111,13 @@ func (e *Error) Reason() string {
 // Unwrap returns the reason.
 func (e *Error) Unwrap() error { return e.Err }
 
+func (e *Error) reason() string {
+	if e.Part != "" {
+		return "part " + e.Part + ": " + e.Err.Error()
+	}
+	return e.Err.Error()
+}
+
 // combine returns the error of a list that none of the servers gave.
 func combine(list string, failed []*Error) *Error {
 	if len(failed) == 1 {
@@ -127,17 +139,9 @@ func combine(list string, failed []*Error) *Error {
 	return all
 }
 
-func (e *Error) reason() string {
-	if e.Part != "" {
-		return "part " + e.Part + ": " + e.Err.Error()
-	}
-	return e.Err.Error()
-}
-
 // advice returns what to do about e, nothing twice.
-func (e *Error) advice() []string {
+func (e *Error) advice() (out []string) {
 	if all, ok := e.Err.(allFailed); ok {
-		var out []string
 		for _, one := range all {
 			for _, a := range one.advice() {
 				if !slices.Contains(out, a) {
@@ -148,38 +152,27 @@ func (e *Error) advice() []string {
 		return out
 	}
 	for _, a := range advice {
-		if errors.Is(e.Err, a.is) {
+		if errors.Is(e.Err, a.is) && (e.Part != "" || !a.ofPart) {
 			return []string{a.text}
 		}
 	}
-	switch {
-	case !errors.Is(e.Err, ErrNXDomain) && !errors.Is(e.Err, ErrNoRecords):
-		return nil
-	case e.Part == "":
-		return []string{"check the list's name"}
-	}
-	return []string{"the server has the list in part only"}
+	return nil
 }
 
 // allFailed is the reason when several servers were tried.
 type allFailed []*Error
 
 func (a allFailed) Error() string {
-	var b strings.Builder
-	b.WriteString("no server gave it: ")
-	for i, e := range a {
-		if i > 0 {
-			b.WriteString("; ")
-		}
-		b.WriteString(e.Server + ": " + e.reason())
+	var each []string
+	for _, e := range a {
+		each = append(each, e.Server+": "+e.reason())
 	}
-	return b.String()
+	return "no server gave it: " + strings.Join(each, "; ")
 }
 
-func (a allFailed) Unwrap() []error {
-	errs := make([]error, len(a))
-	for i, e := range a {
-		errs[i] = e
+func (a allFailed) Unwrap() (errs []error) {
+	for _, e := range a {
+		errs = append(errs, e)
 	}
 	return errs
 }

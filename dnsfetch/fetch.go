@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/miekg/dns"
@@ -35,7 +36,7 @@ type attempt struct {
 // fetch fetches the list.
 func (a *attempt) fetch() (*List, error) {
 	l := &List{Name: a.req.Name, Server: a.ep.String()}
-	ptr, err := a.parts()
+	ptr, names, err := a.parts()
 	if err != nil {
 		return nil, err
 	}
@@ -48,11 +49,11 @@ func (a *attempt) fetch() (*List, error) {
 			return nil, err
 		}
 		// The list may have been published anew meanwhile. That also explains a part that is gone.
-		again, err := a.parts()
+		again, now, err := a.parts()
 		if err != nil {
 			return nil, err
 		}
-		if sameNames(ptr.targets, again.targets) {
+		if maps.Equal(names, now) {
 			for i := range jobs {
 				if jobs[i].absent != nil {
 					return nil, a.explain(&jobs[i])
@@ -65,7 +66,7 @@ func (a *attempt) fetch() (*List, error) {
 		}
 		l.Restarts++
 		a.entries = 0
-		ptr = again
+		ptr, names = again, now
 	}
 	apl := []job{{question: question{a.name, dns.TypeAPL}}}
 	if err := a.ask(apl); err != nil {
@@ -96,25 +97,26 @@ func (a *attempt) finish(l *List, layout Layout, jobs []job) (*List, error) {
 	return l, nil
 }
 
-// parts asks for the PTR records at the name. None mean that the list is not in parts.
-func (a *attempt) parts() (*job, error) {
+// parts asks for the PTR records at the name, and returns the set of the names in them too. None mean
+// that the list is not in parts.
+func (a *attempt) parts() (*job, map[string]bool, error) {
 	ptr := []job{{question: question{a.name, dns.TypePTR}}}
 	if err := a.ask(ptr); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	seen := make(map[string]bool)
 	for _, p := range ptr[0].targets {
 		switch {
 		case p.equal(a.name):
-			return nil, a.fault(p, fmt.Errorf("%w: it is the list", ErrLoop))
+			return nil, nil, a.fault(p, fmt.Errorf("%w: it is the list", ErrLoop))
 		case !p.below(a.name):
-			return nil, a.fault(p, ErrOutside)
+			return nil, nil, a.fault(p, ErrOutside)
 		case seen[p.key()]:
-			return nil, a.fault(p, ErrDuplicate)
+			return nil, nil, a.fault(p, ErrDuplicate)
 		}
 		seen[p.key()] = true
 	}
-	return &ptr[0], nil
+	return &ptr[0], seen, nil
 }
 
 // explain returns the error of a part without APL records. One that is a list of parts in its turn is
@@ -222,18 +224,4 @@ func (a *attempt) release(good bool) {
 		return
 	}
 	cn.close()
-}
-
-// sameNames reports whether a and b, neither of which has a name twice, are the same set.
-func sameNames(a, b []domain) bool {
-	set := make(map[string]bool, len(a))
-	for _, n := range a {
-		set[n.key()] = true
-	}
-	for _, n := range b {
-		if !set[n.key()] {
-			return false
-		}
-	}
-	return len(a) == len(b)
 }

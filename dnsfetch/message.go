@@ -125,13 +125,13 @@ func (q question) answer(msg []byte, each func(msg []byte, off, end int) error) 
 		return fmt.Errorf("%w: flags %#02x%02x", ErrHeader, msg[2], msg[3])
 	}
 	rcode := int(msg[3] & maskRcode)
-	questions := binary.BigEndian.Uint16(msg[4:])
+	count := func(section int) int { return int(binary.BigEndian.Uint16(msg[4+2*section:])) }
 	off := headerLen
 	var err error
 	// A server that refuses to answer may leave out the question. What is said about a name must be
 	// about ours.
-	if questions != 0 || rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError {
-		if off, err = q.echo(msg, questions); err != nil {
+	if count(0) != 0 || rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError {
+		if off, err = q.echo(msg, count(0)); err != nil {
 			return err
 		}
 	}
@@ -143,15 +143,20 @@ func (q question) answer(msg []byte, each func(msg []byte, off, end int) error) 
 	if msg[2]&flagTC != 0 {
 		return ErrTruncated
 	}
-	records := int(binary.BigEndian.Uint16(msg[6:]))
-	if off, err = q.walkAnswer(msg, off, records, each); err != nil {
-		return err
-	}
-	if off, err = walkRest(msg, off, "authority", int(binary.BigEndian.Uint16(msg[8:]))); err != nil {
-		return err
-	}
-	if off, err = walkRest(msg, off, "additional", int(binary.BigEndian.Uint16(msg[10:]))); err != nil {
-		return err
+	// The records behind the answer have no meaning for the list, and must be whole all the same.
+	records := count(1)
+	for section, name := range []string{"answer", "authority", "additional"} {
+		n := count(1 + section)
+		for i := 1; i <= n; i++ {
+			r, err := q.record(msg, off)
+			if err == nil && section == 0 {
+				err = q.accept(r, each)
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %s record %d of %d", err, name, i, n)
+			}
+			off = r.end
+		}
 	}
 	switch {
 	case off != len(msg):
@@ -184,7 +189,7 @@ func rcodeError(rcode int) error {
 }
 
 // echo checks that the question section repeats q and nothing else, and returns the offset behind it.
-func (q question) echo(msg []byte, questions uint16) (int, error) {
+func (q question) echo(msg []byte, questions int) (int, error) {
 	if questions != 1 {
 		return 0, fmt.Errorf("%w: %d questions", ErrQuestion, questions)
 	}
@@ -199,65 +204,52 @@ func (q question) echo(msg []byte, questions uint16) (int, error) {
 	return off + 4, nil
 }
 
-// walkAnswer walks the answer section, which begins at off.
-func (q question) walkAnswer(msg []byte, off, records int, each func(msg []byte, off, end int) error) (int, error) {
-	for i := 1; i <= records; i++ {
-		bad := func(err error) error { return fmt.Errorf("%w: answer record %d of %d", err, i, records) }
-		// Nearly every server names the owner by a pointer to the question, which has been compared.
-		owner := true
-		if off+1 < len(msg) && binary.BigEndian.Uint16(msg[off:]) == toQuestion {
-			off += 2
-		} else {
-			n, next, err := unpackName(msg, off)
-			if err != nil {
-				return 0, bad(err)
-			}
-			owner, off = n.equal(q.name), next
-		}
-		if off+fixedRRLen > len(msg) {
-			return 0, bad(ErrShort)
-		}
-		typ, class := binary.BigEndian.Uint16(msg[off:]), binary.BigEndian.Uint16(msg[off+2:])
-		begin := off + fixedRRLen
-		end := begin + int(binary.BigEndian.Uint16(msg[off+8:]))
-		switch {
-		case end > len(msg):
-			return 0, bad(ErrShort)
-		case typ != q.typ && (typ == dns.TypeCNAME || typ == dns.TypeDNAME):
-			return 0, bad(ErrAlias)
-		case !owner:
-			return 0, bad(ErrOwner)
-		case class != dns.ClassINET:
-			return 0, bad(ErrClass)
-		case typ != q.typ:
-			return 0, fmt.Errorf("%w: %s", bad(ErrType), typeName(typ))
-		}
-		if err := each(msg, begin, end); err != nil {
-			return 0, bad(err)
-		}
-		off = end
-	}
-	return off, nil
+// record is a resource record in a message.
+type record struct {
+	msg        []byte
+	ours       bool // its owner is the name in the question
+	typ, class uint16
+	begin, end int // of the rdata
 }
 
-// walkRest walks a section whose records have no meaning for the list, and which must be whole all
-// the same.
-func walkRest(msg []byte, off int, section string, records int) (int, error) {
-	for i := 1; i <= records; i++ {
-		_, next, err := unpackName(msg, off)
-		if err == nil && next+fixedRRLen <= len(msg) {
-			off = next + fixedRRLen + int(binary.BigEndian.Uint16(msg[next+8:]))
-		} else if err == nil {
-			err = ErrShort
-		}
-		if err == nil && off > len(msg) {
-			err = ErrShort
-		}
+// record reads the record at msg[off:].
+func (q question) record(msg []byte, off int) (record, error) {
+	r := record{msg: msg, ours: true}
+	// Nearly every server names the owner by a pointer to the question, which has been compared.
+	if off+1 < len(msg) && binary.BigEndian.Uint16(msg[off:]) == toQuestion {
+		off += 2
+	} else {
+		n, next, err := unpackName(msg, off)
 		if err != nil {
-			return 0, fmt.Errorf("%w: %s record %d of %d", err, section, i, records)
+			return r, err
 		}
+		r.ours, off = n.equal(q.name), next
 	}
-	return off, nil
+	r.begin = off + fixedRRLen
+	if r.begin > len(msg) {
+		return r, ErrShort
+	}
+	r.typ, r.class = binary.BigEndian.Uint16(msg[off:]), binary.BigEndian.Uint16(msg[off+2:])
+	r.end = r.begin + int(binary.BigEndian.Uint16(msg[off+8:]))
+	if r.end > len(msg) {
+		return r, ErrShort
+	}
+	return r, nil
+}
+
+// accept passes the rdata of a record that answers q to each.
+func (q question) accept(r record, each func(msg []byte, off, end int) error) error {
+	switch {
+	case r.typ != q.typ && (r.typ == dns.TypeCNAME || r.typ == dns.TypeDNAME):
+		return ErrAlias
+	case !r.ours:
+		return ErrOwner
+	case r.class != dns.ClassINET:
+		return ErrClass
+	case r.typ != q.typ:
+		return fmt.Errorf("%w: %s", ErrType, typeName(r.typ))
+	}
+	return each(r.msg, r.begin, r.end)
 }
 
 // readTarget reads the rdata of a PTR record, which is one name.

@@ -1,6 +1,7 @@
 package dnsfetch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,23 +52,15 @@ func (c *Client) Names() bool {
 // Knows reports whether server is one of the servers of the Options, in the form of [List.Server].
 func (c *Client) Knows(server string) bool {
 	for _, s := range c.servers {
-		addr := s.addr
-		host := ""
-		if !addr.IsValid() {
-			host = s.host
-			in, found := strings.CutPrefix(server, host+"[")
+		ep := endpoint{host: s.name()}
+		if ep.host != "" {
+			in, _ := strings.CutPrefix(server, s.host+"[")
 			in, _, _ = strings.Cut(in, "]")
-			var err error
-			if addr, err = netip.ParseAddr(in); err != nil || !found {
-				continue
-			}
+			s.addr, _ = netip.ParseAddr(in)
 		}
-		ports := c.opt.Ports
-		if s.port != 0 {
-			ports = []uint16{s.port}
-		}
-		for _, port := range ports {
-			if (endpoint{host: host, addr: netip.AddrPortFrom(addr, port)}).String() == server {
+		for _, port := range s.ports(c.opt.Ports) {
+			ep.addr = netip.AddrPortFrom(s.addr, port)
+			if s.addr.IsValid() && ep.String() == server {
 				return true
 			}
 		}
@@ -75,8 +68,17 @@ func (c *Client) Knows(server string) bool {
 	return false
 }
 
+// ports returns the server's own port, or else those of the Options.
+func (s server) ports(all []uint16) []uint16 {
+	if s.port != 0 {
+		return []uint16{s.port}
+	}
+	return all
+}
+
 // endpoints returns the endpoints to try: the one that worked last, then, port by port, all servers. A
-// server that cannot be tried comes with the reason.
+// server that cannot be tried comes with the reason. A name is looked up once, and if that fails the
+// error is returned once.
 func (c *Client) endpoints(ctx context.Context) iter.Seq2[endpoint, error] {
 	return func(yield func(endpoint, error) bool) {
 		tried := make(map[netip.AddrPort]bool)
@@ -87,19 +89,20 @@ func (c *Client) endpoints(ctx context.Context) iter.Seq2[endpoint, error] {
 			}
 		}
 		looked := make(map[string][]netip.Addr)
-		for i, port := range c.opt.Ports {
+		for i := range c.opt.Ports {
 			for _, s := range c.servers {
-				if s.port != 0 && i > 0 {
+				ports := s.ports(c.opt.Ports)
+				if i >= len(ports) {
 					continue
 				}
-				for _, ep := range c.resolve(ctx, s, port, looked) {
+				addrs, err := c.resolve(ctx, s, looked)
+				for _, addr := range addrs {
+					ep := endpoint{s.name(), netip.AddrPortFrom(addr, ports[i]), s.port != 0}
 					if tried[ep.addr] {
 						continue
 					}
-					if ep.addr.Addr().IsValid() {
-						tried[ep.addr] = true
-					}
-					if !yield(ep.endpoint, ep.err) {
+					tried[ep.addr] = addr.IsValid()
+					if !yield(ep, cmp.Or(err, c.usable(addr))) {
 						return
 					}
 				}
@@ -108,42 +111,38 @@ func (c *Client) endpoints(ctx context.Context) iter.Seq2[endpoint, error] {
 	}
 }
 
-// resolved is an endpoint, or why it cannot be tried.
-type resolved struct {
-	endpoint
-	err error
+// name returns the host name of a server that is not given as an address.
+func (s server) name() string {
+	if s.addr.IsValid() {
+		return ""
+	}
+	return s.host
 }
 
-// resolve returns the endpoints of a server, on its own port or else on port. A name is looked up once,
-// and if that fails the error is returned once.
-func (c *Client) resolve(ctx context.Context, s server, port uint16, looked map[string][]netip.Addr) []resolved {
-	if s.port != 0 {
-		port = s.port
+// resolve returns the addresses of a server. A name is looked up once; with the error, which is returned
+// once, comes one address that is not valid.
+func (c *Client) resolve(ctx context.Context, s server, looked map[string][]netip.Addr) ([]netip.Addr, error) {
+	addrs, known := looked[s.host]
+	switch {
+	case s.addr.IsValid():
+		return []netip.Addr{s.addr}, nil
+	case known:
+		return addrs, nil
 	}
-	ep := endpoint{fixed: s.port != 0}
-	addrs := []netip.Addr{s.addr}
-	var all []resolved
-	if !s.addr.IsValid() {
-		ep.host = s.host
-		var known bool
-		if addrs, known = looked[s.host]; !known {
-			var err error
-			if addrs, err = c.lookUp(ctx, s.host); err != nil {
-				ep.addr = netip.AddrPortFrom(netip.Addr{}, port)
-				all = append(all, resolved{ep, err})
-			}
-			looked[s.host] = addrs
-		}
+	addrs, err := c.lookUp(ctx, s.host)
+	looked[s.host] = addrs
+	if err != nil {
+		return []netip.Addr{{}}, err
 	}
-	for _, addr := range addrs {
-		var err error
-		if src := c.opt.Source; src.IsValid() && src.Is4() != addr.Is4() {
-			err = fmt.Errorf("%w: source %s", ErrSource, src)
-		}
-		ep.addr = netip.AddrPortFrom(addr, port)
-		all = append(all, resolved{ep, err})
+	return addrs, nil
+}
+
+// usable returns why an address cannot be connected to from the source address.
+func (c *Client) usable(addr netip.Addr) error {
+	if src := c.opt.Source; src.IsValid() && addr.IsValid() && src.Is4() != addr.Is4() {
+		return fmt.Errorf("%w: source %s", ErrSource, src)
 	}
-	return all
+	return nil
 }
 
 // lookUp returns the addresses of a server given by name.
@@ -174,33 +173,29 @@ func parseServer(s string) (server, error) {
 		return server{}, fmt.Errorf("policy server %q: %s", s, what)
 	}
 	// A bare IPv6 address is full of colons, none of which begins a port.
-	if a, err := netip.ParseAddr(s); err == nil {
-		return server{host: s, addr: a.Unmap()}, nil
-	}
-	host, port := s, uint16(0)
-	if in, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(in, "]") {
+	host, port := s, uint64(0)
+	if _, err := netip.ParseAddr(s); err == nil {
+	} else if in, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(in, "]") {
 		host = in[:len(in)-1]
 	} else if strings.Contains(s, ":") {
 		h, p, err := net.SplitHostPort(s)
 		if err != nil {
 			return bad("give an address or a name, with :port behind it if need be ([address]:port for IPv6)")
 		}
-		n, err := strconv.ParseUint(p, 10, 16)
-		if err != nil || n == 0 {
+		if port, err = strconv.ParseUint(p, 10, 16); err != nil || port == 0 {
 			return bad("the port must be 1 to 65535")
 		}
-		host, port = h, uint16(n)
+		host = h
 	}
-	if a, err := netip.ParseAddr(host); err == nil {
-		return server{host: host, addr: a.Unmap(), port: port}, nil
-	}
-	if strings.HasPrefix(s, "[") {
+	a, err := netip.ParseAddr(host)
+	switch {
+	case err == nil:
+	case strings.HasPrefix(s, "["):
 		return bad("no IPv6 address between the brackets")
-	}
-	if !isHostName(host) {
+	case !isHostName(host):
 		return bad("neither an address nor a host name")
 	}
-	return server{host: host, port: port}, nil
+	return server{host: host, addr: a.Unmap(), port: uint16(port)}, nil
 }
 
 // isHostName is stricter than DNS: what is neither an address nor made of letters, digits, hyphens and

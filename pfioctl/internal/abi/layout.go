@@ -216,40 +216,15 @@ func parseRelease(release string) (int, error) {
 }
 
 func layoutOf(release string, num int, a Arch, known bool) *Layout {
-	// up rounds an offset up to where C puts a 64-bit member, or ends a struct
-	// that has one.
-	up := func(n int) int { return (n + a.Align64 - 1) &^ (a.Align64 - 1) }
-
-	l := &Layout{Release: release, Num: num, Known: known, Arch: a}
-
-	t := TStatsLayout{Packets: up(SizeofPfrTable)}
-	t.Bytes = t.Packets + 2*4*8
-	t.Match = t.Bytes + 2*4*8
-	t.NoMatch = t.Match + 8
-	t.Tzero = t.NoMatch + 8
-	t.Cnt = t.Tzero + 8
-	t.Refcnt = t.Cnt + 4
-	t.Size = up(t.Refcnt + 2*4)
-	l.TStats = t
-
-	s := AStatsLayout{Packets: up(SizeofPfrAddr)}
-	s.Bytes = s.Packets + 2*3*8
-	s.Tzero = s.Bytes + 2*3*8
-	s.Size = s.Tzero + 8
-	l.AStats = s
-
-	if l.Known {
+	l := &Layout{Release: release, Num: num, Known: known, Arch: a, TStats: tstatsLayoutOf(a), AStats: astatsLayoutOf(a)}
+	if known {
 		l.Status = StatusLayout{Size: 488, Since: 416, Running: 424, States: 428, Debug: 440, HostID: 444, Ifname: 456, Checksum: 472}
 		if num >= 76 {
 			// Three counters of fragments and their number came in between.
-			l.Status = StatusLayout{Size: up(516), Since: 440, Running: 448, States: 452, Debug: 468, HostID: 472, Ifname: 484, Checksum: 500}
+			l.Status = StatusLayout{Size: up(516, a.Align64), Since: 440, Running: 448, States: 452, Debug: 468, HostID: 472, Ifname: 484, Checksum: 500}
 		}
-		l.Rule = ruleLayoutOf(num, a)
-		l.Iface = ifaceLayoutOf(a)
-		l.State = stateLayout
-		l.Kill = killLayoutOf(a)
+		l.Rule, l.Iface, l.State, l.Kill = ruleLayoutOf(num, a), ifaceLayoutOf(a), stateLayout, killLayoutOf(a)
 	}
-
 	table := uint(SizeofPfrTable + a.Pointer + 8*4)
 	trans := uint(2*4 + a.Pointer)
 	l.Req = Requests{
@@ -284,40 +259,42 @@ func layoutOf(release string, num int, a Arch, known bool) *Layout {
 	return l
 }
 
+func tstatsLayoutOf(a Arch) TStatsLayout {
+	at := up(SizeofPfrTable, a.Align64) // of packets[2][4], bytes[2][4]
+	l := TStatsLayout{Packets: at, Bytes: at + 64, Match: at + 128, NoMatch: at + 136, Tzero: at + 144, Cnt: at + 152, Refcnt: at + 156}
+	l.Size = up(l.Refcnt+2*4, a.Align64)
+	return l
+}
+
+func astatsLayoutOf(a Arch) AStatsLayout {
+	at := up(SizeofPfrAddr, a.Align64) // of packets[2][3], bytes[2][3]
+	return AStatsLayout{Packets: at, Bytes: at + 48, Tzero: at + 96, Size: at + 104}
+}
+
 // ifaceLayoutOf follows struct pfi_kif: name, tree links, packets[2][2][2],
 // bytes[2][2][2], tzero, flags, flags_new, three pointers, five counts and the
 // head of a list. Its size was measured, and is what these add up to.
 func ifaceLayoutOf(a Arch) IfaceLayout {
-	up := func(n, align int) int { return (n + align - 1) &^ (align - 1) }
 	tree := up(3*a.Pointer+4, a.Pointer)
 	flags := up(16+tree, a.Align64) + 2*64 + 8
 	counts := flags + 8 + 3*a.Pointer
-	return IfaceLayout{
-		Size:  up(up(counts+5*4, a.Pointer)+2*a.Pointer, a.Align64),
-		Flags: flags,
-	}
+	return IfaceLayout{Size: up(up(counts+5*4, a.Pointer)+2*a.Pointer, a.Align64), Flags: flags}
 }
 
-// stateLayout is derived, and equals what was measured for 7.9 on: struct pfsync_state is packed, and so are
-// all structs in it but the keys, which have nothing to pad; so it is the same on
-// every architecture. Its members were compared in net/pfvar.h of 7.2 (revision
-// 1.510), of before 7.6 (1.538) and of before 7.8 (1.543), and in a revision
-// older than 6.9: they differ in the name of one byte. The change of pfsync(4) in
-// 7.4 did not touch it. Each state that is read is checked against it.
-var stateLayout = func() StateLayout {
-	const (
-		addr = 16                                             // struct pf_addr
-		key  = 2*addr + 2*2 + 2 + 1 + 1                       // addr[2], port[2], rdomain, af, pad
-		peer = 2 + 1 + 1 + 4 + 3*4 + 2*2 + 1 + 1 + 6          // scrub; seqlo, seqhi, seqdiff, max_win, mss, state, wscale, pad
-		keys = 8 + 16                                         // id, ifname
-		tail = keys + 2*key + 2*peer + addr + 5*4 + 2*(2*2*4) // rt_addr, rule to expire, packets, bytes
-	)
-	l := StateLayout{Ifname: 8, Key: keys, Creator: tail, KeySize: key, KeyPort: 2 * addr, KeyAF: key - 2}
-	l.AF = l.Creator + 4 + 2*4 + 2 // creatorid, rtableid[2], max_mss
-	l.Proto, l.Direction, l.Timeout = l.AF+1, l.AF+2, l.AF+5
-	l.Size = l.AF + 10 + 2 + 2 // to set_tos; state_flags, set_prio[2]
-	return l
-}()
+// up rounds an offset up to where C puts a member of this alignment, or ends a struct
+// that has one.
+func up(n, align int) int { return (n + align - 1) &^ (align - 1) }
+
+// stateLayout was measured for 7.9 on, and derived for the releases before: struct
+// pfsync_state is packed, and so are all structs in it but the keys, which have nothing to
+// pad; so it is the same on every architecture. Its members were compared in net/pfvar.h
+// of 7.2 (revision 1.510), of before 7.6 (1.538) and of before 7.8 (1.543), and in a
+// revision older than 6.9: they differ in the name of one byte. The change of pfsync(4)
+// in 7.4 did not touch it. Each state that is read is checked against it.
+var stateLayout = StateLayout{
+	Size: 264, Ifname: 8, Key: 24, Creator: 236, AF: 250, Proto: 251, Direction: 252, Timeout: 255,
+	KeySize: 40, KeyPort: 32, KeyAF: 38,
+}
 
 // killLayoutOf follows struct pfioc_state_kill, which was measured: what a state
 // is known by, a filter, and the answer.

@@ -40,7 +40,6 @@ type RuleAddrLayout struct {
 // each at a multiple of its alignment. The tests hold the result against the
 // offsets measured on the headers of every release for every architecture.
 func ruleLayoutOf(num int, a Arch) (l RuleLayout) {
-	up := func(n, align int) int { return (n + align - 1) &^ (align - 1) }
 	ptr := a.Pointer
 
 	// struct pf_addr_wrap ends with a pointer or count, type and iflags;
