@@ -37,7 +37,7 @@ func readAccounts(d *disk) (*accounts, error) {
 			return nil, err
 		}
 		if f == nil {
-			return nil, fmt.Errorf("%s: is not there: this is no OpenBSD", from.path)
+			return nil, fmt.Errorf("%s: missing: this is not OpenBSD", from.path)
 		}
 		for line := range strings.Lines(string(f.Data)) {
 			fields := strings.Split(strings.TrimSuffix(line, "\n"), ":")

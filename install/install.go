@@ -168,7 +168,7 @@ func lock(dir string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%s: %w: another installation is going on", dir, err)
+		return nil, fmt.Errorf("%s: %w: another installation is running", dir, err)
 	}
 	return func() { f.Close() }, nil
 }
@@ -661,21 +661,18 @@ func (in *installer) turnOn(ctx context.Context, k kind, without, so string, run
 		return
 	}
 	rec := in.change(k, "", string(k))
-	did := strings.Fields(rec.Text)
 	var todo []Command
-	for _, x := range []struct {
-		already bool
-		word    string
-		command Command
-	}{{atBoot, "enable", enable}, {running, "start", start}} {
-		if !x.already {
-			todo = append(todo, x.command)
-			if !slices.Contains(did, x.word) {
-				did = append(did, x.word)
-			}
+	needs := func(already bool, word string, c Command) {
+		if already {
+			return
+		}
+		todo = append(todo, c)
+		if !strings.Contains(rec.Text, word) {
+			rec.Text = strings.TrimSpace(rec.Text + " " + word)
 		}
 	}
-	rec.Text = strings.Join(did, " ")
+	needs(atBoot, "enable", enable)
+	needs(running, "start", start)
 	in.add(rec, fmt.Sprintf("turn on %s: `%s`, `%s`", k, enable, start), func(ctx context.Context) error {
 		for _, c := range todo {
 			if err := in.run(ctx, c); err != nil {
@@ -726,11 +723,7 @@ func (in *installer) daemon(ctx context.Context, on []string) error {
 // themselves stay where they are, so that giving back is complete, and they do
 // nothing by themselves.
 func (in *installer) takeOver() error {
-	if in.scripts() && !in.kept {
-		in.advise("The vendor's scripts go on updating the tables until %s is filled in\nand `threatstopd --install` has been run again.", in.Conf.Path)
-		return nil
-	}
-	if err := in.takeCrontab(); err != nil {
+	if later, err := in.takeCrontab(); later || err != nil {
 		return err
 	}
 	if err := in.takeNewsyslog(); err != nil {
@@ -739,33 +732,28 @@ func (in *installer) takeOver() error {
 	return in.nameScripts()
 }
 
-// scripts reports whether root's crontab runs the vendor's scripts.
-func (in *installer) scripts() bool {
-	tab, err := in.read(cronTabPath)
-	if err != nil || tab == nil {
-		return false
-	}
-	_, taken, _ := takeCron(string(tab.Data), "")
-	return len(taken) > 0
-}
-
-func (in *installer) takeCrontab() error {
+// takeCrontab takes what runs the scripts out of root's crontab; later, where there is no configuration yet.
+func (in *installer) takeCrontab() (later bool, err error) {
 	tab, err := in.read(cronTabPath)
 	if tab == nil || err != nil {
-		return err
+		return false, err
 	}
 	_, body := cutHeader(string(tab.Data))
 	rest, taken, left := takeCron(body, in.cronBackup())
+	if len(taken) > 0 && !in.kept {
+		in.advise("The vendor's scripts continue to update the tables until %s is filled in\nand `threatstopd --install` has been run again.", in.Conf.Path)
+		return true, nil
+	}
 	for _, l := range left {
 		in.advise("root's crontab runs a script of the vendor among other things: take it out there (crontab -e):\n%s", l)
 	}
 	if len(taken) == 0 {
-		return nil
+		return false, nil
 	}
 	tab.Data = []byte(body)
 	in.add(in.edit(kindCrontab, cronTabPath, tab, []byte(rest), rest), "take out of root's crontab:\n"+strings.Join(taken, "\n"),
 		func(ctx context.Context) error { return in.setCrontab(ctx, rest) })
-	return nil
+	return false, nil
 }
 
 // edit returns the change of a file of the owner's from cur to data. If somebody has changed it again since it was

@@ -288,7 +288,7 @@ func TestRefusals(t *testing.T) {
 			b.write("/usr/local/etc/threatstop.conf", "device_id=tdid_x\nPOLL_INTERVAL=never\n")
 		}, "POLL_INTERVAL"},
 		{"broken manifest", func(b *box, _ *Options) { b.write(manifestPath, "{") }, "/var/db/threatstopd.manifest: unexpected EOF: nothing was changed"},
-		{"no OpenBSD", func(b *box, _ *Options) { b.remove("/etc/group") }, "/etc/group: is not there: this is no OpenBSD"},
+		{"no OpenBSD", func(b *box, _ *Options) { b.remove("/etc/group") }, "/etc/group: missing: this is not OpenBSD"},
 		{"a link in the way", func(b *box, _ *Options) {
 			if err := os.Symlink("elsewhere", filepath.Join(b.root, "/usr/local/sbin/threatstopd")); err != nil {
 				b.t.Fatal(err)
@@ -350,7 +350,7 @@ func TestTwoAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.install(""); err == nil || !strings.Contains(err.Error(), "another installation is going on") {
+	if _, err := b.install(""); err == nil || !strings.Contains(err.Error(), "another installation is running") {
 		t.Errorf("error %v", err)
 	}
 	unlock()
@@ -506,7 +506,7 @@ func TestScriptsStayWithoutConfiguration(t *testing.T) {
 	files := scriptsTree()
 	delete(files, "/usr/local/etc/threatstop.conf")
 	b := newBox(t, files)
-	contains(t, b.mustInstall(), "go on updating the tables until /usr/local/etc/threatstop.conf is filled in")
+	contains(t, b.mustInstall(), "continue to update the tables until /usr/local/etc/threatstop.conf is filled in")
 	if b.read(cronTabPath) != files[cronTabPath] || b.read(newsyslogPath) != newsyslogHourly {
 		t.Error("the scripts were retired")
 	}

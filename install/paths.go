@@ -1,6 +1,6 @@
 package install
 
-// Whoever builds a package sets these with the linker's -X, as install/port does.
+// A package sets these with the linker's -X, as install/port does.
 // With a packager [Install] and [Uninstall] refuse: what the package system put there is
 // its own to change.
 var (

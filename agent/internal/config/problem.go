@@ -64,8 +64,6 @@ type problems struct {
 	errs     Errors
 	warnings []Warning
 	unread   bool // not all of the file was read: what is missing may be in the rest
-	// How many came after the bound was reached.
-	moreErrs, moreWarnings int
 }
 
 func (p *problems) problem(line int, key, format string, args []any) Error {
@@ -73,47 +71,36 @@ func (p *problems) problem(line int, key, format string, args []any) Error {
 }
 
 func (p *problems) errorf(line int, key, format string, args ...any) {
-	if len(p.errs) == maxProblems {
-		p.moreErrs++
-		return
-	}
 	e := p.problem(line, key, format, args)
 	p.errs = append(p.errs, &e)
 }
 
 func (p *problems) warnf(line int, key, format string, args ...any) {
-	p.warn(Warning{p.problem(line, key, format, args), false})
+	p.warnings = append(p.warnings, Warning{p.problem(line, key, format, args), false})
 }
 
 // slipf is warnf for a slip.
 func (p *problems) slipf(line int, key, format string, args ...any) {
-	p.warn(Warning{p.problem(line, key, format, args), true})
-}
-
-func (p *problems) warn(w Warning) {
-	if len(p.warnings) == maxProblems {
-		p.moreWarnings++
-		return
-	}
-	p.warnings = append(p.warnings, w)
+	p.warnings = append(p.warnings, Warning{p.problem(line, key, format, args), true})
 }
 
 // full reports whether there is no use in reading on.
-func (p *problems) full() bool { return p.moreErrs > 0 }
+func (p *problems) full() bool { return len(p.errs) > maxProblems }
 
 // result returns everything in the order of the lines. The error is nil when there is none.
 func (p *problems) result() ([]Warning, error) {
 	byLine := func(a, b int) int { return cmp.Compare(uint(a)-1, uint(b)-1) } // no line: last
 	slices.SortStableFunc(p.errs, func(a, b *Error) int { return byLine(a.Line, b.Line) })
 	slices.SortStableFunc(p.warnings, func(a, b Warning) int { return byLine(a.Line, b.Line) })
-	if p.moreWarnings > 0 {
-		p.warnings = append(p.warnings, Warning{Error: Error{File: p.file, Text: fmt.Sprintf("%d more warnings", p.moreWarnings)}})
+	if more := len(p.warnings) - maxProblems; more > 0 {
+		rest := Warning{Error: Error{File: p.file, Text: fmt.Sprintf("%d more warnings", more)}}
+		p.warnings = append(p.warnings[:maxProblems], rest)
+	}
+	if p.full() {
+		p.errs = append(p.errs[:maxProblems], &Error{File: p.file, Text: "more errors follow: is this a threatstop.conf?"})
 	}
 	if len(p.errs) == 0 {
 		return p.warnings, nil
-	}
-	if p.moreErrs > 0 {
-		p.errs = append(p.errs, &Error{File: p.file, Text: "more errors follow: is this a threatstop.conf?"})
 	}
 	return p.warnings, p.errs
 }

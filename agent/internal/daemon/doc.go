@@ -1,6 +1,6 @@
 // Package daemon is threatstopd's main process in the background. One goroutine, the loop of
 // [Daemon.Run], owns everything that it knows: the configuration, the last copy of each list, the policy,
-// the state of the tables, the troubles and the schedule. Whatever takes time happens in other processes,
+// the state of the tables, the troubles and the schedule. What takes time happens in other processes,
 // the roles of packages fetch, report and states; what comes of it reaches the loop as an event. So pf is
 // looked at every minute, regardless of the network.
 //
