@@ -116,6 +116,11 @@ var cases = []struct {
 		text: "",
 	},
 	{
+		name: "OK an unknown key twice, first with no plain value",
+		text: "MY=~ MY=0",
+		warn: []string{"t.conf:1: MY: unknown key: it has no effect", "t.conf:1: MY: unknown key: it has no effect"},
+	},
+	{
 		name: "OK quotes of each kind, and mixed",
 		text: "device_id='tdid_1'\nBLOCK_TABLE=\"Thr\"'ea'tS\nALLOW_TABLE=\\A\\l\"lo\"'w'",
 		want: func(c *Config) { c.DeviceID = "tdid_1"; c.BlockTable = "ThreatS"; c.AllowTable = "Allow" },

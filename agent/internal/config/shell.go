@@ -26,6 +26,7 @@ type assignment struct {
 	line       int
 	key, value string
 	extends    bool // the value holds $KEY itself: A="$A more"
+	unread     bool // see variable
 }
 
 // variable is what is known of a key behind its last assignment.
@@ -293,7 +294,8 @@ func (s *shell) assign(a *syntax.Assign) {
 		return
 	}
 	s.same[key] = true
-	s.out = append(s.out, assignment{line: line, key: key, value: s.vars[key].value, extends: e.extends})
+	v := s.vars[key]
+	s.out = append(s.out, assignment{line: line, key: key, value: v.value, extends: e.extends, unread: v.unread})
 }
 
 // assignsMore reports whether a shell that expands a word sets another key: ${A:=b}, $((A=1)).
