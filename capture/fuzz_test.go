@@ -37,8 +37,8 @@ func FuzzBPF(f *testing.F) {
 	})
 }
 
-// FuzzLine: any packet has one printable line, the same whatever was decoded before and
-// whatever lies behind the captured bytes.
+// FuzzLine: any packet has one printable line, which depends neither on what was decoded before nor
+// on what lies behind the captured bytes.
 func FuzzLine(f *testing.F) {
 	for i, r := range goldenRecords(f, "wild-1.pcap.gz") {
 		if i%8 == 0 {

@@ -256,7 +256,7 @@ func TestLinePflogHeader(t *testing.T) {
 		want string
 	}{
 		{"default rule", edit(func(d []byte) { copy(d[offRuleNr:], "\xff\xff\xff\xff") }), "rule def/(match) block in on em0" + rest},
-		{"default rule in no anchor, whatever it says", edit(func(d []byte) { copy(d[offRuleNr:], "\xff\xff\xff\xff"); d[offRuleset] = 'x' }),
+		{"default rule in no anchor, with any name", edit(func(d []byte) { copy(d[offRuleNr:], "\xff\xff\xff\xff"); d[offRuleset] = 'x' }),
 			"rule def/(match) block in on em0" + rest},
 		{"anchor", edit(func(d []byte) { copy(d[offRuleset:], "threatstop"); d[offSubRuleNr+3] = 9 }), "rule 1.threatstop.9/(match) block in on em0" + rest},
 		{"anchor's default", edit(func(d []byte) { copy(d[offRuleset:], "a"); copy(d[offSubRuleNr:], "\xff\xff\xff\xff") }),

@@ -151,7 +151,7 @@ func FuzzCrontab(f *testing.F) {
 				t.Fatalf("%q was taken out", l)
 			}
 			if !slices.Contains(taken, l) {
-				t.Fatalf("%q was taken out and not told", l)
+				t.Fatalf("%q was removed and not reported", l)
 			}
 		}
 		if back := giveBack(rest, body, rest); back != body {

@@ -23,11 +23,11 @@ var (
 
 	// ErrUnknownRelease is returned if the release is newer than those that this
 	// package knows, and the struct asked for is not known.
-	ErrUnknownRelease = errors.New("cannot tell: the structs of this release are not known")
+	ErrUnknownRelease = errors.New("the structs of this release are not known")
 
 	// errMismatch: the kernel's answer is not made of the struct that is known of
 	// its release.
-	errMismatch = errors.New("cannot tell: not the struct that is known of this release")
+	errMismatch = errors.New("not the struct that is known of this release")
 
 	errChanging = errors.New("keeps changing while it is read")
 	errInactive = errors.New("table was not made active") // by DIOCRADDTABLES

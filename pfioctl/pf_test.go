@@ -534,7 +534,7 @@ func TestAddStaysBelowTheLimit(t *testing.T) {
 	}
 }
 
-// A list may grow between the answer that tells its length and the next.
+// A list may grow between the answer that has its length and the next.
 func TestListsThatGrow(t *testing.T) {
 	bad := Table{Name: "bad"}
 	var grown []answer
@@ -989,7 +989,7 @@ func TestStatus(t *testing.T) {
 	}
 	t.Run("unknown release", func(t *testing.T) {
 		_, err := pfOn(statusDevice{}, hostLayout("8.1")).Status()
-		if !errors.Is(err, ErrUnknownRelease) || err.Error() != "pf: read status: openbsd 8.1: cannot tell: the structs of this release are not known" {
+		if !errors.Is(err, ErrUnknownRelease) || err.Error() != "pf: read status: openbsd 8.1: the structs of this release are not known" {
 			t.Errorf("error %v", err)
 		}
 	})

@@ -355,7 +355,7 @@ func TestRuleMembers(t *testing.T) {
 }
 
 // A struct that was decoded and encoded is decoded to the same, on every
-// architecture and release, whatever its bytes.
+// architecture and release, with any bytes.
 func TestRuleRoundTrip(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for _, release := range measured.Releases {
@@ -729,7 +729,7 @@ func TestRulesOfUnknownRelease(t *testing.T) {
 	k := newRuleKernel()
 	k.before = func(*ruleKernel, uint) error { t.Error("a request was made"); return syscall.ENODEV }
 	_, err := With(k, HostLayout("8.1")).Rules()
-	const want = "pf: read rules: openbsd 8.1: cannot tell: the structs of this release are not known"
+	const want = "pf: read rules: openbsd 8.1: the structs of this release are not known"
 	if !errors.Is(err, ErrUnknownRelease) || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}

@@ -59,7 +59,7 @@ func TestReadme(t *testing.T) {
 }
 
 // readmeStage is a firewall with a small policy in force, on which each command
-// finds what the README tells.
+// prints what the README shows.
 func readmeStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{out: io.Discard, own: netip.MustParsePrefix("198.51.100.2/24"), dir: t.TempDir(), pflog: capturetest.NewInterface("")}

@@ -269,7 +269,7 @@ func fuzzStep(t *testing.T, k *Kernel, p *program, guard *Buffer) {
 		if err != nil && *io != sent {
 			t.Fatalf("request %#x failed with %v and changed the caller's struct", q.nr, err)
 		}
-		// What clears counters while it reads is told from DUMMY.
+		// What clears counters while it reads is recognised by DUMMY.
 		quiet := io.Flags&abi.FlagDummy != 0 && q.nr != r.GetAStats
 		if (err != nil || quiet) && !bytes.Equal(before, snapshot(k)) {
 			t.Fatalf("request %#x flags %#x: %v, and the kernel has changed from\n%s\nto\n%s", q.nr, io.Flags, err, before, snapshot(k))

@@ -64,7 +64,7 @@ type harmlessLine struct {
 // why it is not all of it, or empty. A request that is left out ends it when
 // what follows depends on it.
 //
-// What differs from the transcript is told by the tables' names and anchors, in
+// What differs from the transcript is recognised by the tables' names and anchors, in
 // requests and answers alike. All else has to be answered as recorded.
 func harmless(lines []line) (kept []harmlessLine, why string) {
 	for _, l := range lines {
@@ -109,7 +109,7 @@ func harmless(lines []line) (kept []harmlessLine, why string) {
 	return kept, ""
 }
 
-// harms tells why a request is not made, or is empty.
+// harms returns why a request is not made, or is empty.
 func harms(q *request) string {
 	if _, ok := harmlessOps[q.Op]; !ok {
 		return q.Op
@@ -146,7 +146,7 @@ func leavesTrace(l *line) bool {
 	case q.Flags&requestFlags(abi.FlagDummy) != 0 && q.Op != "DIOCRINADEFINE":
 		return false
 	case q.Op == "DIOCRADDADDRS":
-		return true // what it has added stays when it cannot tell so
+		return true // what it has added stays when it cannot know
 	}
 	return l.Ans.Errno == "OK"
 }
@@ -297,7 +297,7 @@ func runEpisode(t *testing.T, d pfioctl.Device, layout *abi.Layout, s episode) {
 	}
 }
 
-// crowded tells why a request had better not be made: one that adds takes an
+// crowded returns why a request had better not be made: one that adds takes an
 // entry of the pool for each element, and DIOCRADDADDRS waits for ever, with
 // all other requests behind it, where there is none left. An eighth of the pool
 // is left for what the host itself may do meanwhile.
@@ -373,7 +373,7 @@ func ours(p *abi.PfrTable) bool {
 	return strings.HasPrefix(strings.TrimLeft(string(p.Anchor[:]), "/"), testAnchor+"/")
 }
 
-// onlyHarmless is a device that lets nothing else through, whatever the code
+// onlyHarmless is a device that lets nothing else through, even if the code
 // above it does.
 type onlyHarmless struct {
 	t *testing.T

@@ -62,7 +62,7 @@ func unroutable(p netip.Prefix) bool {
 
 func randomPrefix(r *rand.Rand) netip.Prefix {
 	// Few bits, so that prefixes meet; of these the last ones too, where
-	// hosts are told from networks.
+	// hosts are distinguished from networks.
 	if r.IntN(2) == 0 {
 		a := netip.AddrFrom4([4]byte{byte(r.IntN(3)) * 127, 0, byte(r.IntN(2)) * 255, byte(r.IntN(4))})
 		return netip.PrefixFrom(a, []int{0, 1, 7, 8, 16, 23, 24, 30, 31, 32, 32, 32}[r.IntN(12)]).Masked()
@@ -191,7 +191,7 @@ func (x *table) content() []element {
 	return list
 }
 
-// checkKernel looks at what must hold whatever was asked: it is the kernel's
+// checkKernel looks at what must hold after any request: it is the kernel's
 // own view of itself.
 func checkKernel(t testing.TB, k *Kernel) {
 	t.Helper()
@@ -406,7 +406,7 @@ func step(t *testing.T, r *rand.Rand, x *table, m model) {
 		deleted = len(gone)
 		io.Size2 = int32(r.IntN(64))
 		if need := len(list) + len(gone); flags&abi.FlagFeedback != 0 && io.Size2 != 0 && int(io.Size2) < need {
-			// Too small: nothing is done and the size is told.
+			// Too small: nothing is done and the size is returned.
 			io.Nadd, io.Ndel, io.Nchange = 7, 8, 9
 			if err := x.call(x.k.req.SetAddrs, io); err != nil || int(io.Size2) != need ||
 				io.Nadd != 7 || io.Ndel != 8 || io.Nchange != 9 {

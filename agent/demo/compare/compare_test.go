@@ -15,7 +15,7 @@ import (
 	"example.org/threatstopd/dnsfetch/dnstest"
 )
 
-// The scripts leave the list that was served, whatever stands in it.
+// The scripts leave the list that was served, with any content.
 func TestScripts(t *testing.T) {
 	for _, tool := range []string{"dig", "sed", "sort"} {
 		if _, err := exec.LookPath(tool); err != nil {

@@ -738,7 +738,7 @@ var cases = []struct {
 		},
 	},
 	{
-		name: "bad all errors are told",
+		name: "bad all errors are reported",
 		text: "POLL_INTERVAL=1s\nMAX_ENTRIES=none\nAGGREGATE=maybe",
 		bad: []string{
 			`t.conf:1: POLL_INTERVAL: "1s" is too small; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,

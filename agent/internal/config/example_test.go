@@ -105,7 +105,7 @@ func TestKeys(t *testing.T) {
 		if f := find(k.Name); f == nil || f.Name != k.Name {
 			t.Errorf("%s is not found", k.Name)
 		}
-		// Close names must be told apart, or one would be a slip of the other.
+		// Close names must differ enough, or one would be a slip of the other.
 		for _, other := range keys[:i] {
 			if strings.EqualFold(k.Name, other.Name) {
 				t.Errorf("%s and %s differ in nothing but capitals", k.Name, other.Name)

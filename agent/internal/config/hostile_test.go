@@ -46,7 +46,7 @@ func refused(t *testing.T, path string) string {
 	}
 }
 
-// A file that others could have written is not acted on, whoever they are and however
+// A file that others could have written is not acted on, by any user and in any way
 // they could.
 func TestLoadWhatOthersCanWrite(t *testing.T) {
 	if runtime.GOOS == "windows" {

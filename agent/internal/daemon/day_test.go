@@ -50,7 +50,7 @@ var (
 	nowhere = netip.MustParseAddr("203.0.113.250") // in no policy
 )
 
-// logServer is a log server in the process: it fails as often as it is told,
+// logServer is a log server in the process: it fails a set number of times,
 // and keeps what it took by the id of the batch.
 type logServer struct {
 	mu       sync.Mutex
@@ -466,7 +466,7 @@ func TestDay(t *testing.T) {
 		if lines != s.hits {
 			t.Errorf("%d hits were delivered, %d logged", lines, s.hits)
 		}
-		// A poll that comes in between puts it right, too, and tells no drift.
+		// A poll that comes in between puts it right, too, and reports no drift.
 		if s.said("drift mended") < touched-3 {
 			t.Errorf("other hands were in the table %d times, mended %d times", touched, s.said("drift mended"))
 		}

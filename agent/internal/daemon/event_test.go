@@ -139,7 +139,7 @@ func TestEventsAndFaults(t *testing.T) {
 			[6]string{"query refused", "server failure", "cannot allocate memory", "block.new", "fetch process", "invalid configuration"},
 			[6]bool{3: true}},
 		{"watch", func(r *running, fault string) {
-			// Other hands in the table are put right within a minute, whatever else fails.
+			// Changes by others are repaired within a minute, even if something else fails.
 			pf := r.kernel.OpenPF()
 			if _, err := pf.Delete(blockTable, pfioctl.Addr{Prefix: netip.MustParsePrefix("20.0.0.5/32")}); err != nil {
 				r.t.Error(err)
@@ -277,7 +277,7 @@ func TestSyncsDuringAPoll(t *testing.T) {
 	})
 }
 
-// A daemon that is stopped during a fetch does not wait for it, and tells those who wait.
+// A daemon that is stopped during a fetch does not wait for it, and answers those who wait.
 func TestStopDuringAFetch(t *testing.T) {
 	begin(t, func(r *running) {
 		r.hang(true)

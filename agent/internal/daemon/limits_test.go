@@ -59,7 +59,7 @@ func TestLimitsReadAgain(t *testing.T) {
 			t.Error(err)
 		}
 		if n := s.said("pf.conf cannot be loaded again"); n > 1 {
-			t.Errorf("told %d times that there is no room:\n%s", n, s.log.String())
+			t.Errorf("reported %d times that there is no room:\n%s", n, s.log.String())
 		}
 	})
 }

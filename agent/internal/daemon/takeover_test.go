@@ -54,7 +54,7 @@ func once(kind byte, payload string) attack {
 	}
 }
 
-// pong answers pings, and tells all else to f.
+// pong answers pings, and passes everything else to f.
 func pong(conn net.Conn, f ...func(kind byte)) {
 	limits := make(privsep.Limits)
 	for kind := range 256 {
@@ -78,11 +78,11 @@ func pong(conn net.Conn, f ...func(kind byte)) {
 }
 
 // A role that was taken over may say what it likes: main goes on fetching and enforcing,
-// and the owner is told.
+// and that is reported.
 func TestTakenOverReport(t *testing.T) {
 	for name, a := range map[string]struct {
 		attack attack
-		told   string
+		report string
 	}{
 		"garbage": {func(conn net.Conn) {
 			conn.Write(bytes.Repeat([]byte("give me the table\n"), 100))
@@ -161,8 +161,8 @@ func TestTakenOverReport(t *testing.T) {
 				if n := s.said(`"took"`); n < polls+2 || polls < 5 {
 					t.Errorf("%d polls in six minutes, %d in three more", polls, n-polls)
 				}
-				if s.said(a.told) == 0 {
-					t.Errorf("nothing is told of it, wanted %q", a.told)
+				if s.said(a.report) == 0 {
+					t.Errorf("nothing is reported, wanted %q", a.report)
 				}
 				s.logMu.Lock()
 				if n := s.log.Len(); n > 2<<20 {

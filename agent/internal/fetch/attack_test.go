@@ -143,20 +143,20 @@ var attacks = map[string]struct {
 	"fails with garbage":      {do: func(a *taken) error { return a.Send(kindFailure, []byte("garbage")) }, want: "failure: "},
 	"fails with a giant text": {do: func(a *taken) error { return a.Send(kindFailure, make([]byte, 1<<20)) }, want: "are taken"},
 
-	"tells progress below nothing": {do: func(a *taken) error { return a.SendJSON(kindProgress, progress{Done: -1}) }, want: "progress of -1 parts of 0"},
-	"tells progress beyond the end": {do: func(a *taken) error {
+	"sends progress below nothing": {do: func(a *taken) error { return a.SendJSON(kindProgress, progress{Done: -1}) }, want: "progress of -1 parts of 0"},
+	"sends progress beyond the end": {do: func(a *taken) error {
 		return a.SendJSON(kindProgress, progress{Done: 2, Parts: 1})
 	}, want: "progress of 2 parts of 1"},
-	"tells progress beyond limits": {do: func(a *taken) error {
+	"sends progress beyond limits": {do: func(a *taken) error {
 		return a.SendJSON(kindProgress, progress{Entries: 2_000_000})
 	}, want: "progress of 2000000 entries where the limit is 1000000"},
-	"tells progress of an escape": {do: func(a *taken) error {
+	"sends progress of an escape": {do: func(a *taken) error {
 		return a.SendJSON(kindProgress, progress{Server: "\x1b[2J"})
 	}, want: "progress with a server that cannot be"},
-	"tells progress with more": {do: func(a *taken) error {
+	"sends progress with more": {do: func(a *taken) error {
 		return a.SendJSON(kindProgress, map[string]any{"Root": true})
 	}, want: "unknown field"},
-	"tells progress in no JSON": {do: func(a *taken) error { return a.Send(kindProgress, []byte("{{{{")) }, want: "progress: invalid character"},
+	"sends progress in no JSON": {do: func(a *taken) error { return a.Send(kindProgress, []byte("{{{{")) }, want: "progress: invalid character"},
 	"sends an unknown kind":     {do: func(a *taken) error { return a.Send(200, nil) }, want: "unknown kind 200"},
 	"sends main's own kind":     {do: func(a *taken) error { return a.Send(kindFetch, nil) }, want: "unknown kind"},
 	"sends garbage": {do: func(a *taken) error {
@@ -239,7 +239,7 @@ var million = func() func(*taken) error {
 	}
 }()
 
-// A role that was taken over is killed for whatever it sends that an honest one would not, and
+// A role that was taken over is killed for anything that an honest one would not send, and
 // main says of which process and why.
 func TestTakenOver(t *testing.T) {
 	for name, attack := range attacks {

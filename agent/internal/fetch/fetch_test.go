@@ -124,7 +124,7 @@ func TestProgress(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n == 0 || n > 250 || last.Entries == 0 {
-			t.Errorf("%d times told of progress, at last %+v", n, last)
+			t.Errorf("%d reports of progress, at last %+v", n, last)
 		}
 	})
 }
@@ -208,12 +208,12 @@ func TestRoleDies(t *testing.T) {
 	s := serve(t, dnstest.List{Name: listName, Entries: prefixes(t, 10), Layout: dnsfetch.LayoutAPL})
 	everyway(t, func(t *testing.T, starter privsep.Starter) {
 		var mu sync.Mutex
-		var told []string
+		var reports []string
 		c := start(t, Options{
 			Starter: &named{Starter: starter, as: []string{"attack ends within a list", Role}},
 			Fetch:   dnsfetch.Options{Servers: []string{s.Addr()}},
-			Down:    func(reason string) { mu.Lock(); told = append(told, "down: "+reason); mu.Unlock() },
-			Up:      func() { mu.Lock(); told = append(told, "up"); mu.Unlock() },
+			Down:    func(reason string) { mu.Lock(); reports = append(reports, "down: "+reason); mu.Unlock() },
+			Up:      func() { mu.Lock(); reports = append(reports, "up"); mu.Unlock() },
 		})
 		_, err := c.Fetch(t.Context(), dnsfetch.Request{Name: listName})
 		says(t, err, "list "+listName+": fetch process: ", "had enough")
@@ -228,8 +228,8 @@ func TestRoleDies(t *testing.T) {
 		c.Close()
 		mu.Lock()
 		defer mu.Unlock()
-		if len(told) != 3 || told[0] != "up" || !strings.Contains(told[1], "down: ") || told[2] != "up" {
-			t.Errorf("told %q", told)
+		if len(reports) != 3 || reports[0] != "up" || !strings.Contains(reports[1], "down: ") || reports[2] != "up" {
+			t.Errorf("reports %q", reports)
 		}
 		if _, err := c.Fetch(t.Context(), dnsfetch.Request{Name: listName}); !errors.Is(err, ErrRole) {
 			t.Errorf("a client that was closed: %v", err)

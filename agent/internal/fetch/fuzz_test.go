@@ -22,7 +22,7 @@ func asking(t testing.TB, most int, q *request) *Client {
 	return c
 }
 
-// FuzzHandle: whatever the role sends, what main takes of it is a list that was asked for, within
+// FuzzHandle: for any message of the role, what main takes of it is a list that was asked for, within
 // the limit and of networks; addresses that hosts can have; and text that is printable.
 func FuzzHandle(f *testing.F) {
 	const most = 64

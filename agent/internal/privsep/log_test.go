@@ -65,7 +65,7 @@ func (stream) SetReadDeadline(t time.Time) error  { return nil }
 func (stream) SetWriteDeadline(t time.Time) error { return nil }
 
 // Whatever a role sends: main does not panic, hands on nothing that it does not take, and
-// logs nothing but events of its own making, each one line and told as the role's.
+// logs nothing but events of its own making, each one line and logged as the role's.
 func FuzzFromRole(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(message(kindReady, nil))

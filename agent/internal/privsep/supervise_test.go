@@ -53,7 +53,7 @@ func TestRoleLives(t *testing.T) {
 				t.Errorf("after its end: %v", err)
 			}
 			if len(k.down) > 0 {
-				t.Errorf("an orderly end is told as %q", <-k.down)
+				t.Errorf("an orderly end is reported as %q", <-k.down)
 			}
 			if got := len(k.log.events(t)); got != 3 {
 				t.Errorf("%d log events of 3 lives:\n%s", got, k.log)
@@ -73,7 +73,7 @@ func refuse(_ *Conn, kind byte, payload []byte) error {
 	return nil
 }
 
-// Whatever a role sends that it should not: it is killed, and that is told.
+// A role that sends anything it should not is killed, and the reason is reported.
 func TestMisbehaviour(t *testing.T) {
 	for _, tt := range []struct{ role, reason string }{
 		{"unknown kind", "misbehaved, killed: message refused: unknown kind 99"},
@@ -391,7 +391,7 @@ func TestCannotBegin(t *testing.T) {
 	}
 }
 
-// What a role logs is logged as that of a role, whatever it is.
+// What a role logs is always logged as that of a role.
 func TestLog(t *testing.T) {
 	for name, s := range starters() {
 		t.Run(name, func(t *testing.T) {

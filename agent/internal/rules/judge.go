@@ -53,7 +53,7 @@ type Options struct {
 	Block, Allow pfioctl.Table
 	// AllowCarved says that nothing in Allow is in Block, as with a policy that has allow lists.
 	AllowCarved bool
-	// Never holds what the policy never blocks, whatever its lists: no listed address is inside.
+	// Never holds what the policy never blocks, with any lists: no listed address is inside.
 	Never []netip.Prefix
 	// Tables are all tables of all anchors. They decide whether a rule in an anchor means a table of that
 	// anchor. If nil, rules mean the main ruleset's.

@@ -387,7 +387,7 @@ func TestRulesOfManyKinds(t *testing.T) {
 		last.Level != Fail || !strings.Contains(last.Text, "@402 `pass out all flags S/SA` comes after it") {
 		t.Errorf("all denied but for servers:\n%s", write(got))
 	}
-	// Where it is too much, what was seen is told, and that it is not all.
+	// If there is too much, the result has what was seen, and that it is incomplete.
 	got = judge(mixed.String() + "block in log from <Block> to 10.0.0.1\nblock out log quick to <Block>")
 	if got[0].Level != Skip || !strings.Contains(got[0].Text, "too many kinds") || got[len(got)-1].Level != OK || len(got) < 3 {
 		t.Errorf("alternating, and never ending:\n%s", write(got))

@@ -130,7 +130,7 @@ func (w *walk) from(b box, f fate, at *place, i int) {
 	}
 }
 
-// ahead returns the rule that decides on all packets of a box whatever the rules from i up to it make of
+// ahead returns the rule that decides on all packets of a box no matter what the rules from i up to it make of
 // them: a quick one that matches them all, with none before it that could end or divert the evaluation. Then
 // the box need not be split.
 func (w *walk) ahead(b box, at *place, i int) *pfioctl.Rule {

@@ -333,7 +333,7 @@ func TestHeldWithoutFile(t *testing.T) {
 	if n, err := apply.FileEntries(r.apply.Block.File); n != 1000 || err != nil {
 		t.Errorf("%d entries in the file, %v: want what is in force", n, err)
 	}
-	// Times are told in the zone of the clock, whatever the file has.
+	// Times are shown in the zone of the clock, not in that of the file.
 	r.now = r.now.Add(20 * time.Hour).In(time.FixedZone("EST", -5*3600))
 	_, text = r.run(false)
 	expect(t, text, "until 2026-03-02 07:00 or --force")

@@ -81,7 +81,7 @@ type bench struct {
 	*Client
 
 	mu      sync.Mutex
-	trouble []string // as told, "" for no more
+	trouble []string // as reported, "" for its end
 	log     strings.Builder
 }
 
@@ -135,15 +135,15 @@ func (b *bench) start(s privsep.Starter) {
 	ctx, end := context.WithCancel(context.Background())
 	b.Client = Start(ctx, Options{
 		Starter: s,
-		Down:    b.tells,
-		Up:      func() { b.tells("") },
+		Down:    b.reports,
+		Up:      func() { b.reports("") },
 		Log:     zerolog.New(b),
 	})
 	b.t.Cleanup(func() { end(); b.Wait() })
 }
 
-// tells notes what is told of the process, "" for that it is at work.
-func (b *bench) tells(text string) {
+// reports records a trouble of the process, "" if it is at work.
+func (b *bench) reports(text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.trouble = append(b.trouble, text)
@@ -155,8 +155,8 @@ func (b *bench) Write(p []byte) (int, error) {
 	return b.log.Write(p)
 }
 
-// told is what was told of the process so far.
-func (b *bench) told() []string {
+// reported returns the troubles of the process so far.
+func (b *bench) reported() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append([]string(nil), b.trouble...)
@@ -167,7 +167,7 @@ func (b *bench) until(what string, ok func() bool) {
 	b.t.Helper()
 	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.t.Fatalf("not %s; told %q, log %s", what, b.told(), b.log.String())
+			b.t.Fatalf("not %s; reported %q, log %s", what, b.reported(), b.log.String())
 		}
 	}
 }
@@ -176,8 +176,8 @@ func (b *bench) until(what string, ok func() bool) {
 func (b *bench) up() {
 	b.t.Helper()
 	b.until("at work", func() bool {
-		told := b.told()
-		return len(told) > 0 && told[len(told)-1] == ""
+		reported := b.reported()
+		return len(reported) > 0 && reported[len(reported)-1] == ""
 	})
 }
 

@@ -153,8 +153,8 @@ func TestKillStatesFails(t *testing.T) {
 	if res, err = b.KillStates(none, cut, nil, in); err != nil || res != (Killed{Considered: 7, Killed: 6}) {
 		t.Errorf("%v, %v", res, err)
 	}
-	if told := b.told(); len(told) != 1 {
-		t.Errorf("a refusal of pf is the process's trouble: %q", told)
+	if reported := b.reported(); len(reported) != 1 {
+		t.Errorf("a refusal of pf is the process's trouble: %q", reported)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestProcess(t *testing.T) {
 }
 
 // Where pf cannot be opened, or the process cannot be confined, there is no role, and
-// why is told.
+// why is reported.
 func TestNoRole(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -195,7 +195,7 @@ func TestNoRole(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := &bench{t: t}
 			b.start(privseptest.InProcess(map[string]privsep.Body{Name: Body(tt.env(b))}))
-			b.until("told", func() bool { return slices.Contains(b.told(), tt.want) })
+			b.until("reported", func() bool { return slices.Contains(b.reported(), tt.want) })
 			_, err := b.KillStates(set(t), set(t, "10.0.0.0/8"), nil, time.Now().Add(time.Minute))
 			if !errors.Is(err, privsep.ErrDown) {
 				t.Errorf("%v", err)
@@ -241,5 +241,5 @@ func expect(t *testing.T, all []string, part string) {
 			return
 		}
 	}
-	t.Errorf("%q is not told: %q", part, all)
+	t.Errorf("%q is not reported: %q", part, all)
 }

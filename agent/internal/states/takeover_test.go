@@ -59,7 +59,7 @@ func TestTakenOver(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		attack func(w *privsep.Worker, id uint64) error
-		want   string // of the error, and of what is told
+		want   string // of the error, and of the report
 	}{
 		{"more killed than looked at", says(`{"ID":%d,"Done":{"Considered":1,"Killed":2,"Left":0},"Error":""}`), "misbehaved, killed: impossible answer: 1 states considered, 2 killed, 0 left"},
 		{"fewer than none", says(`{"ID":%d,"Done":{"Considered":5,"Killed":-1,"Left":0},"Error":""}`), "misbehaved, killed: impossible answer: 5 states considered, -1 killed, 0 left"},
@@ -121,8 +121,8 @@ func TestAnswerUnasked(t *testing.T) {
 		}
 		return w.Run(context.Background(), func(byte, []byte) error { return nil })
 	})
-	b.until("told", func() bool { return len(b.told()) > 0 })
-	expect(t, b.told(), "misbehaved, killed: answer without a request")
+	b.until("reported", func() bool { return len(b.reported()) > 0 })
+	expect(t, b.reported(), "misbehaved, killed: answer without a request")
 }
 
 // Requests that main does not make are not carried out: the role ends.

@@ -9,7 +9,7 @@ import (
 // at is when the statuses of the tests are asked for, a time of day in UTC.
 var at = time.Date(2026, 3, 4, 12, 19, 30, 0, time.UTC)
 
-// healthy is the status of a daemon that has run for days with nothing to tell.
+// healthy is the status of a daemon that has run for days without troubles.
 func healthy() *Status {
 	counts := make([]int64, barHours)
 	for i := range counts {

@@ -90,13 +90,13 @@ func (o *options) serve(ctx context.Context, stdout io.Writer) error {
 		}
 	}
 	fmt.Fprintf(stdout, "listening on %s\n", c.URL())
-	for told := 0; ; {
+	for printed := 0; ; {
 		// The error is ctx's.
-		if c.Wait(ctx, func(all []reporttest.Receipt) bool { return len(all) > told }) != nil {
+		if c.Wait(ctx, func(all []reporttest.Receipt) bool { return len(all) > printed }) != nil {
 			return nil
 		}
-		for _, r := range c.Receipts()[told:] {
-			told++
+		for _, r := range c.Receipts()[printed:] {
+			printed++
 			if _, err := io.WriteString(lines, r.Text); err != nil {
 				return err
 			}

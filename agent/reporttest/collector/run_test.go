@@ -14,7 +14,7 @@ import (
 	"example.org/threatstopd/agent/internal/report"
 )
 
-// TestBatches: what is delivered is told of and written down, and the first requests
+// TestBatches: what is delivered is printed and saved, and the first requests
 // fail when that is asked for.
 func TestBatches(t *testing.T) {
 	dir := t.TempDir()
@@ -56,7 +56,7 @@ func TestBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := line(); got != want {
-			t.Errorf("told %q, want %q", got, want)
+			t.Errorf("printed %q, want %q", got, want)
 		}
 	}
 	if b, err := os.ReadFile(lines); err != nil || string(b) != "one\ntwo\nthree\n" {

@@ -24,7 +24,7 @@ func (bits bitsImporter) Import(path string) (*types.Package, error) {
 		return types.Unsafe, nil
 	}
 	if path != "math/bits" {
-		return nil, fmt.Errorf("abi.go imports %s: its layout cannot be told for other architectures", path)
+		return nil, fmt.Errorf("abi.go imports %s: its layout is not known for other architectures", path)
 	}
 	p := types.NewPackage(path, "bits")
 	p.Scope().Insert(types.NewConst(token.NoPos, p, "UintSize", types.Typ[types.UntypedInt], constant.MakeInt64(int64(bits))))
