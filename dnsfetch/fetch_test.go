@@ -460,7 +460,7 @@ func TestCutAnswer(t *testing.T) {
 	for _, at := range []int{atAnswer, atAuthority, atAdditional} {
 		m := slices.Clone(whole)
 		m[at+1]++
-		if err := (question{mustName(list), dns.TypeAPL}).answer(m, func([]byte, int, int) error { return nil }); err == nil {
+		if err := (question{mustName(list), dns.TypeAPL}).answer(m, func(rdata) error { return nil }); err == nil {
 			t.Errorf("count at %d raised: accepted", at)
 		}
 	}

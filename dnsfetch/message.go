@@ -114,10 +114,10 @@ func (q question) appendQuery(b []byte, id uint16) []byte {
 }
 
 // answer checks that msg, whose ID the caller has matched, is a whole and well-formed answer to q, and
-// calls each with the place of the rdata of each answer record. On an error the caller must drop what
+// calls each with the rdata of each answer record. On an error the caller must drop what
 // each was given. NXDOMAIN, and NOERROR without records, are the errors ErrNXDomain and ErrNoRecords;
 // they come after all other checks.
-func (q question) answer(msg []byte, each func(msg []byte, off, end int) error) error {
+func (q question) answer(msg []byte, each func(rdata) error) error {
 	if len(msg) < headerLen {
 		return fmt.Errorf("%w: %d bytes, less than a header", ErrShort, len(msg))
 	}
@@ -206,15 +206,22 @@ func (q question) echo(msg []byte, questions int) (int, error) {
 
 // record is a resource record in a message.
 type record struct {
-	msg        []byte
 	ours       bool // its owner is the name in the question
 	typ, class uint16
-	begin, end int // of the rdata
+	rdata
 }
+
+// rdata is the data of a record in a message, which names in it may point to.
+type rdata struct {
+	msg        []byte
+	begin, end int
+}
+
+func (r rdata) bytes() []byte { return r.msg[r.begin:r.end] }
 
 // record reads the record at msg[off:].
 func (q question) record(msg []byte, off int) (record, error) {
-	r := record{msg: msg, ours: true}
+	r := record{ours: true, rdata: rdata{msg: msg}}
 	// Nearly every server names the owner by a pointer to the question, which has been compared.
 	if off+1 < len(msg) && binary.BigEndian.Uint16(msg[off:]) == toQuestion {
 		off += 2
@@ -237,8 +244,8 @@ func (q question) record(msg []byte, off int) (record, error) {
 	return r, nil
 }
 
-// accept passes the rdata of a record that answers q to each.
-func (q question) accept(r record, each func(msg []byte, off, end int) error) error {
+// accept passes the data of a record that answers q to each.
+func (q question) accept(r record, each func(rdata) error) error {
 	switch {
 	case r.typ != q.typ && (r.typ == dns.TypeCNAME || r.typ == dns.TypeDNAME):
 		return ErrAlias
@@ -249,30 +256,26 @@ func (q question) accept(r record, each func(msg []byte, off, end int) error) er
 	case r.typ != q.typ:
 		return fmt.Errorf("%w: %s", ErrType, typeName(r.typ))
 	}
-	return each(r.msg, r.begin, r.end)
+	return each(r.rdata)
 }
 
-// readTarget reads the rdata of a PTR record, which is one name.
-func readTarget(msg []byte, off, end int) (domain, error) {
-	n, next, err := unpackName(msg[:end], off)
+// target reads the data of a PTR record, which is one name.
+func (r rdata) target() (domain, error) {
+	n, next, err := unpackName(r.msg[:r.end], r.begin)
 	if err != nil {
 		return "", fmt.Errorf("%w: PTR record: %w", ErrMalformed, err)
 	}
-	if next != end {
-		return "", fmt.Errorf("%w: PTR record: %d bytes behind the name", ErrMalformed, end-next)
+	if next != r.end {
+		return "", fmt.Errorf("%w: PTR record: %d bytes behind the name", ErrMalformed, r.end-next)
 	}
 	return n, nil
 }
 
-// readAddr reads the rdata of an A or AAAA record as the entry for a host.
-func readAddr(typ uint16, rdata []byte) (Entry, error) {
-	want := 4
-	if typ == dns.TypeAAAA {
-		want = 16
-	}
-	a, ok := netip.AddrFromSlice(rdata)
-	if !ok || len(rdata) != want {
-		return Entry{}, fmt.Errorf("%w: %s record of %d bytes", ErrMalformed, typeName(typ), len(rdata))
+// host reads the data of an A or AAAA record as the entry for a host.
+func (r rdata) host(typ uint16) (Entry, error) {
+	a, ok := netip.AddrFromSlice(r.bytes())
+	if !ok || a.Is6() != (typ == dns.TypeAAAA) {
+		return Entry{}, fmt.Errorf("%w: %s record of %d bytes", ErrMalformed, typeName(typ), r.end-r.begin)
 	}
 	return MakeEntry(netip.PrefixFrom(a, a.BitLen()), false), nil
 }

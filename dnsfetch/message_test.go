@@ -132,7 +132,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		a := attempt{c: c}
 		j := &job{question: q}
-		err = q.answer(msg, func(msg []byte, off, end int) error { return a.keep(j, msg, off, end) })
+		err = q.answer(msg, func(r rdata) error { return a.keep(j, r) })
 		got := a.scratch
 		if 4*len(got) > len(msg) {
 			t.Fatalf("%d entries of %d bytes", len(got), len(msg))

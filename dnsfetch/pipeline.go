@@ -164,7 +164,7 @@ func (a *attempt) read(msg []byte, jobs []job) (*job, error) {
 	j := &jobs[a.under[i].job]
 	a.under = slices.Delete(a.under, i, i+1)
 	a.scratch = a.scratch[:0]
-	err := j.answer(msg, func(msg []byte, off, end int) error { return a.keep(j, msg, off, end) })
+	err := j.answer(msg, func(r rdata) error { return a.keep(j, r) })
 	switch {
 	case errors.Is(err, ErrNXDomain) || errors.Is(err, ErrNoRecords):
 		j.absent = err
@@ -180,20 +180,20 @@ func (a *attempt) read(msg []byte, jobs []job) (*job, error) {
 }
 
 // keep takes one record of the answer to j.
-func (a *attempt) keep(j *job, msg []byte, off, end int) (err error) {
+func (a *attempt) keep(j *job, r rdata) (err error) {
 	switch j.typ {
 	case dns.TypeAPL:
-		a.scratch, err = appendAPL(a.scratch, msg[off:end])
+		a.scratch, err = appendAPL(a.scratch, r.bytes())
 		return err
 	case dns.TypePTR:
 		if len(j.targets) == maxParts {
 			return fmt.Errorf("%w: more than the limit of %d", ErrTooManyParts, maxParts)
 		}
-		target, err := readTarget(msg, off, end)
+		target, err := r.target()
 		j.targets = append(j.targets, target)
 		return err
 	}
-	e, err := readAddr(j.typ, msg[off:end])
+	e, err := r.host(j.typ)
 	a.scratch = append(a.scratch, e)
 	return err
 }

@@ -22,6 +22,9 @@
 // of entries fails where [PF.Add] would never return. [PF.Compare] returns what it would
 // change. The array lies outside the heap of the garbage collector.
 //
+// [PF.List] and [PF.AddrStats] read a table of any size in the memory that the kernel
+// wrote; [PF.Get] makes a slice of it.
+//
 // # What the kernel does not say
 //
 // pf's requests have traps, most of which look like success. This package
