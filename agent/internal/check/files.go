@@ -36,7 +36,7 @@ func (t *tester) files(context.Context) {
 	}
 }
 
-// stat looks at a file, and tells what went wrong. Without root much cannot be
+// stat looks at a file, and reports what went wrong. Without root much cannot be
 // seen.
 func (t *tester) stat(what, path string, missing rules.Level, do ...string) (fs.FileInfo, bool) {
 	i, err := os.Lstat(path)

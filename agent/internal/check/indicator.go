@@ -55,7 +55,7 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	what := "test indicator " + label
 	switch err := t.ready.blockErr; {
 	case errors.Is(err, syscall.ESRCH):
-		return // that the table is not there was told
+		return // the missing table is reported already
 	case err != nil:
 		t.fail(what, err)
 		return
@@ -99,9 +99,9 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	}
 }
 
-// connected tells how a connection failed: as it should, if the kernel did not let
+// connected reports how a connection failed: as it should, if the kernel did not let
 // it out. Behind a bridge that filters, or where rules return something, that can
-// only be told from the record.
+// only be seen from the record.
 func (t *tester) connected(what string, err error, timedOut bool, line string) {
 	var timeout net.Error
 	switch {

@@ -28,7 +28,7 @@ func (t *tester) authorised(ctx context.Context) {
 	page := t.o.Config.AuthURL
 	if page == nil {
 		if t.refused {
-			t.say(rules.Skip, "authorised: the page that tells is not set", "set AUTH_URL, or look at the web site of the service")
+			t.say(rules.Skip, "authorised: the page that shows it is not set", "set AUTH_URL, or look at the web site of the service")
 		}
 		return
 	}
@@ -142,7 +142,7 @@ func (t *tester) logServer(ctx context.Context) {
 	t.clock(answer)
 }
 
-// noAnswer tells why there was no answer.
+// noAnswer returns why there was no answer.
 func (t *tester) noAnswer(where string, err error) {
 	var (
 		invalid x509.CertificateInvalidError
@@ -178,7 +178,7 @@ const maxSkew = 2 * time.Minute
 func (t *tester) clock(answer *http.Response) {
 	there, err := http.ParseTime(answer.Header.Get("Date"))
 	if err != nil {
-		t.say(rules.Skip, "clock: the log server does not tell the time")
+		t.say(rules.Skip, "clock: the log server does not send the time")
 		return
 	}
 	skew := t.env.Now().Sub(there)

@@ -424,7 +424,7 @@ func TestSyncNowExceptsTheHost(t *testing.T) {
 	}
 }
 
-// A name that cannot be looked up is told, and no reason not to enforce.
+// A name that cannot be looked up is reported, and does not prevent enforcement.
 func TestSyncNowWithoutResolver(t *testing.T) {
 	fw := newFirewall(t, pfsim.Options{})
 	fw.conf["url"] = "https://logs.example.net/upload"

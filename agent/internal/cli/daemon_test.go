@@ -234,7 +234,7 @@ func TestDaemon(t *testing.T) {
 	if len(lines) != 2 || !strings.Contains(lines[0], "block in on em0: 10.0.0.1.40000 > 198.18.0.1.22: S") || !strings.Contains(lines[1], "block out on em0: 198.18.0.1.40000 > 192.0.2.200.22: S") {
 		t.Errorf("reported %q", lines)
 	}
-	h.until("told", h.says("Log file uploaded successfully for tdid_test0001"))
+	h.until("reported", h.says("Log file uploaded successfully for tdid_test0001"))
 	if code := h.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -257,7 +257,7 @@ func TestDaemonReload(t *testing.T) {
 	h.until("read again", h.says("configuration read again"))
 	h.until("enforced", func() bool { return !slices.Contains(h.table(blockTable), "10.0.0.1") })
 	h.signals <- syscall.SIGUSR1
-	h.until("told", h.says("status"))
+	h.until("reported", h.says("status"))
 	if code := h.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -270,7 +270,7 @@ func TestDaemonPflogGone(t *testing.T) {
 	h.until("enforced", h.says("policy enforced"))
 	h.reads()
 	h.pflog.Destroy()
-	h.until("told", h.says("hits are not read"))
+	h.until("reported", h.says("hits are not read"))
 	h.pflog.Create()
 	h.until("over", h.says("resolved: hits are not read"))
 	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
@@ -286,7 +286,7 @@ func TestDaemonWithoutNetwork(t *testing.T) {
 	h.sync(0)
 	h.server.Down()
 	h.start()
-	h.until("told", h.says("cannot connect"))
+	h.until("reported", h.says("cannot connect"))
 	h.reads()
 	h.packet(pfioctl.DirIn, "10.0.0.1", "198.18.0.1")
 	h.seen(1)
@@ -309,7 +309,7 @@ func TestDaemonOneListFails(t *testing.T) {
 	h.server.Fail(dnstest.On{List: moreList}, dnstest.Refused)
 	h.serve(blockList, "10.0.0.9")
 	h.signals <- syscall.SIGHUP // a new life fetches at once
-	h.until("told", h.says("may not be registered yet"))
+	h.until("reported", h.says("may not be registered yet"))
 }
 
 // --sync-now asks the daemon, which also delivers the hits that wait.

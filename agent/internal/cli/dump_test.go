@@ -114,7 +114,7 @@ func (c *lineCounter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A failure to write is told once; that a reader such as head(1) has gone away
+// A failure to write is reported once; that a reader such as head(1) has gone away
 // is none.
 func TestDumpTableCannotWrite(t *testing.T) {
 	fw := newFirewall(t, pfsim.Options{})

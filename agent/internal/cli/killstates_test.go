@@ -70,7 +70,7 @@ func TestDaemonKillsStates(t *testing.T) {
 	h.conf["KILL_STATES"] = "no"
 	h.writeConf()
 	poll("8.8.8.8", "10.0.0.1")
-	h.until("told", h.says("blocked=2 "))
+	h.until("reported", h.says("blocked=2 "))
 	if code := h.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -78,11 +78,11 @@ func TestDaemonKillsStates(t *testing.T) {
 		t.Errorf("connected with %s", got)
 	}
 	if n := strings.Count(h.log.String(), "states killed"); n != 1 {
-		t.Errorf("told %d times", n)
+		t.Errorf("reported %d times", n)
 	}
 }
 
-// Where states cannot be read or killed the owner is told, and the policy is in
+// Where states cannot be read or killed that is reported, and the policy is in
 // force all the same.
 func TestDaemonCannotKillStates(t *testing.T) {
 	h := newDaemonHost(t)
@@ -93,7 +93,7 @@ func TestDaemonCannotKillStates(t *testing.T) {
 	h.kernel.SetSecurelevel(2)
 	h.serve(blockList, "10.0.0.1", "10.0.0.9")
 	h.signals <- syscall.SIGHUP
-	h.until("told", h.says("pf: kill state: "+syscall.EPERM.Error()))
+	h.until("reported", h.says("pf: kill state: "+syscall.EPERM.Error()))
 	if got := h.table(blockTable); !slices.Contains(got, "10.0.0.9") {
 		t.Errorf("block table %v", got)
 	}

@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// tail is a pflog interface that is read from the file that pflogd writes: whatever is
+// tail is a pflog interface that is read from the file that pflogd writes: all that is
 // appended to it from now on.
 type tail struct {
 	f      *os.File
@@ -164,7 +164,7 @@ func TestDaemonProcesses(t *testing.T) {
 	taken := strings.Count(h.log.String(), "policy taken")
 	roles.kill("report")
 	pflogd.log(t, "10.0.0.2")
-	h.until("told", h.says("report process: killed"))
+	h.until("reported", h.says("report process: killed"))
 	h.until("over", h.says("resolved: report process: killed"))
 	// A packet that is read live ends what there is to catch up with; without one that
 	// takes seconds to be known.
@@ -178,7 +178,7 @@ func TestDaemonProcesses(t *testing.T) {
 		return strings.Contains(h.log.String(), " hits=2 ") || strings.Contains(h.log.String(), " hits=3 ")
 	})
 	roles.kill("fetch")
-	h.until("told", h.says("fetch process: killed"))
+	h.until("reported", h.says("fetch process: killed"))
 	h.until("over", h.says("resolved: fetch process: killed"))
 	h.serve(blockList, "10.0.0.1", "10.0.0.77")
 	expect(t, h.sync(0), "Table ThreatSTOP-Block: 1 added, 4 deleted")
@@ -186,7 +186,7 @@ func TestDaemonProcesses(t *testing.T) {
 		t.Errorf("reported %s", got)
 	}
 
-	// What a status tells comes from two processes.
+	// A status comes from two processes.
 	_, stdout, stderr := h.run("--status")
 	expect(t, stdout+stderr, "ThreatSTOP-Block", "pflog0")
 	if code := h.stop(); code != 0 {

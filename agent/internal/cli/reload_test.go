@@ -63,7 +63,7 @@ func TestDaemonExecutesItself(t *testing.T) {
 	h.conf["KILL_STATES"] = "yes"
 	h.writeConf()
 	h.signals <- syscall.SIGHUP
-	h.until("told", h.says("permission denied"))
+	h.until("reported", h.says("permission denied"))
 	if code := h.stop(); code != 1 {
 		t.Errorf("exit code %d", code)
 	}
@@ -119,7 +119,7 @@ func TestDaemonAsksOnlyWhatIsAllowed(t *testing.T) {
 }
 
 // A socket for monitoring that cannot be had does not keep the daemon from its work,
-// at its start and when a configuration asks for it: the status tells.
+// at its start and when a configuration asks for it: the status shows it.
 func TestDaemonWithoutSocketForMonitoring(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -140,7 +140,7 @@ func TestDaemonWithoutSocketForMonitoring(t *testing.T) {
 	h.writeConf()
 	h.signals <- syscall.SIGHUP
 	h.until("begun again", func() bool { return strings.Count(h.log.String(), "INF started") == 2 })
-	h.until("told", h.says("make it with groupadd no_such_group"))
+	h.until("reported", h.says("make it with groupadd no_such_group"))
 	h.until("answers", func() bool {
 		_, stdout, _ := h.run("--status")
 		return strings.Contains(stdout, "STATUS_GROUP: unix socket ")

@@ -79,7 +79,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// A daemon that runs tells what it has done.
+// A running daemon reports what it has done.
 func TestStatusOfADaemon(t *testing.T) {
 	h := newDaemonHost(t)
 	h.facts.Gateways = append(h.facts.Gateways, netip.MustParseAddr("10.0.0.2"))

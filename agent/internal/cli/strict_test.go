@@ -444,7 +444,7 @@ func (p *proc) allows(name, args string) string {
 }
 
 // pathsOf are the paths in the arguments of a call, made absolute where the directory is
-// told.
+// reported.
 func pathsOf(args string) []string {
 	var all []string
 	dir := ""
@@ -469,9 +469,9 @@ func pathsOf(args string) []string {
 	return all
 }
 
-// tell fails the test where there is something wrong, or where one of the roles was not
+// verify fails the test where there is something wrong, or where one of the roles was not
 // seen confined.
-func (s *strict) tell(t *testing.T, roles ...string) {
+func (s *strict) verify(t *testing.T, roles ...string) {
 	t.Helper()
 	for _, w := range s.wrong {
 		t.Error(w)
@@ -573,7 +573,7 @@ func TestStrictDaemon(t *testing.T) {
 	h.until("read again", h.says("configuration read again"))
 	h.until("enforced", func() bool { return strings.Count(h.log.String(), "policy enforced") >= 3 })
 	signal(syscall.SIGUSR1)
-	h.until("told", h.says("status"))
+	h.until("reported", h.says("status"))
 	if _, stdout, stderr := h.run("--status"); !strings.Contains(stdout, "ThreatSTOP-Block") {
 		t.Errorf("status %s%s", stdout, stderr)
 	}
@@ -585,7 +585,7 @@ func TestStrictDaemon(t *testing.T) {
 	})
 	signal(syscall.SIGTERM)
 	s := x.end(t)
-	s.tell(t, "main", "fetch", "report", "states")
+	s.verify(t, "main", "fetch", "report", "states")
 	if t.Failed() {
 		t.Logf("the daemon said:\n%s", x.out.String())
 	}
@@ -601,7 +601,7 @@ func (x *traced) daemon(t *testing.T, h *daemonHost) int {
 	h.until("enforced", func() bool {
 		select {
 		case <-x.done:
-			x.end(t).tell(t)
+			x.end(t).verify(t)
 			t.Fatalf("ended: %s", x.out.String())
 		default:
 		}
@@ -651,7 +651,7 @@ func TestStrictCommands(t *testing.T) {
 		t.Run(strings.Join(tt.args[:1], " "), func(t *testing.T) {
 			x := h.trace(t, tt.args...)
 			s := x.end(t)
-			s.tell(t, tt.role)
+			s.verify(t, tt.role)
 			if !strings.Contains(x.out.String(), tt.want) {
 				t.Errorf("said:\n%s", x.out.String())
 			}
@@ -666,7 +666,7 @@ func TestStrictCommands(t *testing.T) {
 func TestStrictSync(t *testing.T) {
 	h := newDaemonHost(t)
 	x := h.trace(t, "--sync-now", "-f", h.writeConf())
-	x.end(t).tell(t, "--sync-now", "fetch")
+	x.end(t).verify(t, "--sync-now", "fetch")
 	if !strings.Contains(x.out.String(), "Table ThreatSTOP-Block: ") {
 		t.Errorf("said:\n%s", x.out.String())
 	}

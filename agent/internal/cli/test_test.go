@@ -24,7 +24,7 @@ func (fw *firewall) runLogged(args ...string) (code int, stdout, stderr string) 
 	return code, out.String(), errs.String()
 }
 
-// The machine under the test is no firewall: that is told, and does not stop the
+// The machine under the test is no firewall: that is reported, and does not stop the
 // rest.
 func TestTest(t *testing.T) {
 	fw := newFirewall(t, pfsim.Options{})

@@ -17,7 +17,7 @@ func reported(h *history) (hits status.Hits) {
 	return hits
 }
 
-// A counter is right within its bounds, and keeps whatever is frequent.
+// A counter is right within its bounds, and keeps what is frequent.
 func TestCounter(t *testing.T) {
 	for name, next := range map[string]func(r *rand.Rand) int{
 		"few keys":            func(r *rand.Rand) int { return r.IntN(10) },

@@ -174,6 +174,6 @@ func TestCatchUpAmongHostileFiles(t *testing.T) {
 		t.Errorf("%d MiB allocated", n>>20)
 	}
 	if n := g.events.count("passed over"); n < 2 {
-		t.Errorf("%d files were told of:\n%s", n, g.events)
+		t.Errorf("%d files were reported:\n%s", n, g.events)
 	}
 }

@@ -45,7 +45,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("history: %+v", s.Hits.Hour)
 	}
 	g.client.LogStatus()
-	g.until("told", func() bool { return g.said("status of reporting") == 1 })
+	g.until("reported", func() bool { return g.said("status of reporting") == 1 })
 	g.stop()
 	if g.logs.count() != 1 {
 		t.Errorf("delivered: %q", g.logs.lines)
@@ -144,7 +144,7 @@ func TestNoReporting(t *testing.T) {
 	}
 }
 
-// What is wrong with the spool directory is told, until it is put right.
+// What is wrong with the spool directory is reported until it is resolved.
 func TestSpoolRefused(t *testing.T) {
 	g := newRoleRig(t)
 	spool := filepath.Join(g.dir, "spool")
@@ -263,7 +263,7 @@ func TestOpensBeforeItIsConfined(t *testing.T) {
 		t.Errorf("did %q, want %q", r.steps, want)
 	}
 	if g.said("pflogd not asked to write out") != 1 {
-		t.Error("it is not told that pflogd was not asked")
+		t.Error("it is not reported that pflogd was not asked")
 	}
 }
 

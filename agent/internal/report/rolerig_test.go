@@ -180,7 +180,7 @@ func (g *roleRig) until(what string, ok func() bool) {
 	}
 }
 
-// troubled waits until a trouble is told, "" until it is over.
+// troubled waits until a trouble is reported, "" until it is over.
 func (g *roleRig) troubled(key, text string) {
 	g.t.Helper()
 	g.until(fmt.Sprintf("troubled by %q", text), func() bool {

@@ -315,8 +315,8 @@ func TestDamage(t *testing.T) {
 			g = spooled(t, dir, j, func(o *Options) { o.Trouble = func(k, s string) { troubles.Store(k, s) } })
 			g.until("delivered", func(s Stats) bool { return s.Delivered.Lines == 2 && s.Spool.Lines == 0 })
 			g.stop()
-			_, told := troubles.Load(TroubleFiles)
-			if lost := g.Stats().Lost.SpoolDamage; lost != 1 && !told {
+			_, reported := troubles.Load(TroubleFiles)
+			if lost := g.Stats().Lost.SpoolDamage; lost != 1 && !reported {
 				t.Errorf("lost %d, and nothing is reported", lost)
 			}
 			equal(t, "taken", len(j.lines()), 2)

@@ -585,7 +585,7 @@ func TestProxyRefuses(t *testing.T) {
 		defer p.Close()
 		for _, server := range []string{"https://192.0.2.1/", "http://192.0.2.1/"} {
 			if status != 407 && strings.HasPrefix(server, "http:") {
-				continue // nothing tells whose answer that is
+				continue // it is not known whose answer that is
 			}
 			c := client(t, UploadOptions{URL: server, AllowHTTP: true, Proxy: p.URL})
 			err := c.Send(t.Context(), linesID, lines)

@@ -607,8 +607,8 @@ func (p *pipe) SetDeadline(time.Time) error      { return nil }
 func (p *pipe) SetReadDeadline(time.Time) error  { return nil }
 func (p *pipe) SetWriteDeadline(time.Time) error { return nil }
 
-// FuzzAnswer: whatever a server answers, the attempt ends; it counts as delivered only
-// after a 2xx, and as refused only after a 4xx; and what is told of it is one short line.
+// FuzzAnswer: the attempt ends for any answer of a server; it counts as delivered only
+// after a 2xx, and as refused only after a 4xx; and its report is one short line.
 func FuzzAnswer(f *testing.F) {
 	for _, s := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.0 204 \r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\n\r\n",
