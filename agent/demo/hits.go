@@ -69,7 +69,7 @@ func (s *stage) hits() error {
 	return nil
 }
 
-// traffic sends packets through pf: three are hits, one is nobody's.
+// traffic sends packets through pf: three are hits, one is not.
 func (s *stage) traffic(d *running) error {
 	bad, found := s.victim()
 	if !found {
@@ -147,7 +147,7 @@ func (s *stage) receipts(n int) error {
 	return nil
 }
 
-// running is a daemon that runs. What it logs is shown as it comes.
+// running is a running daemon, whose log is shown as it is written.
 type running struct {
 	out     io.Writer
 	signals chan os.Signal
@@ -156,8 +156,7 @@ type running struct {
 	status  string // the last status line
 }
 
-// Write takes a line of the log. Status lines are kept apart: the demo asks for
-// many.
+// Write receives a line of the log. Status lines are kept apart, since the demo requests many.
 func (d *running) Write(p []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -175,8 +174,7 @@ func (d *running) said() (log, status string) {
 	return d.log.String(), d.status
 }
 
-// until asks the daemon for its status until it says phrase, there or in its
-// log, and returns the status.
+// until requests the daemon's status until phrase is in it or in the log, and returns the status.
 func (d *running) until(phrase string) (string, error) {
 	for range 250 {
 		select {
@@ -192,8 +190,7 @@ func (d *running) until(phrase string) (string, error) {
 	return "", fmt.Errorf("the daemon did not come to %q", phrase)
 }
 
-// runDaemon runs the daemon while during does its part, and shows what it
-// logged.
+// runDaemon runs the daemon while during runs, and shows its log.
 func (s *stage) runDaemon(during func(*running) error) error {
 	d := &running{out: s.out, signals: make(chan os.Signal)}
 	env := s.env()
@@ -217,7 +214,7 @@ func (s *stage) runDaemon(during func(*running) error) error {
 	return err
 }
 
-// logServer starts the log server, and names it in threatstop.conf.
+// logServer starts the log server and puts its URL into threatstop.conf.
 func (s *stage) logServer() (string, error) {
 	ca := filepath.Join(s.dir, "ca.pem")
 	if err := s.collector.WriteCA(ca); err != nil {

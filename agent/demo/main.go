@@ -30,7 +30,7 @@ import (
 )
 
 func main() {
-	privsep.Serve(cli.RoleBodies(quietEnv())) // ends here in a process that is a role
+	privsep.Serve(cli.RoleBodies(quietEnv())) // does not return in the process of a role
 	blockFile := pflag.String("block", "", "files of addresses and networks to block, one a line")
 	allowFile := pflag.String("allow", "", "files of addresses and networks to allow, one a line")
 	pflag.Parse()
@@ -51,11 +51,10 @@ func quietEnv() cli.Env {
 	return env
 }
 
-// noPflogd is how a system without pflogd(8) answers.
+// noPflogd is the answer of a system without pflogd(8).
 func noPflogd() error { return fmt.Errorf("pflogd: %w", errors.ErrUnsupported) }
 
-// agent is threatstopd on a simulated kernel, and prints afterwards how much of the
-// memory was the simulation's.
+// agent runs threatstopd on a simulated kernel, then prints the memory that the simulation used.
 func agent(args []string) int {
 	kernel := pfsim.New(pfsim.Options{MaxEntries: 10_000_000})
 	kernel.SetRunning(true)

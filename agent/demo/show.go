@@ -35,7 +35,7 @@ const (
 	allowTable = "ThreatSTOP-Allow"
 )
 
-// stage is what the story plays on.
+// stage is the simulated firewall with its servers.
 type stage struct {
 	out    io.Writer
 	server *dnstest.Server
@@ -86,7 +86,7 @@ func show(out io.Writer, blockFile, allowFile string) (err error) {
 	return nil
 }
 
-// oneAtATime lets several goroutines write, each whole lines.
+// oneAtATime is a writer for several goroutines, which write whole lines.
 type oneAtATime struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -102,8 +102,7 @@ func (s *stage) title(format string, args ...any) {
 	fmt.Fprintf(s.out, "\n== "+format+"\n", args...)
 }
 
-// setUp makes the firewall: a pf.conf as the vendor documents it, loaded, with
-// empty tables; and threatstop.conf.
+// setUp loads a pf.conf as the vendor documents it, with empty tables, and writes threatstop.conf.
 func (s *stage) setUp() error {
 	s.title("A firewall whose pf.conf has the two tables and blocks one of them,\n   a policy server with %d blocked and %d allowed entries, and threatstop.conf:", len(s.block), len(s.allow))
 	s.kernel.SetRunning(true)
@@ -133,8 +132,7 @@ OUT_DIR=%s
 	return s.serve(s.block)
 }
 
-// pfConf is the pf.conf that the README shows, as pfctl would load it at boot:
-// the persist files are still empty.
+// pfConf is the README's pf.conf as pfctl would load it at boot, while the table files are empty.
 func pfConf() pfsim.Ruleset {
 	bad := pfsim.Peer{Table: blockTable}
 	return pfsim.Ruleset{
@@ -167,7 +165,7 @@ func (s *stage) run(want int, args ...string) (string, error) {
 	return s.quietly(want, args...)
 }
 
-// quietly is run, but shows nothing that went as it should.
+// quietly is run, but shows only what failed.
 func (s *stage) quietly(want int, args ...string) (string, error) {
 	var both bytes.Buffer
 	env := s.env()
@@ -188,7 +186,7 @@ func (s *stage) env() cli.Env {
 	env.Host = func() (policy.Facts, error) {
 		return policy.Facts{Interfaces: []policy.Interface{{Name: "em0", Addresses: []netip.Prefix{s.own}}}}, nil
 	}
-	// What the roles do is seen better in one process; nothing is confined in it.
+	// The roles run in this process, unconfined, so that the demo can show what they do.
 	env.Confine = nil
 	env.OpenPflog = func(o capture.Options) (capture.Source, error) {
 		r, err := s.pflog.Open(o)
@@ -206,7 +204,7 @@ func (s *stage) open() (*pfioctl.PF, error) {
 	return s.kernel.OpenPF(), nil
 }
 
-// sync runs --sync-now, shows what it says, and expects the phrases in it.
+// sync runs --sync-now, shows its output, and expects the phrases in it.
 func (s *stage) sync(want int, phrases ...string) error {
 	began := time.Now()
 	text, err := s.run(want, "--sync-now")
@@ -248,7 +246,7 @@ func (s *stage) firstRun() error {
 	return s.sync(0, "Table "+blockTable+": ", " added, 0 deleted, 0 unchanged")
 }
 
-// look shows the table and the file, and that they are the same.
+// look shows the table and the file, and checks that they agree.
 func (s *stage) look() error {
 	s.title("What pf holds now:")
 	text, err := s.run(0, "--dump-table", "block")
@@ -275,7 +273,7 @@ func (s *stage) look() error {
 	return s.verdicts()
 }
 
-// why asks which list has an address.
+// why shows which list has an address.
 func (s *stage) why() error {
 	bad, found := s.victim()
 	if !found {
@@ -453,7 +451,7 @@ func (s *stage) failure() error {
 	return nil
 }
 
-// lists reads the files, or makes a policy up.
+// lists reads the files, or returns a made-up policy.
 func lists(blockFile, allowFile string) (block, allow []dnstest.Entry, err error) {
 	if block, err = list(blockFile); err != nil {
 		return nil, nil, err
@@ -500,7 +498,7 @@ func list(names string) ([]dnstest.Entry, error) {
 	return all, nil
 }
 
-// made returns n hosts from an address on.
+// made returns n consecutive hosts that begin with an address.
 func made(n int, from uint32) []dnstest.Entry {
 	all := make([]dnstest.Entry, n)
 	for i := range all {

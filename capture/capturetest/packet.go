@@ -33,7 +33,7 @@ type Packet struct {
 	// Time is when it was logged; zero is the time of the call.
 	Time time.Time
 
-	// What pf did, as the pflog header says it.
+	// What pf did, as in the pflog header.
 	Action capture.Action
 	Reason capture.Reason
 	Dir    capture.Direction // zero is capture.In
@@ -123,7 +123,7 @@ func (p *Packet) AppendRecord(dst []byte) []byte {
 	return append(append(dst, h...), ip...)
 }
 
-// AppendIP appends the IP packet alone to dst and returns it; checksums are right.
+// AppendIP appends the IP packet alone, with correct checksums, to dst and returns it.
 func (p *Packet) AppendIP(dst []byte) []byte {
 	if p.Raw != nil {
 		return append(dst, p.Raw...)
