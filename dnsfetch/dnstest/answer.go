@@ -17,7 +17,7 @@ const (
 	flagRD     = 1 << 8
 )
 
-// answer is a message in the making, and how it is to be sent. Its byte slices
+// answer is a message under construction, and how it is to be sent. Its byte slices
 // may be shared with the lists: faults replace them, and never write to them.
 type answer struct {
 	id        uint16
@@ -82,7 +82,7 @@ func (a *answer) buffers() net.Buffers {
 	return bufs
 }
 
-// record is where one stands in an answer's body.
+// record is the position of a record in an answer's body.
 type record struct {
 	start, fixed, end int // fixed: behind the owner, where the type stands
 	typ               uint16

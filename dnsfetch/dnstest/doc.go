@@ -38,10 +38,10 @@
 //	{"connection cut once", dnstest.On{Part: 1, Nth: 1}, dnstest.CutMessage{After: 100}, dnsfetch.ErrCut},
 //
 // A list that changes while it is fetched is the fault Then with a call of Set;
-// a server that refuses connections is one that is Down; a list that is missing
-// is one that was not set, or that Remove took away.
+// a server that refuses connections is one that is Down; a missing list
+// is one that was not set, or was removed.
 //
-// The server needs nothing of package testing. Command policyserver serves
+// The server does not use package testing. Command policyserver serves
 // files of prefixes and writes them as zone files. The project's interop command
 // writes such zones for the name servers that others run.
 package dnstest

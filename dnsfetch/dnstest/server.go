@@ -27,7 +27,7 @@ type Options struct {
 	// Clients are the networks whose questions are answered; nil is every one.
 	// Others are refused, as by a policy server that does not know a device.
 	Clients []netip.Prefix
-	// Idle is how long a connection without a question is kept; 0 is for ever.
+	// Idle is how long a connection without a question is kept; 0 is without limit.
 	Idle time.Duration
 	// KeepQueries is how many questions Queries remembers; 0 is 10,000.
 	KeepQueries int
@@ -119,8 +119,8 @@ func (s *Server) makeZone() error {
 	return nil
 }
 
-// listen opens both sockets. A port of the system's choice may be free for one
-// of them only; then it chooses again.
+// listen opens both sockets. A port chosen by the system may be free for only one of them; then it
+// chooses again.
 func (s *Server) listen(addr string) error {
 	for try := 0; ; try++ {
 		tcp, err := net.Listen("tcp", addr)
@@ -190,8 +190,7 @@ func (s *Server) Up() error {
 	return nil
 }
 
-// Close stops the server and returns when it has let go of everything. It may
-// be called again.
+// Close stops the server and returns when all connections are closed. It may be called again.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if !s.closed {
@@ -316,7 +315,7 @@ func (s *Server) accept(l net.Listener) {
 				return
 			}
 			// Out of descriptors, or a client that was gone before it was
-			// accepted: neither is a reason to stop for ever.
+			// accepted: neither is a reason to stop.
 			if !s.sleep(10 * time.Millisecond) {
 				return
 			}
@@ -401,8 +400,7 @@ type conn struct {
 	done   chan struct{} // closed by Close
 }
 
-// moment is how long a connection waits for what a client may be about to
-// send, where a fault is about the next question.
+// moment is how long a connection waits for the next question, if a fault concerns it.
 const moment = 50 * time.Millisecond
 
 func (c *conn) serve() {
