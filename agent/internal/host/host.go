@@ -10,9 +10,14 @@ import (
 	"example.org/threatstopd/agent/internal/policy"
 )
 
+// maxGateways bounds the next hops that are never blocked: a DHCP server may send routes, too (RFC 3442), some
+// dozens in a lease. No default route of a host has as many.
+const maxGateways = 256
+
 // Read returns the facts as they are now, since they change with DHCP and
 // pppoe: Interfaces, Gateways and Resolvers; the rest is the caller's. The resolvers
-// are those that the files name (see ResolverFiles). Any other failure is an error, because an address that is not known cannot be excepted.
+// are those that the files name (see ResolverFiles). Any failure is an error, because an address that is not
+// known cannot be excepted.
 func Read(resolverFiles []string) (policy.Facts, error) {
 	var f policy.Facts
 	var err error
@@ -22,6 +27,7 @@ func Read(resolverFiles []string) (policy.Facts, error) {
 	if f.Gateways, err = gateways(); err != nil {
 		return policy.Facts{}, fmt.Errorf("gateways: %w", err)
 	}
+	f.Gateways = f.Gateways[:min(len(f.Gateways), maxGateways)]
 	if f.Resolvers, err = resolvers(resolverFiles); err != nil {
 		return policy.Facts{}, fmt.Errorf("resolvers: %w", err)
 	}

@@ -65,8 +65,8 @@ func TestResolverFiles(t *testing.T) {
 		"other comments":                      {"resolv.conf", "# nameserver 192.0.2.1\n#nameserver 192.0.2.2\n#nameserver 192.0.2.3 # old\n; nameserver 192.0.2.4\n", "", ""},
 		"a forwarder of unwind":               {"unwind.conf", "forwarder 192.0.2.53 port 853 authentication name \"x.example\" DoT\npreference { DoT forwarder }\n", "192.0.2.53", ""},
 		"forwarders of unwind with macros":    {"unwind.conf", "fwd=\"192.0.2.1\"\n# forwarder 192.0.2.7\nforwarder {\n $fwd\n 2001:db8::53 port 53\n}\ninclude \"/etc/more\"\nblock list \"/etc/192.0.2.8\"\n", "192.0.2.1 2001:db8::53", "/etc/more"},
-		"forwarders of unbound": {"unbound.conf", "server:\n\tinterface: 192.0.2.99\n\tinclude: \"/var/unbound/etc/a.conf\"\nforward-zone:\n\tname: \".\" # use\n\tforward-addr: 192.0.2.53@853#dns.example # one\n#\tforward-addr: 192.0.2.7\n\tforward-addr: \"2001:db8::53\"\n",
-			"192.0.2.53 2001:db8::53", "/var/unbound/etc/a.conf"},
+		"forwarders of unbound": {"unbound.conf", "server:\n\tinterface: 192.0.2.99\n\tinclude: \"/var/unbound/etc/a.conf\"\nforward-zone:\n\tname: \".\" # use\n\tforward-addr: 192.0.2.53@853#dns.example # one\n#\tforward-addr: 192.0.2.7\nstub-zone:\n\tname: \"example\"\n\tstub-addr: 192.0.2.54\n\tforward-addr: \"2001:db8::53\"\n",
+			"192.0.2.53 192.0.2.54 2001:db8::53", "/var/unbound/etc/a.conf"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, includes := parseResolvers("/etc/"+tc.file, []byte(tc.text))

@@ -164,14 +164,14 @@ func parseUnwind(text string) (all []netip.Addr, includes []string) {
 	return all, includes
 }
 
-// parseUnbound reads unbound.conf(5): each "forward-addr: address[@port][#name]".
+// parseUnbound reads unbound.conf(5): each "forward-addr: address[@port][#name]", and each stub-addr.
 func parseUnbound(text string) (all []netip.Addr, includes []string) {
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
 		for i := 0; i+1 < len(words) && !strings.HasPrefix(words[i], "#"); i++ {
 			value := strings.Trim(words[i+1], `"`)
 			switch words[i] {
-			case "forward-addr:":
+			case "forward-addr:", "stub-addr:":
 				if at := strings.IndexAny(value, "@#"); at >= 0 {
 					value = value[:at]
 				}
