@@ -115,7 +115,7 @@ func TestRunVerdicts(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, a := range all {
-			if want := policy.Explain(a, lists, except, o).Blocked; got[i].Match != want {
+			if want := policy.Explain(netip.PrefixFrom(a, a.BitLen()), lists, except, o).Blocked; got[i].Match != want {
 				t.Fatalf("%v: pf says %v (by %v), want %v", a, got[i].Match, got[i].Entry, want)
 			}
 		}

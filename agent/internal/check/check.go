@@ -1,11 +1,12 @@
 package check
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/netip"
 	"os"
 	"strings"
@@ -20,14 +21,20 @@ import (
 	"example.org/threatstopd/pfioctl"
 )
 
-// An Answer is what Check finds.
+// Answer is what Check finds.
 type Answer uint8
 
 const (
 	NotBlocked Answer = iota
 	Blocked
+	InPart // some addresses of a network are blocked, others are not
 	CannotTell
 )
+
+// MarshalText returns the word for an answer in JSON.
+func (a Answer) MarshalText() ([]byte, error) {
+	return []byte([...]string{"not blocked", "blocked", "blocked in part", "unknown"}[a]), nil
+}
 
 // maxHits is how many records of an address Check shows, the latest; maxRecords
 // bounds how many it looks through.
@@ -36,228 +43,282 @@ const (
 	maxRecords = 20_000_000
 )
 
-// Check writes to w what is known of each address: what the lists say of it, as the
-// policy servers have them now; what excepts it; what the tables in the kernel
-// say, with the entry that decides and its counters; and the latest records of it
-// in pflogd's files.
+// A note is a statement about an address.
+type note struct {
+	About string `json:"about"`
+	Text  string `json:"text"`
+}
+
+type notes []note
+
+func (n *notes) say(about, format string, args ...any) {
+	*n = append(*n, note{about, fmt.Sprintf(format, args...)})
+}
+
+func (n notes) write(w io.Writer) {
+	for _, x := range n {
+		fmt.Fprintf(w, "%-9s %s\n", x.About+":", x.Text)
+	}
+}
+
+// A subject is an address or a network, and what is known of it.
+type subject struct {
+	Name   string   `json:"address"`
+	Answer Answer   `json:"answer"`
+	Notes  notes    `json:"notes"`
+	Hits   int      `json:"hits"`   // records in pflogd's files
+	Latest []string `json:"latest"` // lines of the latest
+	net    netip.Prefix
+}
+
+// write writes what is known as text.
+func (s *subject) write(w io.Writer) {
+	s.Notes.write(w)
+	if s.Hits == 0 {
+		notes{{"hits", "none in pflogd's files"}}.write(w)
+	} else {
+		notes{{"hits", fmt.Sprintf("%d in pflogd's files, the latest:", s.Hits)}}.write(w)
+		for _, line := range s.Latest {
+			fmt.Fprintf(w, "  %s\n", line)
+		}
+	}
+	fmt.Fprintf(w, "%s%s\n", s.Name, [...]string{" is not blocked", " is blocked", " is blocked in part", ": cannot tell"}[s.Answer])
+}
+
+// Check writes to w what is known of each address or network: what the tables in the
+// kernel say of it, with the entry that decides and its counters; what the lists say,
+// as the policy servers have them now; what excepts it; and the latest records of it in
+// pflogd's files.
 //
 // The answer is that of the kernel's block table, for that is what happens to
-// packets; where pf cannot be asked it is that of the policy. For several addresses
-// it is CannotTell if it is that for one of them, else NotBlocked if one is not blocked.
-func Check(ctx context.Context, addrs []netip.Addr, o Options, env Env, w io.Writer) (Answer, error) {
-	c := &checker{o: o, env: env, w: w, block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
-	var all []*checker
-	for _, a := range addrs {
-		one := *c
-		one.addr, one.w = a.Unmap().WithZone(""), &bytes.Buffer{}
-		if !a.IsValid() {
+// packets; where pf cannot be asked it is that of the policy. For several it is
+// CannotTell if it is that for one of them, else that of the last that is not blocked.
+func Check(ctx context.Context, nets []netip.Prefix, o Options, w io.Writer) (Answer, error) {
+	c := &checker{Options: o}
+	for _, n := range nets {
+		if !n.IsValid() {
 			return CannotTell, errors.New("no address")
 		}
-		one.answer = one.kernel()
-		all = append(all, &one)
+		s := &subject{Name: pfioctl.Addr{Prefix: n}.String(), Latest: []string{}, net: n}
+		c.subjects = append(c.subjects, s)
 	}
-	c.prepare()
-	if env.Confine != nil {
-		if err := env.Confine(nil); err != nil {
+	c.kernel()
+	c.settle()
+	if err := o.FlushPflogd(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		c.say("hits", "%v: the latest may be missing", err)
+	}
+	logs, logsErr := o.Logs()
+	if o.Confine != nil {
+		if err := o.Confine(nil); err != nil {
 			return CannotTell, err
 		}
 	}
-	lists, never := c.fetch(ctx)
-	c.hits(all)
+	c.policy(ctx)
+	if logsErr != nil {
+		c.say("hits", "%v", logsErr)
+	}
+	c.hits(logs)
 	worst := Blocked
-	for i, one := range all {
-		inPolicy := CannotTell
-		if lists != nil {
-			inPolicy = one.policy(lists, never)
+	for _, s := range c.subjects {
+		if worst != CannotTell && s.Answer != Blocked {
+			worst = s.Answer
 		}
-		if one.answer == CannotTell {
-			one.answer = inPolicy
-		} else if inPolicy != CannotTell && inPolicy != one.answer {
-			one.say("note", "the table is not what the lists are now; `threatstopd --sync-now` brings it there")
-		}
-		one.showHits()
-		words := map[Answer]string{Blocked: "%s is blocked\n", NotBlocked: "%s is not blocked\n", CannotTell: "%s: cannot tell\n"}
-		fmt.Fprintf(one.w, words[one.answer], one.addr)
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-		if _, err := w.Write(one.w.(*bytes.Buffer).Bytes()); err != nil {
-			return one.answer, err
-		}
-		if worst != CannotTell && one.answer != Blocked {
-			worst = one.answer
-		}
+	}
+	if err := c.write(w); err != nil {
+		return worst, err
 	}
 	return worst, ctx.Err()
 }
 
-// checker checks one address; what concerns all is checked by one without an address.
+// checker checks subjects. Its own notes concern all of them.
 type checker struct {
-	o            Options
-	env          Env
-	w            io.Writer
-	addr         netip.Addr
-	answer       Answer
-	block, allow pfioctl.Table
-
-	logs    []*os.File // pflogd's files
-	logsErr error
-	count   int      // of the records of the address
-	last    []string // lines of the latest
+	Options
+	notes
+	subjects []*subject
 }
 
-// prepare gets ready what is needed when the process is confined: with it what strangers
-// have sent is read.
-func (c *checker) prepare() {
-	c.env.Host = once(c.env.Host)
-	if err := c.env.FlushPflogd(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		c.say("hits", "%v: the latest may be missing", err)
+func (c *checker) write(w io.Writer) error {
+	if c.JSON {
+		return WriteJSON(w, struct {
+			Notes   notes      `json:"notes"`
+			Checked []*subject `json:"checked"`
+		}{append(notes{}, c.notes...), c.subjects})
 	}
-	c.logs, c.logsErr = c.env.Logs()
-	_ = time.Now().In(c.env.Local).String() // reads the zone's file
+	var b strings.Builder
+	c.notes.write(&b)
+	for i, s := range c.subjects {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		s.write(&b)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
-func (c *checker) say(what, format string, args ...any) {
-	fmt.Fprintf(c.w, "%-9s %s\n", what+":", fmt.Sprintf(format, args...))
+// WriteJSON writes v as indented JSON.
+func WriteJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
-// kernel asks the tables in force.
-func (c *checker) kernel() Answer {
-	pf, err := c.env.OpenPF()
+// kernel answers by the tables in force.
+func (c *checker) kernel() {
+	pf, err := c.OpenPF()
 	if err != nil {
-		c.say("pf", "cannot be asked: %v", err)
-		return CannotTell
-	}
-	defer pf.Close()
-	answer := c.table(pf, c.block)
-	c.table(pf, c.allow)
-	status, err := pf.Status()
-	switch {
-	case err == nil && !status.Running:
-		c.say("pf", "is disabled: nothing is blocked")
-		return NotBlocked
-	case errors.Is(err, pfioctl.ErrUnknownRelease) && answer == Blocked:
-		c.say("pf", "%s: `pfctl -si` shows whether it is enabled", pf.Notice())
-		return CannotTell
-	}
-	return answer
-}
-
-// table asks one table, which entry decides, and what the kernel counted of it.
-func (c *checker) table(pf *pfioctl.PF, t pfioctl.Table) Answer {
-	r, err := pf.Test(t, c.addr)
-	switch {
-	case errors.Is(err, syscall.ESRCH):
-		c.say("table", "<%s> is not there", t.Name)
-		return NotBlocked
-	case err != nil:
-		c.say("table", "<%s>: %v", t.Name, err)
-		return CannotTell
-	case len(r) != 1 || !r[0].Found:
-		c.say("table", "<%s>: not in it", t.Name)
-		return NotBlocked
-	}
-	answer := NotBlocked
-	if r[0].Match {
-		answer = Blocked
-		c.say("table", "<%s>: in it, by %s", t.Name, r[0].Entry)
-	} else {
-		c.say("table", "<%s>: not in it, by %s", t.Name, r[0].Entry)
-	}
-	c.counters(pf, t, r[0].Entry)
-	return answer
-}
-
-// counters prints what was counted of the entry that decides.
-func (c *checker) counters(pf *pfioctl.PF, t pfioctl.Table, entry pfioctl.Addr) {
-	all, err := pf.AddrStats(t)
-	if err != nil {
-		c.say("counters", "%v", err)
+		for _, s := range c.subjects {
+			s.Answer = CannotTell
+			s.Notes.say("pf", "cannot be asked: %v", err)
+		}
 		return
 	}
-	defer all.Close()
-	for s := range all.All() {
-		if s.Prefix == entry.Prefix {
-			c.say("counters", "%s: %s", entry, c.counted(s))
-			return
+	defer pf.Close()
+	for _, t := range []pfioctl.Table{c.block(), c.allow()} {
+		entries, err := pf.AddrStats(t)
+		for _, s := range c.subjects {
+			if answer := s.table(t, entries, err, c.Local); t == c.block() {
+				s.Answer = answer
+			}
+		}
+		if err == nil {
+			entries.Close()
 		}
 	}
-	// It went between the two questions.
+	status, err := pf.Status()
+	for _, s := range c.subjects {
+		switch {
+		case err == nil && !status.Running:
+			s.Notes.say("pf", "is disabled: nothing is blocked")
+			s.Answer = NotBlocked
+		case errors.Is(err, pfioctl.ErrUnknownRelease) && s.Answer != NotBlocked:
+			s.Notes.say("pf", "%s: `pfctl -si` shows whether it is enabled", pf.Notice())
+			s.Answer = CannotTell
+		}
+	}
 }
 
-// counted returns what was counted of an entry, and since when.
-func (c *checker) counted(s pfioctl.AddrStats) string {
-	since := s.Cleared.In(c.env.Local).Format(time.DateTime)
-	if !s.Counted {
+// table answers by one table: by its entry that decides, and by those inside the network.
+func (s *subject) table(t pfioctl.Table, entries *pfioctl.List[pfioctl.AddrStats], err error, zone *time.Location) Answer {
+	switch {
+	case errors.Is(err, syscall.ESRCH):
+		s.Notes.say("table", "<%s> is not there", t.Name)
+		return NotBlocked
+	case err != nil:
+		s.Notes.say("table", "<%s>: %v", t.Name, err)
+		return CannotTell
+	}
+	answer, by, text := s.decide(func(yield func(netip.Prefix, bool) bool) {
+		for e := range entries.All() {
+			if !yield(e.Prefix, e.Not) {
+				return
+			}
+		}
+	})
+	s.Notes.say("table", "<%s>: %s", t.Name, text)
+	for e := range entries.All() {
+		if e.Prefix == by.Prefix {
+			s.Notes.say("counters", "%s: %s", by, counters(e, zone))
+			break
+		}
+	}
+	return answer
+}
+
+// decide returns what the entries of a table mean for a network, and in words; by is the entry
+// that decides, the longest that contains it. true stands with what an entry excludes.
+func (s *subject) decide(entries iter.Seq2[netip.Prefix, bool]) (answer Answer, by pfioctl.Addr, text string) {
+	var included, excluded int // entries for parts of the network
+	for p, not := range entries {
+		switch {
+		case p.Bits() <= s.net.Bits():
+			if p.Contains(s.net.Addr()) && (!by.Prefix.IsValid() || p.Bits() > by.Prefix.Bits()) {
+				by = pfioctl.Addr{Prefix: p, Not: not}
+			}
+		case !s.net.Contains(p.Addr()):
+		case not:
+			excluded++
+		default:
+			included++
+		}
+	}
+	answer, text, others := NotBlocked, "not in it", included
+	if by.Prefix.IsValid() && !by.Not {
+		answer, text, others = Blocked, "in it", excluded
+	}
+	if by.Prefix.IsValid() {
+		text += ", by " + by.String()
+	}
+	if others > 0 {
+		answer, text = InPart, text+", except for "+entryCount(others)+" inside"
+	}
+	return answer, by, text
+}
+
+// counters returns what was counted of an entry, and since when.
+func counters(e pfioctl.AddrStats, zone *time.Location) string {
+	since := e.Cleared.In(zone).Format(time.DateTime)
+	if !e.Counted {
 		return fmt.Sprintf("none: no packet since %s, or the table has no counters", since)
 	}
 	var words []string
 	for dir, name := range []string{"in", "out"} {
 		for op, what := range []string{"blocked", "matched", "passed"} {
-			if n := s.Packets[dir][op]; n > 0 {
-				words = append(words, fmt.Sprintf("%s %s %d packets (%d bytes)", name, what, n, s.Bytes[dir][op]))
+			if n := e.Packets[dir][op]; n > 0 {
+				words = append(words, fmt.Sprintf("%s %s %d packets (%d bytes)", name, what, n, e.Bytes[dir][op]))
 			}
 		}
 	}
 	if words == nil {
 		words = []string{"no packet"}
 	}
-	return fmt.Sprintf("%s since %s", strings.Join(words, ", "), since)
+	return strings.Join(words, ", ") + " since " + since
 }
 
-// fetch returns the lists as they are now and what is never blocked, or nil.
-func (c *checker) fetch(ctx context.Context) (*sources.Sources, policy.Facts) {
-	client, err := dnsfetch.New(c.o.Fetch)
+// policy fetches the lists, and answers by the policy that they make now where the kernel gave no
+// answer.
+func (c *checker) policy(ctx context.Context) {
+	client, err := dnsfetch.New(c.Fetch)
 	if err != nil {
 		c.say("policy", "%v", err)
-		return nil, policy.Facts{}
+		return
 	}
 	defer client.Close()
-	src := sources.New(c.o.Sources)
-	src.Fetch(ctx, fetcher{client, c.env.Lookup}, sources.Progress{Done: func(r sources.Result) {
+	src := sources.New(c.Sources)
+	src.Fetch(ctx, fetcher{client, c.Lookup}, sources.Progress{Done: func(r sources.Result) {
 		if r.Err != nil {
 			c.say("list", "%v", r.Err)
 		}
 	}})
-	host, err := c.env.Host()
+	host, err := c.Host()
 	if err != nil {
 		c.say("policy", "what it never blocks is not known: %v", err)
-		return nil, policy.Facts{}
+		return
 	}
 	never, warnings := src.Facts(host)
 	for _, w := range warnings {
 		c.say("warning", "%s", w)
 	}
-	return src, never
-}
-
-// policy reports what the lists mean for the address, and why.
-func (c *checker) policy(src *sources.Sources, never policy.Facts) Answer {
-	x := policy.Explain(c.addr, src.Inputs(), policy.Exceptions(never), c.o.Policy)
-	why := ""
-	for _, l := range x.Lists {
-		c.list(l)
-		switch {
-		case x.Blocked && l.On && l.Kind == policy.Block:
-			why = fmt.Sprintf(": entry %s of list %s", pfioctl.Addr{Prefix: l.Entry}, l.Name)
-		case !x.Blocked && l.On && l.Kind == policy.Allow:
-			why = fmt.Sprintf(": entry %s of allow list %s", pfioctl.Addr{Prefix: l.Entry}, l.Name)
-		case !x.Blocked && why == "" && !l.On && len(l.Dropped) > 0:
-			why = fmt.Sprintf(": entry %s of list %s is dropped: %s", pfioctl.Addr{Prefix: l.Dropped[0].Prefix}, l.Name, l.Dropped[0].Why)
+	var p *policy.Policy
+	if !src.Failed() {
+		if p, err = src.Build(never, c.Policy); err != nil {
+			c.say("policy", "%v", err)
 		}
 	}
-	for _, e := range x.Except {
-		c.say("excepted", "never blocked: %s (%s)", pfioctl.Addr{Prefix: e.Prefix}, e.Why)
+	for _, s := range c.subjects {
+		why := s.explain(policy.Explain(s.net, src.Inputs(), policy.Exceptions(never), c.Policy))
+		if p == nil {
+			continue
+		}
+		answer, _, _ := s.decide(p.Block.All())
+		s.Notes.say("policy", "%s%s", [...]string{"does not block it", "blocks it", "blocks it in part"}[answer], why[answer])
+		if s.Answer == CannotTell {
+			s.Answer = answer
+		} else if s.Answer != answer {
+			s.Notes.say("note", "the table is not what the lists are now; `threatstopd --sync-now` brings it there")
+		}
 	}
-	switch {
-	case src.Failed():
-		return CannotTell
-	case x.Blocked:
-		c.say("policy", "blocks it%s", why)
-		return Blocked
-	}
-	c.say("policy", "does not block it%s", why)
-	return NotBlocked
 }
 
 // fetcher fetches lists and looks up names in this process.
@@ -270,34 +331,49 @@ func (f fetcher) Lookup(ctx context.Context, names []string) []sources.Name {
 	return fetch.LookUp(ctx, names, f.lookup)
 }
 
-// list prints what one list says of the address.
-func (c *checker) list(l policy.Answer) {
-	text := "not on it"
-	if l.On {
-		text = "on it"
+// explain notes what the lists and exceptions say, and returns the reason for each answer.
+func (s *subject) explain(x policy.Explanation) (why [3]string) {
+	dropped := ""
+	for _, l := range x.Lists {
+		text := "not on it"
+		if l.On {
+			text = "on it"
+		}
+		if l.Entry.IsValid() {
+			text += ", by " + pfioctl.Addr{Prefix: l.Entry, Not: !l.On}.String()
+		}
+		if l.Inside > 0 {
+			text += "; it has " + entryCount(l.Inside) + " inside"
+		}
+		s.Notes.say("list", "%s list %s: %s", l.Kind, l.Name, text)
+		for _, d := range l.Dropped {
+			entry := pfioctl.Addr{Prefix: d.Prefix, Not: d.Not}
+			s.Notes.say("list", "%s list %s: entry %s is dropped: %s", l.Kind, l.Name, entry, d.Why)
+			if !l.On && dropped == "" {
+				dropped = fmt.Sprintf(": entry %s of list %s is dropped: %s", entry, l.Name, d.Why)
+			}
+		}
+		switch entry := (pfioctl.Addr{Prefix: l.Entry}); {
+		case l.On && l.Kind == policy.Block:
+			why[Blocked] = fmt.Sprintf(": entry %s of list %s", entry, l.Name)
+		case l.On:
+			why[NotBlocked] = fmt.Sprintf(": entry %s of allow list %s", entry, l.Name)
+		}
 	}
-	if l.Entry.IsValid() {
-		text += ", by " + pfioctl.Addr{Prefix: l.Entry, Not: !l.On}.String()
+	for _, e := range x.Except {
+		s.Notes.say("excepted", "never blocked: %s (%s)", pfioctl.Addr{Prefix: e.Prefix}, e.Why)
 	}
-	c.say("list", "%s list %s: %s", l.Kind, l.Name, text)
-	for _, d := range l.Dropped {
-		c.say("list", "%s list %s: entry %s is dropped: %s", l.Kind, l.Name, pfioctl.Addr{Prefix: d.Prefix, Not: d.Not}, d.Why)
+	if why[NotBlocked] == "" {
+		why[NotBlocked] = dropped
 	}
+	return why
 }
 
-// hits looks for records of the addresses in pflogd's files.
-func (c *checker) hits(all []*checker) {
-	if c.logsErr != nil {
-		c.say("hits", "%v", c.logsErr)
-		return
-	}
-	byAddr := make(map[netip.Addr]*checker)
-	for _, one := range all {
-		byAddr[one.addr] = one
-	}
+// hits looks for records of the subjects in pflogd's files, and closes them.
+func (c *checker) hits(logs []*os.File) {
 	read := 0
-	for _, f := range c.logs {
-		if err := search(f, byAddr, &read); err != nil && !errors.Is(err, io.EOF) {
+	for _, f := range logs {
+		if err := c.search(f, &read); err != nil && !errors.Is(err, io.EOF) {
 			c.say("hits", "%s: %v", f.Name(), err)
 		}
 		f.Close()
@@ -307,8 +383,8 @@ func (c *checker) hits(all []*checker) {
 	}
 }
 
-// search adds the records of a file to those of the addresses that they have.
-func search(f *os.File, byAddr map[netip.Addr]*checker, read *int) error {
+// search adds the records of a file to the subjects that they concern.
+func (c *checker) search(f *os.File, read *int) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil { // the header was read when the files were sorted
 		return err
 	}
@@ -325,32 +401,15 @@ func search(f *os.File, byAddr map[netip.Addr]*checker, read *int) error {
 		if *read++; p.Decode(data, ci) != nil {
 			continue
 		}
-		src, dst := byAddr[p.Src.Unmap()], byAddr[p.Dst.Unmap()]
-		if src != nil {
-			src.add(&p)
-		}
-		if dst != nil && dst != src {
-			dst.add(&p)
+		src, dst := p.Src.Unmap(), p.Dst.Unmap()
+		for _, s := range c.subjects {
+			if s.net.Contains(src) || s.net.Contains(dst) {
+				s.Hits++
+				day := p.Time.In(c.Local).AppendFormat(nil, "2006-01-02 ")
+				s.Latest = append(s.Latest, string(p.AppendLine(day, c.Local)))
+				s.Latest = s.Latest[max(len(s.Latest)-maxHits, 0):]
+			}
 		}
 	}
 	return nil
-}
-
-func (c *checker) add(p *capture.Packet) {
-	c.count++
-	day := p.Time.In(c.env.Local).AppendFormat(nil, "2006-01-02 ")
-	c.last = append(c.last, string(p.AppendLine(day, c.env.Local)))
-	c.last = c.last[max(len(c.last)-maxHits, 0):]
-}
-
-// showHits prints the latest records of the address.
-func (c *checker) showHits() {
-	if c.count == 0 {
-		c.say("hits", "none in pflogd's files")
-		return
-	}
-	c.say("hits", "%d in pflogd's files, the latest:", c.count)
-	for _, line := range c.last {
-		fmt.Fprintf(c.w, "  %s\n", line)
-	}
 }

@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"os"
@@ -32,7 +33,21 @@ func TestCheck(t *testing.T) {
 			"block list " + blockList + ": on it, by 203.0.113.0/24", "policy:   does not block it", "203.0.113.7 is not blocked"}},
 		"an own address":        {"198.18.0.1", nil, NotBlocked, []string{"not in it, by !198.18.0.1", "excepted: never blocked: 198.18.0.1 (own address of em0)", "policy:   does not block it"}},
 		"one that nobody knows": {"10.1.1.1", nil, NotBlocked, []string{"<ThreatSTOP-Block>: not in it\n", "block list " + blockList + ": not on it", "10.1.1.1 is not blocked"}},
-		"one given as IPv6":     {"::ffff:192.0.2.66", nil, Blocked, []string{"192.0.2.66 is blocked"}},
+		"listed as IPv4-mapped": {"192.0.2.77", func(r *rig) {
+			r.serve(blockList, "::ffff:192.0.2.77", "203.0.113.0/24")
+			r.table("192.0.2.77 203.0.113.0/24 !203.0.113.7")
+		}, Blocked, []string{"in it, by 192.0.2.77\n", "block list " + blockList + ": on it, by 192.0.2.77\n", "policy:   blocks it: entry 192.0.2.77 of list", "192.0.2.77 is blocked"}},
+		"under an entry that is too wide": {"8.8.8.8", func(r *rig) {
+			r.serve(blockList, "192.0.2.66", "8.0.0.0/6")
+			r.o.Policy.MinPrefixV4 = 8
+		}, NotBlocked, []string{"not on it\n", "entry 8.0.0.0/6 is dropped: ", "policy:   does not block it: entry 8.0.0.0/6 of list " + blockList + " is dropped: ", "8.8.8.8 is not blocked"}},
+		"a network inside a listed one": {"203.0.113.128/25", nil, Blocked, []string{"in it, by 203.0.113.0/24\n", "on it, by 203.0.113.0/24\n", "policy:   blocks it: entry 203.0.113.0/24 of list", "203.0.113.128/25 is blocked"}},
+		"a network with an allowed address": {"203.0.113.0/25", nil, InPart, []string{"in it, by 203.0.113.0/24, except for 1 entry inside\n", "allow list " + allowList + ": not on it; it has 1 entry inside\n",
+			"policy:   blocks it in part\n", "203.0.113.0/25 is blocked in part"}},
+		"a network around listed ones":  {"192.0.2.0/24", nil, InPart, []string{"not in it, except for 1 entry inside", "not on it; it has 1 entry inside", "policy:   blocks it in part\n", "192.0.2.0/24 is blocked in part"}},
+		"a network with an own address": {"198.18.0.0/24", nil, InPart, []string{"in it, by 198.18.0.0/15, except for 1 entry inside", "excepted: never blocked: 198.18.0.1 (own address of em0)", "198.18.0.0/24 is blocked in part"}},
+		"a network that nobody lists":   {"10.1.0.0/16", nil, NotBlocked, []string{"not in it\n", "policy:   does not block it\n", "10.1.0.0/16 is not blocked"}},
+		"one given as IPv6":             {"::ffff:192.0.2.66", nil, Blocked, []string{"192.0.2.66 is blocked"}},
 		"a list with a hole": {"192.0.2.130", func(r *rig) {
 			r.serve(blockList, "192.0.2.0/24", "!192.0.2.128/25")
 			r.table("192.0.2.0/24 !192.0.2.128/25")
@@ -41,14 +56,14 @@ func TestCheck(t *testing.T) {
 		"an older table":       {"10.0.0.1", func(r *rig) { r.table("10.0.0.1") }, Blocked, []string{"in it, by 10.0.0.1", "does not block it", "note:     the table is not what", "10.0.0.1 is blocked"}},
 		"pf disabled":          {"192.0.2.66", func(r *rig) { r.kernel.SetRunning(false) }, NotBlocked, []string{"in it, by 192.0.2.66", "pf:       is disabled: nothing is blocked", "192.0.2.66 is not blocked"}},
 		"no table":             {"192.0.2.66", func(r *rig) { r.conf["BLOCK_TABLE"] = "none" }, NotBlocked, []string{"table:    <none> is not there"}},
-		"pf out of reach":      {"192.0.2.66", func(r *rig) { r.env.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied } }, Blocked, []string{"pf:       cannot be asked", "192.0.2.66 is blocked"}},
+		"pf out of reach":      {"192.0.2.66", func(r *rig) { r.o.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied } }, Blocked, []string{"pf:       cannot be asked", "192.0.2.66 is blocked"}},
 		"no policy server":     {"192.0.2.66", func(r *rig) { r.dns.Close() }, Blocked, []string{"in it, by 192.0.2.66", "list:     no policy server can be reached", "192.0.2.66 is blocked"}},
 		"nobody to ask": {"192.0.2.66", func(r *rig) {
 			r.dns.Close()
-			r.env.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied }
+			r.o.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied }
 		}, CannotTell, []string{"192.0.2.66: cannot tell"}},
 		"own addresses unknown": {"192.0.2.66", func(r *rig) {
-			r.env.Host = func() (policy.Facts, error) { return policy.Facts{}, errors.New("no route") }
+			r.o.Host = func() (policy.Facts, error) { return policy.Facts{}, errors.New("no route") }
 		}, Blocked,
 			[]string{"policy:   what it never blocks is not known: no route", "192.0.2.66 is blocked"}},
 		"counted": {"203.0.113.9", func(r *rig) {
@@ -60,10 +75,10 @@ func TestCheck(t *testing.T) {
 				r.kernel.Verdict(p)
 			}
 		}, Blocked, []string{"counters: 203.0.113.0/24: in blocked 2 packets (200 bytes), out blocked 1 packets (100 bytes) since "}},
-		"no pflogd":                {"192.0.2.66", func(r *rig) { r.env.FlushPflogd = func() error { return errNoPflogd } }, Blocked, []string{"hits:     pflogd: not running: the latest may be missing"}},
-		"logs that cannot be read": {"192.0.2.66", func(r *rig) { r.env.Logs = func() ([]*os.File, error) { return nil, errDenied } }, Blocked, []string{"hits:     open /dev/pf"}},
+		"no pflogd":                {"192.0.2.66", func(r *rig) { r.o.FlushPflogd = func() error { return errNoPflogd } }, Blocked, []string{"hits:     pflogd: not running: the latest may be missing"}},
+		"logs that cannot be read": {"192.0.2.66", func(r *rig) { r.o.Logs = func() ([]*os.File, error) { return nil, errDenied } }, Blocked, []string{"hits:     open /dev/pf"}},
 		"a log that is none": {"192.0.2.66", func(r *rig) {
-			r.env.Logs = func() ([]*os.File, error) {
+			r.o.Logs = func() ([]*os.File, error) {
 				r.write("log", "this is no log")
 				f, err := os.Open(r.path("log"))
 				return []*os.File{f}, err
@@ -92,10 +107,18 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// prefix returns the network of an address, or a network as it is.
+func prefix(text string) netip.Prefix {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen())
+	}
+	return netip.MustParsePrefix(text)
+}
+
 func (r *rig) check(addr string) (string, Answer) {
 	r.t.Helper()
 	var out bytes.Buffer
-	answer, err := Check(r.t.Context(), []netip.Addr{netip.MustParseAddr(addr)}, r.options(), r.env, &out)
+	answer, err := Check(r.t.Context(), []netip.Prefix{prefix(addr)}, r.options(), &out)
 	must(r.t, err)
 	return out.String(), answer
 }
@@ -129,10 +152,42 @@ func TestCheckShowsTheLatestHits(t *testing.T) {
 	}
 }
 
+// As JSON it says the same.
+func TestCheckJSON(t *testing.T) {
+	r := newRig(t)
+	r.files = append(r.files, &capturetest.Packet{Action: capture.ActionBlock, Iface: "em0", Src: netip.MustParseAddr("203.0.113.9"), Dst: netip.MustParseAddr("198.18.0.1"), Proto: capturetest.UDP})
+	o := r.options()
+	o.JSON = true
+	o.FlushPflogd = func() error { return errNoPflogd }
+	var out bytes.Buffer
+	answer, err := Check(t.Context(), []netip.Prefix{prefix("192.0.2.66"), prefix("203.0.113.0/24")}, o, &out)
+	must(t, err)
+	var got struct {
+		Notes   []map[string]string
+		Checked []struct {
+			Address, Answer string
+			Notes           []map[string]string
+			Hits            int
+			Latest          []string
+		}
+	}
+	must(t, json.Unmarshal(out.Bytes(), &got))
+	if answer != InPart || len(got.Notes) != 1 || len(got.Checked) != 2 {
+		t.Fatalf("answer %d:\n%s", answer, &out)
+	}
+	one, part := got.Checked[0], got.Checked[1]
+	if one.Address != "192.0.2.66" || one.Answer != "blocked" || one.Hits != 0 || one.Notes[0]["about"] != "table" || one.Notes[0]["text"] != "<ThreatSTOP-Block>: in it, by 192.0.2.66" {
+		t.Errorf("%+v", one)
+	}
+	if part.Address != "203.0.113.0/24" || part.Answer != "blocked in part" || part.Hits != 1 || len(part.Latest) != 1 {
+		t.Errorf("%+v", part)
+	}
+}
+
 func TestCheckNoAddress(t *testing.T) {
 	r := newRig(t)
 	r.unconfined = true
-	if answer, err := Check(t.Context(), []netip.Addr{{}}, r.options(), r.env, &bytes.Buffer{}); err == nil || answer != CannotTell {
+	if answer, err := Check(t.Context(), []netip.Prefix{{}}, r.options(), &bytes.Buffer{}); err == nil || answer != CannotTell {
 		t.Errorf("answer %d, %v", answer, err)
 	}
 }
@@ -144,7 +199,7 @@ func TestCheckSeveral(t *testing.T) {
 	o := r.options()
 	o.Policy.MinPrefixV4 = 8
 	var out bytes.Buffer
-	answer, err := Check(t.Context(), []netip.Addr{badHost, netip.MustParseAddr("8.8.8.8")}, o, r.env, &out)
+	answer, err := Check(t.Context(), []netip.Prefix{prefix("192.0.2.66"), prefix("8.8.8.8")}, o, &out)
 	if answer != NotBlocked || err != nil {
 		t.Errorf("answer %d, %v", answer, err)
 	}

@@ -15,14 +15,14 @@ import (
 // files looks at directories and files: whether they are there, whose they are,
 // and who may write to them.
 func (t *tester) files(context.Context) {
-	cfg := t.o.Config
+	cfg := t.Config
 	t.directory(filepath.Dir(cfg.BlockFile))
 	if dir := filepath.Dir(cfg.AllowFile); dir != filepath.Dir(cfg.BlockFile) {
 		t.directory(dir)
 	}
 	t.persistFile(cfg.BlockFile, true)
 	t.persistFile(cfg.AllowFile, len(cfg.AllowLists) > 0)
-	uid, err := t.env.User(cfg.User)
+	uid, err := t.User(cfg.User)
 	if err != nil {
 		t.say(rules.Note, fmt.Sprintf("user %s: %v: the spool is root's then", cfg.User, err), "`threatstopd --install` makes the user")
 	} else {
@@ -43,7 +43,7 @@ func (t *tester) stat(what, path string, missing rules.Level, do ...string) (fs.
 	switch {
 	case err == nil:
 		return i, true
-	case errors.Is(err, fs.ErrPermission) && !t.env.Root:
+	case errors.Is(err, fs.ErrPermission) && !t.Root:
 		t.say(rules.Skip, fmt.Sprintf("%s %s: only root may look", what, path))
 	case errors.Is(err, fs.ErrNotExist):
 		t.say(missing, fmt.Sprintf("%s %s does not exist", what, path), do...)
@@ -62,13 +62,13 @@ func (t *tester) directory(dir string) {
 	}
 	if i.Mode()&fs.ModeSymlink != 0 {
 		if i, _ = os.Stat(dir); i == nil {
-			t.say(rules.Fail, fmt.Sprintf("%s %s: a symbolic link to nothing", what, dir), "set OUT_DIR in "+t.o.File)
+			t.say(rules.Fail, fmt.Sprintf("%s %s: a symbolic link to nothing", what, dir), "set OUT_DIR in "+t.File)
 			return
 		}
 	}
 	switch {
 	case !i.IsDir():
-		t.say(rules.Fail, fmt.Sprintf("%s %s: not a directory", what, dir), "set OUT_DIR in "+t.o.File)
+		t.say(rules.Fail, fmt.Sprintf("%s %s: not a directory", what, dir), "set OUT_DIR in "+t.File)
 	case i.Mode().Perm()&0o022 != 0 && i.Mode()&fs.ModeSticky == 0:
 		t.say(rules.Fail, fmt.Sprintf("%s %s: mode %#o: others could replace what pf loads", what, dir, i.Mode().Perm()), "chmod go-w "+dir)
 	default:
@@ -89,7 +89,7 @@ func (t *tester) persistFile(path string, needed bool) {
 	}
 	switch {
 	case i.Mode()&fs.ModeSymlink != 0:
-		t.say(rules.Fail, fmt.Sprintf("table file %s is a symbolic link, which an update would replace", path), "name the file that it points to, in "+t.o.File+" and in "+t.o.PfConf)
+		t.say(rules.Fail, fmt.Sprintf("table file %s is a symbolic link, which an update would replace", path), "name the file that it points to, in "+t.File+" and in "+t.PfConf)
 	case !i.Mode().IsRegular():
 		t.say(rules.Fail, fmt.Sprintf("table file %s is not a file", path), "remove it, and:", "install -m 600 /dev/null "+path)
 	case i.Mode().Perm()&0o022 != 0:
@@ -110,10 +110,10 @@ func (t *tester) spool(dir, user string, uid uint32, known bool) {
 	if !ok {
 		return
 	}
-	owner, owned := t.env.Owner(i)
+	owner, owned := t.Owner(i)
 	switch {
 	case !i.IsDir():
-		t.say(rules.Fail, fmt.Sprintf("spool directory %s: not a directory", dir), "set SPOOL_DIR in "+t.o.File)
+		t.say(rules.Fail, fmt.Sprintf("spool directory %s: not a directory", dir), "set SPOOL_DIR in "+t.File)
 	case known && owned && owner != int(uid) && owner != 0:
 		t.say(rules.Fail, fmt.Sprintf("spool directory %s: belongs to user %d, not to %s (%d)", dir, owner, user, uid), fmt.Sprintf("chown -R %s:%s %s", user, user, dir))
 	case i.Mode().Perm() != 0o700:
@@ -126,7 +126,7 @@ func (t *tester) spool(dir, user string, uid uint32, known bool) {
 
 func (t *tester) caFile(path string) {
 	if _, err := readRoots(path); err != nil {
-		if errors.Is(err, fs.ErrPermission) && !t.env.Root {
+		if errors.Is(err, fs.ErrPermission) && !t.Root {
 			t.say(rules.Skip, fmt.Sprintf("CA file %s: only root may look", path))
 			return
 		}

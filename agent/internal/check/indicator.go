@@ -30,12 +30,12 @@ func (t *tester) indicator(ctx context.Context) {
 		t.say(rules.Skip, "test indicator: pf cannot be asked")
 		return
 	}
-	if !t.o.Config.ReloadPF {
+	if !t.Config.ReloadPF {
 		t.say(rules.Skip, "test indicator: the tables are not loaded by threatstopd (RELOAD_PF=no)")
 		return
 	}
-	for _, name := range t.o.Indicators {
-		addrs, err := lookup(ctx, &t.env, name)
+	for _, name := range t.Indicators {
+		addrs, err := lookup(ctx, &t.Options, name)
 		if err != nil {
 			t.say(rules.Warn, fmt.Sprintf("test indicator %s: %v", name, err), "name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS")
 			continue
@@ -61,18 +61,18 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 		return
 	}
 	if e, ok := t.ready.decides(a); !ok || e.Not {
-		t.say(rules.Fail, fmt.Sprintf("%s is not in table <%s>", what, t.block.Name), "threatstopd --sync-now", fmt.Sprintf("threatstopd --check %s", a))
+		t.say(rules.Fail, fmt.Sprintf("%s is not in table <%s>", what, t.Config.BlockTable), "threatstopd --sync-now", fmt.Sprintf("threatstopd --check %s", a))
 		return
 	}
-	t.say(rules.OK, fmt.Sprintf("%s is in table <%s>", what, t.block.Name))
+	t.say(rules.OK, fmt.Sprintf("%s is in table <%s>", what, t.Config.BlockTable))
 
 	log := t.ready.pflog
 	if err := t.ready.pflogErr; err != nil {
-		t.say(rules.Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.o.Config.PflogIf)
+		t.say(rules.Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.Config.PflogIf)
 	}
 	record := t.ready.seen.want(a)
 	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
-	c, err := t.env.Dial(dialCtx, "tcp", netip.AddrPortFrom(a, indicatorPort).String())
+	c, err := t.Dial(dialCtx, "tcp", netip.AddrPortFrom(a, indicatorPort).String())
 	timedOut := dialCtx.Err() != nil
 	cancel()
 	if err == nil {
@@ -92,9 +92,9 @@ func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
 	switch {
 	case log == nil:
 	case line != "":
-		t.say(rules.OK, fmt.Sprintf("%s: its record on %s: %s", what, t.o.Config.PflogIf, line))
+		t.say(rules.OK, fmt.Sprintf("%s: its record on %s: %s", what, t.Config.PflogIf, line))
 	default:
-		t.say(rules.Fail, fmt.Sprintf("%s: no record of it on %s within %v", what, t.o.Config.PflogIf, seenWithin),
+		t.say(rules.Fail, fmt.Sprintf("%s: no record of it on %s within %v", what, t.Config.PflogIf, seenWithin),
 			"the rules that block have to log, there: see the lines about rules above")
 	}
 }
@@ -114,7 +114,7 @@ func (t *tester) connected(what string, err error, timedOut bool, line string) {
 			t.say(rules.OK, fmt.Sprintf("%s: a connection to it fails: %v", what, reason(err)))
 			return
 		}
-		t.say(rules.Warn, fmt.Sprintf("%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err)), "look for it with: tcpdump -n -e -i "+t.o.Config.PflogIf)
+		t.say(rules.Warn, fmt.Sprintf("%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err)), "look for it with: tcpdump -n -e -i "+t.Config.PflogIf)
 	default:
 		t.say(rules.Warn, fmt.Sprintf("%s: cannot tell whether it is blocked: %v", what, reason(err)), "look at the routes of this host")
 	}

@@ -9,10 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"time"
 
 	"example.org/threatstopd/agent/internal/host"
-	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/capture"
@@ -41,20 +39,20 @@ type prepared struct {
 
 // prepare gets ready what the checks need that come when the process is confined.
 func (t *tester) prepare(context.Context) {
-	r, cfg := &t.ready, t.o.Config
-	t.env.Host = once(t.env.Host)
-	r.unseen = host.Unseen(t.o.ResolverFiles)
+	r, cfg := &t.ready, t.Config
+	t.settle()
+	r.unseen = host.Unseen(t.ResolverFiles)
 	if r.pf = t.pf != nil; r.pf {
 		if r.used, _, r.countErr = t.pf.Used(); r.countErr == nil {
 			r.limit, r.countErr = t.pf.Limit(pfioctl.LimitTableEntries)
 		}
 		if cfg.ReloadPF {
-			r.block, r.blockErr = t.pf.Get(t.block)
+			r.block, r.blockErr = t.pf.Get(t.block())
 			if t.report() && !t.noPflog { // opening would create it
-				log, err := t.env.OpenPflog(capture.Options{Interface: cfg.PflogIf, Filter: capture.FilterBlock})
+				log, err := t.OpenPflog(capture.Options{Interface: cfg.PflogIf, Filter: capture.FilterBlock})
 				if r.pflogErr = err; err == nil {
 					r.pflog = log
-					go r.seen.run(log, t.env.Local)
+					go r.seen.run(log, t.Local)
 				}
 			}
 		}
@@ -66,13 +64,6 @@ func (t *tester) prepare(context.Context) {
 	if t.report() {
 		r.roots, r.rootsErr = report.Roots(cfg.CAFile)
 	}
-	_ = time.Now().In(t.env.Local).String() // reads the zone's file
-}
-
-// once asks what the exceptions are made of now, and gives the same answer later.
-func once(read func() (policy.Facts, error)) func() (policy.Facts, error) {
-	facts, err := read()
-	return func() (policy.Facts, error) { return facts, err }
 }
 
 // close gives back what prepare took.
@@ -87,10 +78,10 @@ func (t *tester) close() {
 
 // confine confines the process. The foreign bytes come after it.
 func (t *tester) confine(context.Context) {
-	if t.env.Confine == nil {
+	if t.Confine == nil {
 		return
 	}
-	if err := t.env.Confine(t.tryToWrite); err != nil {
+	if err := t.Confine(t.tryToWrite); err != nil {
 		t.say(rules.Fail, fmt.Sprintf("not all was looked at: %v", err))
 		t.over = true
 	}
@@ -99,8 +90,8 @@ func (t *tester) confine(context.Context) {
 // tryToWrite has the user of the reporting process write to the spool. What the modes of
 // directories say is one thing, those above them and read-only file systems another.
 func (t *tester) tryToWrite() {
-	cfg := t.o.Config
-	if uid, err := t.env.User(cfg.User); err != nil || !t.spoolUser || os.Geteuid() != int(uid) {
+	cfg := t.Config
+	if uid, err := t.User(cfg.User); err != nil || !t.spoolUser || os.Geteuid() != int(uid) {
 		return
 	}
 	f, err := os.CreateTemp(cfg.SpoolDir, ".threatstopd-test-*")

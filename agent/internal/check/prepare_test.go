@@ -22,7 +22,7 @@ func TestNotConfined(t *testing.T) {
 		t.Errorf("others were asked:\n%s", out)
 	}
 	var b bytes.Buffer
-	answer, err := Check(t.Context(), []netip.Addr{badHost}, r.options(), r.env, &b)
+	answer, err := Check(t.Context(), []netip.Prefix{prefix("192.0.2.66")}, r.options(), &b)
 	if answer != CannotTell || err == nil || strings.Contains(b.String(), blockList) {
 		t.Errorf("%v, %v:\n%s", answer, err, &b)
 	}

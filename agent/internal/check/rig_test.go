@@ -53,7 +53,6 @@ type rig struct {
 	conf      map[string]string
 	warnings  []config.Warning
 	o         Options
-	env       Env
 	skew      time.Duration
 	files     []*capturetest.Packet // what pflogd has written
 	// dialBad makes the connection to the indicator; nil asks the kernel.
@@ -122,7 +121,6 @@ func newRig(t *testing.T) *rig {
 		r.write(f, "")
 	}
 	r.write("pf.conf", fmt.Sprintf("table <%s> persist file \"%s/ThreatSTOP-Block.pftable\"\ntable <%s> persist file \"%s/ThreatSTOP-Allow.pftable\"\n", block.Name, r.dir, allow.Name, r.dir))
-	r.o = Options{File: "threatstop.conf", PfConf: filepath.Join(r.dir, "pf.conf"), Indicators: []string{badHost.String()}}
 	uid := uint32(os.Getuid())
 	// What takes privileges, or a file, must not be asked for any more when the process
 	// has been confined.
@@ -137,7 +135,8 @@ func newRig(t *testing.T) *rig {
 			t.Error("was not confined")
 		}
 	})
-	r.env = Env{
+	r.o = Options{
+		File: "threatstop.conf", PfConf: filepath.Join(r.dir, "pf.conf"), Indicators: []string{badHost.String()},
 		Confine: func(asUser func()) error {
 			if r.confining != nil {
 				if err := r.confining(); err != nil {
@@ -320,7 +319,7 @@ func (r *rig) options() Options {
 func (r *rig) test() (int, string) {
 	r.t.Helper()
 	var out bytes.Buffer
-	n := Test(r.t.Context(), r.options(), r.env, &out)
+	n := Test(r.t.Context(), r.options(), &out)
 	return n, out.String()
 }
 

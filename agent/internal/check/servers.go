@@ -20,7 +20,7 @@ import (
 // the lists. All of them come from the first that does, the others are asked for one.
 func (t *tester) servers(ctx context.Context) {
 	var lists *sources.Sources
-	for _, server := range t.o.Fetch.Servers {
+	for _, server := range t.Fetch.Servers {
 		if ctx.Err() != nil {
 			return
 		}
@@ -36,8 +36,10 @@ func (t *tester) servers(ctx context.Context) {
 		t.say(rules.Fail, "no policy server gives all lists: the policy cannot be updated", t.afterRefusal()...)
 		return
 	}
-	fmt.Fprintln(t.w, "DNS Server is ready.")
-	host, err := t.env.Host()
+	if !t.JSON {
+		fmt.Fprintln(t.w, "DNS Server is ready.")
+	}
+	host, err := t.Host()
 	if err != nil {
 		t.fail("policy", err)
 		return
@@ -45,22 +47,22 @@ func (t *tester) servers(ctx context.Context) {
 	for _, u := range t.ready.unseen {
 		t.say(rules.Warn, "resolvers: "+u, "name the resolvers that are missed in NEVER_BLOCK")
 	}
-	lists.Names(ctx, fetcher{lookup: t.env.Lookup})
+	lists.Names(ctx, fetcher{lookup: t.Lookup})
 	never, warnings := lists.Facts(host)
 	for _, w := range warnings {
 		t.say(rules.Warn, "policy: "+w, "check the name, and the resolver (/etc/resolv.conf)")
 	}
-	p, err := lists.Build(never, t.o.Policy)
+	p, err := lists.Build(never, t.Policy)
 	if err != nil {
 		t.fail("policy", err)
 		return
 	}
 	t.policy = p
 	if p.Block.Len() == 0 {
-		t.say(rules.Fail, "policy: it blocks nothing: an empty table is not enforced", "look at BLOCK_LISTS in "+t.o.File)
+		t.say(rules.Fail, "policy: it blocks nothing: an empty table is not enforced", "look at BLOCK_LISTS in "+t.File)
 		return
 	}
-	t.say(rules.OK, fmt.Sprintf("policy: %s to block, %d to allow", entries(p.Block.Len()), p.Allow.Len()))
+	t.say(rules.OK, fmt.Sprintf("policy: %s to block, %d to allow", entryCount(p.Block.Len()), p.Allow.Len()))
 }
 
 func (t *tester) afterRefusal() []string {
@@ -77,15 +79,15 @@ var dnsPorts = []uint16{53, 5353}
 // whether one could be made.
 func (t *tester) connect(ctx context.Context, server string) bool {
 	host, ports := server, dnsPorts
-	if t.o.Fetch.Ports != nil {
-		ports = t.o.Fetch.Ports
+	if t.Fetch.Ports != nil {
+		ports = t.Fetch.Ports
 	}
 	if h, p, err := net.SplitHostPort(server); err == nil {
 		if n, err := strconv.ParseUint(p, 10, 16); err == nil {
 			host, ports = h, []uint16{uint16(n)}
 		}
 	}
-	addrs, err := lookup(ctx, &t.env, host)
+	addrs, err := lookup(ctx, &t.Options, host)
 	if err != nil {
 		t.say(t.serverLevel(), fmt.Sprintf("policy server %s: %v", server, err), "give its address in DNS_SERVERS, or look at the resolver (/etc/resolv.conf)")
 		return false
@@ -94,14 +96,14 @@ func (t *tester) connect(ctx context.Context, server string) bool {
 	for _, a := range addrs {
 		for _, port := range ports {
 			to := netip.AddrPortFrom(a, port).String()
-			began := t.env.Now()
+			began := t.Now()
 			c, err := t.dial(ctx, to)
 			if err != nil {
 				bad = append(bad, fmt.Sprintf("%s: %v", to, reason(err)))
 				continue
 			}
 			c.Close()
-			good = append(good, fmt.Sprintf("%s in %v", to, t.env.Now().Sub(began).Round(time.Millisecond)))
+			good = append(good, fmt.Sprintf("%s in %v", to, t.Now().Sub(began).Round(time.Millisecond)))
 		}
 	}
 	switch {
@@ -120,20 +122,20 @@ func (t *tester) connect(ctx context.Context, server string) bool {
 // serverLevel is how bad it is that one server does not work: not much, where
 // there are others.
 func (t *tester) serverLevel() rules.Level {
-	if len(t.o.Fetch.Servers) > 1 {
+	if len(t.Fetch.Servers) > 1 {
 		return rules.Warn
 	}
 	return rules.Fail
 }
 
 func (t *tester) dial(ctx context.Context, to string) (net.Conn, error) {
-	timeout := t.o.Fetch.Timeout
+	timeout := t.Fetch.Timeout
 	if timeout == 0 {
 		timeout = dnsfetch.DefaultTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return t.env.Dial(ctx, "tcp", to)
+	return t.Dial(ctx, "tcp", to)
 }
 
 // reason leaves out of a network error what was said already.
@@ -145,11 +147,11 @@ func reason(err error) error {
 	return err
 }
 
-func lookup(ctx context.Context, env *Env, host string) ([]netip.Addr, error) {
+func lookup(ctx context.Context, o *Options, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}, nil
 	}
-	addrs, err := env.Lookup(ctx, host)
+	addrs, err := o.Lookup(ctx, host)
 	if err == nil && len(addrs) == 0 {
 		err = errors.New("has no address")
 	}
@@ -162,7 +164,7 @@ func lookup(ctx context.Context, env *Env, host string) ([]netip.Addr, error) {
 // ask fetches all lists from a server, or with one just the first block list, and returns them if all
 // have come or do not exist.
 func (t *tester) ask(ctx context.Context, server string, one bool) *sources.Sources {
-	o := t.o.Fetch
+	o := t.Fetch
 	o.Servers = []string{server}
 	client, err := dnsfetch.New(o)
 	if err != nil {
@@ -170,24 +172,24 @@ func (t *tester) ask(ctx context.Context, server string, one bool) *sources.Sour
 		return nil
 	}
 	defer client.Close()
-	want := t.o.Sources
+	want := t.Sources
 	if one {
 		want.Allow, want.Block = nil, want.Block[:1]
 	}
 	src := sources.New(want)
 	for _, l := range src.Lists() {
 		got, err := client.Fetch(ctx, dnsfetch.Request{Name: l.Name, AllowEmpty: l.Kind == policy.Allow})
-		src.Take(sources.Result{Kind: l.Kind, Name: l.Name, List: got, Err: err}, t.env.Now())
+		src.Take(sources.Result{Kind: l.Kind, Name: l.Name, List: got, Err: err}, t.Now())
 		refused := errors.Is(err, dnsfetch.ErrRefused)
 		t.refused = t.refused || refused
 		switch {
 		case l.Err == nil:
 			t.say(rules.OK, fmt.Sprintf("%s list %s: %s in %s (%s), %d bytes from %s in %v",
-				l.Kind, l.Name, entries(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
+				l.Kind, l.Name, entryCount(l.Len()), counted(l.Parts, "part"), l.Layout, l.Bytes, l.Server, l.Elapsed.Round(time.Millisecond)))
 		case refused:
 			t.say(t.serverLevel(), err.Error(), "the servers do not know this host's public address, or not yet")
 		default:
-			t.say(t.serverLevel(), err.Error(), "look at the name in "+t.o.File+": it must be as the service gives it")
+			t.say(t.serverLevel(), err.Error(), "look at the name in "+t.File+": it must be as the service gives it")
 		}
 		if refused || ctx.Err() != nil {
 			return nil // the others would be refused, too

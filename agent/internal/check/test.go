@@ -20,8 +20,8 @@ import (
 //
 // First comes what is this host's: it takes root, and believes only root's files and the
 // kernel. Then the process is confined, and talks to others.
-func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
-	t := &tester{o: o, env: env, w: w, block: pfioctl.Table{Name: o.Config.BlockTable}, allow: pfioctl.Table{Name: o.Config.AllowTable}}
+func Test(ctx context.Context, o Options, w io.Writer) (failures int) {
+	t := &tester{Options: o, w: w}
 	for _, check := range []func(context.Context){
 		t.configuration, t.root, t.openPF, t.pflog, t.rules, t.pfConf, t.files, t.prepare, t.confine,
 		t.servers, t.authorised, t.headroom, t.logServer, t.indicator,
@@ -41,8 +41,8 @@ func Test(ctx context.Context, o Options, env Env, w io.Writer) (failures int) {
 
 // ConfigRefused writes what Test does for a configuration that is refused, and
 // returns the number of failures.
-func ConfigRefused(file string, warnings []config.Warning, err error, w io.Writer) (failures int) {
-	t := &tester{w: w, o: Options{Warnings: warnings}}
+func ConfigRefused(file string, warnings []config.Warning, err error, asJSON bool, w io.Writer) (failures int) {
+	t := &tester{Options: Options{JSON: asJSON}, w: w}
 	for _, warning := range warnings {
 		t.say(rules.Warn, "configuration: "+warning.String())
 	}
@@ -59,16 +59,15 @@ func ConfigRefused(file string, warnings []config.Warning, err error, w io.Write
 }
 
 type tester struct {
-	o            Options
-	env          Env
-	w            io.Writer
-	count        [rules.Fail + 1]int
-	block, allow pfioctl.Table
-	pf           *pfioctl.PF // until prepare
-	tables       []pfioctl.TableStats
-	spoolUser    bool // the spool directory is there, and the user
-	ready        prepared
-	over         bool // no more is to be looked at
+	Options
+	w         io.Writer
+	findings  []rules.Finding // for JSON
+	count     [rules.Fail + 1]int
+	pf        *pfioctl.PF // until prepare
+	tables    []pfioctl.TableStats
+	spoolUser bool // the spool directory is there, and the user
+	ready     prepared
+	over      bool // no more is to be looked at
 
 	noPflog bool           // the interface that hits are read from is not there
 	refused bool           // some policy server does not know this host
@@ -77,6 +76,10 @@ type tester struct {
 
 func (t *tester) say(l rules.Level, text string, do ...string) {
 	t.count[l]++
+	if t.JSON {
+		t.findings = append(t.findings, rules.Finding{Level: l, Text: text, Do: do})
+		return
+	}
 	fmt.Fprintf(t.w, "%-4s  %s\n", l, text)
 	for _, line := range do {
 		fmt.Fprintf(t.w, "      %s\n", line)
@@ -89,8 +92,17 @@ func (t *tester) find(all []rules.Finding) {
 	}
 }
 
-// summary is the last line.
+// summary is the last line, or the JSON.
 func (t *tester) summary() {
+	if t.JSON {
+		WriteJSON(t.w, struct {
+			Failures int             `json:"failures"`
+			Warnings int             `json:"warnings"`
+			Skipped  int             `json:"skipped"`
+			Findings []rules.Finding `json:"findings"`
+		}{t.count[rules.Fail], t.count[rules.Warn], t.count[rules.Skip], t.findings})
+		return
+	}
 	if n := t.count[rules.Fail]; n > 0 {
 		fmt.Fprintf(t.w, "The test was not successful: %s.\n", counted(n, "failure"))
 		return
@@ -115,7 +127,7 @@ func counted(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-func entries(n int) string {
+func entryCount(n int) string {
 	if n == 1 {
 		return "1 entry"
 	}
@@ -123,19 +135,19 @@ func entries(n int) string {
 }
 
 // report tells whether hits are reported.
-func (t *tester) report() bool { return t.o.Config.Upload != config.UploadNone }
+func (t *tester) report() bool { return t.Config.Upload != config.UploadNone }
 
 func (t *tester) configuration(context.Context) {
-	for _, w := range t.o.Warnings {
+	for _, w := range t.Warnings {
 		t.say(rules.Warn, "configuration: "+w.String())
 	}
-	if len(t.o.Warnings) == 0 {
-		t.say(rules.OK, "configuration: "+t.o.File)
+	if len(t.Warnings) == 0 {
+		t.say(rules.OK, "configuration: "+t.File)
 	}
 }
 
 func (t *tester) root(context.Context) {
-	if t.env.Root {
+	if t.Root {
 		t.say(rules.OK, "running as root")
 	} else {
 		t.say(rules.Skip, "not root: what only root may see is skipped", "doas threatstopd --test")
@@ -144,11 +156,11 @@ func (t *tester) root(context.Context) {
 
 // openPF opens pf and looks whether it is enabled.
 func (t *tester) openPF(context.Context) {
-	pf, err := t.env.OpenPF()
+	pf, err := t.OpenPF()
 	switch {
 	case err == nil:
 		t.pf = pf
-	case !t.env.Root && errors.Is(err, os.ErrPermission):
+	case !t.Root && errors.Is(err, os.ErrPermission):
 		t.say(rules.Skip, fmt.Sprintf("pf: %v", err))
 		return
 	default:
@@ -193,12 +205,12 @@ func (t *tester) pflog(context.Context) {
 		t.say(rules.Skip, "pflog: hits are not reported (UPLOAD=no)")
 		return
 	}
-	name := t.o.Config.PflogIf
+	name := t.Config.PflogIf
 	create := []string{"ifconfig " + name + " create up", "echo up > /etc/hostname." + name}
 	if name == pflogdInterface {
 		create = []string{"rcctl enable pflogd", "rcctl start pflogd"}
 	}
-	links, err := t.env.Interfaces()
+	links, err := t.Interfaces()
 	if err != nil {
 		t.fail("pflog", err)
 		return
@@ -224,10 +236,10 @@ func (t *tester) pflog(context.Context) {
 		t.say(rules.Note, fmt.Sprintf("pflogd: it logs %s, not %s: what is logged while threatstopd is down is lost", pflogdInterface, name))
 		return
 	}
-	switch err := t.env.FlushPflogd(); {
+	switch err := t.FlushPflogd(); {
 	case err == nil:
 		t.say(rules.OK, "pflogd is running")
-	case errors.Is(err, errors.ErrUnsupported) || !t.env.Root:
+	case errors.Is(err, errors.ErrUnsupported) || !t.Root:
 		t.say(rules.Skip, fmt.Sprintf("pflogd: cannot tell whether it runs: %v", err))
 	default:
 		t.say(rules.Warn, fmt.Sprintf("%v: what is logged while threatstopd is down is lost", err), "rcctl enable pflogd", "rcctl start pflogd")
@@ -249,16 +261,16 @@ func (t *tester) rules(context.Context) {
 		return
 	}
 	t.tables = tables
-	t.table(t.block, t.o.Config.BlockFile, true)
-	if len(t.o.Config.AllowLists) > 0 {
-		t.table(t.allow, t.o.Config.AllowFile, false)
+	t.table(t.block(), t.Config.BlockFile, true)
+	if len(t.Config.AllowLists) > 0 {
+		t.table(t.allow(), t.Config.AllowFile, false)
 	}
 	loaded, err := t.pf.Rules()
 	if errors.Is(err, pfioctl.ErrUnknownRelease) {
-		st, _ := t.stats(t.block)
+		st, _ := t.stats(t.block())
 		text := fmt.Sprintf("rules: cannot tell whether they block: openbsd %s is newer than this program", t.pf.Release())
 		if st.Rules+st.Anchors == 0 {
-			t.say(rules.Fail, "rules: none refers to table <"+t.block.Name+">", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
+			t.say(rules.Fail, "rules: none refers to table <"+t.Config.BlockTable+">", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
 			return
 		}
 		t.say(rules.Skip, fmt.Sprintf("%s; %d refer to the table", text, st.Rules+st.Anchors), append([]string{"it should have, above the first rule with quick:"}, t.lines()...)...)
@@ -269,7 +281,7 @@ func (t *tester) rules(context.Context) {
 		return
 	}
 	o := rules.Options{
-		Block: t.block, Allow: t.allow, AllowCarved: len(t.o.Config.AllowLists) > 0,
+		Block: t.block(), Allow: t.allow(), AllowCarved: len(t.Config.AllowLists) > 0,
 		Tables: tables, Report: t.report(), PflogIf: t.pflogNumber(),
 	}
 	for _, x := range policy.DefaultExceptions() {
@@ -278,18 +290,18 @@ func (t *tester) rules(context.Context) {
 	if o.Skipped, err = t.pf.SkippedInterfaces(); err != nil {
 		t.say(rules.Skip, fmt.Sprintf("rules: cannot tell which interfaces pf skips: %v", err))
 	}
-	if links, err := t.env.Interfaces(); err == nil {
+	if links, err := t.Interfaces(); err == nil {
 		o.Interfaces = filtered(links)
 	}
 	t.find(rules.Judge(loaded, o))
 }
 
-func (t *tester) lines() []string { return rules.Lines(t.block.Name, t.pflogNumber()) }
+func (t *tester) lines() []string { return rules.Lines(t.Config.BlockTable, t.pflogNumber()) }
 
 // pflogNumber is N of pflogN.
 func (t *tester) pflogNumber() int {
 	n := 0
-	fmt.Sscanf(strings.TrimPrefix(t.o.Config.PflogIf, "pflog"), "%d", &n)
+	fmt.Sscanf(strings.TrimPrefix(t.Config.PflogIf, "pflog"), "%d", &n)
 	return n
 }
 
@@ -326,28 +338,28 @@ func (t *tester) table(table pfioctl.Table, file string, needed bool) {
 	d := definition{table: table, file: file}
 	switch {
 	case !ok && needed:
-		t.say(rules.Fail, fmt.Sprintf("table <%s> is not there", table.Name), "add to pf.conf, above the rules:", d.line(), "pfctl -f "+t.o.PfConf)
+		t.say(rules.Fail, fmt.Sprintf("table <%s> is not there", table.Name), "add to pf.conf, above the rules:", d.line(), "pfctl -f "+t.PfConf)
 	case !ok:
 		t.say(rules.Note, fmt.Sprintf("table <%s> is not there: it is made at the first update", table.Name), "rules that name it do not see that one: define it in pf.conf:", d.line())
 	case st.Flags&pfioctl.TableConst != 0:
-		t.say(rules.Fail, fmt.Sprintf("table <%s> is const: it cannot be updated", table.Name), "write in pf.conf:", d.line(), "pfctl -f "+t.o.PfConf)
+		t.say(rules.Fail, fmt.Sprintf("table <%s> is const: it cannot be updated", table.Name), "write in pf.conf:", d.line(), "pfctl -f "+t.PfConf)
 	case st.Addresses == 0 && needed:
 		t.say(rules.Warn, fmt.Sprintf("table <%s> is empty: nothing is blocked", table.Name), "threatstopd --sync-now")
 	default:
-		t.say(rules.OK, fmt.Sprintf("table <%s> has %s", table.Name, entries(st.Addresses)))
+		t.say(rules.OK, fmt.Sprintf("table <%s> has %s", table.Name, entryCount(st.Addresses)))
 	}
 }
 
 // pfConf looks at the text of pf.conf.
 func (t *tester) pfConf(context.Context) {
-	text, err := os.ReadFile(t.o.PfConf)
+	text, err := os.ReadFile(t.PfConf)
 	if err != nil {
 		t.say(rules.Skip, fmt.Sprintf("pf.conf: cannot tell what it loads: %v", err))
 		return
 	}
-	t.find(judgePfConf(t.o.PfConf, string(text), []definition{
-		{t.block, t.o.Config.BlockFile, true},
-		{t.allow, t.o.Config.AllowFile, false},
+	t.find(judgePfConf(t.PfConf, string(text), []definition{
+		{t.block(), t.Config.BlockFile, true},
+		{t.allow(), t.Config.AllowFile, false},
 	}))
 }
 
@@ -363,8 +375,8 @@ func (t *tester) headroom(context.Context) {
 		t.fail("entry headroom", err)
 		return
 	}
-	block, _ := t.stats(t.block)
-	allow, _ := t.stats(t.allow)
+	block, _ := t.stats(t.block())
+	allow, _ := t.stats(t.allow())
 	old := block.Addresses + allow.Addresses
 	size, what := old, "the tables hold"
 	if t.policy != nil {
@@ -372,7 +384,7 @@ func (t *tester) headroom(context.Context) {
 	}
 	others := used - old
 	numbers := fmt.Sprintf("limit %d, in use by other tables %d, %s %d", limit, others, what, size)
-	advice := []string{pfioctl.AdviseEntries(others + size), "pfctl -f " + t.o.PfConf}
+	advice := []string{pfioctl.AdviseEntries(others + size), "pfctl -f " + t.PfConf}
 	switch {
 	case others+size > limit:
 		t.say(rules.Fail, "entry headroom: the policy does not fit: "+numbers, advice...)

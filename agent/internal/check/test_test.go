@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,11 +71,11 @@ func TestWhatIsWrong(t *testing.T) {
 		},
 			[]string{"warn configuration: threatstop.conf: mode 0644"}},
 		"not root": {func(r *rig) {
-			r.env.Root = false
-			r.env.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied }
-			r.env.FlushPflogd = func() error { return errNoPflogd }
+			r.o.Root = false
+			r.o.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied }
+			r.o.FlushPflogd = func() error { return errNoPflogd }
 		}, []string{"skip not root > doas", "skip pf: open /dev/pf", "skip pflogd: cannot tell", "skip tables and rules", "skip entry headroom", "skip test indicator"}},
-		"no pf": {func(r *rig) { r.env.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied } },
+		"no pf": {func(r *rig) { r.o.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied } },
 			[]string{"FAIL pf: open /dev/pf > OpenBSD", "skip tables and rules", "skip entry headroom", "skip test indicator"}},
 		"pf disabled": {func(r *rig) { r.kernel.SetRunning(false) },
 			[]string{"FAIL pf is disabled > pfctl -e", "FAIL a connection to it was made > block drop out log quick to <ThreatSTOP-Block>"}},
@@ -83,20 +84,20 @@ func TestWhatIsWrong(t *testing.T) {
 		}, []string{"FAIL pf ignores all packets on em0 (set skip) > remove them", "FAIL a connection to it was made"}},
 
 		"no pflog interface": {func(r *rig) {
-			r.env.Interfaces = func() ([]rules.Interface, error) { return []rules.Interface{{Name: "em0", Up: true}}, nil }
+			r.o.Interfaces = func() ([]rules.Interface, error) { return []rules.Interface{{Name: "em0", Up: true}}, nil }
 		},
 			[]string{"FAIL interface pflog0 does not exist > rcctl enable pflogd"}},
 		"the pflog interface down": {func(r *rig) {
-			r.env.Interfaces = func() ([]rules.Interface, error) {
+			r.o.Interfaces = func() ([]rules.Interface, error) {
 				return []rules.Interface{{Name: "em0", Up: true}, {Name: "pflog0"}}, nil
 			}
 		}, []string{"warn interface pflog0 is down > ifconfig pflog0 up"}},
-		"interfaces that cannot be read": {func(r *rig) { r.env.Interfaces = func() ([]rules.Interface, error) { return nil, syscall.EMFILE } },
+		"interfaces that cannot be read": {func(r *rig) { r.o.Interfaces = func() ([]rules.Interface, error) { return nil, syscall.EMFILE } },
 			[]string{"FAIL pflog: too many open files"}},
 		"another pflog interface": {func(r *rig) { r.conf["PFLOG_IF"] = "pflog1" },
 			[]string{"FAIL interface pflog1 does not exist > ifconfig pflog1 create up; echo up > /etc/hostname.pflog1", "note pflogd: it logs pflog0",
 				"FAIL come in from; logged to pflog0, and hits are read from pflog1 > PFLOG_IF=pflog0", "FAIL go out to; logged to pflog0"}},
-		"no pflogd": {func(r *rig) { r.env.FlushPflogd = func() error { return errNoPflogd } },
+		"no pflogd": {func(r *rig) { r.o.FlushPflogd = func() error { return errNoPflogd } },
 			[]string{"warn pflogd: not running > rcctl enable pflogd; rcctl start pflogd"}},
 		"hits not reported": {func(r *rig) {
 			r.conf["UPLOAD"] = "no"
@@ -106,14 +107,14 @@ func TestWhatIsWrong(t *testing.T) {
 		}, []string{"skip pflog", "skip log server"}},
 
 		"no table": {func(r *rig) {
-			pf, _ := r.env.OpenPF()
+			pf, _ := r.o.OpenPF()
 			r.load(pfsim.Ruleset{Rules: []pfsim.Rule{{}}})
 			if _, err := pf.DelTables(block); err != nil {
 				r.t.Fatal(err)
 			}
 		}, []string{"FAIL table <ThreatSTOP-Block> is not there > persist file; pfctl -f", "FAIL no rule blocks what is in table <ThreatSTOP-Block>, and the table does not exist > block drop in log quick from"}},
 		"no allow table": {func(r *rig) {
-			pf, _ := r.env.OpenPF()
+			pf, _ := r.o.OpenPF()
 			if _, err := pf.DelTables(allow); err != nil {
 				r.t.Fatal(err)
 			}
@@ -126,7 +127,7 @@ func TestWhatIsWrong(t *testing.T) {
 		"no rules": {func(r *rig) { r.rules(pfsim.Rule{}) },
 			[]string{"FAIL no rule blocks what is in table <ThreatSTOP-Block> > block drop in log quick from <ThreatSTOP-Block>; block drop out log quick to <ThreatSTOP-Block>", "FAIL a connection to it was made"}},
 		"a release that is not known": {func(r *rig) {
-			r.env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones
+			r.o.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones
 		}, []string{"skip cannot tell whether it is enabled: openbsd 8.1", "skip rules: cannot tell whether they block: openbsd 8.1; 2 refer to the table > block drop in log quick"}},
 		"a release that is not known, with the structs of 8.0": {func(r *rig) {
 			r.kernel = pfsim.New(pfsim.Options{Release: "8.1"})
@@ -135,7 +136,7 @@ func TestWhatIsWrong(t *testing.T) {
 		}, []string{"note pf: OpenBSD 8.1 is newer than this program: assuming the structures of 8.0"}},
 		"a release that is not known, and no rules": {func(r *rig) {
 			r.rules(pfsim.Rule{})
-			r.env.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones
+			r.o.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones
 		}, []string{"skip cannot tell whether it is enabled", "FAIL rules: none refers to table <ThreatSTOP-Block> > block drop in log quick", "FAIL a connection to it was made"}},
 
 		"no pf.conf": {func(r *rig) { r.remove("pf.conf") }, []string{"skip pf.conf: cannot tell"}},
@@ -168,12 +169,12 @@ func TestWhatIsWrong(t *testing.T) {
 			}
 		}, []string{"FAIL is not a file > install"}},
 		"a table file that others may write to": {func(r *rig) { r.chmod("ThreatSTOP-Allow.pftable", 0o666) }, []string{"FAIL table file; mode 0666 > chmod 600"}},
-		"no user":                               {func(r *rig) { r.env.User = func(string) (uint32, error) { return 0, errors.New("unknown user") } }, []string{"note user _threatstop: unknown user > threatstopd --install"}},
+		"no user":                               {func(r *rig) { r.o.User = func(string) (uint32, error) { return 0, errors.New("unknown user") } }, []string{"note user _threatstop: unknown user > threatstopd --install"}},
 		"no spool":                              {func(r *rig) { r.remove("spool") }, []string{"FAIL spool directory; does not exist > install -d -o _threatstop -g _threatstop -m 700"}},
 		"an open spool":                         {func(r *rig) { r.chmod("spool", 0o755) }, []string{"FAIL spool directory; mode 0755, not 0700 > chmod 700"}},
 		"somebody else's spool": {func(r *rig) {
-			r.env.User = func(string) (uint32, error) { return 4711, nil }
-			r.env.Owner = func(fs.FileInfo) (int, bool) { return 1234, true }
+			r.o.User = func(string) (uint32, error) { return 4711, nil }
+			r.o.Owner = func(fs.FileInfo) (int, bool) { return 1234, true }
 		}, []string{"FAIL spool directory; not to _threatstop (4711) > chown -R _threatstop:_threatstop"}},
 		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA_FILE; no such file > PEM", "FAIL log server; no such file > PEM"}},
 		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA_FILE; no PEM certificate in it", "FAIL log server; no PEM certificate in it"}},
@@ -205,7 +206,7 @@ func TestWhatIsWrong(t *testing.T) {
 		"a host that cannot be excepted": {func(r *rig) { r.o.Sources.Reach = []sources.Reach{{Role: "log server", Host: "logs.example"}} },
 			[]string{"warn policy: log server logs.example; not kept out of the block table > resolver"}},
 		"own addresses unknown": {func(r *rig) {
-			r.env.Host = func() (policy.Facts, error) { return policy.Facts{}, errors.New("own addresses: no route") }
+			r.o.Host = func() (policy.Facts, error) { return policy.Facts{}, errors.New("own addresses: no route") }
 		},
 			[]string{"FAIL policy: own addresses"}},
 		"not authorised":       {func(r *rig) { r.authPage.Store("no") }, []string{"FAIL does not know this host's public address > web site"}},
@@ -324,13 +325,46 @@ func checkLines(t *testing.T, out string, want []string) {
 func TestConfigRefused(t *testing.T) {
 	_, _, err := config.Parse("x.conf", strings.NewReader("FOO=1\nDNS_SERVERS='a b'\n"))
 	var out bytes.Buffer
-	n := ConfigRefused("x.conf", nil, err, &out)
+	n := ConfigRefused("x.conf", nil, err, false, &out)
 	if n < 3 || strings.Count(out.String(), "FAIL  configuration: x.conf") != n || !strings.Contains(out.String(), fmt.Sprintf("%d failures.", n)) {
 		t.Errorf("%d failures:\n%s", n, out.String())
 	}
 	out.Reset()
-	if n := ConfigRefused("x.conf", nil, os.ErrNotExist, &out); n != 1 || !strings.Contains(out.String(), "1 failure.") {
+	if n := ConfigRefused("x.conf", nil, os.ErrNotExist, false, &out); n != 1 || !strings.Contains(out.String(), "1 failure.") {
 		t.Errorf("%d failures:\n%s", n, out.String())
+	}
+}
+
+// As JSON it says the same, and nothing else.
+func TestJSON(t *testing.T) {
+	r := newRig(t)
+	r.remove("pf.conf")
+	r.kernel.SetRunning(false)
+	o := r.options()
+	o.JSON = true
+	var out bytes.Buffer
+	n := Test(t.Context(), o, &out)
+	var got struct {
+		Failures, Warnings, Skipped int
+		Findings                    []struct {
+			Level, Text string
+			Do          []string
+		}
+	}
+	must(t, json.Unmarshal(out.Bytes(), &got))
+	if n != 2 || got.Failures != 2 || got.Warnings != 0 || got.Skipped != 1 || got.Findings[0].Level != "ok" {
+		t.Errorf("%d failures:\n%s", n, &out)
+	}
+	for _, f := range got.Findings {
+		if f.Level == "fail" && len(f.Do) == 0 {
+			t.Errorf("no remedy for %q", f.Text)
+		}
+	}
+	out.Reset()
+	ConfigRefused("x.conf", nil, os.ErrNotExist, true, &out)
+	must(t, json.Unmarshal(out.Bytes(), &got))
+	if got.Failures != 1 || got.Findings[0].Level != "fail" {
+		t.Errorf("%s", &out)
 	}
 }
 
@@ -340,7 +374,7 @@ func TestTestEndsWhenTold(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out bytes.Buffer
-	if n := Test(ctx, r.options(), r.env, &out); n != 1 || !strings.Contains(out.String(), "not all was looked at") {
+	if n := Test(ctx, r.options(), &out); n != 1 || !strings.Contains(out.String(), "not all was looked at") {
 		t.Errorf("%d failures:\n%s", n, out.String())
 	}
 }

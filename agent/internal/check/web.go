@@ -25,7 +25,7 @@ const webTimeout = 30 * time.Second
 // way is that of the policy, not through the proxy: it is that address that
 // counts.
 func (t *tester) authorised(ctx context.Context) {
-	page := t.o.Config.AuthURL
+	page := t.Config.AuthURL
 	if page == nil {
 		if t.refused {
 			t.say(rules.Skip, "authorised: the page that shows it is not set", "set AUTH_URL, or look at the web site of the service")
@@ -40,7 +40,7 @@ func (t *tester) authorised(ctx context.Context) {
 		t.say(rules.Warn, fmt.Sprintf("authorised: %s: %v", page.Redacted(), err), "look at the page with a browser behind the same public address")
 		return
 	case answer.StatusCode != http.StatusOK:
-		t.say(rules.Warn, fmt.Sprintf("authorised: %s: %s", page.Redacted(), answer.Status), "look at AUTH_URL in "+t.o.File)
+		t.say(rules.Warn, fmt.Sprintf("authorised: %s: %s", page.Redacted(), answer.Status), "look at AUTH_URL in "+t.File)
 		return
 	}
 	who := ""
@@ -66,8 +66,8 @@ func (t *tester) client(roots *x509.CertPool) *http.Client {
 		Timeout:       webTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialContext:            t.env.Dial,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: t.env.Now},
+			DialContext:            t.Dial,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: t.Now},
 			TLSHandshakeTimeout:    webTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
 		},
@@ -94,7 +94,7 @@ func (t *tester) get(ctx context.Context, c *http.Client, method, url string) (*
 // logServer makes the connection that an upload needs, without one: any answer
 // will do.
 func (t *tester) logServer(ctx context.Context) {
-	cfg := t.o.Config
+	cfg := t.Config
 	if !t.report() {
 		t.say(rules.Skip, "log server: hits are not reported (UPLOAD=no)")
 		return
@@ -127,7 +127,7 @@ func (t *tester) logServer(ctx context.Context) {
 	if answer.TLS != nil {
 		secure = tls.VersionName(answer.TLS.Version)
 		if len(answer.TLS.PeerCertificates) > 0 {
-			secure += ", certificate good until " + answer.TLS.PeerCertificates[0].NotAfter.In(t.env.Local).Format(time.DateOnly)
+			secure += ", certificate good until " + answer.TLS.PeerCertificates[0].NotAfter.In(t.Local).Format(time.DateOnly)
 		}
 	}
 	switch code := answer.StatusCode; {
@@ -135,7 +135,7 @@ func (t *tester) logServer(ctx context.Context) {
 		t.say(rules.Fail, fmt.Sprintf("%s: %s", where, answer.Status), "PROXY takes a user and a password: http://user:password@host:port")
 		return
 	case code == http.StatusNotFound || code == http.StatusGone || code >= 500:
-		t.say(rules.Warn, fmt.Sprintf("%s answers %s", where, answer.Status), "look at url in "+t.o.File+", or try again later")
+		t.say(rules.Warn, fmt.Sprintf("%s answers %s", where, answer.Status), "look at url in "+t.File+", or try again later")
 	default:
 		t.say(rules.OK, fmt.Sprintf("%s answers: %s", where, secure))
 	}
@@ -152,11 +152,11 @@ func (t *tester) noAnswer(where string, err error) {
 	)
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		do = fmt.Sprintf("this host's clock says %s: set it (rdate pool.ntp.org; rcctl enable ntpd), or the certificate is past its time", t.env.Now().In(t.env.Local).Format(time.DateTime))
+		do = fmt.Sprintf("this host's clock says %s: set it (rdate pool.ntp.org; rcctl enable ntpd), or the certificate is past its time", t.Now().In(t.Local).Format(time.DateTime))
 	case errors.As(err, &unknown):
 		do = "CA_FILE names the certificates to trust; something on the way may be opening the connection"
 	case errors.As(err, &name):
-		do = "look at url in " + t.o.File
+		do = "look at url in " + t.File
 	case strings.Contains(err.Error(), "Proxy Authentication Required"):
 		do = "PROXY takes a user and a password: http://user:password@host:port"
 	case strings.Contains(err.Error(), "no such host"):
@@ -181,7 +181,7 @@ func (t *tester) clock(answer *http.Response) {
 		t.say(rules.Skip, "clock: the log server does not send the time")
 		return
 	}
-	skew := t.env.Now().Sub(there)
+	skew := t.Now().Sub(there)
 	if skew.Abs() > maxSkew {
 		side := "ahead of"
 		if skew < 0 {

@@ -137,9 +137,9 @@ func reexec(carry *os.File) error {
 }
 
 const usage = `usage: threatstopd [-dv] [-f file]
-       threatstopd -n [-f file]
-       threatstopd --test [-f file] [indicator ...]
-       threatstopd --check address ... [-f file]
+       threatstopd -n [--json] [-f file]
+       threatstopd --test [--json] [-f file] [indicator ...]
+       threatstopd --check address ... [--json] [-f file]
        threatstopd --status [-v] [--json]
        threatstopd --sync-now [--force] [-q | -v] [-f file]
        threatstopd --dump-table [-v] [--json] [-f file] [block | allow | name]
@@ -163,15 +163,16 @@ with the policy and reports what was blocked; rc.d puts it into the background.
                     connect to the service's test indicator, or to those given,
                     which must be blocked
       --check address ...
-                    show whether an address is blocked, by which list and entry,
-                    what excepts it, its counters and its latest records
+                    show whether addresses or networks are blocked, by which list
+                    and entry, what excepts them, their counters and their latest
+                    records; - stands for those on standard input
       --status      show the state of the running daemon; -v names every exception
       --sync-now    fetch the policy, put it into pf's tables and into the
                     files that pf.conf loads at boot
       --force       enforce a policy that shrank too much to be believed
       --dump-table  print a table as pfctl -T show does, with -v as pfctl -vT
                     show does: the block table, the allow table, or any by name
-      --json        the same as JSON
+      --json        print JSON: with -n, --test, --check, --status, --dump-table
       --read        print pflog files (.gz too; - is standard input) as
                     tcpdump -n -e -S -r does; default /var/log/pflog
       --install     install threatstopd on this host, and take over from the
@@ -184,7 +185,7 @@ with the policy and reports what was blocked; rc.d puts it into the background.
 exit status: 0 done; 1 something failed or was held, and what was in force
 stays in force; 2 wrong usage or configuration. --status: 0 all is well;
 1 something needs you, and is printed; 3 no daemon answers. --test: 1 there
-are failures. --check: 0 it is blocked; 1 it is not; 2 it is not known
+are failures. --check: 0 all is blocked; 1 some is not; 2 it is not known
 `
 
 // flags are the arguments, parsed.
@@ -335,8 +336,8 @@ func parse(args []string) (*flags, error) {
 		return nil, errors.New("--yes goes with --install or --uninstall")
 	case f.fileGiven && is("install", "uninstall"):
 		return nil, errors.New("-f does not go with --install: " + config.DefaultPath + " is what is installed, or kept")
-	case f.json && !is("dump-table", "status"):
-		return nil, errors.New("--json goes with --dump-table or --status")
+	case f.json && !is("dump-table", "status", "check", "configtest", "test"):
+		return nil, errors.New("--json goes with --check, --dump-table, -n, --status or --test")
 	}
 	return f, nil
 }

@@ -533,7 +533,7 @@ func TestUsage(t *testing.T) {
 		"bad: argument":            {[]string{"--sync-now", "now"}, `unexpected argument "now"`},
 		"bad: two tables":          {[]string{"--dump-table", "a", "b"}, `unexpected argument "b"`},
 		"bad: force without sync":  {[]string{"-n", "--force"}, "--force goes with --sync-now"},
-		"bad: json without dump":   {[]string{"--sync-now", "--json"}, "--json goes with --dump-table"},
+		"bad: json without dump":   {[]string{"--sync-now", "--json"}, "--json goes with --check, --dump-table"},
 		"bad: check nothing":       {[]string{"--check"}, "--check needs an address"},
 		"bad: a word for a mode":   {[]string{"status"}, `unexpected argument "status": did you mean --status?`},
 		"bad: a mode with a value": {[]string{"--status=false"}, "it takes no value"},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/check"
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report"
@@ -38,19 +41,49 @@ func warn(env Env, warnings []config.Warning) {
 
 // checkConfig is -n. What a daemon does without is a warning; what it refuses to start with is an error.
 func checkConfig(_ context.Context, env Env, f *flags) error {
-	cfg, err := load(env, f)
-	if err != nil {
-		return err
+	cfg, warnings, err := config.Load(f.file)
+	if err == nil {
+		err = tableFiles(cfg)
 	}
-	if err := tableFiles(cfg); err != nil {
-		return usageError{err}
+	if err == nil {
+		warnings = append(warnings, unusable(cfg, f.file)...)
 	}
-	warn(env, unusable(cfg, f.file))
 	if err := env.confine("-n", privsep.Confinement{}); err != nil {
 		return err
 	}
-	_, err = cfg.WriteTo(env.Stdout)
+	if f.json {
+		if err := writeConfig(env.Stdout, cfg, warnings, err); err != nil {
+			return err
+		}
+	} else {
+		warn(env, warnings)
+	}
+	if err != nil {
+		return usageError{err}
+	}
+	if !f.json {
+		_, err = cfg.WriteTo(env.Stdout)
+	}
 	return err
+}
+
+// writeConfig writes a configuration, or why it is invalid, as a JSON object.
+func writeConfig(w io.Writer, cfg *config.Config, warnings []config.Warning, invalid error) error {
+	out := struct {
+		Valid    bool              `json:"valid"`
+		Errors   []string          `json:"errors"`
+		Warnings []string          `json:"warnings"`
+		Settings map[string]string `json:"settings"`
+	}{invalid == nil, []string{}, []string{}, map[string]string{}}
+	for _, w := range warnings {
+		out.Warnings = append(out.Warnings, w.String())
+	}
+	if invalid != nil {
+		out.Errors = strings.Split(invalid.Error(), "\n")
+	} else {
+		out.Settings = maps.Collect(cfg.All())
+	}
+	return check.WriteJSON(w, out)
 }
 
 // tableFiles refuses a configuration that names a file of the owner's as a table file.

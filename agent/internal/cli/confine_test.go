@@ -74,7 +74,7 @@ func TestCommandsConfine(t *testing.T) {
 		{"--dump-table nosuchtable", "pf"},
 		{"--read " + pflog, "confined as --read"},
 		{"--read " + pflog + ".no", ""},
-		{"--check 10.0.0.1 -f " + conf, "pf, own addresses, pflogd, printed, confined as --check, printed"},
+		{"--check 10.0.0.1 -f " + conf, "pf, own addresses, pflogd, confined as --check, printed"},
 		// What is this host's is told as it is found.
 		{"--test 10.0.0.1 -f " + conf, "printed, pf, printed, own addresses, confined as --test, printed"},
 	} {

@@ -228,7 +228,7 @@ func TestMainIsKilled(t *testing.T) {
 	run := func(end syscall.Signal) string {
 		var out lockedBuffer
 		cmd := exec.Command(self, "-d", "-f", conf)
-		cmd.Env = append(os.Environ(), strictEnv+"="+h.socket)
+		cmd.Env = append(os.Environ(), strictEnv+"="+h.socket, "GORACE=atexit_sleep_ms=0")
 		cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -96,7 +96,7 @@ func strictMain(env Env) {
 	if os.Getenv(strictReads) != "" {
 		env.Stdout = reads{env.Stdout}
 	}
-	exit(Run(context.Background(), os.Args[1:], env))
+	os.Exit(Run(context.Background(), os.Args[1:], env))
 }
 
 // traced is a command under strace.
@@ -124,7 +124,7 @@ func (h *daemonHost) trace(t *testing.T, args ...string) *traced {
 	x.Cmd = exec.Command(path, append([]string{"-f", "-y", "--seccomp-bpf", "-s", "400", "-o", x.log, "-e", "trace=" + calls, "--", self}, args...)...)
 	x.Dir = h.dir
 	// Go's signals to its own threads, a hundred a second, would each stop strace.
-	x.Env = append(os.Environ(), strictEnv+"="+h.socket, "GODEBUG=asyncpreemptoff=1")
+	x.Env = append(os.Environ(), strictEnv+"="+h.socket, "GODEBUG=asyncpreemptoff=1", "GORACE=atexit_sleep_ms=0")
 	x.Stdout, x.Stderr = &x.out, &x.out
 	x.SysProcAttr, x.WaitDelay = &syscall.SysProcAttr{Setpgid: true}, time.Second
 	if err := x.Start(); err != nil {

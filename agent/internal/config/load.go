@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -271,12 +272,23 @@ func quote(s string) string {
 // the parameters of a URL, come out as xxxxx.
 func (c *Config) WriteTo(w io.Writer) (int64, error) {
 	var b bytes.Buffer
-	for _, k := range keysOf(c) {
-		value := k.text()
-		if k.shown != nil {
-			value = k.shown()
-		}
-		fmt.Fprintf(&b, "%s=%s\n", k.Name, quote(value))
+	for name, value := range c.All() {
+		fmt.Fprintf(&b, "%s=%s\n", name, quote(value))
 	}
 	return b.WriteTo(w)
+}
+
+// All returns the keys and their values as WriteTo writes them, not quoted.
+func (c *Config) All() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, k := range keysOf(c) {
+			text := k.text
+			if k.shown != nil {
+				text = k.shown
+			}
+			if !yield(k.Name, text()) {
+				return
+			}
+		}
+	}
 }

@@ -27,7 +27,7 @@ func TestExplain(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := inputs(c.in)
 			b.o = policy.Options{MinPrefixV4: 8}
-			x := policy.Explain(netip.MustParseAddr(c.addr), b.lists, b.exceptions, b.o)
+			x := policy.Explain(single(c.addr), b.lists, b.exceptions, b.o)
 			var words []string
 			for _, l := range x.Lists {
 				w := l.Name + " off"
@@ -66,9 +66,17 @@ func TestExplainAgreesWithTable(t *testing.T) {
 		x := policy.NewIndex(p.Block)
 		for a := range 64 {
 			addr := u.prefix(block{a, 6}).Addr()
-			if _, _, ok := x.Lookup(addr); ok != policy.Explain(addr, b.lists, b.exceptions, b.o).Blocked {
+			if _, _, ok := x.Lookup(addr); ok != policy.Explain(netip.PrefixFrom(addr, addr.BitLen()), b.lists, b.exceptions, b.o).Blocked {
 				t.Fatalf("%v: in the table %v, explained otherwise", addr, ok)
 			}
 		}
 	}
+}
+
+// single returns the network of an address, or a network as it is.
+func single(text string) netip.Prefix {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(a, a.BitLen())
+	}
+	return netip.MustParsePrefix(text)
 }

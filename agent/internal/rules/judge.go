@@ -24,11 +24,14 @@ const (
 // String returns the word that a line of --test begins with.
 func (l Level) String() string { return [...]string{"ok", "note", "skip", "warn", "FAIL"}[l] }
 
+// MarshalText returns the word for a level in JSON.
+func (l Level) MarshalText() ([]byte, error) { return []byte(strings.ToLower(l.String())), nil }
+
 // Finding is one statement about the rules.
 type Finding struct {
-	Level Level
-	Text  string   // what is found, one line
-	Do    []string // what to do about it, line by line; nil for nothing
+	Level Level    `json:"level"`
+	Text  string   `json:"text"`         // what is found, one line
+	Do    []string `json:"do,omitempty"` // what to do about it, line by line; nil for nothing
 }
 
 // Interface is a network interface of the machine.
