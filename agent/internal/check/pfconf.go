@@ -2,8 +2,10 @@ package check
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/pfioctl"
@@ -44,108 +46,52 @@ type token struct {
 // is reports whether the token is a word of pf.conf's grammar.
 func (t token) is(word string) bool { return !t.quoted && t.text == word }
 
-// scanPfConf reads the statements of pf.conf (pfctl's parse.y: yylex): words, quoted
-// strings, comments to the end of the line, lines that go on behind a backslash, and
-// lists in braces that do.
+// words finds the words, quoted strings, signs and comments of pf.conf (pfctl's parse.y: yylex), and
+// line ends: NUL stands for one that a backslash hides.
+var words = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`#[^\n]*|"[^"]*"?|'[^']*'?|[{}()<>=!\n\x00]|[^\s,#"'{}()<>=!\x00]+`)
+})
+
+// scanPfConf reads the statements of pf.conf: each ends with a line that does not end in a backslash,
+// outside of braces.
 func scanPfConf(text string) pfConf {
 	var c pfConf
-	s := pfScanner{text: text, line: 1}
-	for {
-		start, words, ok := s.statement()
-		if len(words) > 0 {
-			c.statement(start, words)
-		}
-		if !ok {
-			c.broken = s.broken
-			return c
-		}
-	}
-}
-
-type pfScanner struct {
-	text   string
-	at     int
-	line   int
-	broken bool
-}
-
-// statement returns the words up to the end of a line that is outside of braces,
-// and the line they begin on. It is false at the end of the text.
-func (s *pfScanner) statement() (start int, words []token, ok bool) {
-	depth := 0
-	for s.at < len(s.text) {
-		switch ch := s.text[s.at]; {
-		case ch == '\n':
-			s.at++
-			s.line++
-			if depth <= 0 {
-				return start, words, true
+	text = strings.ReplaceAll(strings.ReplaceAll(text, "\x00", " "), "\\\n", "\x00")
+	var statement []token
+	line, start, depth := 1, 0, 0
+	for _, word := range words().FindAllString(text+"\n", -1) {
+		switch word[0] {
+		case '#', 0:
+		case '\n':
+			if depth <= 0 && len(statement) > 0 {
+				c.statement(start, statement)
+				statement = nil
 			}
-		case ch == ' ' || ch == '\t' || ch == '\r' || ch == ',':
-			s.at++
-		case ch == '\\' && strings.HasPrefix(s.text[s.at+1:], "\n"):
-			s.at += 2
-			s.line++
-		case ch == '#':
-			s.comment()
+			depth = max(depth, 0)
 		default:
-			if len(words) == 0 {
-				start = s.line
+			if len(statement) == 0 {
+				start = line
 			}
-			t := s.token()
-			words = append(words, t)
+			t := token{text: word}
+			if t.quoted = word[0] == '"' || word[0] == '\''; t.quoted {
+				inner, closed := strings.CutSuffix(word[1:], word[:1])
+				c.broken = c.broken || !closed
+				t.text = strings.NewReplacer("\n", "", "\x00", "").Replace(inner) // in a string a line end counts for nothing
+			}
+			statement = append(statement, t)
 			if t.is("{") {
 				depth++
 			} else if t.is("}") {
 				depth--
 			}
 		}
+		line += strings.Count(word, "\n") + strings.Count(word, "\x00")
 	}
-	s.broken = s.broken || depth > 0
-	return start, words, false
-}
-
-// comment skips a comment, which a backslash at the end of its line continues.
-func (s *pfScanner) comment() {
-	for s.at < len(s.text) && s.text[s.at] != '\n' {
-		if s.text[s.at] == '\\' && strings.HasPrefix(s.text[s.at+1:], "\n") {
-			s.at++
-			s.line++
-		}
-		s.at++
+	if len(statement) > 0 { // a brace or a string that is not closed
+		c.broken = c.broken || depth > 0
+		c.statement(start, statement)
 	}
-}
-
-func (s *pfScanner) token() token {
-	ch := s.text[s.at]
-	if ch == '"' || ch == '\'' {
-		var b strings.Builder
-		for s.at++; s.at < len(s.text); s.at++ {
-			switch c := s.text[s.at]; {
-			case c == ch:
-				s.at++
-				return token{b.String(), true}
-			case c == '\n':
-				s.line++ // in a string a line end counts for nothing
-			default:
-				b.WriteByte(c)
-			}
-		}
-		s.broken = true
-		return token{b.String(), true}
-	}
-	if strings.IndexByte("{}()<>=!", ch) >= 0 {
-		s.at++
-		return token{string(ch), false}
-	}
-	from := s.at
-	for s.at < len(s.text) && strings.IndexByte(" \t\r\n,#\"'{}()<>=!", s.text[s.at]) < 0 {
-		if s.text[s.at] == '\\' && strings.HasPrefix(s.text[s.at+1:], "\n") {
-			break
-		}
-		s.at++
-	}
-	return token{s.text[from:s.at], false}
+	return c
 }
 
 // statement takes up one that is about a table, a limit or an include.
@@ -226,53 +172,43 @@ func judgePfConf(path, text string, tables []definition) []rules.Finding {
 	say := func(l rules.Level, do []string, format string, args ...any) {
 		out = append(out, rules.Finding{Level: l, Text: fmt.Sprintf(format, args...), Do: do})
 	}
-	first := 0 // line of the first table line
-	for _, t := range c.tables {
-		if first == 0 || t.line < first {
-			first = t.line
-		}
-	}
 	for _, d := range tables {
-		var lines []tableLine
-		for _, t := range c.tables {
-			if t.name == d.table.Name {
-				lines = append(lines, t)
+		var t tableLine // the last that defines it
+		for _, x := range c.tables {
+			if x.name == d.table.Name {
+				t = x
 			}
 		}
-		if len(lines) == 0 {
-			switch {
-			case !d.need:
-			case c.broken:
-				say(rules.Skip, nil, "%s: cannot tell whether it defines table <%s>: a quote or brace in it is not closed", path, d.table.Name)
-			case c.includes > 0:
-				say(rules.Skip, nil, "%s: cannot tell whether it defines table <%s>: line %d includes another file", path, d.table.Name, c.includes)
-			case c.named > 0:
-				say(rules.Skip, nil, "%s: cannot tell whether it defines table <%s>: a macro names a table in line %d", path, d.table.Name, c.named)
-			default:
-				say(rules.Fail, []string{"add to it, above the rules:", d.line()}, "%s: does not define table <%s>", path, d.table.Name)
-			}
-			continue
-		}
-		t := lines[len(lines)-1]
+		unknown := fmt.Sprintf("%s: cannot tell whether it defines table <%s>: ", path, d.table.Name)
 		where := fmt.Sprintf("%s:%d: table <%s>", path, t.line, t.name)
+		instead := []string{"write instead:", d.line()}
 		switch {
+		case t.line == 0 && !d.need:
+		case t.line == 0 && c.broken:
+			say(rules.Skip, nil, "%sa quote or brace in it is not closed", unknown)
+		case t.line == 0 && c.includes > 0:
+			say(rules.Skip, nil, "%sline %d includes another file", unknown, c.includes)
+		case t.line == 0 && c.named > 0:
+			say(rules.Skip, nil, "%sa macro names a table in line %d", unknown, c.named)
+		case t.line == 0:
+			say(rules.Fail, []string{"add to it, above the rules:", d.line()}, "%s: does not define table <%s>", path, d.table.Name)
 		case t.macro:
 			say(rules.Skip, nil, "%s: cannot tell what it is loaded from: a macro is in the line", where)
 		case t.fixed:
-			say(rules.Fail, []string{"write instead:", d.line()}, "%s is const: it cannot be updated", where)
+			say(rules.Fail, instead, "%s is const: it cannot be updated", where)
 		case len(t.files) == 0:
-			say(rules.Warn, []string{"write instead:", d.line()}, "%s is not loaded from %s: it is empty from a boot until the policy has been fetched", where, d.file)
+			say(rules.Warn, instead, "%s is not loaded from %s: it is empty from a boot until the policy has been fetched", where, d.file)
 		case len(t.files) != 1 || t.files[0] != d.file:
-			say(rules.Fail, []string{"write instead:", d.line()}, "%s is loaded from %s, the policy is written to %s", where, strings.Join(t.files, ", "), d.file)
+			say(rules.Fail, instead, "%s is loaded from %s, the policy is written to %s", where, strings.Join(t.files, ", "), d.file)
 		case !t.persist:
-			say(rules.Warn, []string{"write instead:", d.line()}, "%s is not persist: it goes with the last rule that names it", where)
+			say(rules.Warn, instead, "%s is not persist: it goes with the last rule that names it", where)
 		default:
 			say(rules.OK, nil, "%s is loaded from %s", where, d.file)
 		}
 	}
 	for _, l := range c.limits {
-		if l.name == pfioctl.LimitTableEntries.String() && first > 0 && l.line > first {
-			say(rules.Fail, []string{fmt.Sprintf("move the line above line %d", first)},
+		if l.name == pfioctl.LimitTableEntries.String() && len(c.tables) > 0 && l.line > c.tables[0].line {
+			say(rules.Fail, []string{fmt.Sprintf("move the line above line %d", c.tables[0].line)},
 				"%s:%d: `set limit %s` stands below a table line, where it comes too late for the table", path, l.line, l.name)
 		}
 	}
