@@ -2,7 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"example.org/threatstopd/pfioctl"
@@ -30,10 +29,10 @@ func (s *space) compile(r *pfioctl.Rule) *condition {
 	}
 	s.address(c, r, s.listed(r), true)
 	s.address(c, r, s.peer(r), false)
-	for _, a := range numberAxes {
-		if v := a.value(r); v >= 0 {
-			i, not := slices.Index(s.numbers[a.ax], v), a.ax == axRDomain && r.IfaceNot && r.Iface == ""
-			c.on(a.ax, where(s.axes[a.ax].n, func(k int) bool { return (k == i) != not }))
+	for _, a := range valueAxes {
+		if v, ok := a.value(r); ok {
+			not := a.ax == axTag && r.TagNot || a.ax == axRDomain && r.IfaceNot && r.Iface == ""
+			c.on(a.ax, where(s.axes[a.ax].n, func(i int) bool { return s.classes[a.ax][i].within(v) != not }))
 		}
 	}
 	for _, a := range rangeAxes {
@@ -41,7 +40,9 @@ func (s *space) compile(r *pfioctl.Rule) *condition {
 			c.on(a.ax, s.inRange(a.ax, a.top, v))
 		}
 	}
-	s.details(c, r)
+	if r.OS != 0 {
+		s.question(c, fmt.Sprintf("os %#x", r.OS), "of an operating system that a rule names", "of other operating systems than a rule names", true)
+	}
 	s.chances(c, r)
 	return c
 }
@@ -88,22 +89,6 @@ func (s *space) inRange(ax int, top uint32, r pfioctl.Range) set {
 		}
 		return r.Contains(first)
 	})
-}
-
-// details restricts what else is in a packet or known about it.
-func (s *space) details(c *condition, r *pfioctl.Rule) {
-	if r.ICMPType >= 0 {
-		c.on(axICMP, where(len(s.icmp), func(i int) bool {
-			return s.icmp[i][0] == r.ICMPType && (r.ICMPCode < 0 || s.icmp[i][1] == r.ICMPCode)
-		}))
-	}
-	if r.Tag != "" {
-		tag := 1 + slices.Index(s.tags, r.Tag)
-		c.on(axTag, where(len(s.tags)+1, func(i int) bool { return (i == tag) != r.TagNot }))
-	}
-	if r.OS != 0 {
-		s.question(c, fmt.Sprintf("os %#x", r.OS), "of an operating system that a rule names", "of other operating systems than a rule names", true)
-	}
 }
 
 // chances restricts a rule that matches at some times and not at others. Both are usual, but for a limiter:

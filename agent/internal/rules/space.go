@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -59,20 +60,43 @@ const (
 // forwarded (UID_MAX, GID_MAX).
 const noSocket = math.MaxUint32
 
-// numberAxes are those of what rules compare for equality; value returns -1 where a rule does not.
-var numberAxes = []struct {
-	ax     int
-	prefix string
-	value  func(*pfioctl.Rule) int
+// A class is a value that rules compare for equality, or all that no rule names.
+type class struct {
+	n    int
+	code int    // of an ICMP type; -1: any
+	name string // if it is not the number
+}
+
+// others is the class of all values that no rule names: first or last in what is printed.
+var others, last = class{-1, -1, "another"}, class{math.MaxInt, -1, "another"}
+
+// valueAxes are those of what rules compare for equality. The routing domain 0 is what nearly everything is in.
+// value returns false where a rule does not ask.
+var valueAxes = []struct {
+	ax            int
+	prefix        string
+	others, usual class
+	value         func(*pfioctl.Rule) (v class, ok bool)
 }{
-	{axRDomain, "in rdomain ", func(r *pfioctl.Rule) int { return r.RDomain }},
-	{axTOS, "with tos ", func(r *pfioctl.Rule) int {
-		if r.TOS == 0 {
-			return -1
-		}
-		return int(r.TOS)
-	}},
-	{axPrio, "with prio ", func(r *pfioctl.Rule) int { return r.Prio }},
+	{axICMP, "of icmp type ", others, others, func(r *pfioctl.Rule) (class, bool) { return class{r.ICMPType, r.ICMPCode, ""}, r.ICMPType >= 0 }},
+	{axTag, "", class{-1, -1, "untagged"}, class{-1, -1, "untagged"}, func(r *pfioctl.Rule) (class, bool) { return class{0, -1, "tagged " + r.Tag}, r.Tag != "" }},
+	{axRDomain, "in rdomain ", last, class{0, -1, ""}, func(r *pfioctl.Rule) (class, bool) { return class{r.RDomain, -1, ""}, r.RDomain >= 0 }},
+	{axTOS, "with tos ", last, last, func(r *pfioctl.Rule) (class, bool) { return class{int(r.TOS), -1, ""}, r.TOS != 0 }},
+	{axPrio, "with prio ", last, last, func(r *pfioctl.Rule) (class, bool) { return class{r.Prio, -1, ""}, r.Prio >= 0 }},
+}
+
+// within reports whether a rule for v matches the class: one for an ICMP type without a code matches all codes.
+func (c class) within(v class) bool { return c == v || v.code < 0 && c.n == v.n && c.name == v.name }
+
+// String returns the words for a class.
+func (c class) String() string {
+	switch {
+	case c.name != "":
+		return c.name
+	case c.code >= 0:
+		return fmt.Sprintf("%d code %d", c.n, c.code)
+	}
+	return strconv.Itoa(c.n)
 }
 
 // rangeAxes are those of what rules compare with a range.
@@ -120,10 +144,8 @@ type space struct {
 	yes        map[string]int // index of the axes with no and yes
 	ifaces     []Interface
 	protos     []protoClass
-	common     set // of protos: all but TCP packets that do not open a connection
-	icmp       [][2]int
-	tags       []string
-	numbers    [axes][]int // the values of numberAxes
+	common     set           // of protos: all but TCP packets that do not open a connection
+	classes    [axes][]class // of valueAxes, sorted
 	conditions map[*pfioctl.Rule]*condition
 
 	quickAnchor bool // a rule calls an anchor with quick
@@ -140,31 +162,8 @@ func newSpace(rs *pfioctl.Ruleset, o *Options, f flow) *space {
 	s.axes[axFamily] = enum("", []string{"IPv4", "IPv6"}, -1)
 	s.interfaceAxes(rules)
 	s.protoAxis(rules)
-	s.icmpAxis(rules)
-	s.tagAxis(rules)
 	s.addressAxes(rules)
-	for _, a := range numberAxes {
-		values := []int{0} // the routing domain that nearly everything is in
-		if a.ax != axRDomain {
-			values = nil
-		}
-		for _, r := range rules {
-			if v := a.value(r); v >= 0 {
-				values = append(values, v)
-			}
-		}
-		slices.Sort(values)
-		s.numbers[a.ax] = slices.Compact(values)
-		var names []string
-		for _, v := range s.numbers[a.ax] {
-			names = append(names, strconv.Itoa(v))
-		}
-		usual := len(names)
-		if a.ax == axRDomain {
-			usual = 0
-		}
-		s.axes[a.ax] = enum(a.prefix, append(names, "another"), usual)
-	}
+	s.valueAxes(rules)
 	for _, a := range rangeAxes {
 		var ranges []pfioctl.Range
 		for _, r := range rules {
@@ -340,40 +339,26 @@ func protoName(p uint8) string {
 	return "protocol " + strconv.Itoa(int(p))
 }
 
-// icmpAxis makes the axis of ICMP types and codes; -1 is any other.
-func (s *space) icmpAxis(rules []*pfioctl.Rule) {
-	s.icmp = [][2]int{{-1, -1}}
-	for _, r := range rules {
-		if r.ICMPType >= 0 {
-			s.icmp = append(s.icmp, [2]int{r.ICMPType, -1}, [2]int{r.ICMPType, r.ICMPCode})
+// valueAxes makes the axes of what rules compare for equality. An ICMP type that a rule names with a code is also
+// a class without it.
+func (s *space) valueAxes(rules []*pfioctl.Rule) {
+	for _, a := range valueAxes {
+		all := []class{a.others, a.usual}
+		for _, r := range rules {
+			if c, ok := a.value(r); ok {
+				all = append(all, c, class{c.n, -1, c.name})
+			}
 		}
-	}
-	slices.SortFunc(s.icmp, func(a, b [2]int) int { return slices.Compare(a[:], b[:]) })
-	s.icmp = slices.Compact(s.icmp)
-	names := []string{"another"}
-	for _, t := range s.icmp[1:] {
-		name := strconv.Itoa(t[0])
-		if t[1] >= 0 {
-			name += " code " + strconv.Itoa(t[1])
+		slices.SortFunc(all, func(a, b class) int {
+			return cmp.Or(cmp.Compare(a.n, b.n), cmp.Compare(a.code, b.code), strings.Compare(a.name, b.name))
+		})
+		all = slices.Compact(all)
+		var names []string
+		for _, c := range all {
+			names = append(names, c.String())
 		}
-		names = append(names, name)
+		s.classes[a.ax], s.axes[a.ax] = all, enum(a.prefix, names, slices.Index(all, a.usual))
 	}
-	s.axes[axICMP] = enum("of icmp type ", names, 0)
-}
-
-func (s *space) tagAxis(rules []*pfioctl.Rule) {
-	for _, r := range rules {
-		if r.Tag != "" {
-			s.tags = append(s.tags, r.Tag)
-		}
-	}
-	slices.Sort(s.tags)
-	s.tags = slices.Compact(s.tags)
-	names := []string{"untagged"}
-	for _, t := range s.tags {
-		names = append(names, "tagged "+t)
-	}
-	s.axes[axTag] = enum("", names, 0)
 }
 
 // addressAxes makes the axes of the two addresses in each family. What the policy never blocks is no value
