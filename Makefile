@@ -31,6 +31,7 @@ demo:
 	@build/demo --block '$(BLOCK)' --allow '$(ALLOW)'
 
 test:
+	@echo 'building and running the tests of all packages: a few minutes; each line is a package that is done'
 	$(GO) test $(RACE:1=-race) ./... $(CI)
 
 bench:
@@ -40,7 +41,8 @@ lint:
 	sh .ci/lint
 
 # Run each fuzz target for FUZZTIME, one after the other, plus a few seconds for
-# each package. FUZZTOTAL=10m divides that time among the targets instead.
+# each package. FUZZTOTAL=10m divides that time, building included, among the
+# targets instead; each runs for at least a second.
 fuzz:
 	sh .ci/fuzz $(FUZZTIME) $(FUZZTOTAL)
 
