@@ -20,11 +20,12 @@ type Listeners struct {
 	Full     net.Listener // every request
 	ReadOnly net.Listener // GET alone
 	Metrics  net.Listener // TCP: GET /metrics alone
+	Page     net.Listener // TCP: as ReadOnly
 }
 
 // Close closes them all.
 func (l Listeners) Close() {
-	for _, x := range []net.Listener{l.Full, l.ReadOnly, l.Metrics} {
+	for _, x := range []net.Listener{l.Full, l.ReadOnly, l.Metrics, l.Page} {
 		if x != nil {
 			x.Close()
 		}
@@ -138,11 +139,11 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
-// ListenMetrics listens where metrics are served over TCP.
-func ListenMetrics(at netip.AddrPort) (net.Listener, error) {
+// ListenTCP listens where metrics or the page are served over TCP; what is which, for an error.
+func ListenTCP(what string, at netip.AddrPort) (net.Listener, error) {
 	l, err := net.Listen("tcp", at.String())
 	if err != nil {
-		return nil, fmt.Errorf("metrics at %s: listen: %w", at, cause(err))
+		return nil, fmt.Errorf("%s at %s: listen: %w", what, at, cause(err))
 	}
 	return l, nil
 }

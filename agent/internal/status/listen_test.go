@@ -167,14 +167,14 @@ func TestNotRunning(t *testing.T) {
 	}
 }
 
-func TestListenMetrics(t *testing.T) {
-	l, err := ListenMetrics(netip.MustParseAddrPort("127.0.0.1:0"))
+func TestListenTCP(t *testing.T) {
+	l, err := ListenTCP("metrics", netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	at := netip.MustParseAddrPort(l.Addr().String())
-	if _, err := ListenMetrics(at); err == nil || err.Error() != fmt.Sprintf("metrics at %s: listen: address already in use", at) {
+	if _, err := ListenTCP("metrics", at); err == nil || err.Error() != fmt.Sprintf("metrics at %s: listen: address already in use", at) {
 		t.Error(err)
 	}
 }

@@ -54,6 +54,7 @@ func serve(ctx context.Context, l Listeners, s Service, t limits) {
 	metrics.HandleFunc("GET /metrics", x.metrics)
 	readOnly := http.NewServeMux()
 	readOnly.Handle("/metrics", metrics)
+	readOnly.HandleFunc("GET /{$}", x.page)
 	readOnly.HandleFunc("GET /status", x.json)
 	readOnly.HandleFunc("GET /status.txt", x.text)
 	full := http.NewServeMux()
@@ -64,7 +65,7 @@ func serve(ctx context.Context, l Listeners, s Service, t limits) {
 	for _, y := range []struct {
 		net.Listener
 		http.Handler
-	}{{l.Full, full}, {l.ReadOnly, readOnly}, {l.Metrics, metrics}} {
+	}{{l.Full, full}, {l.ReadOnly, readOnly}, {l.Metrics, metrics}, {l.Page, hosts(readOnly)}} {
 		if y.Listener != nil {
 			tasks.Go(func() { x.listen(y.Listener, y.Handler) })
 		}

@@ -35,12 +35,12 @@ func tempDir(t testing.TB) string {
 
 // running is a server with its sockets.
 type running struct {
-	sync                    func(ctx context.Context, force bool, say func(string, bool)) int
-	status                  *Status
-	asked, synced           atomic.Int64 // how often status was, and how many syncs have ended
-	full, readOnly, metrics string
-	stop                    context.CancelFunc
-	stopped                 chan struct{}
+	sync                          func(ctx context.Context, force bool, say func(string, bool)) int
+	status                        *Status
+	asked, synced                 atomic.Int64 // how often status was, and how many syncs have ended
+	full, readOnly, metrics, page string
+	stop                          context.CancelFunc
+	stopped                       chan struct{}
 }
 
 // patient are limits for any slow machine.
@@ -79,10 +79,14 @@ func start(t testing.TB, times limits) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.metrics = metrics.Addr().String()
+	page, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.metrics, r.page = metrics.Addr().String(), page.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
-	l := Listeners{listenAt(t, r.full), listenAt(t, r.readOnly), metrics}
+	l := Listeners{Full: listenAt(t, r.full), ReadOnly: listenAt(t, r.readOnly), Metrics: metrics, Page: page}
 	go func() {
 		serve(ctx, l, r.service(), times)
 		close(r.stopped)

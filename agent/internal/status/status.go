@@ -47,6 +47,8 @@ type Status struct {
 	Uploads Uploads `json:"uploads"`
 
 	Troubles []Trouble `json:"troubles"` // those that last, the oldest first
+
+	Processes []Process `json:"processes,omitempty"` // main, then the roles
 }
 
 // Poll is about the runs that fetch the policy.
@@ -307,6 +309,14 @@ type Upload struct {
 	Lines int64     `json:"lines"`
 	Bytes int64     `json:"bytes"`
 	Took  Seconds   `json:"took_seconds"`
+}
+
+// Process is one of the daemon's processes.
+type Process struct {
+	Name     string    `json:"name"`             // main, or its role
+	PID      int       `json:"pid,omitempty"`    // 0: there is none now
+	Started  time.Time `json:"started,omitzero"` // zero: it is not ready
+	Restarts int       `json:"restarts"`         // since main started
 }
 
 // Trouble is something that is wrong now.

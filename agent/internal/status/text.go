@@ -121,7 +121,7 @@ func (v *view) Headline() string {
 
 // Excess returns how many entries a reload of pf.conf has too many; with room for it, a number
 // that is not positive.
-func (p *PF) Excess() int { return p.Used + p.Reload - p.Limit }
+func (p PF) Excess() int { return p.Used + p.Reload - p.Limit }
 
 // Counting returns when the hits began to count.
 func (s *Status) Counting() time.Time {
