@@ -111,6 +111,7 @@ func unusable(c *config.Config, file string) (all []config.Warning) {
 	}
 	check("SOURCE_ADDRESS", own(c.SourceAddress))
 	check("METRICS", own(c.Metrics.Addr()))
+	check("STATUS_PAGE", own(c.StatusPage.Addr()))
 	if _, err := user.Lookup(c.User); err != nil {
 		check("USER", fmt.Errorf("no user %s: `threatstopd --install` creates it", c.User))
 	}

@@ -135,8 +135,13 @@ func listen(cfg *config.Config, env Env) (l status.Listeners, missing []error, e
 		}
 	}
 	if cfg.Metrics.IsValid() {
-		if l.Metrics, err = status.ListenMetrics(cfg.Metrics); err != nil {
+		if l.Metrics, err = status.ListenTCP("metrics", cfg.Metrics); err != nil {
 			missing = append(missing, fmt.Errorf("METRICS: %w", err))
+		}
+	}
+	if cfg.StatusPage.IsValid() {
+		if l.Page, err = status.ListenTCP("status page", cfg.StatusPage); err != nil {
+			missing = append(missing, fmt.Errorf("STATUS_PAGE: %w", err))
 		}
 	}
 	return l, missing, nil
@@ -178,7 +183,7 @@ func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.L
 			Interface: c.PflogIf,
 			LogLevel:  int(level),
 		},
-		Fixed: fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String()}),
+		Fixed: fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String(), c.StatusPage.String()}),
 	}
 	s.Confinement, s.FetchConfinement, s.Report.Confinement = confinements(c, env, f, u)
 	s.States.Confinement = privsep.Confinement{UID: u.uid, GID: u.gid}

@@ -85,6 +85,7 @@ type Config struct {
 	StatusGroup string         // STATUS_GROUP: who may ask for the status; empty for root and wheel alone
 	Metrics     netip.AddrPort // METRICS: where figures are served; the zero AddrPort is nowhere. Loopback, unless MetricsAny
 	MetricsAny  bool           // METRICS_ANY: Metrics may be any address
+	StatusPage  netip.AddrPort // STATUS_PAGE: where the status is served to browsers; loopback. The zero AddrPort is nowhere
 	AuthURL     *url.URL       // AUTH_URL: the page that shows whether this host is authorised; nil: it is not requested
 
 	Hash string // of the contents of the file, which differs between two versions of it

@@ -359,11 +359,12 @@ var cases = []struct {
 	},
 	{
 		name: "OK the daemon's keys",
-		text: "FULL_CHECK=5m STALE_AFTER=90m KILL_STATES=yes\nUSER=_ts STATUS_GROUP=nagios\nMETRICS=127.0.0.1:9110\nAUTH_URL='http://auth.example.net/?a=1&b=2'",
+		text: "FULL_CHECK=5m STALE_AFTER=90m KILL_STATES=yes\nUSER=_ts STATUS_GROUP=nagios\nMETRICS=127.0.0.1:9110 STATUS_PAGE=[::1]:9111\nAUTH_URL='http://auth.example.net/?a=1&b=2'",
 		want: func(c *Config) {
 			c.FullCheck, c.StaleAfter, c.KillStates = 5*time.Minute, 90*time.Minute, true
 			c.User, c.StatusGroup = "_ts", "nagios"
 			c.Metrics = netip.MustParseAddrPort("127.0.0.1:9110")
+			c.StatusPage = netip.MustParseAddrPort("[::1]:9111")
 			c.AuthURL = mustURL("http://auth.example.net/?a=1&b=2")
 		},
 	},
@@ -1125,6 +1126,27 @@ var cases = []struct {
 		text: "PROXY='http://me:ge/he?im@proxy.example.net:3128'",
 		bad: []string{
 			`t.conf:1: PROXY: "http://xxxxx@proxy.example.net:3128" is not a URL: in a name or password, write %25 for %, %2F for /, %3A for :, %40 for @; allowed: a URL of http, https or socks5, of host and port, such as http://192.0.2.1:3128`,
+		},
+	},
+	{
+		name: "bad page for others",
+		text: "STATUS_PAGE=192.0.2.1:9111\nMETRICS_ANY=yes",
+		bad: []string{
+			`t.conf:1: STATUS_PAGE: "192.0.2.1:9111" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:9111`,
+		},
+	},
+	{
+		name: "bad page on every address",
+		text: "STATUS_PAGE=0.0.0.0:9111",
+		bad: []string{
+			`t.conf:1: STATUS_PAGE: "0.0.0.0:9111" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:9111`,
+		},
+	},
+	{
+		name: "bad page where the metrics are",
+		text: "METRICS=127.0.0.1:9110\nSTATUS_PAGE=127.0.0.1:9110",
+		bad: []string{
+			`t.conf:2: STATUS_PAGE: STATUS_PAGE and METRICS are both 127.0.0.1:9110: they must differ`,
 		},
 	},
 	{

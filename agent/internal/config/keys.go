@@ -124,6 +124,7 @@ func keysOf(c *Config) []Key {
 		{Name: "STATUS_GROUP", kind: account(&c.StatusGroup)},
 		{Name: "METRICS", kind: listener(&c.Metrics)},
 		{Name: "METRICS_ANY", Default: "no", kind: yesNo(&c.MetricsAny)},
+		{Name: "STATUS_PAGE", kind: listener(&c.StatusPage)},
 		{Name: "AUTH_URL", kind: address(&c.AuthURL, "a URL that begins with https:// or http://", true, "https", "http")},
 		// Left from older installations.
 		{Name: "logfile", kind: anything(), unused: true},

@@ -224,6 +224,11 @@ func (p *problems) together(c *Config, bad map[string]bool, line func(string) in
 		p.errorf(line("METRICS"), "METRICS", "\"%s\" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d, or set METRICS_ANY=yes",
 			c.Metrics, c.Metrics.Port())
 	}
+	if c.StatusPage.IsValid() && !c.StatusPage.Addr().IsLoopback() && !bad["STATUS_PAGE"] {
+		p.errorf(line("STATUS_PAGE"), "STATUS_PAGE", "\"%s\" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d",
+			c.StatusPage, c.StatusPage.Port())
+	}
+	clash(c.Metrics.IsValid() && c.StatusPage == c.Metrics, "STATUS_PAGE", "METRICS", "STATUS_PAGE and METRICS are both %s: they must differ", c.Metrics)
 	if c.URL != nil && c.URL.Scheme == "http" && !c.AllowHTTP && !bad["url"] && !bad["ALLOW_HTTP"] {
 		p.errorf(line("url"), "url", "%q begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes",
 			brief(redacted(c.URL)))

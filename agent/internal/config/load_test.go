@@ -212,6 +212,7 @@ USER=_threatstop
 STATUS_GROUP=
 METRICS=
 METRICS_ANY=no
+STATUS_PAGE=
 AUTH_URL=
 logfile=
 `

@@ -206,7 +206,7 @@ func (c *Client) files() ([]*os.File, error) {
 // listeners returns those that there are, in the order of names.
 func (c *Client) listeners() []net.Listener {
 	var all []net.Listener
-	for _, l := range []net.Listener{c.o.Listeners.Full, c.o.Listeners.ReadOnly, c.o.Listeners.Metrics} {
+	for _, l := range []net.Listener{c.o.Listeners.Full, c.o.Listeners.ReadOnly, c.o.Listeners.Metrics, c.o.Listeners.Page} {
 		if l != nil {
 			all = append(all, l)
 		}
@@ -219,7 +219,7 @@ func (c *Client) names() []string {
 	for _, x := range []struct {
 		name string
 		l    net.Listener
-	}{{listenFull, c.o.Listeners.Full}, {listenReadOnly, c.o.Listeners.ReadOnly}, {listenMetrics, c.o.Listeners.Metrics}} {
+	}{{listenFull, c.o.Listeners.Full}, {listenReadOnly, c.o.Listeners.ReadOnly}, {listenMetrics, c.o.Listeners.Metrics}, {listenPage, c.o.Listeners.Page}} {
 		if x.l != nil {
 			all = append(all, x.name)
 		}

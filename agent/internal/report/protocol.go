@@ -90,6 +90,7 @@ const (
 	listenFull     = "full"
 	listenReadOnly = "status"
 	listenMetrics  = "metrics"
+	listenPage     = "page"
 )
 
 // policyHead announces a policy.

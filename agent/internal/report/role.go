@@ -150,7 +150,7 @@ func (r *role) listen(files []*os.File) (l status.Listeners, err error) {
 		return l, fmt.Errorf("%d listeners announced, %d inherited", len(r.setup.Listeners), len(files))
 	}
 	for i, name := range r.setup.Listeners {
-		to := map[string]*net.Listener{listenFull: &l.Full, listenReadOnly: &l.ReadOnly, listenMetrics: &l.Metrics}[name]
+		to := map[string]*net.Listener{listenFull: &l.Full, listenReadOnly: &l.ReadOnly, listenMetrics: &l.Metrics, listenPage: &l.Page}[name]
 		if to == nil || *to != nil {
 			return l, fmt.Errorf("listener %q", name)
 		}

@@ -156,7 +156,7 @@ func TestRequests(t *testing.T) {
 		{"DELETE", "/metrics", "405 ", "405 ", "405 "},
 		{"OPTIONS", "*", "400 ", "400 ", "400 "},
 		{"GET", "/debug/pprof/", "404 ", "404 ", "404 "},
-		{"CONNECT", "192.0.2.1:22", "404 ", "404 ", "404 "},
+		{"CONNECT", "192.0.2.1:22", "404 ", "405 ", "404 "},
 	} {
 		for addr, want := range map[string]string{r.full: tt.full, r.readOnly: tt.readOnly, r.metrics: tt.metrics} {
 			got := exchange(t, addr, request(tt.method, tt.path))
