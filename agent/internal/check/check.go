@@ -82,7 +82,7 @@ func (s *subject) write(w io.Writer) {
 			fmt.Fprintf(w, "  %s\n", line)
 		}
 	}
-	fmt.Fprintf(w, "%s%s\n", s.Name, [...]string{" is not blocked", " is blocked", " is blocked in part", ": cannot tell"}[s.Answer])
+	fmt.Fprintf(w, "%s%s\n", s.Name, [...]string{" is not blocked", " is blocked", " is blocked in part", ": not known"}[s.Answer])
 }
 
 // Check writes to w what is known of each address or network: what the tables in the

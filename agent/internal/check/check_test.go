@@ -61,7 +61,7 @@ func TestCheck(t *testing.T) {
 		"nobody to ask": {"192.0.2.66", func(r *rig) {
 			r.dns.Close()
 			r.o.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied }
-		}, CannotTell, []string{"192.0.2.66: cannot tell"}},
+		}, CannotTell, []string{"192.0.2.66: not known"}},
 		"own addresses unknown": {"192.0.2.66", func(r *rig) {
 			r.o.Host = func() (policy.Facts, error) { return policy.Facts{}, errors.New("no route") }
 		}, Blocked,

@@ -116,7 +116,7 @@ func (t *tester) connected(what string, err error, timedOut bool, line string) {
 		}
 		t.say(rules.Warn, fmt.Sprintf("%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err)), "look for it with: tcpdump -n -e -i "+t.Config.PflogIf)
 	default:
-		t.say(rules.Warn, fmt.Sprintf("%s: cannot tell whether it is blocked: %v", what, reason(err)), "look at the routes of this host")
+		t.say(rules.Warn, fmt.Sprintf("%s: not known whether it is blocked: %v", what, reason(err)), "look at the routes of this host")
 	}
 }
 

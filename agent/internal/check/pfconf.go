@@ -165,7 +165,7 @@ func (d *definition) line() string {
 }
 
 // judgePfConf looks at the lines of pf.conf about tables. What limit they need
-// is told with the headroom, by the numbers.
+// is reported with the headroom, by the numbers.
 func judgePfConf(path, text string, tables []definition) []rules.Finding {
 	c := scanPfConf(text)
 	var out []rules.Finding
@@ -179,7 +179,7 @@ func judgePfConf(path, text string, tables []definition) []rules.Finding {
 				t = x
 			}
 		}
-		unknown := fmt.Sprintf("%s: cannot tell whether it defines table <%s>: ", path, d.table.Name)
+		unknown := fmt.Sprintf("%s: not known whether it defines table <%s>: ", path, d.table.Name)
 		where := fmt.Sprintf("%s:%d: table <%s>", path, t.line, t.name)
 		instead := []string{"write instead:", d.line()}
 		switch {
@@ -193,7 +193,7 @@ func judgePfConf(path, text string, tables []definition) []rules.Finding {
 		case t.line == 0:
 			say(rules.Fail, []string{"add to it, above the rules:", d.line()}, "%s: does not define table <%s>", path, d.table.Name)
 		case t.macro:
-			say(rules.Skip, nil, "%s: cannot tell what it is loaded from: a macro is in the line", where)
+			say(rules.Skip, nil, "%s: not known what it is loaded from: a macro is in the line", where)
 		case t.fixed:
 			say(rules.Fail, instead, "%s is const: it cannot be updated", where)
 		case len(t.files) == 0:

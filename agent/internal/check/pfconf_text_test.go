@@ -26,7 +26,7 @@ func TestJudgePfConf(t *testing.T) {
 		"in an inline anchor only":        {"anchor x {\n" + good + "}\n", []string{"FAIL does not define"}},
 		"in an include":                   {"include \"/etc/pf.tables\"\n", []string{"skip line 1 includes"}},
 		"its name by a macro":             {"t = \"ThreatSTOP-Block\"\ntable <$t> persist\n", []string{"skip a macro names a table in line 2"}},
-		"by a macro":                      {"f = \"/var/db/block\"\ntable <ThreatSTOP-Block> persist file $f\n", []string{"skip table <ThreatSTOP-Block>: cannot tell what it is loaded from: a macro"}},
+		"by a macro":                      {"f = \"/var/db/block\"\ntable <ThreatSTOP-Block> persist file $f\n", []string{"skip table <ThreatSTOP-Block>: not known what it is loaded from: a macro"}},
 		"no file":                         {"table <ThreatSTOP-Block> persist\n", []string{"warn pf.conf:1; empty from a boot"}},
 		"another file":                    {"table <ThreatSTOP-Block> persist file \"/etc/block\"\n", []string{"FAIL loaded from /etc/block, the policy is written to /var/db/block"}},
 		"two files":                       {"table <ThreatSTOP-Block> persist file \"/var/db/block\" file \"/etc/mine\"\n", []string{"FAIL loaded from /var/db/block, /etc/mine"}},

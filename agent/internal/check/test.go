@@ -134,7 +134,7 @@ func entryCount(n int) string {
 	return fmt.Sprintf("%d entries", n)
 }
 
-// report tells whether hits are reported.
+// report checks whether hits are reported.
 func (t *tester) report() bool { return t.Config.Upload != config.UploadNone }
 
 func (t *tester) configuration(context.Context) {
@@ -173,7 +173,7 @@ func (t *tester) openPF(context.Context) {
 	}
 	switch {
 	case errors.Is(err, pfioctl.ErrUnknownRelease):
-		t.say(rules.Skip, fmt.Sprintf("pf: cannot tell whether it is enabled: openbsd %s is newer than this program", pf.Release()))
+		t.say(rules.Skip, fmt.Sprintf("pf: not known whether it is enabled: openbsd %s is newer than this program", pf.Release()))
 	case err != nil:
 		t.fail("pf", err)
 	case !status.Running:
@@ -240,7 +240,7 @@ func (t *tester) pflog(context.Context) {
 	case err == nil:
 		t.say(rules.OK, "pflogd is running")
 	case errors.Is(err, errors.ErrUnsupported) || !t.Root:
-		t.say(rules.Skip, fmt.Sprintf("pflogd: cannot tell whether it runs: %v", err))
+		t.say(rules.Skip, fmt.Sprintf("pflogd: not known whether it runs: %v", err))
 	default:
 		t.say(rules.Warn, fmt.Sprintf("%v: what is logged while threatstopd is down is lost", err), "rcctl enable pflogd", "rcctl start pflogd")
 	}
@@ -268,7 +268,7 @@ func (t *tester) rules(context.Context) {
 	loaded, err := t.pf.Rules()
 	if errors.Is(err, pfioctl.ErrUnknownRelease) {
 		st, _ := t.stats(t.block())
-		text := fmt.Sprintf("rules: cannot tell whether they block: openbsd %s is newer than this program", t.pf.Release())
+		text := fmt.Sprintf("rules: not known whether they block: openbsd %s is newer than this program", t.pf.Release())
 		if st.Rules+st.Anchors == 0 {
 			t.say(rules.Fail, "rules: none refers to table <"+t.Config.BlockTable+">", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
 			return
@@ -288,7 +288,7 @@ func (t *tester) rules(context.Context) {
 		o.Never = append(o.Never, x.Prefix)
 	}
 	if o.Skipped, err = t.pf.SkippedInterfaces(); err != nil {
-		t.say(rules.Skip, fmt.Sprintf("rules: cannot tell which interfaces pf skips: %v", err))
+		t.say(rules.Skip, fmt.Sprintf("rules: not known which interfaces pf skips: %v", err))
 	}
 	if links, err := t.Interfaces(); err == nil {
 		o.Interfaces = filtered(links)
@@ -354,7 +354,7 @@ func (t *tester) table(table pfioctl.Table, file string, needed bool) {
 func (t *tester) pfConf(context.Context) {
 	text, err := os.ReadFile(t.PfConf)
 	if err != nil {
-		t.say(rules.Skip, fmt.Sprintf("pf.conf: cannot tell what it loads: %v", err))
+		t.say(rules.Skip, fmt.Sprintf("pf.conf: not known what it loads: %v", err))
 		return
 	}
 	t.find(judgePfConf(t.PfConf, string(text), []definition{

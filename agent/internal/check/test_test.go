@@ -74,7 +74,7 @@ func TestWhatIsWrong(t *testing.T) {
 			r.o.Root = false
 			r.o.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied }
 			r.o.FlushPflogd = func() error { return errNoPflogd }
-		}, []string{"skip not root > doas", "skip pf: open /dev/pf", "skip pflogd: cannot tell", "skip tables and rules", "skip entry headroom", "skip test indicator"}},
+		}, []string{"skip not root > doas", "skip pf: open /dev/pf", "skip pflogd: not known", "skip tables and rules", "skip entry headroom", "skip test indicator"}},
 		"no pf": {func(r *rig) { r.o.OpenPF = func() (*pfioctl.PF, error) { return nil, errDenied } },
 			[]string{"FAIL pf: open /dev/pf > OpenBSD", "skip tables and rules", "skip entry headroom", "skip test indicator"}},
 		"pf disabled": {func(r *rig) { r.kernel.SetRunning(false) },
@@ -128,7 +128,7 @@ func TestWhatIsWrong(t *testing.T) {
 			[]string{"FAIL no rule blocks what is in table <ThreatSTOP-Block> > block drop in log quick from <ThreatSTOP-Block>; block drop out log quick to <ThreatSTOP-Block>", "FAIL a connection to it was made"}},
 		"a release that is not known": {func(r *rig) {
 			r.o.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones
-		}, []string{"skip cannot tell whether it is enabled: openbsd 8.1", "skip rules: cannot tell whether they block: openbsd 8.1; 2 refer to the table > block drop in log quick"}},
+		}, []string{"skip not known whether it is enabled: openbsd 8.1", "skip rules: not known whether they block: openbsd 8.1; 2 refer to the table > block drop in log quick"}},
 		"a release that is not known, with the structs of 8.0": {func(r *rig) {
 			r.kernel = pfsim.New(pfsim.Options{Release: "8.1"})
 			r.kernel.SetRunning(true)
@@ -137,9 +137,9 @@ func TestWhatIsWrong(t *testing.T) {
 		"a release that is not known, and no rules": {func(r *rig) {
 			r.rules(pfsim.Rule{})
 			r.o.OpenPF = func() (*pfioctl.PF, error) { return pfioctl.New(r.kernel.Open(true), "8.1") } // its structs are other ones
-		}, []string{"skip cannot tell whether it is enabled", "FAIL rules: none refers to table <ThreatSTOP-Block> > block drop in log quick", "FAIL a connection to it was made"}},
+		}, []string{"skip not known whether it is enabled", "FAIL rules: none refers to table <ThreatSTOP-Block> > block drop in log quick", "FAIL a connection to it was made"}},
 
-		"no pf.conf": {func(r *rig) { r.remove("pf.conf") }, []string{"skip pf.conf: cannot tell"}},
+		"no pf.conf": {func(r *rig) { r.remove("pf.conf") }, []string{"skip pf.conf: not known"}},
 		"pf.conf without the table": {func(r *rig) { r.write("pf.conf", "pass\n") },
 			[]string{"FAIL does not define table <ThreatSTOP-Block> > table <ThreatSTOP-Block> persist file"}},
 
@@ -246,7 +246,7 @@ func TestWhatIsWrong(t *testing.T) {
 			r.dialBad = func(context.Context) (net.Conn, error) {
 				return nil, os.NewSyscallError("connect", syscall.ENETUNREACH)
 			}
-		}, []string{"warn cannot tell whether it is blocked > routes", "FAIL no record of it"}},
+		}, []string{"warn not known whether it is blocked > routes", "FAIL no record of it"}},
 		"no record": {func(r *rig) {
 			r.dialBad = func(context.Context) (net.Conn, error) { return nil, os.NewSyscallError("connect", syscall.EACCES) }
 		}, []string{"FAIL no record of it on pflog0"}},
@@ -379,7 +379,7 @@ func TestTestEndsWhenTold(t *testing.T) {
 	}
 }
 
-// What the machine at hand tells must at least have its loopback interface.
+// What this machine reports must at least have its loopback interface.
 func TestInterfacesOfThisMachine(t *testing.T) {
 	all, err := Interfaces()
 	if err != nil {

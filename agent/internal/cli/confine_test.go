@@ -34,7 +34,7 @@ func (o *order) Confine(role string, c privsep.Confinement) error {
 	return o.fail
 }
 
-// Write is standard output: whatever is printed comes through here.
+// Write is standard output: all output comes through here.
 func (o *order) Write(p []byte) (int, error) {
 	if n := len(o.did); n == 0 || o.did[n-1] != "printed" {
 		o.did = append(o.did, "printed")
@@ -75,7 +75,7 @@ func TestCommandsConfine(t *testing.T) {
 		{"--read " + pflog, "confined as --read"},
 		{"--read " + pflog + ".no", ""},
 		{"--check 10.0.0.1 -f " + conf, "pf, own addresses, pflogd, confined as --check, printed"},
-		// What is this host's is told as it is found.
+		// The host's own state is reported as it is found.
 		{"--test 10.0.0.1 -f " + conf, "printed, pf, printed, own addresses, confined as --test, printed"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestCommandsConfine(t *testing.T) {
 			env.Stderr = &errs
 			code := Run(context.Background(), strings.Fields(tt.args), env)
 			last := o.did[len(o.did)-1]
-			if strings.HasPrefix(tt.args, "--test") { // tells it like any other failure
+			if strings.HasPrefix(tt.args, "--test") { // reports it like any other failure
 				last = o.did[len(o.did)-2]
 			}
 			if code == exitOK || !strings.HasPrefix(last, "confined as ") {

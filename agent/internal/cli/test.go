@@ -107,7 +107,7 @@ func checkAddress(ctx context.Context, env Env, f *flags) error {
 	case err != nil:
 		return usageError{err}
 	case answer == check.CannotTell:
-		return usageError{errors.New("cannot tell whether it is blocked: see above")}
+		return usageError{errors.New("not known whether it is blocked: see above")}
 	case answer != check.Blocked:
 		return errSaid
 	}
