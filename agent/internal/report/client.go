@@ -74,7 +74,7 @@ type Client struct {
 	wakePolicy chan struct{} // there is a policy to send
 	wakeStatus chan struct{} // there is a status to send
 
-	sending chan struct{} // full while a status is sent: the newest is sent last
+	sending sync.Mutex // held while a status is sent: the newest is sent last
 
 	mu       sync.Mutex
 	status   *status.Status // main's part as of last; nil before the first
@@ -109,7 +109,7 @@ type inForce struct {
 func Start(ctx context.Context, o ClientOptions, set *policy.Set, own []netip.Addr) *Client {
 	c := &Client{
 		o: o, ctx: ctx, setup: o.Setup, tokens: syncBurst, counted: time.Now(), retry: firstRetry,
-		wakePolicy: make(chan struct{}, 1), wakeStatus: make(chan struct{}, 1), sending: make(chan struct{}, 1),
+		wakePolicy: make(chan struct{}, 1), wakeStatus: make(chan struct{}, 1),
 	}
 	if set != nil {
 		c.force = inForce{1, set, own}
@@ -187,15 +187,25 @@ func (c *Client) LogStatus() {
 	signal(c.wakeStatus)
 }
 
+// A listener is one of main's, by the name that the role knows it by.
+type listener struct {
+	name string
+	net.Listener
+}
+
+// listeners returns those that there are.
+func (c *Client) listeners() []listener {
+	l := c.o.Listeners
+	return slices.DeleteFunc([]listener{{listenFull, l.Full}, {listenReadOnly, l.ReadOnly}, {listenMetrics, l.Metrics}, {listenPage, l.Page}},
+		func(x listener) bool { return x.Listener == nil })
+}
+
 // files duplicates the listeners for a new process.
-func (c *Client) files() ([]*os.File, error) {
-	var files []*os.File
+func (c *Client) files() (files []*os.File, err error) {
 	for _, l := range c.listeners() {
-		f, err := l.(interface{ File() (*os.File, error) }).File()
+		f, err := l.Listener.(interface{ File() (*os.File, error) }).File()
 		if err != nil {
-			for _, f := range files {
-				f.Close()
-			}
+			closeAll(files)
 			return nil, fmt.Errorf("listener: %w", err)
 		}
 		files = append(files, f)
@@ -203,36 +213,16 @@ func (c *Client) files() ([]*os.File, error) {
 	return files, nil
 }
 
-// listeners returns those that there are, in the order of names.
-func (c *Client) listeners() []net.Listener {
-	var all []net.Listener
-	for _, l := range []net.Listener{c.o.Listeners.Full, c.o.Listeners.ReadOnly, c.o.Listeners.Metrics, c.o.Listeners.Page} {
-		if l != nil {
-			all = append(all, l)
-		}
-	}
-	return all
-}
-
-func (c *Client) names() []string {
-	var all []string
-	for _, x := range []struct {
-		name string
-		l    net.Listener
-	}{{listenFull, c.o.Listeners.Full}, {listenReadOnly, c.o.Listeners.ReadOnly}, {listenMetrics, c.o.Listeners.Metrics}, {listenPage, c.o.Listeners.Page}} {
-		if x.l != nil {
-			all = append(all, x.name)
-		}
-	}
-	return all
-}
-
 // begin sends a new process its setup, and sees to it that the policy follows.
 func (c *Client) begin(conn *privsep.Conn) error {
 	c.mu.Lock()
 	setup := c.setup
-	setup.Listeners, setup.Policy = c.names(), c.force.generation > 0
+	setup.Policy = c.force.generation > 0
 	c.mu.Unlock()
+	setup.Listeners = nil
+	for _, l := range c.listeners() {
+		setup.Listeners = append(setup.Listeners, l.name)
+	}
 	if err := conn.SendJSON(kindSetup, setup); err != nil {
 		return err
 	}
@@ -336,8 +326,8 @@ func (c *Client) sendStatus() {
 
 // flushStatus sends the status that waits, if conn is still that of the present process.
 func (c *Client) flushStatus(conn *privsep.Conn) {
-	c.sending <- struct{}{}
-	defer func() { <-c.sending }()
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	c.mu.Lock()
 	s := c.status
 	same := c.conn != conn || s == c.shown

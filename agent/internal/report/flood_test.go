@@ -65,8 +65,8 @@ func (deaf) Send(context.Context, ID, []byte) error { return errors.New("connect
 // Hundreds of thousands of hits come at once and nothing can be delivered: all are read,
 // memory and disk stay within their bounds, and every hit is accounted for.
 func TestFlood(t *testing.T) {
-	packets := 600_000
-	if testing.Short() || raceEnabled {
+	packets := 200_000
+	if testing.Short() {
 		packets = 100_000
 	}
 	const spoolMax, batchBytes = 4 << 20, 256 << 10

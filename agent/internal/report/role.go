@@ -81,7 +81,7 @@ type role struct {
 	mu       sync.Mutex
 	reporter *Reporter // nil: nothing is read
 	why      string    // and why not
-	sync     *session  // the sync that is under way
+	sync     chan said // the sync that is under way
 
 	main *status.Board // main's part of the status
 }
@@ -343,14 +343,16 @@ func (r *role) handle(kind byte, payload []byte) error {
 		if len(payload) == 0 {
 			return errors.New("sync: an empty line")
 		}
-		r.line(string(payload[1:]), payload[0]&lineWarn != 0)
+		r.said(said{line: string(payload[1:]), warn: payload[0]&lineWarn != 0})
 	case kindDone:
 		if len(payload) != 1 {
 			return errors.New("sync: no exit code")
 		}
-		r.done(int(payload[0]))
+		r.said(said{end: true, exit: int(payload[0])})
 	case kindLogStatus:
-		r.logStatus()
+		if reporter, _ := r.reading(); reporter != nil {
+			reporter.LogStatus()
+		}
 	case kindRetry:
 		if reporter, _ := r.reading(); reporter != nil {
 			reporter.RetryRefused()
@@ -402,11 +404,4 @@ func (r *role) commit() error {
 	x, set = nil, nil
 	debug.FreeOSMemory()
 	return nil
-}
-
-// logStatus logs one line about reporting.
-func (r *role) logStatus() {
-	if reporter, _ := r.reading(); reporter != nil {
-		reporter.LogStatus()
-	}
 }

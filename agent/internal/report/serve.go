@@ -18,15 +18,12 @@ func (r *role) status() status.Status {
 	return s
 }
 
-// A session is a sync that main was asked for.
-type session struct {
-	lines chan said
-	done  chan int
-}
-
+// A said is a line of a sync, or its end with the exit code.
 type said struct {
 	line string
 	warn bool
+	end  bool
+	exit int
 }
 
 // sessionLines are how many lines of a sync may wait for a client; main has fewer to say
@@ -35,15 +32,14 @@ const sessionLines = 4096
 
 // runSync has main carry out a sync.
 func (r *role) runSync(ctx context.Context, force bool, say func(line string, warn bool)) int {
-	s := &session{lines: make(chan said, sessionLines), done: make(chan int, 1)}
-	r.mu.Lock()
-	r.sync = s
-	r.mu.Unlock()
-	defer func() {
+	lines := make(chan said, sessionLines+1)
+	use := func(c chan said) {
 		r.mu.Lock()
-		r.sync = nil
-		r.mu.Unlock()
-	}()
+		defer r.mu.Unlock()
+		r.sync = c
+	}
+	use(lines)
+	defer use(nil)
 	flags := []byte{0}
 	if force {
 		flags[0] = askForce
@@ -54,23 +50,15 @@ func (r *role) runSync(ctx context.Context, force bool, say func(line string, wa
 	}
 	for {
 		select {
-		case x := <-s.lines:
-			say(x.line, x.warn)
-			continue
-		default:
-		}
-		select {
-		case x := <-s.lines:
-			say(x.line, x.warn)
-		case exit := <-s.done:
-			for len(s.lines) > 0 {
-				x := <-s.lines
+		case x := <-lines:
+			if !x.end {
 				say(x.line, x.warn)
+				continue
 			}
 			if err := r.flush(ctx); err != nil {
 				say("hits that wait were not delivered: "+err.Error(), true)
 			}
-			return exit
+			return x.exit
 		case <-ctx.Done():
 			say(ctx.Err().Error(), true)
 			return 1
@@ -78,29 +66,16 @@ func (r *role) runSync(ctx context.Context, force bool, say func(line string, wa
 	}
 }
 
-// line takes a line of the sync that is under way.
-func (r *role) line(line string, warn bool) {
+// said takes a line of the sync that is under way, or its end, for which there is always room.
+func (r *role) said(x said) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sync == nil {
+	if r.sync == nil || !x.end && len(r.sync) >= sessionLines {
 		return
 	}
 	select {
-	case r.sync.lines <- said{line, warn}:
-	default:
-	}
-}
-
-// done takes its end.
-func (r *role) done(exit int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.sync == nil {
-		return
-	}
-	select {
-	case r.sync.done <- exit:
-	default:
+	case r.sync <- x:
+	default: // a second end
 	}
 }
 

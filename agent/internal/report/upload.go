@@ -97,28 +97,29 @@ func NewUploader(o UploadOptions) (*Uploader, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range []struct {
-		v   *time.Duration
-		def time.Duration
-	}{
-		{&o.Timeouts.Dial, 15 * time.Second},
-		{&o.Timeouts.TLS, 15 * time.Second},
-		{&o.Timeouts.Write, 30 * time.Second},
-		{&o.Timeouts.Response, time.Minute},
-		{&o.Timeouts.Total, 5 * time.Minute},
-	} {
-		if *d.v == 0 {
-			*d.v = d.def
-		}
+	t := &o.Timeouts
+	orDefault(&t.Dial, 15*time.Second)
+	orDefault(&t.TLS, 15*time.Second)
+	orDefault(&t.Write, 30*time.Second)
+	orDefault(&t.Response, time.Minute)
+	orDefault(&t.Total, 5*time.Minute)
+	orDefault(&o.FileField, "upload_file")
+	orDefault(&o.DeviceField, "device_id")
+	orDefault(&o.Version, "0")
+	transport, err := newTransport(o)
+	if err != nil {
+		return nil, err
 	}
-	for _, f := range []struct {
-		v   *string
-		def string
-	}{{&o.FileField, "upload_file"}, {&o.DeviceField, "device_id"}, {&o.Version, "0"}} {
-		if *f.v == "" {
-			*f.v = f.def
-		}
-	}
+	return &Uploader{
+		o: o, url: u, userAgent: "threatstopd/" + o.Version,
+		http: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+func newTransport(o UploadOptions) (*http.Transport, error) {
 	roots, err := Roots(o.CAFile)
 	if err != nil {
 		return nil, err
@@ -146,27 +147,22 @@ func NewUploader(o UploadOptions) (*Uploader, error) {
 		}
 		return &conn{Conn: c, timeout: o.Timeouts.Write}, nil
 	}
-	if o.Proxy != "" {
-		p, err := checkProxy(o.Proxy)
-		if err != nil {
-			return nil, err
-		}
-		t.Proxy = http.ProxyURL(p)
-		// net/http drops the proxy's status, which is not the log server's.
-		t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-			if resp.StatusCode != http.StatusOK {
-				return &proxyError{p.Redacted(), resp.StatusCode}
-			}
-			return nil
-		}
+	if o.Proxy == "" {
+		return t, nil
 	}
-	return &Uploader{
-		o: o, url: u, userAgent: "threatstopd/" + o.Version,
-		http: &http.Client{
-			Transport:     t,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+	p, err := checkProxy(o.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	t.Proxy = http.ProxyURL(p)
+	// net/http drops the proxy's status, which is not the log server's.
+	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode != http.StatusOK {
+			return &proxyError{p.Redacted(), resp.StatusCode}
+		}
+		return nil
+	}
+	return t, nil
 }
 
 // A proxyError is a proxy's refusal to connect to the log server.
@@ -348,13 +344,13 @@ func (e *UploadError) Advice() string {
 func (c *Uploader) Send(ctx context.Context, id ID, text []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.o.Timeouts.Total)
 	defer cancel()
-	body, err := c.body(id, text)
+	form, kind, err := c.body(id, text)
 	if err != nil {
 		return c.fail(err)
 	}
 	u := c.url
 	for range maxRedirects + 1 {
-		resp, err := c.post(ctx, u, id, body)
+		resp, err := c.post(ctx, u, id, form, kind)
 		if err != nil {
 			return c.fail(err)
 		}
@@ -391,67 +387,42 @@ func (c *Uploader) fail(err error) *UploadError {
 	return &UploadError{Server: c.url.Redacted(), Err: err}
 }
 
-// form is a request body in three pieces, so that the lines need not be copied.
-type form struct {
-	contentType string
-	pieces      [3][]byte
-}
-
-func (f *form) len() (n int64) {
-	for _, p := range f.pieces {
-		n += int64(len(p))
-	}
-	return n
-}
-
-func (f *form) reader() io.ReadCloser {
-	return io.NopCloser(io.MultiReader(bytes.NewReader(f.pieces[0]), bytes.NewReader(f.pieces[1]), bytes.NewReader(f.pieces[2])))
-}
-
-func (c *Uploader) body(id ID, text []byte) (*form, error) {
-	var head bytes.Buffer
-	w := multipart.NewWriter(&head)
-	f := &form{contentType: w.FormDataContentType()}
-	if err := w.WriteField(c.o.DeviceField, c.o.DeviceID); err != nil {
-		return nil, err
-	}
-	name, kind, content := "pflog-"+id.String()+".txt", "text/plain", text
+// body returns the form and its content type.
+func (c *Uploader) body(id ID, text []byte) (form []byte, kind string, err error) {
+	name, kind := "pflog-"+id.String()+".txt", "text/plain"
 	if c.o.Gzip {
 		name, kind = name+".gz", "application/gzip"
 		var z bytes.Buffer
 		zw := gzip.NewWriter(&z)
-		if _, err := zw.Write(text); err != nil {
-			return nil, err
+		_, err = zw.Write(text)
+		if err = errors.Join(err, zw.Close()); err != nil {
+			return nil, "", err
 		}
-		if err := zw.Close(); err != nil {
-			return nil, err
-		}
-		content = z.Bytes()
+		text = z.Bytes()
 	}
-	h := textproto.MIMEHeader{}
-	h.Set("Content-Disposition", multipart.FileContentDisposition(c.o.FileField, name))
-	h.Set("Content-Type", kind)
-	if _, err := w.CreatePart(h); err != nil {
-		return nil, err
+	b := bytes.NewBuffer(make([]byte, 0, len(text)+1024))
+	w := multipart.NewWriter(b)
+	err = w.WriteField(c.o.DeviceField, c.o.DeviceID)
+	part, err2 := w.CreatePart(textproto.MIMEHeader{
+		"Content-Disposition": {multipart.FileContentDisposition(c.o.FileField, name)},
+		"Content-Type":        {kind},
+	})
+	if err = errors.Join(err, err2); err != nil {
+		return nil, "", err
 	}
-	n := head.Len()
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	f.pieces = [3][]byte{head.Bytes()[:n:n], content, head.Bytes()[n:]}
-	return f, nil
+	_, err = part.Write(text)
+	err = errors.Join(err, w.Close())
+	return b.Bytes(), w.FormDataContentType(), err
 }
 
-func (c *Uploader) post(ctx context.Context, u *url.URL, id ID, body *form) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), body.reader())
+func (c *Uploader) post(ctx context.Context, u *url.URL, id ID, form []byte, kind string) (*http.Response, error) {
+	// With a bytes.Reader net/http begins again on a fresh connection when a kept one
+	// turns out to be closed.
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(form))
 	if err != nil {
 		return nil, err
 	}
-	req.ContentLength = body.len()
-	// Lets net/http begin again on a fresh connection when a kept one turns
-	// out to be closed.
-	req.GetBody = func() (io.ReadCloser, error) { return body.reader(), nil }
-	req.Header.Set("Content-Type", body.contentType)
+	req.Header.Set("Content-Type", kind)
 	req.Header.Set("User-Agent", c.userAgent)
 	req.Header.Set(HeaderBatch, id.String())
 	return c.http.Do(req)
