@@ -61,7 +61,6 @@ type troubled struct {
 	facts policy.Facts
 	last  status.Status // the latest; what the probe compares with its model
 	code  int           // exit code of --status
-	first string        // its first line
 	// mayPass is until when the blocked address may pass: pf was disabled, or others emptied the table.
 	mayPass time.Time
 	logged  int // hits

@@ -227,6 +227,7 @@ func TestMainIsKilled(t *testing.T) {
 	// run starts the daemon, ends it by a signal, and returns what it logged.
 	run := func(end syscall.Signal) string {
 		var out lockedBuffer
+		h.log = &out
 		cmd := exec.Command(self, "-d", "-f", conf)
 		cmd.Env = append(os.Environ(), strictEnv+"="+h.socket, "GORACE=atexit_sleep_ms=0")
 		cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, time.Second
