@@ -12,7 +12,7 @@ ALLOW =
 FUZZTIME =	60s
 FUZZTOTAL =
 # Packages that only developers run; ./... skips directories that begin with a dot.
-CI =		./.ci/interop ./.ci/nameserver
+CI =		./.ci/interop ./.ci/nameserver ./.ci/openbsd
 # The system for which test-openbsd builds the tests.
 TESTOS =	openbsd
 ARCH =		amd64
