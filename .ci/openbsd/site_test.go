@@ -3,6 +3,7 @@ package openbsd
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -35,6 +36,10 @@ const (
 var changing sync.Mutex
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Getenv("THREATSTOP_WORK") == "" {
+		flag.Set("test.parallel", "8") // TestRun waits more than it works
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	go func() {
