@@ -95,7 +95,7 @@ func (h *host) rotate(compress bool) {
 			os.Rename(fmt.Sprintf("%s.%d%s", path, n, gz), fmt.Sprintf("%s.%d%s", path, n+1, gz))
 		}
 	}
-	// pflogd goes on writing to the file until it is told.
+	// pflogd goes on writing to the file until it is signalled.
 	h.pflogd.write(true)
 	if err := os.Rename(path, path+".0"); err != nil {
 		h.t.Fatal(err)
@@ -194,7 +194,7 @@ func TestCatchUp(t *testing.T) {
 	}
 }
 
-// The first start reports no history, unless it is told to.
+// The first start reports no history, unless BACKFILL is set.
 func TestFirstStart(t *testing.T) {
 	t.Run("no history", func(t *testing.T) {
 		h := newHost(t, 0)
@@ -205,7 +205,7 @@ func TestFirstStart(t *testing.T) {
 		g.until("live", func(s Stats) bool { return s.Live.Hits == 10 })
 		g.stop()
 		h.check()
-		equal(t, "told", g.events.count("first start: nothing to catch up with"), 1)
+		equal(t, "reported", g.events.count("first start: nothing to catch up with"), 1)
 	})
 	t.Run("BACKFILL", func(t *testing.T) {
 		h := newHost(t, 0)
@@ -267,7 +267,7 @@ func TestHistoryIsIncomplete(t *testing.T) {
 	g.caughtUp()
 	g.stop()
 	h.check()
-	equal(t, "told", g.events.count("pflogd's files do not go back to where reporting ended"), 1)
+	equal(t, "reported", g.events.count("pflogd's files do not go back to where reporting ended"), 1)
 }
 
 // What came live before there was a policy is taken from the files once there is one.
@@ -362,7 +362,7 @@ func TestNoCatchUp(t *testing.T) {
 	g.until("live", func(s Stats) bool { return s.Live.Hits == 10 })
 	g.stop()
 	h.check()
-	equal(t, "told", g.events.count("pflogd listens on pflog0, not on pflog1"), 1)
+	equal(t, "reported", g.events.count("pflogd listens on pflog0, not on pflog1"), 1)
 }
 
 func TestCatchUpFails(t *testing.T) {
@@ -390,7 +390,7 @@ func TestCatchUpFails(t *testing.T) {
 	g.caughtUp()
 	g.stop()
 	h.check()
-	equal(t, "told", g.events.count("not readable to the end"), 1)
+	equal(t, "reported", g.events.count("not readable to the end"), 1)
 }
 
 // pflogd cuts packets, and logs what the live capture's filter keeps out.
@@ -658,6 +658,6 @@ func TestWatermarkFile(t *testing.T) {
 		t.Errorf("watermark %+v", g.wm)
 	}
 	g.Reporter.mu.Unlock()
-	equal(t, "told", g.events.count("watermark not readable, using the spool's"), 1)
+	equal(t, "reported", g.events.count("watermark not readable, using the spool's"), 1)
 	g.stop()
 }

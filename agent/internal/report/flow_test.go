@@ -174,7 +174,7 @@ func TestWhenBatchesGo(t *testing.T) {
 			equal(t, "repeated", delivered(t, col.Receipts(), hitLines(0, int(s.Live.Hits))), 0)
 			equal(t, "delivered", s.Delivered.Batches, len(col.Receipts()))
 			equal(t, "waiting", s.Spool.Batches, 0)
-			equal(t, "told", g.events.count("Log file uploaded successfully for tdid_abcd1234"), len(col.Receipts()))
+			equal(t, "reported", g.events.count("Log file uploaded successfully for tdid_abcd1234"), len(col.Receipts()))
 			for _, r := range col.Receipts() {
 				if max := g.o.BatchBytes; len(r.Text) > max {
 					t.Errorf("batch of %d bytes, limit %d", len(r.Text), max)
@@ -239,7 +239,7 @@ func TestCollectorFails(t *testing.T) {
 			if s.Error == "" || s.Spool.Batches < 10 {
 				t.Errorf("while failing: %+v", s)
 			}
-			equal(t, "told", g.events.count("hits not delivered, kept for later\"}"), 1+g.events.count(`"level":"debug"`))
+			equal(t, "reported", g.events.count("hits not delivered, kept for later\"}"), 1+g.events.count(`"level":"debug"`))
 			sending.to(patient)
 			if err := col.Fail(reporttest.Failure{}); err != nil {
 				t.Fatal(err)
@@ -254,7 +254,7 @@ func TestCollectorFails(t *testing.T) {
 			balanced(t, s)
 			equal(t, "lost", s.Lost.Total(), 0)
 			equal(t, "last error", s.Error, "")
-			equal(t, "recovery told", g.events.count("uploads work again"), 1)
+			equal(t, "recovery reported", g.events.count("uploads work again"), 1)
 		})
 	}
 }
@@ -325,7 +325,7 @@ func TestSpoolDirectoryGone(t *testing.T) {
 	if s.InMemory != 10*liveBatches || s.SpoolError == "" {
 		t.Errorf("in memory %d, spool error %q", s.InMemory, s.SpoolError)
 	}
-	equal(t, "told", g.events.count("hits stay in memory"), 1)
+	equal(t, "reported", g.events.count("hits stay in memory"), 1)
 	if err := g.Flush(t.Context()); err == nil {
 		t.Error("flush of what cannot be delivered")
 	}
