@@ -9,6 +9,8 @@ RACE =
 # The demo's lists: files with one address or network on each line.
 BLOCK =
 ALLOW =
+# PAGE=yes leaves the status page open at the end of the demo.
+PAGE =
 FUZZTIME =	60s
 FUZZTOTAL =
 # Packages that only developers run; ./... skips directories that begin with a dot.
@@ -28,7 +30,7 @@ build:
 demo:
 	@mkdir -p build
 	@CGO_ENABLED=0 $(GO) build $(GOFLAGS) -o build/demo ./agent/demo
-	@build/demo --block '$(BLOCK)' --allow '$(ALLOW)'
+	@build/demo --block '$(BLOCK)' --allow '$(ALLOW)' --page '$(PAGE)'
 
 test:
 	@echo 'building and running the tests of all packages: a few minutes; each line is a package that is done'

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -63,10 +66,43 @@ func (s *stage) hits() error {
 	if err := s.collector.Fail(reporttest.Failure{}); err != nil {
 		return err
 	}
-	if err := s.runDaemon(func(*running) error { return s.receipts(6) }); err != nil {
-		return err
+	return s.runDaemon(func(*running) error {
+		if err := s.receipts(6); err != nil {
+			return err
+		}
+		return s.showPage(os.Stdin)
+	})
+}
+
+// showPage prints where the status page is, if it is wanted, and waits for Enter or an interrupt.
+func (s *stage) showPage(enter io.Reader) error {
+	if s.page == "" {
+		return nil
+	}
+	s.title("The status page is at http://%s/ until you press Enter.", s.page)
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(interrupt)
+	pressed := make(chan struct{})
+	go func() {
+		defer close(pressed)
+		bufio.NewReader(enter).ReadString('\n')
+	}()
+	select {
+	case <-pressed:
+	case <-interrupt:
 	}
 	return nil
+}
+
+// freeAddress returns an address of loopback with a port that nobody uses.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
 }
 
 // traffic sends packets through pf: three are hits, one is not.

@@ -1,11 +1,12 @@
 // Command demo shows threatstopd at work on any system with Go: the code of the commands, with a simulated
 // pf in place of /dev/pf and a policy server of its own.
 //
-//	demo [--block file] [--allow file]
+//	demo [--block file] [--allow file] [--page yes]
 //
 // shows the main job in steps, checks each of them, and fails when one goes wrong. Without files it uses a
 // made-up policy of some 26,000 addresses from the ranges that are set aside for documentation and
-// benchmarks. With
+// benchmarks. With --page yes, the daemon runs on at the end and serves its page, until Enter or an
+// interrupt. With
 //
 //	demo -- arguments
 //
@@ -33,11 +34,12 @@ func main() {
 	privsep.Serve(cli.RoleBodies(quietEnv())) // does not return in the process of a role
 	blockFile := pflag.String("block", "", "files of addresses and networks to block, one a line")
 	allowFile := pflag.String("allow", "", "files of addresses and networks to allow, one a line")
+	page := pflag.String("page", "", "yes: serve the status page at the end, until Enter is pressed")
 	pflag.Parse()
 	if args := pflag.Args(); len(args) > 0 {
 		os.Exit(agent(args))
 	}
-	if err := show(os.Stdout, *blockFile, *allowFile); err != nil {
+	if err := show(os.Stdout, *blockFile, *allowFile, *page == "yes"); err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
 	}

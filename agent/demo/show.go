@@ -48,13 +48,19 @@ type stage struct {
 
 	pflog     *capturetest.Interface
 	collector *reporttest.Collector
-	shown     int  // receipts of the collector that were shown
-	synced    bool // one whole output of --sync-now was shown
+	shown     int    // receipts of the collector that were shown
+	page      string // the address of the status page; "" when it is not wanted
+	synced    bool   // one whole output of --sync-now was shown
 }
 
 // show runs all steps and returns the first error or failed check.
-func show(out io.Writer, blockFile, allowFile string) (err error) {
+func show(out io.Writer, blockFile, allowFile string, page bool) (err error) {
 	s := &stage{out: &oneAtATime{w: out}, own: netip.MustParsePrefix("100.64.0.2/24")}
+	if page {
+		if s.page, err = freeAddress(); err != nil {
+			return err
+		}
+	}
 	if s.block, s.allow, err = lists(blockFile, allowFile); err != nil {
 		return err
 	}
@@ -124,6 +130,9 @@ OUT_DIR=%s
 	// that has them wants to see them.
 	if v4, v6 := widest(s.block, false), widest(s.block, true); v4 < 8 || v6 < 16 {
 		text += fmt.Sprintf("MIN_PREFIX_V4=%d\nMIN_PREFIX_V6=%d\n", max(1, min(v4, 8)), max(1, min(v6, 16)))
+	}
+	if s.page != "" {
+		text += "STATUS_PAGE=" + s.page + "\n"
 	}
 	fmt.Fprint(s.out, indent(text))
 	if err := os.WriteFile(s.conf, []byte(text), 0o600); err != nil {

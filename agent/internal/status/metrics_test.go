@@ -2,6 +2,9 @@ package status
 
 import (
 	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -119,5 +122,44 @@ func TestMetrics(t *testing.T) {
 	}
 	if strings.Contains(b.String(), "list_hits_total{") {
 		t.Error("hits of no list")
+	}
+}
+
+// The dashboard and the alerts of install use metrics and reasons that exist.
+func TestMetricsInUse(t *testing.T) {
+	s := find("everything").status()
+	s.Reported, s.NotKnown = at, ""
+	var b bytes.Buffer
+	if err := s.WriteMetrics(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"grafana.json", "alerts.yml"} {
+		text, err := os.ReadFile(filepath.Join("../../../install", file))
+		if os.IsNotExist(err) {
+			t.Skip("the source is not on this host")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := regexp.MustCompile(`threatstopd_[a-z_]+`).FindAllString(string(text), -1)
+		if len(names) < 6 || strings.HasSuffix(file, ".json") && !json.Valid(text) {
+			t.Errorf("%s: %d metrics, or no JSON", file, len(names))
+		}
+		for _, name := range names {
+			if !strings.Contains(b.String(), "# TYPE "+name+" ") {
+				t.Errorf("%s: no metric %s", file, name)
+			}
+		}
+		for _, m := range regexp.MustCompile(`reason=~"([^"]*)"`).FindAllStringSubmatch(string(text), -1) {
+			var want []string
+			for _, r := range reasons {
+				if r.hits {
+					want = append(want, r.name)
+				}
+			}
+			if got := strings.Join(want, "|"); m[1] != got {
+				t.Errorf("%s: reasons %s, want %s", file, m[1], got)
+			}
+		}
 	}
 }

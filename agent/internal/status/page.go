@@ -190,7 +190,7 @@ func newPlot(s Series, long time.Duration, each int, label, title string) plot {
 	}
 	for i, n := range s.Counts {
 		x, t := p.Left+float64(i)*p.Wide, s.From.Add(time.Duration(i)*long)
-		if i%each == 0 {
+		if i%each == 0 && x < p.Width-40 { // with room for its label
 			p.Columns = append(p.Columns, mark{x, t.Format(label)})
 		}
 		if n > 0 {
