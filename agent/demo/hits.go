@@ -126,16 +126,20 @@ func (s *stage) traffic(d *running) error {
 		v := s.kernel.Verdict(p)
 		fmt.Fprintf(s.out, "   pf: %s > %s: %s\n", p.Src, p.Dst, word(v.Action))
 		for _, l := range v.Logs {
+			s.logged++
 			s.pflog.Log(&capturetest.Packet{
 				Action: capture.Action(l.Action), Dir: capture.Direction(p.Dir), Iface: p.Iface, Rule: l.RuleNr, SubRule: l.SubRuleNr, Ruleset: l.Ruleset,
 				Src: p.Src, Dst: p.Dst, Proto: p.Proto, SrcPort: p.SrcPort, DstPort: p.DstPort,
 			})
 		}
 	}
-	status, err := d.until(" seen=3 ")
+	status, err := d.until(s.seen())
 	fmt.Fprint(s.out, indent(status))
 	return err
 }
+
+// seen is in the status when the daemon has read all that was logged. The count outlives the daemon.
+func (s *stage) seen() string { return fmt.Sprintf(" seen=%d ", s.logged) }
 
 // stranger is an address that the table does not block.
 func (s *stage) stranger() (netip.Addr, error) {
@@ -238,7 +242,7 @@ func (s *stage) runDaemon(during func(*running) error) error {
 	go func() { code <- cli.Run(ctx, []string{"-d", "-f", s.conf}, env) }()
 	_, err := d.until("policy unchanged")
 	if err == nil {
-		_, err = d.until("seen=0")
+		_, err = d.until(s.seen())
 	}
 	if err == nil {
 		err = during(d)

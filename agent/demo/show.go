@@ -50,6 +50,7 @@ type stage struct {
 	collector *reporttest.Collector
 	shown     int    // receipts of the collector that were shown
 	page      string // the address of the status page; "" when it is not wanted
+	logged    int    // packets
 	synced    bool   // one whole output of --sync-now was shown
 }
 
