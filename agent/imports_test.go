@@ -67,7 +67,7 @@ func TestImports(t *testing.T) {
 		"agent/internal/config":              {"agent/internal/host", "agent/internal/policy"},
 		"agent/internal/host":                {"agent/internal/policy"},
 		"agent/internal/apply":               {"agent/internal/policy", "pfioctl", "pfioctl/internal/abi"},
-		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/policy", "dnsfetch", "pfioctl", "pfioctl/internal/abi", "pfioctl/*"},
+		"agent/internal/sources":             {"agent/internal/apply", "agent/internal/fetch", "agent/internal/policy", "agent/internal/privsep", "dnsfetch", "pfioctl", "pfioctl/internal/abi", "pfioctl/*"},
 		"agent/internal/report":              {"agent/internal/host", "agent/internal/policy", "agent/internal/privsep", "agent/internal/status", "capture"},
 		"agent/internal/rules":               {"pfioctl", "pfioctl/internal/abi"},
 		"agent/reporttest":                   {},

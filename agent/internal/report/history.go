@@ -219,10 +219,6 @@ func number(t time.Time, length time.Duration) int64 {
 	return t.Unix() / int64(length/time.Second)
 }
 
-func start(n int64, length time.Duration) time.Time {
-	return time.Unix(n*int64(length/time.Second), 0).UTC()
-}
-
 // report fills in the lists, and Hourly and Daily, and Hour and Day with n keys of each kind.
 func (h *history) report(n int, hits *status.Hits) {
 	h.mu.Lock()
