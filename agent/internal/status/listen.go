@@ -105,20 +105,39 @@ func removeStale(path string) error {
 	if fi.Mode().Type() != fs.ModeSocket {
 		return errors.New("there is something that is not a socket: remove it")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	c, err := connect(ctx, path)
-	if err == nil {
-		c.Close()
-		return errors.New("another threatstopd answers there: `rcctl stop threatstopd` stops it")
+	// The report process, which holds the socket too, ends some moments after a main that
+	// was killed: a start right after that waits for it.
+	const patience, pause = 2 * time.Second, 50 * time.Millisecond
+	for until := time.Now().Add(patience); ; time.Sleep(pause) {
+		used, err := answers(path)
+		if err != nil {
+			return fmt.Errorf("cannot find out whether another threatstopd answers there: %w", cause(err))
+		}
+		if !used {
+			break
+		}
+		if time.Now().After(until) {
+			return errors.New("another threatstopd answers there: `rcctl stop threatstopd` stops it")
+		}
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("cannot find out whether another threatstopd answers there: %w", cause(err))
-	}
-	if err := os.Remove(path); err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("left from before, cannot be removed: %w", cause(err))
 	}
 	return nil
+}
+
+// answers reports whether somebody listens on the socket at path.
+func answers(path string) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	c, err := connect(ctx, path)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, c.Close()
 }
 
 // connect connects to a socket. OpenBSD refuses a connection also when too many wait to be

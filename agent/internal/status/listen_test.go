@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestListen(t *testing.T) {
@@ -48,7 +49,14 @@ func TestListen(t *testing.T) {
 	if l, err = Listen(path, ""); err != nil {
 		t.Fatal(err)
 	}
-	l.Close()
+	// So it is when who answers is about to end.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	time.AfterFunc(300*time.Millisecond, func() { l.Close() })
+	again, err := Listen(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it is left: %v", err)
 	}
