@@ -57,7 +57,7 @@ type tail struct {
 	closed atomic.Bool
 }
 
-func openTail(name string) (*tail, error) {
+func openTail(name string) (capture.Source, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", capture.ErrInterfaceGone, err)
