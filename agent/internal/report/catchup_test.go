@@ -281,7 +281,7 @@ func TestPolicyComesLate(t *testing.T) {
 	g = h.up(&rig{noPolicy: true}, nil)
 	h.log(100, 150)
 	g.until("without a policy", func(s Stats) bool { return s.NoPolicy == 100 })
-	equal(t, "catching up", g.Stats().CatchUp, "waiting for a policy")
+	g.until("waiting", func(s Stats) bool { return s.CatchUp == "waiting for a policy" })
 	g.SetPolicy(index(t), []netip.Addr{own})
 	h.log(150, 200)
 	g.caughtUp()
