@@ -489,7 +489,7 @@ func TestSlowClients(t *testing.T) {
 		close(ended)
 	}()
 	for i := range 1000 {
-		trickling.Write([]byte("POST /sync HTTP/1.1\r\nHost: x\r\nX: y")[min(i, 34) : min(i, 34)+1])
+		trickling.Write([]byte("POST /sync HTTP/1.1\r\nHost: x\r\nX: y")[min(i, 33) : min(i, 33)+1])
 		select {
 		case <-ended:
 		case <-time.After(20 * time.Millisecond):
