@@ -202,7 +202,7 @@ type process struct {
 	done chan struct{}
 }
 
-// start starts a program. Mark is a part of its command line that tells it from others.
+// start starts a program. Mark is a part of its command line that distinguishes it from others.
 func (s *site) start(mark, name string, args ...string) *process {
 	s.Helper()
 	p := &process{Cmd: exec.Command(name, args...), done: make(chan struct{})}

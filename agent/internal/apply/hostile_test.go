@@ -188,10 +188,7 @@ func orSame(same bool, err error) error {
 // Comparing with a file that is large, or has a line that never ends, takes little
 // memory, and marking it does not damage it.
 func TestHugeFile(t *testing.T) {
-	comments := 4 << 20
-	if raceEnabled {
-		comments = 1 << 20
-	}
+	const comments = 1 << 20
 	for name, text := range map[string]string{
 		"a comment without end":          "# " + strings.Repeat("x", 8<<20),
 		"a long comment and the entries": "# " + strings.Repeat("x", 8<<20) + "\n" + three.text(),

@@ -276,10 +276,7 @@ func TestWriteFileKilled(t *testing.T) {
 	if err := new(disk).writeFile(path, head, older); err != nil {
 		t.Fatal(err)
 	}
-	interrupted, written, kills := 0, 0, 30
-	if raceEnabled {
-		kills = 10
-	}
+	interrupted, written, kills := 0, 0, 15
 	for range kills {
 		cmd := exec.Command(self, "-test.run=^TestWriteFileKilled$")
 		cmd.Env = append(os.Environ(), "ENFORCE_TEST_WRITE="+path)

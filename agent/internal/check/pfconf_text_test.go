@@ -59,7 +59,7 @@ func TestScanLimits(t *testing.T) {
 	}
 }
 
-// Whatever the text, every line that is reported exists, and a table line put
+// For any text, every line that is reported exists, and a table line put
 // in front is found.
 func FuzzScanPfConf(f *testing.F) {
 	for _, s := range []string{

@@ -293,7 +293,7 @@ Run Length: 0 hour(s) 0 minute(s) 0 second(s)
 	expect(t, fw.sync(0, "-v"), "Table ThreatSTOP-Block: 1 added, 1 deleted, 4 unchanged: 5 entries", "4 entries in 1 part (APL)", "persist file written")
 }
 
-// Whatever goes wrong on the way from the server, pf and the files stay as
+// If anything goes wrong on the way from the server, pf and the files stay as
 // they were, and the exit code says so.
 func TestSyncNowKeepsWhatIsInForce(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -29,7 +29,7 @@ import (
 
 // What a system without pledge(2) and unveil(2) lets happen is looked at from outside
 // here: strace(1) sees what each process does, and the process says, by asking for files
-// that cannot be, what it is confined to from now on. Whatever it does then that it would
+// that cannot be, what it is confined to from now on. What it does then that it would
 // die of on OpenBSD, or would not be given, is an error.
 
 // marker begins the names of these files.

@@ -71,7 +71,7 @@ func takeover(do func(*taken) error) privsep.Body {
 				a.name = ask.Name
 				return do(a)
 			case fetchLookup:
-				// Whatever it says is kept out of the block table, and that is all.
+				// All that it sends is kept out of the block table, and that is all.
 				return a.SendJSON(fetchAddresses, []any{map[string]any{"Addresses": []string{"8.8.8.8"}}})
 			}
 			return nil
@@ -195,7 +195,7 @@ var attacks = map[string]struct {
 	}, says: []string{"Excepted 198.18.0.1"}, sets: true},
 }
 
-// Whoever takes over the role that fetches changes nothing in pf but what any policy could, and
+// An attacker who takes over the role that fetches changes nothing in pf but what any policy could, and
 // never blocks the owner.
 func TestTakenOverFetch(t *testing.T) {
 	for name, attack := range attacks {

@@ -108,11 +108,13 @@ type Daemon struct {
 	report   *report.Client
 	states   *states.Client // nil without KillStates
 
-	trouble  troubles
-	deaths   map[string][]time.Time // of roles, lately
-	schedule schedule
-	poll     *poll      // under way; nil: none is
-	waiting  []*request // syncs for the next poll
+	trouble troubles
+	deaths  map[string][]time.Time // of roles, lately
+
+	processes []status.Process // of roles, in the order in which they were first heard of
+	schedule  schedule
+	poll      *poll      // under way; nil: none is
+	waiting   []*request // syncs for the next poll
 
 	last     *apply.Outcome // of the last poll
 	policy   *policy.Policy // the last that was made; nil before the first

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -353,6 +354,25 @@ func TestAnotherProcess(t *testing.T) {
 		}
 		if got := r.daemon.Status().Started; !got.Equal(since) {
 			r.t.Errorf("running since %v, before %v", got, since)
+		}
+	})
+}
+
+// The status has since when each process works, and how often it was started again.
+func TestProcesses(t *testing.T) {
+	begin(t, func(r *running) {
+		r.wait(10 * time.Second)
+		r.roles.kill("fetch")
+		r.wait(time.Minute)
+		restarts := make(map[string]int)
+		for _, p := range r.daemon.Status().Processes {
+			if p.Started.IsZero() {
+				r.t.Errorf("%s is down", p.Name)
+			}
+			restarts[p.Name] = p.Restarts
+		}
+		if want := map[string]int{"main": 0, "fetch": 1, "report": 0}; !maps.Equal(restarts, want) {
+			r.t.Errorf("restarts %v, want %v", restarts, want)
 		}
 	})
 }

@@ -1,6 +1,11 @@
 package daemon
 
-import "time"
+import (
+	"strings"
+	"time"
+
+	"example.org/threatstopd/agent/internal/status"
+)
 
 // Names of the processes of roles, as troubles have them.
 const (
@@ -21,10 +26,25 @@ func (d *Daemon) down(process, reason string) {
 	recent := append(d.recent(process), time.Now())
 	d.deaths[process] = recent[max(0, len(recent)-deathsMany):]
 	d.trouble.is(process, process+": "+reason, len(recent) >= deathsMany)
+	p := d.process(process)
+	p.Started, p.Restarts = time.Time{}, p.Restarts+1
+}
+
+// process returns what the status has about the process of a role.
+func (d *Daemon) process(process string) *status.Process {
+	name := strings.TrimSuffix(process, " process")
+	for i := range d.processes {
+		if d.processes[i].Name == name {
+			return &d.processes[i]
+		}
+	}
+	d.processes = append(d.processes, status.Process{Name: name})
+	return &d.processes[len(d.processes)-1]
 }
 
 // up notes that a role works.
 func (d *Daemon) up(process string) {
+	d.process(process).Started = time.Now()
 	if len(d.recent(process)) < deathsMany {
 		d.trouble.over(process)
 	}

@@ -17,6 +17,7 @@ func (d *Daemon) Status() status.Status { return *d.latest.Load() }
 func (d *Daemon) status() status.Status {
 	s := status.Status{Version: d.o.Version, Config: d.o.Config,
 		Started: d.started, Now: time.Now()}
+	s.Processes = append([]status.Process{{Name: "main", Started: d.started}}, d.processes...)
 	for _, t := range d.trouble.list() {
 		s.Troubles = append(s.Troubles, status.Trouble{Text: t.Text, Since: t.Since, Last: t.Last, Count: t.Count, NeedsOwner: t.NeedsOwner})
 	}

@@ -203,7 +203,7 @@ func TestFetchGivenUp(t *testing.T) {
 	})
 }
 
-// Whatever becomes of the role, main has an error that says so, and the next process works.
+// If anything happens to the role, main has an error that says so, and the next process works.
 func TestRoleDies(t *testing.T) {
 	s := serve(t, dnstest.List{Name: listName, Entries: prefixes(t, 10), Layout: dnsfetch.LayoutAPL})
 	everyway(t, func(t *testing.T, starter privsep.Starter) {

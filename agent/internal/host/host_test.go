@@ -20,7 +20,7 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Whatever the machine, it has a loopback address.
+	// Every machine has a loopback address.
 	loopback := false
 	for _, i := range f.Interfaces {
 		if i.Name == "" {

@@ -117,7 +117,7 @@ func TestExceptions(t *testing.T) {
 	}
 }
 
-// Whatever else happens, these cannot get into the table.
+// These can never get into the table.
 func TestDefaultExceptions(t *testing.T) {
 	b := newBuilder(policy.Options{})
 	id := b.List("all", policy.Block)

@@ -168,7 +168,7 @@ func TestMainIsGone(t *testing.T) {
 			}
 			cmd.Process.Kill()
 			cmd.Wait()
-			// Whoever held the other end is gone.
+			// The process that held the other end is gone.
 			if _, err := held.Read(line); err != io.EOF {
 				t.Errorf("%v", err)
 			}

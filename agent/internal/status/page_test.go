@@ -66,7 +66,7 @@ var pages = []struct {
 		"excepted 198.18.0.1 (own address of em0): 1 entry inside it", "pf has 26430 of 200000 table entries",
 		"33120 of 120345 packets on pflog0", "In the last hour: 312 hits", "198.51.100.7 120", "22/tcp 200", "198.51.100.7 1200+",
 		"2026-03-04 12:00: 665 hits", "2026-03-04: 1373 hits", "Mar 3 01:00",
-		"To logs.threatstop.com", "33000 lines delivered; waiting: 12 in memory", "Troubles none", "report 4713 3d 1",
+		"To logs.threatstop.com", "33000 lines delivered; waiting: 12 in memory", "Troubles none", "report 3d 1",
 	}},
 	{"not_enforced", "not_enforced", nil, []string{
 		"NOT ENFORCED no loaded rule refers to table <ThreatSTOP-Block>", "block drop log quick from <ThreatSTOP-Block>", "pfctl -f /etc/pf.conf",
@@ -109,7 +109,7 @@ func TestPage(t *testing.T) {
 	for _, x := range pages {
 		t.Run(x.name, func(t *testing.T) {
 			s := find(x.state).status()
-			s.Processes = []Process{{"main", 4711, s.Started, 0}, {"fetch", 0, time.Time{}, 3}, {"report", 4713, s.Started, 1}}
+			s.Processes = []Process{{"main", s.Started, 0}, {"fetch", time.Time{}, 3}, {"report", s.Started, 1}}
 			if x.change != nil {
 				x.change(s)
 			}

@@ -314,9 +314,8 @@ type Upload struct {
 // Process is one of the daemon's processes.
 type Process struct {
 	Name     string    `json:"name"`             // main, or its role
-	PID      int       `json:"pid,omitempty"`    // 0: there is none now
 	Started  time.Time `json:"started,omitzero"` // zero: it is not ready
-	Restarts int       `json:"restarts"`         // since main started
+	Restarts int       `json:"restarts"`         // after it died, since main started
 }
 
 // Trouble is something that is wrong now.

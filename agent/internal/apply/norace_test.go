@@ -1,6 +1,0 @@
-//go:build !race
-
-package apply
-
-// raceEnabled is set if the tests run under the race detector.
-const raceEnabled = false
