@@ -92,7 +92,14 @@ func TestJSON(t *testing.T) {
 	if got := object(0, "--check", "10.0.0.1"); got["checked"].([]any)[0].(map[string]any)["answer"] != "blocked" {
 		t.Errorf("%v", got)
 	}
-	object(0, "--test")
+	// On a host with a pf.conf, that does not name the table.
+	wrong := 0.0
+	if _, err := os.Stat(pfConf); err == nil {
+		wrong = 1
+	}
+	if got := object(int(wrong), "--test"); got["failures"] != wrong {
+		t.Errorf("%v", got)
+	}
 	fw.conf["MAX_SHRINK"] = "much"
 	if got := object(2, "-n"); got["valid"] != false || len(got["errors"].([]any)) != 1 {
 		t.Errorf("%v", got)
