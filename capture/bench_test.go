@@ -21,7 +21,7 @@ func TestNoAllocations(t *testing.T) {
 			read = appendBPF(read, 28, r)
 		}
 		s := newFake()
-		r, err := open(s, Options{})
+		r, err := s.open(Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

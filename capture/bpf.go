@@ -4,25 +4,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
-	"unsafe"
 
 	"github.com/google/gopacket"
 	"golang.org/x/net/bpf"
 )
 
-// The version of the filter language of bpf(4) that filters are written in.
-const (
-	bpfMajorVersion = 1
-	bpfMinorVersion = 1
-)
-
-// Structures of net/bpf.h and net/if.h as C lays them out. None has a field that Go
-// would align otherwise. The pointer of a program is a pointer, so that the garbage
-// collector sees it.
+// Structures of net/bpf.h and net/if.h as C lays them out. The pointer of a program is a
+// pointer, so that the garbage collector sees it. A timeval is 64-bit seconds, then a
+// long; arm has padding behind it.
 type (
-	bpfVersion struct{ major, minor uint16 }
 	bpfStat    struct{ recv, drop uint32 }
 	bpfProgram struct {
 		length uint32
@@ -32,71 +23,48 @@ type (
 		name  [16]byte
 		union [16]byte
 	}
+	timeval struct {
+		sec  int64
+		usec int
+		_    int32
+	}
 )
 
-func newIfreq(name string) (r ifreq) {
-	copy(r.name[:len(r.name)-1], name)
-	return r
-}
+// Request numbers of net/bpf.h and sys/sockio.h. They contain the size of the argument:
+// sized adds those that differ between architectures.
+const (
+	biocSetBufferSize = 0xc0044266
+	biocSetInterface  = 0x8020426c
+	biocGetDLT        = 0x4004426a
+	biocGetStats      = 0x4008426f
+	biocImmediate     = 0x80044270
+	biocLock          = 0x20004276
 
-// A timeval is a struct timeval in its longest form: 64-bit seconds, then a long. On
-// 386, where C aligns 64 bits to 4, it ends after 12 bytes; on arm it has padding that
-// Go's own struct would lack.
-type timeval [16]byte
+	biocSetFilter      = 0x80004267 // a struct bpf_program
+	biocSetReadTimeout = 0x8000426d // a struct timeval
+	biocSetWaitTimeout = 0x8000427e // a struct timeval; since 7.3
 
-func newTimeval(d time.Duration) (t timeval) {
-	sec, usec := uint64(d/time.Second), d%time.Second/time.Microsecond
-	binary.NativeEndian.PutUint64(t[:], sec)
-	if unsafe.Sizeof(uintptr(0)) == 8 {
-		binary.NativeEndian.PutUint64(t[8:], uint64(usec))
-	} else {
-		binary.NativeEndian.PutUint32(t[8:], uint32(usec))
-	}
-	return t
-}
+	siocCreate   = 0x8020697a
+	siocGetFlags = 0xc0206911
+	siocSetFlags = 0x80206910
+)
 
-// requests are ioctl(2) request numbers, which contain the size of the argument.
-type requests struct {
-	getBufferSize, setBufferSize   uint
-	setFilter, setInterface        uint
-	getDLT, getStats, version      uint
-	setReadTimeout, setWaitTimeout uint
-	immediate, lock                uint
-
-	createInterface, getFlags, setFlags uint
-}
-
-var hostRequests = requestsFor(runtime.GOARCH)
-
-func requestsFor(goarch string) requests {
-	// sys/ioccom.h: direction, 13 bits of size, group, number.
-	const void, out, in, inOut = 0x20000000, 0x40000000, 0x80000000, 0xc0000000
-	req := func(dir uint, group byte, number, size uint) uint {
-		return dir | size<<16 | uint(group)<<8 | number
-	}
-	timevalSize, programSize := uint(16), uint(16)
+// sized returns the request number on an architecture.
+func sized(req uint, goarch string) uint {
+	timeval, program := uint(16), uint(16)
 	switch goarch {
-	case "386":
-		timevalSize, programSize = 12, 8
+	case "386": // C aligns 64 bits to 4 bytes
+		timeval, program = 12, 8
 	case "arm":
-		programSize = 8
+		program = 8
 	}
-	return requests{
-		getBufferSize:   req(out, 'B', 102, 4),
-		setBufferSize:   req(inOut, 'B', 102, 4),
-		setFilter:       req(in, 'B', 103, programSize),
-		getDLT:          req(out, 'B', 106, 4),
-		setInterface:    req(in, 'B', 108, 32),
-		setReadTimeout:  req(in, 'B', 109, timevalSize),
-		getStats:        req(out, 'B', 111, 8),
-		immediate:       req(in, 'B', 112, 4),
-		version:         req(out, 'B', 113, 4),
-		lock:            req(void, 'B', 118, 0),
-		setWaitTimeout:  req(in, 'B', 126, timevalSize), // 7.3
-		createInterface: req(in, 'i', 122, 32),
-		getFlags:        req(inOut, 'i', 17, 32),
-		setFlags:        req(in, 'i', 16, 32),
+	switch req {
+	case biocSetFilter:
+		return req | program<<16
+	case biocSetReadTimeout, biocSetWaitTimeout:
+		return req | timeval<<16
 	}
+	return req
 }
 
 // Filter selects the packets that the kernel returns.
@@ -118,21 +86,16 @@ func (f Filter) Match(data []byte) bool {
 
 // Program returns the filter as a program for the kernel.
 func (f Filter) Program() []bpf.RawInstruction {
-	keep := bpf.RetConstant{Val: MaxCaptureLength}
-	prog := []bpf.Instruction{keep}
-	if f == FilterBlock {
-		prog = []bpf.Instruction{
-			bpf.LoadAbsolute{Off: offAction, Size: 1},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(ActionBlock), SkipFalse: 1},
-			keep,
-			bpf.RetConstant{Val: 0},
-		}
+	keep := bpf.RawInstruction{Op: 0x06, K: MaxCaptureLength} // return
+	if f == FilterAll {
+		return []bpf.RawInstruction{keep}
 	}
-	raw, err := bpf.Assemble(prog)
-	if err != nil {
-		panic(err) // cannot happen: the two programs are constant
+	return []bpf.RawInstruction{
+		{Op: 0x30, K: offAction},                  // load the byte
+		{Op: 0x15, K: uint32(ActionBlock), Jf: 1}, // skip one unless equal
+		keep,
+		{Op: 0x06},
 	}
-	return raw
 }
 
 // Layout of a record in a bpf(4) read, the same on every architecture: struct

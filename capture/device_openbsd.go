@@ -6,32 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-type host struct{}
-
-func openSystem() (system, error) { return host{}, nil }
-
-func (host) openBPF() (device, error) {
-	// Not os.OpenFile: it would set the non-blocking mode, in which an empty
-	// buffer reads as 0 bytes, and try the poller, which bpf(4) refuses.
+// openBPF opens /dev/bpf for reading. It does not use os.OpenFile, which would set the
+// non-blocking mode, in which an empty buffer reads as 0 bytes, and try the poller, which
+// bpf(4) refuses.
+func openBPF() (device, error) {
 	fd, err := unix.Open("/dev/bpf", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return bpfDevice(fd), nil
+	return bpfDevice(fd), err
 }
 
-func (host) maxBufferSize() (int, error) {
-	n, err := unix.SysctlUint32("net.bpf.maxbufsize")
-	return int(min(n, MaxBufferSize)), err
-}
-
-func (host) interfaceIoctl(req uint, arg unsafe.Pointer) error {
+// openSocket opens a socket for requests about interfaces.
+func openSocket() (device, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return bpfDevice(fd).ioctl(req, arg)
+	return bpfDevice(fd), err
 }
 
 type bpfDevice int

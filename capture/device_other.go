@@ -8,6 +8,8 @@ import (
 	"runtime"
 )
 
-func openSystem() (system, error) {
-	return nil, fmt.Errorf("/dev/bpf with pflog: %s: %w", runtime.GOOS, errors.ErrUnsupported)
+func openBPF() (device, error) {
+	return nil, fmt.Errorf("%s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
+
+var openSocket = openBPF

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/bits"
 	"time"
 
 	"github.com/google/gopacket"
@@ -36,8 +35,6 @@ var (
 const (
 	pcapFileHeaderLen   = 24
 	pcapRecordHeaderLen = 16
-	pcapMagicMicro      = 0xa1b2c3d4
-	pcapMagicNano       = 0xa1b23c4d
 	// The upper bits of the link type field describe frame check sequences.
 	pcapLinkTypeMask = 0x03ffffff
 )
@@ -48,8 +45,9 @@ const (
 // further ahead than the reader below it has bytes at hand, so it can read from a pipe.
 type FileReader struct {
 	r       *bufio.Reader
-	swapped bool // the file has the other byte order
-	nano    bool
+	bound   *io.LimitedReader // what is decompressed; nil: the file is plain
+	order   binary.ByteOrder
+	unit    int64 // nanoseconds in the fraction of a second
 	records int   // read
 	off     int64 // of the next record in the file as decompressed
 	err     error // what reading ended with
@@ -66,94 +64,66 @@ func NewFileReader(r io.Reader) (*FileReader, error) {
 
 func newFileReader(r io.Reader, limit int64) (*FileReader, error) {
 	f := &FileReader{r: bufio.NewReaderSize(r, pcapRecordHeaderLen+MaxCaptureLength)}
-	if magic, _ := f.r.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
+	if magic, _ := f.r.Peek(2); string(magic) == "\x1f\x8b" {
 		z, err := gzip.NewReader(f.r)
 		if err != nil {
 			return nil, fmt.Errorf("gzip header: %w", unexpected(err))
 		}
-		f.r = bufio.NewReaderSize(&boundedReader{z, limit}, pcapRecordHeaderLen+MaxCaptureLength)
+		f.bound = &io.LimitedReader{R: z, N: limit}
+		f.r = bufio.NewReaderSize(f.bound, pcapRecordHeaderLen+MaxCaptureLength)
 	}
 	h, err := f.r.Peek(pcapFileHeaderLen)
 	if len(h) == 0 && err == io.EOF {
 		return nil, fmt.Errorf("empty file: %w", io.EOF)
 	}
 	if len(h) >= 4 {
-		magic := binary.NativeEndian.Uint32(h)
-		if back := bits.ReverseBytes32(magic); back == pcapMagicMicro || back == pcapMagicNano {
-			f.swapped, magic = true, back
-		}
-		if magic != pcapMagicMicro && magic != pcapMagicNano {
+		switch string(h[:4]) {
+		case "\xa1\xb2\xc3\xd4":
+			f.order, f.unit = binary.BigEndian, 1000
+		case "\xd4\xc3\xb2\xa1":
+			f.order, f.unit = binary.LittleEndian, 1000
+		case "\xa1\xb2\x3c\x4d":
+			f.order, f.unit = binary.BigEndian, 1
+		case "\x4d\x3c\xb2\xa1":
+			f.order, f.unit = binary.LittleEndian, 1
+		default:
 			return nil, fmt.Errorf("%w: begins with %x", ErrNotPcap, h[:4])
 		}
-		f.nano = magic == pcapMagicNano
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pcap file header: %w", unexpected(err))
 	}
-	if dlt := f.uint32(h[20:]) & pcapLinkTypeMask; dlt != LinkType {
+	if dlt := f.order.Uint32(h[20:]) & pcapLinkTypeMask; dlt != LinkType {
 		return nil, fmt.Errorf("%w: link type %d, want %d", ErrLinkType, dlt, LinkType)
 	}
 	f.consume(pcapFileHeaderLen)
 	return f, nil
 }
 
-// A boundedReader fails with ErrTooLong when more than left bytes are read from it.
-type boundedReader struct {
-	r    io.Reader
-	left int64
-}
-
-func (b *boundedReader) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, ErrTooLong
-	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	return n, err
-}
-
 // ZeroCopyReadPacketData returns the next packet; its data is valid until the next
-// call. The ids in the pflog header have this host's byte order. The error is io.EOF at
-// the end; it wraps io.ErrUnexpectedEOF if the last record is cut (pflogd writes in
-// blocks: the file of a running one usually ends so), ErrRecord, ErrTooLong, or the
-// error of the reader below. Nothing can be read after an error.
-func (f *FileReader) ZeroCopyReadPacketData() ([]byte, gopacket.CaptureInfo, error) {
+// call. The error is io.EOF at the end; it wraps io.ErrUnexpectedEOF if the last record
+// is cut (pflogd writes in blocks: the file of a running one usually ends so), ErrRecord,
+// ErrTooLong, or the error of the reader below. Nothing can be read after an error.
+func (f *FileReader) ZeroCopyReadPacketData() (data []byte, ci gopacket.CaptureInfo, err error) {
 	if f.err != nil {
-		return nil, gopacket.CaptureInfo{}, f.err
+		return nil, ci, f.err
 	}
-	data, ci, err := f.next()
-	f.err = err
-	return data, ci, err
-}
-
-func (f *FileReader) next() (data []byte, ci gopacket.CaptureInfo, err error) {
 	h, err := f.r.Peek(pcapRecordHeaderLen)
-	if len(h) == 0 && err == io.EOF {
-		return nil, ci, io.EOF
-	}
 	if err != nil {
-		return nil, ci, f.failed("header", err)
+		return nil, ci, f.failed("header", len(h) > 0, err)
 	}
-	caplen := f.uint32(h[8:])
+	caplen := f.order.Uint32(h[8:])
 	if caplen > MaxCaptureLength {
-		return nil, ci, f.failed("header", fmt.Errorf("%w: capture length %d", ErrRecord, caplen))
+		return nil, ci, f.failed("header", true, fmt.Errorf("%w: capture length %d", ErrRecord, caplen))
 	}
 	n := pcapRecordHeaderLen + int(caplen)
 	b, err := f.r.Peek(n)
 	if err != nil {
-		return nil, ci, f.failed("packet", err)
-	}
-	frac := int64(f.uint32(b[4:]))
-	if !f.nano {
-		frac *= 1000
+		return nil, ci, f.failed("packet", true, err)
 	}
 	data = b[pcapRecordHeaderLen:n:n]
-	ci = captureInfo(time.Unix(int64(f.uint32(b)), frac), data, f.uint32(b[12:]))
-	if f.swapped {
-		for i := offUID; i < offDir && i+4 <= len(data); i += 4 {
-			binary.NativeEndian.PutUint32(data[i:], f.uint32(data[i:]))
-		}
-	}
+	at := time.Unix(int64(f.order.Uint32(b)), int64(f.order.Uint32(b[4:]))*f.unit)
+	ci = captureInfo(at, data, f.order.Uint32(b[12:]))
 	f.consume(n)
 	f.records++
 	return data, ci, nil
@@ -166,11 +136,21 @@ func (f *FileReader) Buffered() bool {
 		return false
 	}
 	h, _ := f.r.Peek(pcapRecordHeaderLen)
-	return uint64(have) >= pcapRecordHeaderLen+uint64(f.uint32(h[8:]))
+	return uint64(have) >= pcapRecordHeaderLen+uint64(f.order.Uint32(h[8:]))
 }
 
-func (f *FileReader) failed(what string, err error) error {
-	return fmt.Errorf("%s of record %d at byte %d: %w", what, f.records+1, f.off, unexpected(err))
+// failed ends the reading with an error in what part of a record, of which some bytes
+// have come or not.
+func (f *FileReader) failed(part string, some bool, err error) error {
+	switch {
+	case err == io.EOF && f.bound != nil && f.bound.N == 0:
+		err = ErrTooLong
+	case err == io.EOF && !some:
+		f.err = io.EOF
+		return io.EOF
+	}
+	f.err = fmt.Errorf("%s of record %d at byte %d: %w", part, f.records+1, f.off, unexpected(err))
+	return f.err
 }
 
 func unexpected(err error) error {
@@ -178,15 +158,6 @@ func unexpected(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// uint32 reads a field in the byte order of the file.
-func (f *FileReader) uint32(b []byte) uint32 {
-	v := binary.NativeEndian.Uint32(b)
-	if f.swapped {
-		return bits.ReverseBytes32(v)
-	}
-	return v
 }
 
 // consume skips n bytes that are in the buffer. They stay there until the next read.

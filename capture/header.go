@@ -1,10 +1,8 @@
 package capture
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 )
 
@@ -15,16 +13,9 @@ const LinkType = 117
 // pfloghdr of net/if_pflog.h.
 const HeaderLen = 100
 
-// minHeaderLen is the shortest header that tcpdump takes: what 3.4's header
+// minHeaderLen is the shortest header that tcpdump accepts: what 3.4's header
 // had up to its ifname, ruleset and rule numbers (print-pflog.c).
 const minHeaderLen = 45
-
-// NoUID and NoPID are UID and PID when pf did not look the socket up: it does that only
-// for rules with "log (user)".
-const (
-	NoUID = 0xffffffff
-	NoPID = 100000
-)
 
 // NoRule is RuleNr for pf's built-in default rule, and SubRuleNr when the rule is not
 // inside an anchor.
@@ -109,11 +100,9 @@ func (n *Name) String() string {
 	return name
 }
 
-// A Header is a pflog header (struct pfloghdr, sys/net/if_pflog.h).
+// A Header is what package capture reads of a pflog header (struct pfloghdr,
+// sys/net/if_pflog.h).
 type Header struct {
-	// Len is the length that the header claims. The packet begins at that, rounded
-	// up to a multiple of 4.
-	Len uint8
 	// AF is the address family of the packet: AFInet or AFInet6.
 	AF     uint8
 	Action Action
@@ -128,18 +117,7 @@ type Header struct {
 	RuleNr uint32
 	// SubRuleNr is the rule inside the anchor, NoRule outside one.
 	SubRuleNr uint32
-	// UID and PID are the owner of the packet's socket, NoUID and NoPID when not
-	// looked up; RuleUID and RulePID loaded the rule.
-	UID, PID         uint32
-	RuleUID, RulePID uint32
-	Dir              Direction
-	// Rewritten is set when translation changed the packet. Src, Dst, SrcPort and
-	// DstPort then are those of its other side; otherwise they are the packet's own.
-	// The addresses are invalid when the header names neither family. The ports of
-	// ICMP are id and type.
-	Rewritten        bool
-	Src, Dst         netip.Addr
-	SrcPort, DstPort uint16
+	Dir       Direction
 }
 
 // Offsets in struct pfloghdr.
@@ -152,45 +130,35 @@ const (
 	offRuleset   = 20
 	offRuleNr    = 36
 	offSubRuleNr = 40
-	offUID       = 44
-	offPID       = 48
-	offRuleUID   = 52
-	offRulePID   = 56
 	offDir       = 60
-	offRewritten = 61
-	offNAF       = 62
-	offSaddr     = 64
-	offDaddr     = 80
-	offSport     = 96
-	offDport     = 98
 )
 
-// Errors that [Packet.Decode] and [Header.Decode] wrap.
+// Errors of [Packet.Decode] and [Header.Decode].
 var (
 	// ErrShort reports a capture that ends inside the pflog header.
 	ErrShort = errors.New("pflog header cut short")
 	// ErrHeaderLen reports a header that claims a length below 45 bytes.
 	ErrHeaderLen = errors.New("invalid pflog header length")
-	// ErrFamily reports a packet that is neither IPv4 nor IPv6.
-	ErrFamily = errors.New("unknown address family")
+	// ErrPacket reports a packet that is neither IPv4 nor IPv6, or not of the version
+	// that the pflog header names, or cut inside its IP header.
+	ErrPacket = errors.New("no whole IP header")
 )
 
-// Decode reads the pflog header at the beginning of data, in the byte order of this
-// host, and returns its length, rounded up to a multiple of 4. The error is ErrShort or
-// ErrHeaderLen. Whatever length the header claims, its fields are read where today's
-// header has them, as tcpdump does; those that were not captured are zero.
+// Decode reads the pflog header at the beginning of data and returns its length, rounded
+// up to a multiple of 4. The error is ErrShort or ErrHeaderLen. Whatever length the
+// header claims, its fields are read where today's header has them, as tcpdump does;
+// those that were not captured are zero.
 func (h *Header) Decode(data []byte) (int, error) {
 	*h = Header{}
 	if len(data) < 1 {
 		return 0, ErrShort
 	}
-	h.Len = data[offLength]
-	if h.Len < minHeaderLen {
+	if data[offLength] < minHeaderLen {
 		return 0, ErrHeaderLen
 	}
 	// tcpdump rounds in eight bits: 253 and more wrap to nothing skipped, and the
 	// packet is taken to begin with the header (print-pflog.c).
-	n := int(h.Len+3) &^ 3
+	n := int(data[offLength]+3) &^ 3
 	if len(data) < n {
 		return 0, ErrShort
 	}
@@ -199,32 +167,10 @@ func (h *Header) Decode(data []byte) (int, error) {
 		copy(padded[:], data)
 		data = padded[:]
 	}
-	h.fill((*[HeaderLen]byte)(data))
-	return n, nil
-}
-
-func (h *Header) fill(b *[HeaderLen]byte) {
-	h.AF = b[offAF]
-	h.Action = Action(b[offAction])
-	h.Reason = Reason(b[offReason])
-	h.Ifname = Name(b[offIfname:])
-	h.Ruleset = Name(b[offRuleset:])
-	h.RuleNr = binary.BigEndian.Uint32(b[offRuleNr:])
-	h.SubRuleNr = binary.BigEndian.Uint32(b[offSubRuleNr:])
-	h.UID = binary.NativeEndian.Uint32(b[offUID:])
-	h.PID = binary.NativeEndian.Uint32(b[offPID:])
-	h.RuleUID = binary.NativeEndian.Uint32(b[offRuleUID:])
-	h.RulePID = binary.NativeEndian.Uint32(b[offRulePID:])
-	h.Dir = Direction(b[offDir])
-	h.Rewritten = b[offRewritten] != 0
-	switch b[offNAF] {
-	case AFInet:
-		h.Src = netip.AddrFrom4([4]byte(b[offSaddr:]))
-		h.Dst = netip.AddrFrom4([4]byte(b[offDaddr:]))
-	case AFInet6:
-		h.Src = netip.AddrFrom16([16]byte(b[offSaddr:]))
-		h.Dst = netip.AddrFrom16([16]byte(b[offDaddr:]))
+	*h = Header{
+		AF: data[offAF], Action: Action(data[offAction]), Reason: Reason(data[offReason]),
+		Ifname: Name(data[offIfname:]), Ruleset: Name(data[offRuleset:]),
+		RuleNr: u32(data, offRuleNr), SubRuleNr: u32(data, offSubRuleNr), Dir: Direction(data[offDir]),
 	}
-	h.SrcPort = binary.BigEndian.Uint16(b[offSport:])
-	h.DstPort = binary.BigEndian.Uint16(b[offDport:])
+	return n, nil
 }

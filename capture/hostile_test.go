@@ -19,7 +19,7 @@ import (
 // hostileHeader is a pcap file header with this snapshot length.
 func hostileHeader(snap uint32) []byte {
 	b := make([]byte, pcapFileHeaderLen)
-	binary.NativeEndian.PutUint32(b, pcapMagicMicro)
+	binary.NativeEndian.PutUint32(b, 0xa1b2c3d4)
 	binary.NativeEndian.PutUint16(b[4:], 2)
 	binary.NativeEndian.PutUint16(b[6:], 4)
 	binary.NativeEndian.PutUint32(b[16:], snap)

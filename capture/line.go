@@ -106,12 +106,7 @@ func (l *line) packet(p *Packet) {
 			l.put(".", &h.Ruleset, ".", h.SubRuleNr)
 		}
 	}
-	if int(h.Reason) < len(reasonNames) {
-		l.put("/(", reasonNames[h.Reason])
-	} else {
-		l.put("/(unkn ", uint8(h.Reason))
-	}
-	l.put(") ", h.Action.String(), " ", h.Dir.String(), " on ", &h.Ifname, ": ")
+	l.put("/(", h.Reason.String(), ") ", h.Action.String(), " ", h.Dir.String(), " on ", &h.Ifname, ": ")
 
 	length := uint32(p.Length - p.hdrlen)
 	switch h.AF {

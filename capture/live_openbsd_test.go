@@ -24,8 +24,7 @@ func TestLive(t *testing.T) {
 	const destroyInterface = 0x80206979 // SIOCIFDESTROY, sys/sockio.h
 	name := ""
 	for n := 15; n > 0 && name == ""; n-- {
-		arg := newIfreq(fmt.Sprintf("pflog%d", n))
-		if errors.Is(host{}.interfaceIoctl(hostRequests.getFlags, unsafe.Pointer(&arg)), syscall.ENXIO) {
+		if errors.Is(aboutInterface(t, siocGetFlags, fmt.Sprintf("pflog%d", n)), syscall.ENXIO) {
 			name = fmt.Sprintf("pflog%d", n)
 		}
 	}
@@ -39,8 +38,7 @@ func TestLive(t *testing.T) {
 	defer r.Close()
 	gone := false
 	destroy := func() {
-		arg := newIfreq(name)
-		if err := (host{}).interfaceIoctl(destroyInterface, unsafe.Pointer(&arg)); err != nil && !gone {
+		if err := aboutInterface(t, destroyInterface, name); err != nil && !gone {
 			t.Errorf("%s: SIOCIFDESTROY: %v", name, err)
 		}
 		gone = true
@@ -74,4 +72,16 @@ func TestLive(t *testing.T) {
 	if _, err := r.Stats(); !errors.Is(err, ErrInterfaceGone) {
 		t.Errorf("stats after the interface was destroyed: %v", err)
 	}
+}
+
+// aboutInterface makes a request about an interface.
+func aboutInterface(t *testing.T, req uint, name string) error {
+	s, err := openSocket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	var arg ifreq
+	copy(arg.name[:], name)
+	return s.ioctl(req, unsafe.Pointer(&arg))
 }

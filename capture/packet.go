@@ -2,7 +2,6 @@ package capture
 
 import (
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"time"
 
@@ -32,10 +31,6 @@ const (
 	ipv4HeaderLen = 20
 	ipv6HeaderLen = 40
 )
-
-// ErrPacket reports an IP header that is cut short or not of the version that the pflog
-// header names.
-var ErrPacket = errors.New("no whole IP header")
 
 // A Packet is a decoded packet. It is made once and decoded into again and again. It
 // refers to the data it was decoded from and is valid as long as that is.
@@ -70,8 +65,7 @@ type Packet struct {
 }
 
 // Decode decodes a packet that a source returned. The error is ErrShort or ErrHeaderLen
-// (only Time, Data and Length are set), ErrFamily or ErrPacket (Header is set as well),
-// or nil. Every packet has a line ([Packet.AppendLine]), even if Decode failed.
+// (only Time, Data and Length are set), ErrPacket (Header is set as well), or nil. Every packet has a line ([Packet.AppendLine]), even if Decode failed.
 func (p *Packet) Decode(data []byte, ci gopacket.CaptureInfo) error {
 	p.Time, p.Data, p.Length = ci.Timestamp, data, max(ci.Length, len(data))
 	p.Src, p.Dst = netip.Addr{}, netip.Addr{}
@@ -87,7 +81,7 @@ func (p *Packet) Decode(data []byte, ci gopacket.CaptureInfo) error {
 	case AFInet6:
 		return p.decodeIPv6(ip)
 	}
-	return ErrFamily
+	return ErrPacket
 }
 
 // IP returns the captured bytes from the IP header on, nil when the pflog header could

@@ -43,11 +43,6 @@ type Packet struct {
 	// main ruleset, and then SubRule does not matter.
 	Ruleset string
 	SubRule uint32
-	// UID and PID own the socket, as "log (user)" finds them; nobody does
-	// when PID is 0.
-	UID, PID uint32
-	// RuleUID and RulePID loaded the rule.
-	RuleUID, RulePID uint32
 
 	// The packet. Src and Dst are of one family.
 	Src, Dst         netip.Addr
@@ -84,14 +79,8 @@ func (p *Packet) AppendRecord(dst []byte) []byte {
 		sub = p.SubRule
 	}
 	binary.BigEndian.PutUint32(h[40:], sub)
-	uid, pid := p.UID, p.PID
-	if pid == 0 {
-		uid, pid = capture.NoUID, capture.NoPID
-	}
-	binary.NativeEndian.PutUint32(h[44:], uid)
-	binary.NativeEndian.PutUint32(h[48:], pid)
-	binary.NativeEndian.PutUint32(h[52:], p.RuleUID)
-	binary.NativeEndian.PutUint32(h[56:], p.RulePID)
+	binary.NativeEndian.PutUint32(h[44:], 0xffffffff) // the user and the process of the
+	binary.NativeEndian.PutUint32(h[48:], 100000)     // socket are not looked up
 	h[60] = byte(capture.In)
 	if p.Dir != 0 {
 		h[60] = byte(p.Dir)
