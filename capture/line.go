@@ -60,7 +60,8 @@ func Print(w io.Writer, src gopacket.ZeroCopyPacketDataSource, loc *time.Locatio
 // Printed in full are IPv4, IPv6, fragments, TCP, UDP, ICMP, ICMPv6, IGMP, ESP, AH, and
 // GRE and IP in IP with the IP inside. Other protocols are printed by number and length,
 // as tcpdump prints those that it does not know, and so is what tcpdump decodes inside
-// UDP and TCP (DNS, NTP, WireGuard, …): "udp 45".
+// UDP and TCP (DNS, NTP, WireGuard, …): "udp 45". Node information messages of ICMPv6 are
+// printed by type.
 func (p *Packet) AppendLine(dst []byte, loc *time.Location) []byte {
 	if loc == nil {
 		loc = time.Local
@@ -119,8 +120,8 @@ func (l *line) packet(p *Packet) {
 	}
 }
 
-// A hexNum is printed as %x, as %0Nx with a width of N.
-type hexNum struct {
+// A hexa is printed as %0Nx with a width of N.
+type hexa struct {
 	v     uint32
 	width int
 }
@@ -143,18 +144,13 @@ func (l *line) put(args ...any) {
 			b = strconv.AppendUint(b, uint64(v), 10)
 		case uint32:
 			b = strconv.AppendUint(b, uint64(v), 10)
-		case int:
-			b = strconv.AppendInt(b, int64(v), 10)
 		case int32: // %d of what tcpdump computes in unsigned 32 bits
 			b = strconv.AppendInt(b, int64(v), 10)
-		case hexNum:
-			n := 1
-			for n < 8 && v.v>>(4*n) != 0 {
-				n++
+		case hexa:
+			for n := v.width - 1; n > 0 && v.v>>(4*n) == 0; n-- {
+				b = append(b, '0')
 			}
-			for n = max(n, v.width) - 1; n >= 0; n-- {
-				b = append(b, "0123456789abcdef"[v.v>>(4*n)&0xf])
-			}
+			b = strconv.AppendUint(b, uint64(v.v), 16)
 		case netip.Addr:
 			b = appendAddr(b, v)
 		case *Name:
@@ -189,18 +185,13 @@ func appendAddr(b []byte, a netip.Addr) []byte {
 // Fields that were not captured read as 0. tcpdump, where it does not check, prints what
 // lies behind the end.
 
+func u16(b []byte, i int) uint16 { return uint16(at(b, i))<<8 | uint16(at(b, i+1)) }
+
 func at(b []byte, i int) byte {
 	if i < len(b) {
 		return b[i]
 	}
 	return 0
-}
-
-func u16(b []byte, i int) uint16 {
-	if i+2 <= len(b) {
-		return binary.BigEndian.Uint16(b[i:])
-	}
-	return uint16(at(b, i))<<8 | uint16(at(b, i+1))
 }
 
 func u32(b []byte, i int) uint32 {
@@ -237,10 +228,10 @@ func addrs(ip []byte) (src, dst netip.Addr) {
 	return addr4(ip, 12), addr4(ip, 16)
 }
 
-// pair prints "source > destination" of a whole IP header.
+// pair prints "source > destination: " of a whole IP header.
 func (l *line) pair(ip []byte) {
 	src, dst := addrs(ip)
-	l.put(src, " > ", dst)
+	l.put(src, " > ", dst, ": ")
 }
 
 // ports prints "source.port > destination.port: " for the upper header b of ip.

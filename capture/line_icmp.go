@@ -1,6 +1,9 @@
 package capture
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // A message is how a kind of ICMP or ICMPv6 message is printed.
 type message struct {
@@ -71,7 +74,7 @@ var icmp6Messages = []message{
 	{1, 1, icmp6QuoteEnd, "{I32} unreachable prohibited", nil},
 	{1, 2, icmp6QuoteEnd, "{I32} beyond scope of source address {I16}", nil},
 	{1, 3, icmp6QuoteEnd, "{I32} unreachable address", nil},
-	{1, 4, icmp6QuoteEnd + 4, "{I32}", (*line).icmp6Port},
+	{1, 4, icmp6QuoteEnd + 4, "{I32}", (*line).icmpPort},
 	{1, anyCode, icmp6QuoteEnd, "{I32} unreachable code-#{b1}", nil},
 	{2, anyCode, 8, "too big {w4}", nil},
 	{3, 0, icmp6QuoteEnd, "time exceeded in-transit for {I32}", nil},
@@ -94,78 +97,73 @@ var icmp6Messages = []message{
 	{138, 0, 0, "router renum command", nil},
 	{138, 1, 0, "router renum result", nil},
 	{138, anyCode, 0, "router renum code-#{b1}", nil},
-	{139, anyCode, 0, "", (*line).nodeQuery},
-	{140, anyCode, 0, "", (*line).nodeReply},
 }
 
 // icmp prints an ICMP or ICMPv6 message by its name, and cut if it ends too soon; length
 // is what the headers claim to be left of the packet.
-func (l *line) icmp(name, cut string, messages []message, b []byte, length uint32) {
-	if len(b) < 2 {
-		l.put(cut)
-		return
-	}
-	m := message{text: "type-#{b0}"}
-	for i := range messages {
-		if r := &messages[i]; r.typ == int(b[0]) && (r.code == int(b[1]) || r.code == anyCode) {
-			m = *r
-			break
+func (l *line) icmp(name string, messages []message, b []byte, length uint32) {
+	mark := len(l.b)
+	if len(b) >= 2 {
+		m := message{text: "type-#{b0}"}
+		for i := range messages {
+			if r := &messages[i]; r.typ == int(b[0]) && (r.code == int(b[1]) || r.code == anyCode) {
+				m = *r
+				break
+			}
+		}
+		l.put(name, ": ")
+		if len(b) >= m.need {
+			if l.form(m.text, b); m.rest == nil || m.rest(l, b, length) {
+				return
+			}
 		}
 	}
-	mark := len(l.b)
-	l.put(name)
-	if len(b) >= m.need {
-		if l.form(m.text, b); m.rest == nil || m.rest(l, b, length) {
+	l.b = l.b[:mark]
+	l.put("[|", name, "]")
+}
+
+// form prints a text with fields of b in it: {b1} is the byte at 1, {h1}, {t1} and {w1} the
+// 16, 24 and 32 bits there in decimal, {y1} the byte and {x1} the 32 bits in two and eight
+// hex digits, {i1} an IPv4 and {I1} an IPv6 address.
+func (l *line) form(text string, b []byte) {
+	for {
+		before, field, found := strings.Cut(text, "{")
+		l.put(before)
+		if !found {
 			return
 		}
-	}
-	l.b = append(l.b[:mark], cut...)
-}
-
-// form prints a text with fields of b in it: {b1} is the byte at 1, {h1} and {w1} the 16
-// and 32 bits there in decimal, {x1} the 32 in eight hex digits, {i1} an IPv4 and {I1} an
-// IPv6 address.
-func (l *line) form(text string, b []byte) {
-	for i := 0; i < len(text); i++ {
-		if text[i] != '{' {
-			l.b = append(l.b, text[i])
-			continue
-		}
-		kind, off := text[i+1], 0
-		for i += 2; text[i] != '}'; i++ {
-			off = 10*off + int(text[i]-'0')
-		}
-		switch kind {
+		field, text, _ = strings.Cut(field, "}")
+		off, _ := strconv.Atoi(field[1:])
+		switch field[0] {
 		case 'b':
-			l.b = strconv.AppendUint(l.b, uint64(at(b, off)), 10)
+			l.put(at(b, off))
 		case 'h':
-			l.b = strconv.AppendUint(l.b, uint64(u16(b, off)), 10)
+			l.put(u16(b, off))
 		case 'w':
-			l.b = strconv.AppendUint(l.b, uint64(u32(b, off)), 10)
+			l.put(u32(b, off))
+		case 't':
+			l.put(u32(b, off) >> 8)
 		case 'x':
-			l.put(hexNum{u32(b, off), 8})
+			l.put(hexa{u32(b, off), 8})
+		case 'y':
+			l.put(hexa{uint32(at(b, off)), 2})
 		case 'i':
-			l.b = appendAddr(l.b, addr4(b, off))
+			l.put(addr4(b, off))
 		case 'I':
-			l.b = appendAddr(l.b, addr6(b, off))
+			l.put(addr6(b, off))
 		}
 	}
 }
 
+// icmpPort prints the port behind the quoted IP header of either version.
 func (l *line) icmpPort(b []byte, _ uint32) bool {
-	hlen := int(b[icmpQuote]&0xf) * 4
-	if len(b) < icmpQuote+hlen+4 {
+	proto, off := b[icmpQuote+9], icmpQuote+int(b[icmpQuote]&0xf)*4
+	if b[icmpQuote]>>4 == 6 {
+		proto, off = b[icmpQuote+6], icmp6QuoteEnd
+	}
+	if len(b) < off+4 {
 		return false
 	}
-	return l.quotedPort(b[icmpQuote+9], u16(b, icmpQuote+hlen+2))
-}
-
-func (l *line) icmp6Port(b []byte, _ uint32) bool {
-	return l.quotedPort(b[icmpQuote+6], u16(b, icmp6QuoteEnd+2))
-}
-
-// quotedPort prints the port that was unreachable.
-func (l *line) quotedPort(proto byte, port uint16) bool {
 	switch proto {
 	case protoTCP:
 		l.put(" tcp")
@@ -174,7 +172,7 @@ func (l *line) quotedPort(proto byte, port uint16) bool {
 	default:
 		l.put(" protocol ", proto)
 	}
-	l.put(" port ", port, " unreachable")
+	l.put(" port ", u16(b, off+2), " unreachable")
 	return true
 }
 
@@ -186,18 +184,14 @@ func (l *line) icmpMTU(b []byte, _ uint32) bool {
 }
 
 func (l *line) icmpRouterAdvert(b []byte, _ uint32) bool {
-	start := len(l.b) - len("router advertisement lifetime ")
-	twoDigits := func(n uint16) { l.put(":", n/10, n%10) }
+	two := func(n uint16) hexa { return hexa{uint32(n/10<<4 | n%10), 2} }
 	switch t := u16(b, 6); {
 	case t < 60:
 		l.put(t)
-	case t < 60*60:
-		l.put(t / 60)
-		twoDigits(t % 60)
+	case t < 3600:
+		l.put(t/60, ":", two(t%60))
 	default:
-		l.put(t / 3600)
-		twoDigits(t / 60 % 60)
-		twoDigits(t % 60)
+		l.put(t/3600, ":", two(t/60%60), ":", two(t%60))
 	}
 	l.form(" {b4}:", b)
 	switch {
@@ -211,8 +205,6 @@ func (l *line) icmpRouterAdvert(b []byte, _ uint32) bool {
 			l.form("{i8} {w12}}", b)
 		}
 	}
-	// tcpdump builds the text in a buffer of 512 bytes with its NUL.
-	l.b = l.b[:min(len(l.b), start+511)]
 	return true
 }
 
@@ -238,12 +230,10 @@ func (l *line) mldQuery(b []byte, length uint32) bool {
 	}
 	switch n := uint32(u16(b, 26)); {
 	case len(b) < 28:
-		l.put("[|icmp6]")
-		return true
-	case n == 0:
-	case length < 28+n*16:
+		l.put("[|icmp6")
+	case n != 0 && length < 28+n*16:
 		l.put(" [invalid number of sources]")
-	default:
+	case n != 0:
 		l.put(", ", n, " source(s)")
 	}
 	l.put("]")
@@ -261,41 +251,4 @@ func (l *line) mldReport(b []byte, length uint32) {
 	default:
 		l.form(", {h6} group record(s)", b)
 	}
-}
-
-func (l *line) nodeQuery(b []byte, _ uint32) bool {
-	if len(b) == 12 {
-		l.put("who-are-you request")
-	} else {
-		l.put("FQDN request")
-	}
-	return true
-}
-
-// nodeReply prints a node's name, guessing which of two formats it came in as
-// print-icmp6.c guesses.
-func (l *line) nodeReply(b []byte, _ uint32) bool {
-	data := from(b, 8)
-	rest := len(b) - 8 - 13
-	name := int(at(data, 12))
-	fqdn := b[1] == 1 || -2 <= name-rest && name-rest <= 2
-	for _, c := range from(data, 4) {
-		fqdn = fqdn || c < ' ' || c > '~'
-	}
-	if fqdn {
-		l.put(`FQDN reply("`)
-		data = from(data, 13)
-	} else {
-		l.put(`who-are-you reply("`)
-		data = from(data, 4)
-	}
-	for _, c := range data[:min(len(data), maxLine)] {
-		if c < ' ' || c > '~' {
-			l.b = append(l.b, '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
-		} else {
-			l.b = append(l.b, c)
-		}
-	}
-	l.put(`")`)
-	return true
 }

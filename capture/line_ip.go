@@ -12,7 +12,7 @@ func (l *line) ip4(b []byte, length uint32) {
 	}
 	size := uint32(u16(b, 2))
 	if length < size {
-		l.put("truncated-ip - ", int32(size-length), " bytes missing!")
+		l.put("truncated-ip - ", size-length, " bytes missing!")
 		size = length
 	}
 	hlen := uint32(b[0]&0xf) * 4
@@ -27,16 +27,20 @@ func (l *line) ip4(b []byte, length uint32) {
 			l.put("[|ip]")
 			return
 		}
-		if whole := l.ip4Payload(b, b[hlen:], size); whole {
-			return
+		if !ownAddresses(b[9]) {
+			l.pair(b)
+		}
+		if l.upper(b[9], b[hlen:], size, size, b); b[9] == protoIPv4 || b[9] == protoIPv6 {
+			return // nothing is printed of the outer header of a tunnel
 		}
 	}
 	if off&0x3fff != 0 {
 		if off&0x1fff != 0 {
 			l.pair(b)
-			l.put(":")
+		} else {
+			l.put(" ")
 		}
-		l.put(" (frag ", u16(b, 4), ":", int32(size), "@", uint32(off&0x1fff)*8)
+		l.put("(frag ", u16(b, 4), ":", size, "@", uint32(off&0x1fff)*8)
 		if off&0x2000 != 0 {
 			l.put("+")
 		}
@@ -48,48 +52,64 @@ func (l *line) ip4(b []byte, length uint32) {
 	if tos := b[1]; tos != 0 {
 		// ECN-capable transport, congestion experienced
 		ecn := [...]string{"", " (C)", " (E)", " (EC)"}[tos&3]
-		l.put(" [tos 0x", hexNum{uint32(tos), 0}, ecn, "]")
+		l.put(" [tos 0x", hexa{v: uint32(tos)}, ecn, "]")
 	}
 	if ttl := b[8]; ttl <= 1 {
 		l.put(" [ttl ", ttl, "]")
 	}
 }
 
-// ip4Payload prints what the header ip carries, which is b and has size bytes. It
-// returns true if the line is complete: nothing is printed of the outer header of a
-// tunnel.
-func (l *line) ip4Payload(ip, b []byte, size uint32) bool {
-	proto := ip[9]
+// ownAddresses reports whether the printer of a protocol prints the addresses.
+func ownAddresses(proto byte) bool {
 	switch proto {
-	case protoTCP:
-		l.tcp(b, size, ip)
-		return false
-	case protoUDP:
-		l.udp(b, size, ip)
-		return false
-	case protoAH:
-		l.ah(b, size, ip)
-		return false
-	case protoIPv4, protoIPv6:
-		l.nested(proto == protoIPv6, b, size)
-		l.put(" (encap)")
+	case protoTCP, protoUDP, protoAH, protoIPv4, protoIPv6:
 		return true
 	}
-	l.pair(ip)
-	l.put(": ")
-	switch proto {
-	case protoICMP:
-		l.icmp("icmp: ", "[|icmp]", icmpMessages, b, size)
-	case protoIGMP:
-		l.igmp(b, size)
-	case protoGRE:
-		l.gre(b, size)
-	case protoESP:
-		l.esp(b, size)
-	default:
-		l.put("ip-proto-", proto, " ", int32(size))
-	}
 	return false
+}
+
+// upper prints what the header ip carries behind its extension headers: b, which has left
+// bytes. size is the payload of the header.
+func (l *line) upper(proto byte, b []byte, left, size uint32, ip []byte) {
+	v6 := ip[0]>>4 == 6
+	switch {
+	case proto == protoTCP:
+		l.tcp(b, left, ip)
+	case proto == protoUDP:
+		l.udp(b, left, ip)
+	case proto == protoESP && left < 8:
+		l.put("[|esp]")
+	case proto == protoESP:
+		l.put("esp")
+		l.spi(b, left)
+	case proto == protoAH:
+		l.put("ah ")
+		src, dst := addrs(ip)
+		if l.put(src, " > ", dst); left < 12 {
+			l.put("[|ah]")
+			return
+		}
+		l.spi(from(b, 4), left)
+	case proto == protoGRE:
+		l.gre(b, size)
+	case proto == protoIPv4 || proto == protoIPv6:
+		l.nested(proto == protoIPv6, b, size)
+		l.put(" (encap)")
+	case proto == protoICMP && !v6:
+		l.icmp("icmp", icmpMessages, b, left)
+	case proto == protoIGMP && !v6:
+		l.igmp(b, left)
+	case proto == protoICMPv6 && v6 && len(b) >= 2 && b[0] == 143:
+		l.mldReport(b, left)
+	case proto == protoICMPv6 && v6:
+		l.icmp("icmp6", icmp6Messages, b, left)
+	case proto == protoNone && v6:
+		l.put("no next header")
+	case v6: // tcpdump names the protocol of the first header
+		l.put("ip-proto-", ip[6], " ", size)
+	default:
+		l.put("ip-proto-", proto, " ", size)
+	}
 }
 
 // nested prints an IP datagram inside another.
@@ -112,7 +132,7 @@ func (l *line) ip6(b []byte, length uint32) {
 		l.put("[|ip6]")
 		return
 	case length < ipv6HeaderLen:
-		l.put("truncated-ip6 ", int32(length))
+		l.put("truncated-ip6 ", length)
 		return
 	case b[0]>>4 != 6:
 		l.put("bad-ip6-version ", b[0]>>4)
@@ -120,42 +140,35 @@ func (l *line) ip6(b []byte, length uint32) {
 	}
 	size := uint32(u16(b, 4))
 	if length < size+ipv6HeaderLen {
-		l.put("truncated-ip6 - ", int32(size+ipv6HeaderLen-length), " bytes missing!")
+		l.put("truncated-ip6 - ", size+ipv6HeaderLen-length, " bytes missing!")
+	}
+	if !ownAddresses(b[6]) {
+		l.pair(b)
 	}
 	l.ip6Payload(b, size)
 
 	flow := u32(b, 0)
 	if class := flow >> 20 & 0xff; class != 0 {
-		l.put(" [class 0x", hexNum{class, 0}, "]")
+		l.put(" [class 0x", hexa{v: class}, "]")
 	}
 	if label := flow & 0xfffff; label != 0 {
-		l.put(" [flowlabel 0x", hexNum{label, 0}, "]")
+		l.put(" [flowlabel 0x", hexa{v: label}, "]")
 	}
 	if hlim := b[7]; hlim <= 1 {
 		l.put(" [hlim ", hlim, "]")
 	}
 }
 
-// cutHeader is the length of an extension header behind which nothing can be known. It is
-// longer than any capture, which ends the walk.
-const cutHeader = 1 << 20
-
 // ip6Payload walks the extension headers of the header ip and prints what they carry;
-// size is the payload length that the header claims.
+// size is the payload length that the header claims. The printer of an extension header
+// returns its length, 0 where nothing can be known of what is behind it.
 func (l *line) ip6Payload(ip []byte, size uint32) {
-	next := ip[6]
-	switch next {
-	case protoTCP, protoUDP, protoAH, protoIPv4, protoIPv6:
-	default:
-		l.pair(ip)
-		l.put(": ")
-	}
-	for off := ipv6HeaderLen; off <= len(ip); {
+	next, hlen := ip[6], 0
+	for off := ipv6HeaderLen; off <= len(ip); off += hlen {
 		b := ip[off:]
 		// What is left of the payload by its own account: it wraps where headers
 		// claim more than there is.
 		left := size + ipv6HeaderLen - uint32(off)
-		var hlen int
 		switch next {
 		case protoHopOpts:
 			hlen = l.options6(b, "HBH")
@@ -165,108 +178,70 @@ func (l *line) ip6Payload(ip []byte, size uint32) {
 			hlen = l.frag6(b, left)
 		case protoRouting:
 			hlen = l.routing6(b)
-		case protoTCP:
-			l.tcp(b, left, ip)
-		case protoUDP:
-			l.udp(b, left, ip)
-		case protoESP:
-			l.esp(b, left)
-		case protoAH:
-			l.ah(b, left, ip)
-		case protoICMPv6:
-			if len(b) >= 2 && b[0] == 143 {
-				l.mldReport(b, left)
-			} else {
-				l.icmp("icmp6: ", "[|icmp6]", icmp6Messages, b, left)
-			}
-		case protoIPv4, protoIPv6:
-			l.nested(next == protoIPv6, b, size)
-			l.put(" (encap)")
-		case protoGRE:
-			l.gre(b, size)
-		case protoNone:
-			l.put("no next header")
 		default:
-			// tcpdump names the protocol of the first header.
-			l.put("ip-proto-", ip[6], " ", size)
+			l.upper(next, b, left, size, ip)
+			return
 		}
 		if hlen == 0 {
 			return
 		}
-		next = at(b, 0)
-		off += hlen
+		next = b[0]
 	}
 }
 
-// options6 prints a hop-by-hop or destination options header (print-ip6opts.c) and
-// returns its length, 0 if that was not captured.
+// options6 prints a hop-by-hop or destination options header (print-ip6opts.c).
 func (l *line) options6(b []byte, name string) int {
-	n := (int(at(b, 1)) + 1) * 8
-	if n <= len(b) {
+	if n := (int(at(b, 1)) + 1) * 8; n <= len(b) {
 		l.put(name, " ")
 		return n
 	}
 	l.put("[|", name, "]")
-	if len(b) < 2 {
-		return 0
-	}
-	return n
+	return 0
 }
 
-// frag6 prints a fragment header (print-frag6.c) and returns its length, cutHeader for
-// a fragment other than the first.
+// frag6 prints a fragment header (print-frag6.c). Nothing is known of what is in a
+// fragment other than the first.
 func (l *line) frag6(b []byte, left uint32) int {
 	if len(b) < 8 {
 		l.put("[|frag]")
-		return cutHeader
+		return 0
 	}
 	off := u16(b, 2)
-	l.put("frag (0x", hexNum{u32(b, 4), 8}, ":", int32(left-8), "@", off&^7)
+	l.put("frag (0x", hexa{u32(b, 4), 8}, ":", int32(left-8), "@", off&^7)
 	if off&1 != 0 {
 		l.put("+")
 	}
 	l.put(")")
 	if off&^7 != 0 {
-		return cutHeader
+		return 0
 	}
 	l.put(" ")
 	return 8
 }
 
-// routing6 prints a routing header (print-rt6.c) and returns its length, cutHeader if it
-// was not captured whole.
+// routing6 prints a routing header (print-rt6.c), with the addresses of type 0.
 func (l *line) routing6(b []byte) int {
-	if len(b) >= 4 {
-		n := (int(b[1]) + 1) * 8
+	n := (int(at(b, 1)) + 1) * 8
+	whole := len(b) >= 4
+	if whole {
 		l.put("srcrt (len=", b[1], ", type=", b[2], ", segleft=", b[3])
-		if b[2] == 0 && l.routing6Type0(b) || b[2] != 0 && n <= len(b) {
-			l.put(")")
-			return n
+		whole = n <= len(b)
+	}
+	if at(b, 2) == 0 && len(b) >= 8 {
+		if rsv := u32(b, 4); rsv != 0 {
+			l.put(", rsv=0x", hexa{v: rsv})
+		}
+		whole = whole && b[1]%2 == 0
+		for i := 8; b[1]%2 == 0 && i+16 <= min(n, len(b)); i += 16 {
+			l.put(", [", uint32(i/16), "]", addr6(b, i))
 		}
 	}
-	l.put(", [|srcrt]")
-	return cutHeader
-}
-
-// routing6Type0 prints the addresses of a type 0 routing header and reports whether they
-// were captured.
-func (l *line) routing6Type0(b []byte) bool {
-	if len(b) < 8 {
-		return false
+	if !whole {
+		l.put(", [|srcrt]")
+		return 0
 	}
-	if rsv := u32(b, 4); rsv != 0 {
-		l.put(", rsv=0x", hexNum{rsv, 0})
-	}
-	if b[1]%2 == 1 {
-		return false
-	}
-	for i := range int(b[1]) / 2 {
-		if 8+(i+1)*16 > len(b) {
-			return false
-		}
-		l.put(", [", i, "]", addr6(b, 8+i*16))
-	}
-	return true
+	l.put(")")
+	return n
 }
 
 // udp prints a UDP header (print-udp.c) behind the IP header ip.
@@ -274,11 +249,11 @@ func (l *line) udp(b []byte, length uint32, ip []byte) {
 	switch {
 	case len(b) < 8:
 		l.pair(ip)
-		l.put(": [|udp]")
+		l.put("[|udp]")
 		return
 	case length < 8:
 		l.pair(ip)
-		l.put(": truncated-udp ", length)
+		l.put("truncated-udp ", length)
 		return
 	}
 	l.ports(b, ip)
@@ -288,30 +263,10 @@ func (l *line) udp(b []byte, length uint32, ip []byte) {
 	l.put("udp ", length-8)
 }
 
-// esp prints an ESP header (print-ipsec.c). Like ah, it does not check how much was
-// captured.
-func (l *line) esp(b []byte, length uint32) {
-	if length < 8 {
-		l.put("[|esp]")
-		return
-	}
-	l.put("esp")
-	l.spi(b, length)
-}
-
-// ah prints an authentication header behind the IP header ip.
-func (l *line) ah(b []byte, length uint32, ip []byte) {
-	l.put("ah ")
-	l.pair(ip)
-	if length < 12 {
-		l.put("[|ah]")
-		return
-	}
-	l.spi(from(b, 4), length)
-}
-
+// spi prints the rest of an ESP header or an authentication header (print-ipsec.c), which
+// tcpdump does not check to be captured.
 func (l *line) spi(b []byte, length uint32) {
-	l.put(" spi 0x", hexNum{u32(b, 0), 8}, " seq ", u32(b, 4), " len ", int32(length))
+	l.put(" spi 0x", hexa{u32(b, 0), 8}, " seq ", u32(b, 4), " len ", int32(length))
 }
 
 // igmpTexts are the kinds of IGMP messages, as forms.
@@ -336,7 +291,7 @@ func (l *line) igmp(b []byte, length uint32) {
 		l.form(" [gaddr {i4}]", b)
 	}
 	if (b[0] == 0x11 || b[0] == 0x12) && length != 8 {
-		l.put(" [len ", int32(length), "]")
+		l.put(" [len ", length, "]")
 	}
 	if v := b[0] >> 4; v != 1 {
 		l.put(" [v", v, "]")
@@ -356,98 +311,67 @@ const (
 	greVersion  = 0x0007
 )
 
+// greFields are the words behind the first four bytes of each version of GRE, if one of the
+// flags is set. A key may be a virtual subnet and a flow (NVGRE).
+var greFields = [2][]struct {
+	flags uint16
+	text  string // a form
+}{
+	{{greChecksum | greRouting, ""}, {greKey, " key={w0}|{t0}+{y3}"}, {greSequence, " seq {w0}"}},
+	{{greVersion, " callid {h2}"}, {greSequence, " seq {w0}"}, {greAck, " ack {w0}"}},
+}
+
 // gre prints a GRE header and the IP datagram in it (print-gre.c). What else it carries
 // is printed as tcpdump prints protocols that it does not know.
 func (l *line) gre(b []byte, length uint32) {
 	flags, proto := u16(b, 0), u16(b, 2)
-	switch version := flags & greVersion; {
+	version, name := flags&greVersion, "gre"
+	switch {
 	case len(b) < 2:
 		l.put("[|gre]")
+		return
 	case version > 1:
 		l.put("gre-unknown-version=", version)
-	case version == 0:
-		l.put("gre")
-		l.gre0(b, length, flags, proto)
-	case len(b) < 4:
-		l.put("[|gre1]")
-	case proto == 0x880b:
-		l.pptp(b[4:], flags)
-	default:
-		l.put("unknown-gre1-proto-", hexNum{uint32(proto), 4})
-	}
-}
-
-func (l *line) gre0(b []byte, length uint32, flags, proto uint16) {
-	off := 0
-	more := func(n int) bool { // whether the next n bytes were captured
-		if off += n; off > len(b) {
-			l.put("[|gre]")
-		}
-		return off <= len(b)
-	}
-	if !more(4) {
 		return
+	case version == 1 && len(b) < 4:
+		l.put("[|gre1]")
+		return
+	case version == 1 && proto != 0x880b:
+		l.put("unknown-gre1-proto-", hexa{uint32(proto), 4})
+		return
+	case version == 1:
+		name = "pptp"
 	}
-	for _, f := range [...]uint16{greChecksum | greRouting, greKey, greSequence} {
-		if flags&f == 0 {
+	l.put(name)
+	off := 4
+	for _, f := range greFields[version] {
+		if flags&f.flags == 0 {
 			continue
 		}
-		if !more(4) {
-			return
+		if off += 4; off > len(b) {
+			break
 		}
-		switch v := u32(b, off-4); {
-		case f == greKey: // a key may be a virtual subnet and a flow (NVGRE)
-			l.put(" key=", v, "|", v>>8, "+", hexNum{v & 0xff, 2})
-		case f == greSequence:
-			l.put(" seq ", v)
-		case flags&greRouting != 0:
-			l.put(" off 0x", hexNum{v & 0xffff, 0})
+		if l.form(f.text, b[off-4:]); f.text == "" && flags&greRouting != 0 {
+			l.put(" off 0x", hexa{v: uint32(u16(b, off-2))})
 		}
 	}
 	// Source routes (RFC 1701) are skipped. The last one is all zero.
-	for last := flags&greRouting == 0; !last; {
-		if !more(4) {
-			return
-		}
-		family, size := u16(b, off-4), int(b[off-1])
-		if !more(size) {
-			return
-		}
-		last = family == 0 && size == 0
+	for last := version == 1 || flags&greRouting == 0; !last && off <= len(b); {
+		last = off+4 <= len(b) && u16(b, off) == 0 && b[off+3] == 0
+		off += 4 + int(at(b, off+3))
 	}
-	l.put(" ")
-	switch length -= uint32(off); proto {
-	case 0:
-		l.put("keep-alive")
-	case 0x0800, 0x86dd:
-		l.nested(proto == 0x86dd, b[off:], length)
-	default:
-		l.put("unknown-proto-", hexNum{uint32(proto), 4})
-	}
-}
-
-// pptp prints the rest of an enhanced GRE header, up to the PPP frame.
-func (l *line) pptp(b []byte, flags uint16) {
-	l.put("pptp")
-	if len(b) < 4 {
-		l.put("[|pptp]")
-		return
-	}
-	l.put(" callid ", u16(b, 2))
-	for _, f := range [...]struct {
-		bit  uint16
-		name string
-	}{{greSequence, " seq "}, {greAck, " ack "}} {
-		if flags&f.bit == 0 {
-			continue
-		}
-		if b = b[4:]; len(b) < 4 {
-			l.put("[|pptp]")
-			return
-		}
-		l.put(f.name, u32(b, 0))
-	}
-	if flags&greSequence != 0 {
+	switch {
+	case off > len(b):
+		l.put("[|", name, "]")
+	case version == 1 && flags&greSequence != 0:
 		l.put(": ")
+	case version == 1:
+	case proto == 0:
+		l.put(" keep-alive")
+	case proto == 0x0800, proto == 0x86dd:
+		l.put(" ")
+		l.nested(proto == 0x86dd, b[off:], length-uint32(off))
+	default:
+		l.put(" unknown-proto-", hexa{uint32(proto), 4})
 	}
 }

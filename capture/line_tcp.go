@@ -22,7 +22,7 @@ func (l *line) tcp(b []byte, length uint32, ip []byte) {
 	}
 	if len(b) < 4 {
 		l.pair(ip)
-		l.put(": [|tcp]")
+		l.put("[|tcp]")
 		return
 	}
 	if ip[0]>>4 == 6 && ip[6] != protoTCP {
@@ -100,7 +100,6 @@ var tcpOptionForms = [...]struct {
 // tcpOptions prints the left bytes of options at b, up to the first that is bad or was
 // not captured.
 func (l *line) tcpOptions(b []byte, left int, flags byte) {
-	const cut, bad = "[|tcp]", "[bad opt]"
 	for first := true; left > 0; first = false {
 		if !first {
 			l.put(",")
@@ -114,27 +113,27 @@ func (l *line) tcpOptions(b []byte, left int, flags byte) {
 			b, left = b[1:], left-1
 			continue
 		case len(b) < 2:
-			l.put(cut)
+			l.put("[|tcp]")
 			return
 		}
 		// tcpdump counts the kind as still left here.
-		opt, size := b[0], int(b[1])
-		if size < 2 || size > left {
-			l.put(bad)
+		opt, size := b[0], b[1]
+		if size < 2 || int(size) > left {
+			l.put("[bad opt]")
 			return
 		}
 		b, left = b[2:], left-2
-		n, want := l.tcpOption(opt, size, b, left, flags)
+		n := l.tcpOption(opt, size, b, left, flags)
 		switch {
-		case want > left:
-			l.put(bad)
+		case n > left:
+			l.put("[bad opt]")
 			return
-		case want > len(b):
-			l.put(cut)
+		case n > len(b):
+			l.put("[|tcp]")
 			return
 		}
-		b, left = from(b, n), left-n
-		if n+2 != size {
+		b, left = b[n:], left-n
+		if n+2 != int(size) {
 			l.put("[len ", size, "]")
 		}
 	}
@@ -142,48 +141,39 @@ func (l *line) tcpOptions(b []byte, left int, flags byte) {
 
 // tcpOption prints one option, whose length field is size and whose data begins b, as far
 // as that has left bytes and was captured. It returns how many bytes of data the option
-// has by its kind, and where the first number ends that could not be printed, 0 if there
-// is none.
-func (l *line) tcpOption(opt byte, size int, b []byte, left int, flags byte) (n, want int) {
-	have := min(left, len(b))
+// has by its kind, or where the first number ends that could not be printed.
+func (l *line) tcpOption(opt, size byte, b []byte, left int, flags byte) (n int) {
 	if int(opt) < len(tcpOptionForms) && tcpOptionForms[opt].name != "" {
 		l.put(tcpOptionForms[opt].name)
 		for _, k := range tcpOptionForms[opt].sizes {
-			if n += k; n > have {
-				return n, n
+			if n += k; n > min(left, len(b)) {
+				return n
 			}
 			l.put(" ", u32(b, n-k)>>(32-8*k))
 		}
 		if opt == tcpoptSackOK && size != 2 {
 			l.put("[len ", size, "]") // tcpdump prints it twice
 		}
-		return n, 0
+		return n
 	}
-	n = size - 2
-	if opt == tcpoptSack {
-		if n%8 != 0 || flags&tcpACK == 0 {
-			l.put("malformed sack [len ", n, "] ")
-			return n, 0
-		}
-		l.put("sack ", n/8, " ")
-		for i := 0; i < n; i += 8 {
-			if i+8 > have {
-				return n, i + 8
-			}
+	n = int(size) - 2
+	switch {
+	case opt == tcpoptSack && (n%8 != 0 || flags&tcpACK == 0):
+		l.put("malformed sack [len ", size-2, "] ")
+	case opt == tcpoptSack:
+		l.put("sack ", (size-2)/8, " ")
+		for i := 0; i+8 <= min(n, len(b)); i += 8 {
 			l.put("{", u32(b, i), ":", u32(b, i+4), "} ")
 		}
-		return n, 0
-	}
-	if opt == tcpoptSignature {
-		l.put("tcpmd5:")
-	} else {
-		l.put("opt-", opt, ":")
-	}
-	for i := range n {
-		if i >= have {
-			return n, i + 1
+	default:
+		if opt == tcpoptSignature {
+			l.put("tcpmd5:")
+		} else {
+			l.put("opt-", opt, ":")
 		}
-		l.put(hexNum{uint32(b[i]), 2})
+		for _, c := range b[:min(n, len(b))] {
+			l.put(hexa{uint32(c), 2})
+		}
 	}
-	return n, 0
+	return n
 }
