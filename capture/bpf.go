@@ -2,8 +2,6 @@ package capture
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/google/gopacket"
@@ -112,20 +110,16 @@ const (
 	bpfAlignment = 4
 )
 
-// errBPF is wrapped when a read does not parse as bpf records.
-var errBPF = errors.New("malformed bpf record")
-
 // cutBPF returns the first packet of what read(2) on a bpf(4) device returned, and the
-// bytes behind it. read must not be empty.
-func cutBPF(read []byte) (data []byte, ci gopacket.CaptureInfo, rest []byte, err error) {
+// bytes behind it. It reports false when they are not a record.
+func cutBPF(read []byte) (data []byte, ci gopacket.CaptureInfo, rest []byte, ok bool) {
 	if len(read) < bpfMinHeader {
-		return nil, ci, nil, fmt.Errorf("%w: header of %d bytes", errBPF, len(read))
+		return nil, ci, nil, false
 	}
 	hdrlen := uint64(binary.NativeEndian.Uint16(read[bpfHdrlen:]))
-	caplen := uint64(binary.NativeEndian.Uint32(read[bpfCaplen:]))
-	end := hdrlen + caplen
+	end := hdrlen + uint64(binary.NativeEndian.Uint32(read[bpfCaplen:]))
 	if hdrlen < bpfMinHeader || end > uint64(len(read)) {
-		return nil, ci, nil, fmt.Errorf("%w: header length %d and capture length %d, %d bytes left", errBPF, hdrlen, caplen, len(read))
+		return nil, ci, nil, false
 	}
 	// The seconds of struct bpf_timeval are unsigned (u_int32_t): good until 2106.
 	sec, usec := binary.NativeEndian.Uint32(read[bpfSec:]), binary.NativeEndian.Uint32(read[bpfUsec:])
@@ -133,7 +127,7 @@ func cutBPF(read []byte) (data []byte, ci gopacket.CaptureInfo, rest []byte, err
 	ci = captureInfo(time.Unix(int64(sec), int64(usec)*1000), data, binary.NativeEndian.Uint32(read[bpfDatalen:]))
 	// The last record of a read is not padded.
 	next := (end + bpfAlignment - 1) &^ (bpfAlignment - 1)
-	return data, ci, read[min(next, uint64(len(read))):], nil
+	return data, ci, read[min(next, uint64(len(read))):], true
 }
 
 // captureInfo describes a packet that had length bytes, as its record claims.

@@ -201,31 +201,18 @@ func u32(b []byte, i int) uint32 {
 	return uint32(u16(b, i))<<16 | uint32(u16(b, i+2))
 }
 
-// from returns b[i:], empty when i is behind the end.
-func from(b []byte, i int) []byte {
-	return b[min(i, len(b)):]
-}
-
-// addr4 returns the IPv4 address at i.
-func addr4(b []byte, i int) netip.Addr {
-	var a [4]byte
-	copy(a[:], from(b, i))
-	return netip.AddrFrom4(a)
-}
-
-// addr6 returns the IPv6 address at i.
-func addr6(b []byte, i int) netip.Addr {
-	var a [16]byte
-	copy(a[:], from(b, i))
-	return netip.AddrFrom16(a)
+// addr returns the address of n bytes at i, which the caller has found captured.
+func addr(b []byte, i, n int) netip.Addr {
+	a, _ := netip.AddrFromSlice(b[min(i, len(b)):min(i+n, len(b))])
+	return a
 }
 
 // addrs returns source and destination of a whole IP header.
 func addrs(ip []byte) (src, dst netip.Addr) {
 	if ip[0]>>4 == 6 {
-		return addr6(ip, 8), addr6(ip, 24)
+		return addr(ip, 8, 16), addr(ip, 24, 16)
 	}
-	return addr4(ip, 12), addr4(ip, 16)
+	return addr(ip, 12, 4), addr(ip, 16, 4)
 }
 
 // pair prints "source > destination: " of a whole IP header.

@@ -148,9 +148,9 @@ func (l *line) form(text string, b []byte) {
 		case 'y':
 			l.put(hexa{uint32(at(b, off)), 2})
 		case 'i':
-			l.put(addr4(b, off))
+			l.put(addr(b, off, 4))
 		case 'I':
-			l.put(addr6(b, off))
+			l.put(addr(b, off, 16))
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (l *line) upper(proto byte, b []byte, left, size uint32, ip []byte) {
 			l.put("[|ah]")
 			return
 		}
-		l.spi(from(b, 4), left)
+		l.spi(b[min(4, len(b)):], left)
 	case proto == protoGRE:
 		l.gre(b, size)
 	case proto == protoIPv4 || proto == protoIPv6:
@@ -233,7 +233,7 @@ func (l *line) routing6(b []byte) int {
 		}
 		whole = whole && b[1]%2 == 0
 		for i := 8; b[1]%2 == 0 && i+16 <= min(n, len(b)); i += 16 {
-			l.put(", [", uint32(i/16), "]", addr6(b, i))
+			l.put(", [", uint32(i/16), "]", addr(b, i, 16))
 		}
 	}
 	if !whole {

@@ -72,29 +72,21 @@ func (l *line) tcp(b []byte, length uint32, ip []byte) {
 	}
 }
 
-// TCP options that are not printed as a name and numbers.
-const (
-	tcpoptEOL       = 0
-	tcpoptNOP       = 1
-	tcpoptSackOK    = 4
-	tcpoptSack      = 5
-	tcpoptSignature = 19
-)
-
-// tcpOptionForms holds the names of options and the sizes of the numbers in them.
+// tcpOptionForms holds the names of options and the sizes of the numbers in them, for those
+// that are printed so.
 var tcpOptionForms = [...]struct {
 	name  string
 	sizes []int
 }{
-	2:            {"mss", []int{2}},
-	3:            {"wscale", []int{1}},
-	tcpoptSackOK: {"sackOK", nil},
-	6:            {"echo", []int{4}},
-	7:            {"echoreply", []int{4}},
-	8:            {"timestamp", []int{4, 4}},
-	11:           {"cc", []int{4}},
-	12:           {"ccnew", []int{4}},
-	13:           {"ccecho", []int{4}},
+	2:  {"mss", []int{2}},
+	3:  {"wscale", []int{1}},
+	4:  {"sackOK", nil},
+	6:  {"echo", []int{4}},
+	7:  {"echoreply", []int{4}},
+	8:  {"timestamp", []int{4, 4}},
+	11: {"cc", []int{4}},
+	12: {"ccnew", []int{4}},
+	13: {"ccecho", []int{4}},
 }
 
 // tcpOptions prints the left bytes of options at b, up to the first that is bad or was
@@ -105,10 +97,10 @@ func (l *line) tcpOptions(b []byte, left int, flags byte) {
 			l.put(",")
 		}
 		switch {
-		case len(b) >= 1 && b[0] == tcpoptEOL:
+		case len(b) >= 1 && b[0] == 0:
 			l.put("eol")
 			return
-		case len(b) >= 1 && b[0] == tcpoptNOP:
+		case len(b) >= 1 && b[0] == 1:
 			l.put("nop")
 			b, left = b[1:], left-1
 			continue
@@ -151,22 +143,22 @@ func (l *line) tcpOption(opt, size byte, b []byte, left int, flags byte) (n int)
 			}
 			l.put(" ", u32(b, n-k)>>(32-8*k))
 		}
-		if opt == tcpoptSackOK && size != 2 {
+		if opt == 4 && size != 2 {
 			l.put("[len ", size, "]") // tcpdump prints it twice
 		}
 		return n
 	}
 	n = int(size) - 2
 	switch {
-	case opt == tcpoptSack && (n%8 != 0 || flags&tcpACK == 0):
+	case opt == 5 && (n%8 != 0 || flags&tcpACK == 0):
 		l.put("malformed sack [len ", size-2, "] ")
-	case opt == tcpoptSack:
+	case opt == 5:
 		l.put("sack ", (size-2)/8, " ")
 		for i := 0; i+8 <= min(n, len(b)); i += 8 {
 			l.put("{", u32(b, i), ":", u32(b, i+4), "} ")
 		}
 	default:
-		if opt == tcpoptSignature {
+		if opt == 19 {
 			l.put("tcpmd5:")
 		} else {
 			l.put("opt-", opt, ":")

@@ -1,7 +1,6 @@
 package capture
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"time"
 
@@ -101,7 +100,7 @@ func (p *Packet) decodeIPv4(ip []byte) error {
 	p.Dst = netip.AddrFrom4([4]byte(ip[16:20]))
 	p.Proto = ip[9]
 	hlen := int(ip[0]&0xf) * 4
-	if binary.BigEndian.Uint16(ip[6:])&0x1fff != 0 {
+	if u16(ip, 6)&0x1fff != 0 {
 		p.Fragment = true
 		return nil
 	}
@@ -119,33 +118,22 @@ func (p *Packet) decodeIPv6(ip []byte) error {
 	p.Dst = netip.AddrFrom16([16]byte(ip[24:40]))
 	p.Proto = ip[6]
 	for b := ip[ipv6HeaderLen:]; ; {
-		var n int
+		n := 8 // the length of an extension header
 		switch p.Proto {
 		default:
 			p.decodePorts(b)
 			return nil
 		case protoHopOpts, protoRouting, protoDstOpts:
-			if len(b) < 2 {
-				return nil
-			}
-			n = (int(b[1]) + 1) * 8
+			n = (int(at(b, 1)) + 1) * 8
 		case protoAH:
-			if len(b) < 2 {
-				return nil
-			}
-			n = (int(b[1]) + 2) * 4
+			n = (int(at(b, 1)) + 2) * 4
 		case protoFragment:
-			if len(b) < 8 {
-				return nil
-			}
-			n = 8
-			if binary.BigEndian.Uint16(b[2:])&^7 != 0 {
-				p.Proto, p.Fragment = b[0], true
-				return nil
-			}
+			p.Fragment = len(b) >= 8 && u16(b, 2)&^7 != 0
 		}
-		p.Proto = b[0]
-		if n > len(b) {
+		if len(b) < 2 || p.Proto == protoFragment && len(b) < 8 {
+			return nil
+		}
+		if p.Proto = b[0]; p.Fragment || n > len(b) {
 			return nil
 		}
 		b = b[n:]
@@ -154,8 +142,8 @@ func (p *Packet) decodeIPv6(ip []byte) error {
 
 func (p *Packet) decodePorts(b []byte) {
 	if (p.Proto == protoTCP || p.Proto == protoUDP) && len(b) >= 4 {
-		p.SrcPort = binary.BigEndian.Uint16(b)
-		p.DstPort = binary.BigEndian.Uint16(b[2:])
+		p.SrcPort = u16(b, 0)
+		p.DstPort = u16(b, 2)
 		p.Ports = true
 	}
 }

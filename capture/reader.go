@@ -119,10 +119,7 @@ func (r *Reader) setUp(socket func() (device, error), filter Filter) error {
 		try("BIOCIMMEDIATE", biocImmediate, unsafe.Pointer(&on))
 	}
 	try("BIOCLOCK", biocLock, nil)
-	if err != nil {
-		return fmt.Errorf("%s: %w", r.name, err)
-	}
-	return nil
+	return r.failed(err)
 }
 
 // attach sets the buffer size, which the kernel bounds by net.bpf.maxbufsize, and the
@@ -132,7 +129,7 @@ func (r *Reader) attach(socket func() (device, error)) error {
 	created := false
 	for size := uint32(MaxBufferSize); ; {
 		if err := request(r.dev, "BIOCSBLEN", biocSetBufferSize, unsafe.Pointer(&size)); err != nil {
-			return fmt.Errorf("%s: %w", r.name, err)
+			return r.failed(err)
 		}
 		var arg ifreq
 		copy(arg.name[:], r.name)
@@ -143,15 +140,13 @@ func (r *Reader) attach(socket func() (device, error)) error {
 			return nil
 		case errors.Is(err, syscall.ENXIO) && !created:
 			if err := createInterface(socket, r.name); err != nil {
-				return fmt.Errorf("%w: %s does not exist: %w", ErrInterfaceGone, r.name, err)
+				return fmt.Errorf("%s: %w: it cannot be created: %w", r.name, ErrInterfaceGone, err)
 			}
 			created = true
-		case errors.Is(err, syscall.ENXIO):
-			return fmt.Errorf("%w: %s: %w", ErrInterfaceGone, r.name, err)
 		case (errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ENOBUFS)) && size > minBufferSize:
 			size = max(size/2, minBufferSize)
 		default:
-			return fmt.Errorf("%s: %w", r.name, err)
+			return r.failed(err)
 		}
 	}
 }
@@ -176,6 +171,18 @@ func createInterface(socket func() (device, error), name string) error {
 	return request(dev, "SIOCSIFFLAGS", siocSetFlags, unsafe.Pointer(&arg))
 }
 
+// failed returns the error of a request or a read, nil for nil. The kernel revokes the
+// descriptor of a destroyed interface.
+func (r *Reader) failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ENOTTY) {
+		err = fmt.Errorf("%w: %w", ErrInterfaceGone, err)
+	}
+	return fmt.Errorf("%s: %w", r.name, err)
+}
+
 // request makes a request of dev, by its number on this architecture.
 func request(dev device, name string, req uint, arg unsafe.Pointer) error {
 	if err := dev.ioctl(sized(req, runtime.GOARCH), arg); err != nil {
@@ -193,7 +200,8 @@ func (r *Reader) ZeroCopyReadPacketData() (data []byte, ci gopacket.CaptureInfo,
 				return nil, ci, err
 			}
 		}
-		if data, ci, r.rest, err = cutBPF(r.rest); err == nil {
+		var ok bool
+		if data, ci, r.rest, ok = cutBPF(r.rest); ok {
 			return data, ci, nil
 		}
 		r.mu.Lock()
@@ -210,17 +218,14 @@ func (r *Reader) read() ([]byte, error) {
 	if r.closed.Load() {
 		return nil, io.EOF
 	}
-	n, err := r.dev.read(r.buf)
-	switch {
+	switch n, err := r.dev.read(r.buf); {
 	case err == nil:
 		return r.buf[:n], nil
 	case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.EAGAIN):
 		return nil, nil
-	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENXIO):
-		// The kernel revokes the descriptor of a destroyed interface.
-		err = fmt.Errorf("%w: %w", ErrInterfaceGone, err)
+	default:
+		return nil, r.failed(fmt.Errorf("read: %w", err))
 	}
-	return nil, fmt.Errorf("%s: read: %w", r.name, err)
 }
 
 // Buffered reports whether the next packet can be returned without asking the kernel.
@@ -236,10 +241,7 @@ func (r *Reader) Stats() (Stats, error) {
 	}
 	var now bpfStat
 	if err := request(r.dev, "BIOCGSTATS", biocGetStats, unsafe.Pointer(&now)); err != nil {
-		if errors.Is(err, syscall.ENOTTY) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ENXIO) {
-			err = fmt.Errorf("%w: %w", ErrInterfaceGone, err)
-		}
-		return r.stats, fmt.Errorf("%s: %w", r.name, err)
+		return r.stats, r.failed(err)
 	}
 	r.stats.Received += uint64(now.recv - r.last.recv)
 	r.stats.Dropped += uint64(now.drop - r.last.drop)
