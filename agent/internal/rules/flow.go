@@ -10,17 +10,24 @@ import (
 
 // A part is the packets of a flow that one rule decides on.
 type part struct {
-	rule  *pfioctl.Rule // nil: no rule matches them
-	over  *pfioctl.Rule // the block rule that it overrules
-	box   box
+	leaf
 	level Level
+}
+
+// join adds a leaf to the part that its rule decides on.
+func join(parts []*part, l leaf) []*part {
+	i := slices.IndexFunc(parts, func(p *part) bool { return p.rule == l.rule })
+	if i < 0 {
+		return append(parts, &part{leaf: l})
+	}
+	parts[i].box = parts[i].box.join(l.box)
+	return parts
 }
 
 // An outcome is what becomes of the packets of a flow.
 type outcome struct {
 	*space
 	name    string // the packets in words: "come in from <table>"
-	cut     bool   // some packets were not followed
 	passes  []*part
 	mute    []*part         // blocked, and not logged where hits are read
 	blocked box             // around all that is blocked, except TCP packets without a connection
@@ -30,45 +37,29 @@ type outcome struct {
 
 // outcome walks a flow through the rules.
 func (j *judge) outcome(f flow) *outcome {
-	s := newSpace(j.rs, j.o, f)
-	w := s.evaluate(j.rs)
-	o := &outcome{space: s, cut: w.cut, name: "come in"}
-	if f.dir == pfioctl.DirOut {
-		o.name = "go out"
-	}
-	o.name += fmt.Sprintf(" %s <%s>", f.word(true), j.o.Block.Name)
-	find := func(list *[]*part, l *leaf) {
-		i := slices.IndexFunc(*list, func(p *part) bool { return p.rule == l.fate.rule })
-		if i < 0 {
-			i = len(*list)
-			*list = append(*list, &part{rule: l.fate.rule, over: l.fate.over})
-		}
-		p := (*list)[i]
-		p.box = p.box.join(l.box)
-	}
-	for i := range w.leaves {
-		l := &w.leaves[i]
-		if !l.fate.blocks() {
-			find(&o.passes, l)
+	s := newSpace(j.rules, j.o, f)
+	s.evaluate(j.rs)
+	way := map[pfioctl.Direction]string{pfioctl.DirIn: "come in", pfioctl.DirOut: "go out"}[f.dir]
+	o := &outcome{space: s, name: fmt.Sprintf("%s %s <%s>", way, f.word(true), j.o.Block.Name)}
+	for _, l := range s.leaves {
+		if !l.blocks() {
+			o.passes = join(o.passes, l)
 			continue
 		}
 		if !s.rare(l.box) {
 			o.blocked = o.blocked.join(l.box)
 		}
-		if j.o.Report && l.fate.logs&logBit(j.o.PflogIf) == 0 {
-			find(&o.mute, l)
-		} else if !slices.Contains(o.by, l.fate.rule) {
-			o.by = append(o.by, l.fate.rule)
+		if j.o.Report && l.logs&logBit(j.o.PflogIf) == 0 {
+			o.mute = join(o.mute, l)
+		} else if !slices.Contains(o.by, l.rule) {
+			o.by = append(o.by, l.rule)
 		}
 	}
 	o.covered = where(len(s.ifaces), func(i int) bool {
-		return o.blocked != nil && !slices.ContainsFunc(o.passes, func(p *part) bool { return !s.rare(p.box) && p.box[axIface].has(i) })
+		return o.blocked != nil && !slices.ContainsFunc(o.passes, func(p *part) bool { return !s.rare(p.box) && p.box[axIface][i] })
 	})
 	return o
 }
-
-// rare reports whether a box has only packets that hardly come: TCP without a connection.
-func (s *space) rare(b box) bool { return !b[axProto].meets(s.common) }
 
 // flow judges a flow that has to be blocked.
 func (j *judge) flow(f flow) {
@@ -79,12 +70,11 @@ func (j *judge) flow(f flow) {
 	if o.cut {
 		j.say(Skip, nil, "packets that %s: the rules distinguish too many kinds of packets to check them all", o.name)
 	}
-	worst := OK
+	worst, behind := OK, ""
 	for _, p := range o.passes {
 		p.level = o.level(p)
 		worst = max(worst, p.level)
 	}
-	behind := ""
 	if worst == Fail {
 		behind = j.otherSide(f)
 	}
@@ -96,51 +86,41 @@ func (j *judge) flow(f flow) {
 	if j.o.Report {
 		text = "blocked and logged"
 	}
-	var by []string
-	for _, r := range o.by {
-		by = append(by, named(r))
-	}
-	j.say(OK, nil, "packets that %s are %s: %s", o.name, text, strings.Join(few(by), ", "))
+	j.say(OK, nil, "packets that %s are %s: %s", o.name, text, few(o.by, named))
 }
 
 // level returns how bad it is that packets pass. Packets of everybody who is listed: Fail. Only special
 // ones, or only where it is known not to be the Internet: Warn.
 func (o *outcome) level(p *part) Level {
-	if ax, ok := o.special(p.box); ok {
-		if o.axes[ax].table && p.asksEmpty() {
+	if special := o.special(p.box); special != nil {
+		empty := func(a pfioctl.RuleAddr) bool { return a.Type == pfioctl.AddrTable && a.Count <= 0 && !a.Not }
+		if special.table && p.rule != nil && (empty(p.rule.Src) || empty(p.rule.Dst)) {
 			return Note
 		}
 		return Warn
 	}
-	if p.box[axIface].count() == len(o.ifaces) || o.covered.empty() {
+	if p.box[axIface].whole() || o.covered.empty() {
 		return Fail
 	}
 	for i, f := range o.ifaces {
-		if p.box[axIface].has(i) && len(o.o.Interfaces) > 0 && slices.Contains(f.Groups, "egress") {
+		if p.box[axIface][i] && !o.o.guessed && slices.Contains(f.Groups, "egress") {
 			return Fail
 		}
 	}
 	return Warn
 }
 
-// asksEmpty reports whether the rule asks for what is in a table that is empty now.
-func (p *part) asksEmpty() bool {
-	return p.rule != nil && slices.ContainsFunc([]pfioctl.RuleAddr{p.rule.Src, p.rule.Dst}, func(a pfioctl.RuleAddr) bool {
-		return a.Type == pfioctl.AddrTable && a.Count <= 0 && !a.Not
-	})
-}
-
 // otherSide returns text if packets that pass in a flow are blocked by the policy on their other side of the
 // firewall, where they leave again or came in: then everything forwarded is blocked. Else it returns "".
 func (j *judge) otherSide(f flow) string {
 	o := j.outcome(flow{pfioctl.DirIn + pfioctl.DirOut - f.dir, f.src})
-	// Where everything is blocked that no rule passes, that says nothing about the policy.
-	blocks := func(r *pfioctl.Rule) bool { return j.o.names(r, j.o.Block, true) }
 	by := o.by
 	for _, p := range o.mute {
 		by = append(by, p.rule)
 	}
-	if o.covered.empty() || !slices.ContainsFunc(by, blocks) {
+	// Where everything is blocked that no rule passes, that says nothing about the policy.
+	policy := slices.ContainsFunc(by, func(r *pfioctl.Rule) bool { return j.o.names(r, j.o.Block, true) })
+	if o.covered.empty() || !policy {
 		return ""
 	}
 	where := "come in"
@@ -150,45 +130,48 @@ func (j *judge) otherSide(f flow) string {
 	return fmt.Sprintf("; forwarded ones are blocked where they %s, %s: only the firewall itself is open", where, o.axes[axIface].phrase(o.covered))
 }
 
-// reportPasses names what passes, by which rule, and what to do. Of many rules with the same effect it names
-// the first three.
+// reportPasses names what passes, by which rule, and what to do. Of more than three rules of the same level it
+// names the rest only by their numbers.
 func (j *judge) reportPasses(o *outcome, behind string) {
 	passes := slices.DeleteFunc(slices.Clone(o.passes), func(p *part) bool { return o.rare(p.box) })
 	if len(passes) == 0 {
 		passes = o.passes
 	}
 	const most = 3
-	reported := make(map[Level]int)
-	var rest []string
+	var rest [Fail + 1][]*pfioctl.Rule
+	var reported, last [Fail + 1]int
 	for _, p := range passes {
 		if reported[p.level]++; reported[p.level] > most {
-			rest = append(rest, ruleName(p.rule))
+			rest[p.level] = append(rest[p.level], p.rule)
 			continue
 		}
-		do := j.remedy(o, p)
-		if ax, special := o.special(p.box); special && ax != axIface {
+		do, level := j.remedy(o, p), p.level
+		if o.special(p.box) != nil {
 			do[0] = "if that is not intended, " + do[0]
 		}
 		if behind != "" {
-			p.level = min(p.level, Warn)
+			level = min(level, Warn)
 		}
-		j.say(p.level, do, "packets that %s %s: %s%s", o.name, o.which(p), j.because(p), behind)
+		last[p.level] = len(j.findings)
+		j.say(level, do, "packets that %s %s: %s%s", o.name, o.which(p), j.because(p), behind)
 	}
-	if len(rest) > 0 {
-		j.findings[len(j.findings)-1].Text += "; the same holds for " + strings.Join(few(rest), ", ")
+	for level, rules := range rest {
+		if len(rules) > 0 {
+			j.findings[last[level]].Text += "; the same holds for " + few(rules, ruleName)
+		}
 	}
 }
 
 // which describes the packets of a part by what they have in common, or by what the blocked ones have.
 func (o *outcome) which(p *part) string {
-	if words := o.restricted(p.box); len(words) > 0 {
-		return "pass, if " + strings.Join(words, " ")
+	if words := o.restricted(p.box); words != "" {
+		return "pass, if " + words
 	}
 	if o.blocked == nil {
 		return "are not blocked"
 	}
-	if words := o.restricted(o.blocked); len(words) > 0 {
-		return fmt.Sprintf("are blocked only if %s; the others pass", strings.Join(words, " "))
+	if words := o.restricted(o.blocked); words != "" {
+		return fmt.Sprintf("are blocked only if %s; the others pass", words)
 	}
 	return "pass in part"
 }
@@ -211,7 +194,7 @@ func (j *judge) because(p *part) string {
 	return "rule " + named(p.rule)
 }
 
-// remedy says what to do about a part that passes, or that is not logged.
+// remedy returns what to do about a part that passes, or that is not logged.
 func (j *judge) remedy(o *outcome, p *part) []string {
 	if p.over != nil && j.o.names(p.over, j.o.Block, true) {
 		q := *p.over
@@ -229,14 +212,13 @@ func (j *judge) remedy(o *outcome, p *part) []string {
 func (j *judge) reportMute(o *outcome) Level {
 	worst := OK
 	for _, p := range o.mute {
-		level := o.level(p)
-		if ax, ok := o.special(p.box); ok && ax != axIface {
+		level, name := o.level(p), o.name
+		if o.special(p.box) != nil {
 			level = Note // a rule of the owner blocks them
 		}
 		worst = max(worst, level)
-		name := o.name
-		if words := o.restricted(p.box); len(words) > 0 {
-			name += ", if " + strings.Join(words, " ") + ","
+		if words := o.restricted(p.box); words != "" {
+			name += ", if " + words + ","
 		}
 		r := *p.rule // as it should be
 		text, do := "not logged", j.remedy(o, p)
@@ -254,3 +236,30 @@ func (j *judge) reportMute(o *outcome) Level {
 	}
 	return worst
 }
+
+// few names the first four rules of a list, and the number of the others.
+func few(list []*pfioctl.Rule, name func(*pfioctl.Rule) string) string {
+	const most = 4
+	var names []string
+	for _, r := range list[:min(len(list), most)] {
+		names = append(names, name(r))
+	}
+	if len(list) > most {
+		names = append(names, fmt.Sprintf("and %d more", len(list)-most))
+	}
+	return strings.Join(names, ", ")
+}
+
+// ruleName is the number of a rule as `pfctl -vvsr` shows it.
+func ruleName(r *pfioctl.Rule) string {
+	switch {
+	case r == nil:
+		return "what no rule matches"
+	case r.Anchor != "":
+		return fmt.Sprintf("@%d in anchor %s", r.Nr, r.Anchor)
+	}
+	return fmt.Sprintf("@%d", r.Nr)
+}
+
+// named is a rule with its number.
+func named(r *pfioctl.Rule) string { return fmt.Sprintf("%s `%s`", ruleName(r), r) }

@@ -61,7 +61,7 @@ type Options struct {
 	// Tables are all tables of all anchors. They decide whether a rule in an anchor means a table of that
 	// anchor. If nil, rules mean the main ruleset's.
 	Tables []pfioctl.TableStats
-	// Interfaces are those of the machine. If nil, they are those that rules name, and others.
+	// Interfaces are those of the machine, nil if they are not known.
 	Interfaces []Interface
 	// Skipped are the interfaces and groups whose packets pf ignores (PF.SkippedInterfaces).
 	Skipped []string
@@ -69,6 +69,8 @@ type Options struct {
 	// reported: if not, rules need not log.
 	PflogIf int
 	Report  bool
+
+	guessed bool // Interfaces are not known: they are those that rules name, and others
 }
 
 func (o *Options) skips(i Interface) bool {
@@ -117,7 +119,10 @@ func Lines(table string, pflogIf int) []string {
 // table or go out to one, on every interface, of every family, protocol and port. It returns at least one
 // finding.
 func Judge(rs *pfioctl.Ruleset, o Options) []Finding {
-	j := &judge{rs: rs, o: &o}
+	j := &judge{rs: rs, o: &o, rules: reachable(rs)}
+	if o.Interfaces == nil {
+		j.guess()
+	}
 	j.uses()
 	if j.used {
 		j.flow(flow{pfioctl.DirIn, true})
@@ -130,6 +135,7 @@ func Judge(rs *pfioctl.Ruleset, o Options) []Finding {
 
 type judge struct {
 	rs       *pfioctl.Ruleset
+	rules    []*pfioctl.Rule // all that packets can reach
 	o        *Options
 	used     bool          // a rule that packets reach names the block table
 	first    *pfioctl.Rule // the first such block rule
@@ -141,27 +147,45 @@ func (j *judge) say(l Level, do []string, format string, args ...any) {
 	j.findings = append(j.findings, Finding{Level: l, Text: fmt.Sprintf(format, args...), Do: do})
 }
 
+// guess takes the interfaces and groups that rules name for those of the machine, with one for the others.
+func (j *judge) guess() {
+	names := slices.Clone(j.o.Skipped)
+	for _, r := range j.rules {
+		names = append(names, r.Iface, r.Received)
+	}
+	seen := map[string]bool{"": true, "any": true}
+	for _, name := range names {
+		i := Interface{Name: name, Groups: []string{driver(name)}, Loopback: driver(name) == "lo"}
+		if driver(name) == name {
+			i.Name = "those of group " + name
+		}
+		if !seen[name] {
+			j.o.Interfaces = append(j.o.Interfaces, i)
+		}
+		seen[name] = true
+	}
+	j.o.Interfaces, j.o.guessed = append(j.o.Interfaces, Interface{Name: "other interfaces"}), true
+}
+
 // uses looks for rules that name the block table.
 func (j *judge) uses() {
 	block := j.o.Block.Name
 	hidden := make(map[string]bool) // anchors with a table of their own by that name
-	negated := false
-	eachRule(j.rs, func(r *pfioctl.Rule) {
+	for _, r := range j.rules {
 		for _, a := range []*pfioctl.RuleAddr{&r.Src, &r.Dst} {
-			if a.Type != pfioctl.AddrTable || a.Name != block {
-				continue
-			}
 			t, active := j.o.tableOf(r, a)
-			if t != j.o.Block {
+			switch {
+			case a.Type != pfioctl.AddrTable || a.Name != block:
+				continue
+			case t != j.o.Block:
 				hidden[r.Anchor] = true
-			}
-			if t != j.o.Block || !active {
+				continue
+			case !active:
 				continue
 			}
 			j.used = true
 			switch {
 			case r.Action == pfioctl.ActionBlock && a.Not:
-				negated = true
 				j.say(Warn, []string{"remove the ! from it"}, "rule %s blocks what is not in table <%s>", named(r), block)
 			case r.Action == pfioctl.ActionBlock && j.first == nil:
 				j.first = r
@@ -169,14 +193,14 @@ func (j *judge) uses() {
 				j.match = r
 			}
 		}
-	})
+	}
 	for _, anchor := range slices.Sorted(maps.Keys(hidden)) {
 		j.say(Fail, []string{
 			"remove the table line from what is loaded into the anchor, and the table:",
 			fmt.Sprintf("pfctl -a %s -t %s -T kill", anchor, block),
 		}, "anchor %s has a table <%s> of its own, which hides the one of the policy from its rules", anchor, block)
 	}
-	if !j.used && (len(hidden) == 0 || !negated) {
+	if !j.used {
 		j.unused(hidden)
 	}
 }
@@ -184,16 +208,17 @@ func (j *judge) uses() {
 // unused explains that no rule which packets reach names the block table.
 func (j *judge) unused(hidden map[string]bool) {
 	block := j.o.Block.Name
+	add := j.add(nil, Lines(block, j.o.PflogIf))
 	if j.o.Tables != nil && !j.o.active(j.o.Block) {
-		j.say(Fail, j.add(nil, Lines(block, j.o.PflogIf)), "no rule blocks what is in table <%s>, and the table does not exist", block)
+		j.say(Fail, add, "no rule blocks what is in table <%s>, and the table does not exist", block)
 		return
 	}
 	reached := map[string]bool{"": true}
-	eachRule(j.rs, func(r *pfioctl.Rule) {
+	for _, r := range j.rules {
 		for _, called := range r.Called {
 			reached[called.Anchor] = true
 		}
-	})
+	}
 	// A table that rules name is listed in their anchor, active or not.
 	var anchors []string
 	do := []string{"add to pf.conf, above every quick rule:"}
@@ -206,7 +231,7 @@ func (j *judge) unused(hidden map[string]bool) {
 	if len(anchors) > 0 {
 		j.say(Fail, do, "rules for table <%s> are in anchor %s, which no rule calls", block, strings.Join(anchors, ", "))
 	} else if len(hidden) == 0 {
-		j.say(Fail, j.add(nil, Lines(block, j.o.PflogIf)), "no rule blocks what is in table <%s>", block)
+		j.say(Fail, add, "no rule blocks what is in table <%s>", block)
 	}
 }
 
@@ -235,9 +260,7 @@ func (j *judge) skipped() {
 			rest++
 		}
 	}
-	if j.o.Interfaces == nil {
-		names = slices.DeleteFunc(slices.Clone(j.o.Skipped), func(name string) bool { return driver(name) == "lo" })
-	} else if rest == 0 {
+	if rest == 0 {
 		level = Fail
 	}
 	if len(names) > 0 {
@@ -248,20 +271,20 @@ func (j *judge) skipped() {
 
 // allows explains, in one note, the rules that pass what is in the allow table.
 func (j *judge) allows() {
-	var rules []string
+	var rules []*pfioctl.Rule
 	what, when := "what they pass", "unless a later rule blocks them"
-	eachRule(j.rs, func(r *pfioctl.Rule) {
+	for _, r := range j.rules {
 		if r.Action != pfioctl.ActionPass || r.Call != "" || !j.o.names(r, j.o.Allow, false) {
-			return
+			continue
 		}
-		rules = append(rules, named(r))
+		rules = append(rules, r)
 		if r.Proto == 0 && r.Dst.Port.Op == "" {
 			what = "every port"
 		}
 		if r.Quick {
 			when = "even if other rules block them"
 		}
-	})
+	}
 	if len(rules) == 0 {
 		return
 	}
@@ -269,17 +292,25 @@ func (j *judge) allows() {
 	if j.o.AllowCarved {
 		do = "pf.conf need not do that: no address of an allow list is in the block table"
 	}
-	j.say(Note, []string{do}, "the addresses in table <%s> have %s open, %s: %s", j.o.Allow.Name, what, when, strings.Join(few(rules), ", "))
+	j.say(Note, []string{do}, "the addresses in table <%s> have %s open, %s: %s", j.o.Allow.Name, what, when, few(rules, named))
 }
 
-// few shortens a list that is too long to read.
-func few(list []string) []string {
-	const most = 4
-	if len(list) > most {
-		return append(list[:most:most], fmt.Sprintf("and %d more", len(list)-most))
+// reachable returns every rule that a packet can reach from a ruleset, once.
+func reachable(rs *pfioctl.Ruleset) (all []*pfioctl.Rule) {
+	seen := make(map[*pfioctl.Ruleset]bool)
+	var visit func(*pfioctl.Ruleset)
+	visit = func(rs *pfioctl.Ruleset) {
+		if seen[rs] {
+			return
+		}
+		seen[rs] = true
+		for i := range rs.Rules {
+			all = append(all, &rs.Rules[i])
+			for _, called := range rs.Rules[i].Called {
+				visit(called)
+			}
+		}
 	}
-	return list
+	visit(rs)
+	return all
 }
-
-// named is a rule with its number as `pfctl -vvsr` shows it.
-func named(r *pfioctl.Rule) string { return fmt.Sprintf("%s `%s`", ruleName(r), r) }

@@ -20,7 +20,7 @@ func number(n uint32) netip.Addr {
 
 func value(a netip.Addr) uint32 { b := a.As4(); return binary.BigEndian.Uint32(b[:]) }
 
-// interval of a prefix: all its addresses.
+// prefixInterval returns all addresses of a prefix.
 func prefixInterval(p netip.Prefix) interval {
 	b := p.Masked().Addr().AsSlice()
 	for i := p.Bits(); i < 8*len(b); i++ {
@@ -32,27 +32,19 @@ func prefixInterval(p netip.Prefix) interval {
 
 // addrInterval returns the addresses that a rule names, if it names some with a prefix or a range.
 func addrInterval(a *pfioctl.RuleAddr) (interval, bool) {
-	switch a.Type {
-	case pfioctl.AddrMask:
-		if p, ok := a.Prefix(); ok && p.IsValid() {
-			return prefixInterval(p), true
-		}
-	case pfioctl.AddrRange:
-		if a.Addr.IsValid() && a.Mask.IsValid() && a.Addr.BitLen() == a.Mask.BitLen() && a.Addr.Compare(a.Mask) <= 0 {
-			return interval{a.Addr, a.Mask}, true
-		}
+	if p, ok := a.Prefix(); ok {
+		return prefixInterval(p), true
 	}
-	return interval{}, false
+	i := interval{a.Addr, a.Mask}
+	return i, a.Type == pfioctl.AddrRange && i.first.IsValid() && i.first.BitLen() == i.last.BitLen() && !i.last.Less(i.first)
 }
 
 func (i interval) inside(o interval) bool {
-	return i.first.BitLen() == o.first.BitLen() && o.first.Compare(i.first) <= 0 && i.last.Compare(o.last) <= 0
+	return i.first.BitLen() == o.first.BitLen() && !i.first.Less(o.first) && !o.last.Less(i.last)
 }
 
-func (i interval) isWhole() bool { return prefixInterval(netip.PrefixFrom(i.first, 0)) == i }
-
 // cut divides whole where one of the intervals begins or ends.
-func cut(whole interval, at []interval) []interval {
+func cut(whole interval, at []interval) (line []interval) {
 	starts := []netip.Addr{whole.first}
 	for _, i := range at {
 		for _, start := range []netip.Addr{i.first, i.last.Next()} {
@@ -63,34 +55,24 @@ func cut(whole interval, at []interval) []interval {
 	}
 	slices.SortFunc(starts, netip.Addr.Compare)
 	starts = slices.Compact(starts)
-	line := make([]interval, len(starts))
 	for i, first := range starts {
-		line[i] = interval{first, whole.last}
-		if i+1 < len(starts) {
-			line[i].last = starts[i+1].Prev()
+		line = append(line, interval{first, whole.last})
+		if i > 0 {
+			line[i-1].last = first.Prev()
 		}
 	}
 	return line
-}
-
-// cutNumbers divides the numbers from 0 to top where one of the ranges begins or ends.
-func cutNumbers(top uint32, ranges []pfioctl.Range) []interval {
-	var at []interval
-	for _, r := range ranges {
-		at = append(at, interval{number(r.A), number(r.A)}, interval{number(r.B), number(r.B)})
-	}
-	return cut(interval{number(0), number(top)}, at)
 }
 
 // runs writes the intervals of a set, adjacent ones as one, and at most max of them.
 func runs(line []interval, x set, max int, text func(interval) string) string {
 	var out []string
 	for i := 0; i < len(line); i++ {
-		if !x.has(i) {
+		if !x[i] {
 			continue
 		}
 		run := line[i]
-		for i+1 < len(line) && x.has(i+1) {
+		for i+1 < len(line) && x[i+1] {
 			i++
 			run.last = line[i].last
 		}
@@ -102,12 +84,18 @@ func runs(line []interval, x set, max int, text func(interval) string) string {
 	return strings.Join(out, ", ")
 }
 
-// numbers writes an interval of numbers as pf.conf does.
+// numbers writes an interval of numbers as pf.conf does; "unknown" is a packet without a socket.
 func (i interval) numbers() string {
-	if i.first == i.last {
-		return fmt.Sprint(value(i.first))
+	switch first, last := value(i.first), value(i.last); {
+	case first == noSocket:
+		return "unknown"
+	case last == noSocket:
+		return interval{i.first, i.last.Prev()}.numbers() + ", unknown"
+	case first == last:
+		return fmt.Sprint(first)
+	default:
+		return fmt.Sprintf("%d:%d", first, last)
 	}
-	return fmt.Sprintf("%d:%d", value(i.first), value(i.last))
 }
 
 // addresses writes an interval as an address, a prefix or a range.
@@ -116,7 +104,7 @@ func (i interval) addresses() string {
 		return i.first.String()
 	}
 	for n := range i.first.BitLen() {
-		if p := netip.PrefixFrom(i.first, n); p.Masked() == p && prefixInterval(p) == i {
+		if p := netip.PrefixFrom(i.first, n); prefixInterval(p) == i {
 			return p.String()
 		}
 	}

@@ -291,9 +291,9 @@ func TestRules(t *testing.T) {
 		"tos and prio": {anchors{"": "pass in quick tos 16\npass in quick prio 6\n" + lean}, nil,
 			[]string{"warn come in from; with tos 16", "warn come in from; with prio 6", "ok go out to"}},
 		"a routing domain": {anchors{"": "block in log quick on rdomain 0 from <Block>\nblock out log quick on rdomain 0 to <Block>\npass"}, nil,
-			[]string{"warn come in from; in rdomain another", "warn go out to; in rdomain another"}},
+			[]string{"warn come in from; in rdomain 1:255", "warn go out to; in rdomain 1:255"}},
 		"another routing domain": {anchors{"": "block in log quick on rdomain 1 from <Block>\nblock out log quick on ! rdomain 1 to <Block>\npass"}, nil,
-			[]string{"FAIL come in from; if in rdomain 0, another", "warn go out to; in rdomain 1"}},
+			[]string{"FAIL come in from; if in rdomain 0, 2:255", "warn go out to; in rdomain 1"}},
 		"received on the interface it is on": {anchors{"": "block in log quick from <Block> received-on em0\nblock out log quick to <Block>\npass"}, func(o *Options) { o.Interfaces = router },
 			[]string{"warn come in from; on em1: rule @2", "ok go out to"}},
 		"received elsewhere": {anchors{"": "block in log quick from <Block>\nblock out log quick to <Block> received-on em1\npass"}, func(o *Options) { o.Interfaces = router },
@@ -369,7 +369,7 @@ func TestRules(t *testing.T) {
 func TestRulesOfManyKinds(t *testing.T) {
 	var mixed, denied strings.Builder
 	for i := range 40 {
-		fmt.Fprintf(&mixed, "block in log from <b%d@3>\npass in from <a%d@3> to 10.0.0.%d\n", i, i, i)
+		fmt.Fprintf(&mixed, "block in log from <b%d@3>\npass in from <a%d@3> to <c%d@3>\n", i, i, i)
 	}
 	denied.WriteString("block log\n")
 	for i := range 400 {
@@ -387,8 +387,13 @@ func TestRulesOfManyKinds(t *testing.T) {
 		last.Level != Fail || !strings.Contains(last.Text, "@402 `pass out all flags S/SA` comes after it") {
 		t.Errorf("all denied but for servers:\n%s", write(got))
 	}
+	// A rule's number is not named where no rule passes packets.
+	got = judge("pass in proto tcp to any port 1\npass in proto tcp to any port 2\npass in proto tcp to any port 3\nblock log quick to <Block>")
+	if len(got) != 4 || !strings.Contains(got[2].Text, "@2 `pass in proto tcp from any to any port = 3 flags S/SA`; the same holds for what no rule matches") {
+		t.Errorf("three rules, and none:\n%s", write(got))
+	}
 	// If there is too much, the result has what was seen, and that it is incomplete.
-	got = judge(mixed.String() + "block in log from <Block> to 10.0.0.1\nblock out log quick to <Block>")
+	got = judge(mixed.String() + "block in log from <Block> to <d@3>\nblock out log quick to <Block>")
 	if got[0].Level != Skip || !strings.Contains(got[0].Text, "too many kinds") || got[len(got)-1].Level != OK || len(got) < 3 {
 		t.Errorf("alternating, and never ending:\n%s", write(got))
 	}

@@ -1,58 +1,32 @@
 package rules
 
-import (
-	"math/bits"
+import "slices"
 
-	"example.org/threatstopd/pfioctl"
-)
-
-// A set is a subset of the classes of an axis, one bit each.
-type set []uint64
+// A set is a subset of the classes of an axis: true for those in it.
+type set []bool
 
 // where returns the set of the classes below n for which in is true.
 func where(n int, in func(class int) bool) set {
-	s := make(set, (n+63)/64)
-	for i := range n {
-		if in(i) {
-			s[i/64] |= 1 << (i % 64)
-		}
+	s := make(set, n)
+	for i := range s {
+		s[i] = in(i)
 	}
 	return s
 }
 
-func fullSet(n int) set   { return where(n, func(int) bool { return true }) }
-func only(n, i int) set   { return where(n, func(k int) bool { return k == i }) }
-func except(n, i int) set { return where(n, func(k int) bool { return k != i }) }
+func full(n int) set        { return where(n, func(int) bool { return true }) }
+func only(n, i int) set     { return where(n, func(k int) bool { return k == i }) }
+func (s set) whole() bool   { return !slices.Contains(s, false) }
+func (s set) empty() bool   { return !slices.Contains(s, true) }
+func (s set) and(t set) set { return where(len(s), func(i int) bool { return s[i] && t[i] }) }
+func (s set) or(t set) set  { return where(len(s), func(i int) bool { return s[i] || t[i] }) }
 
-func (s set) has(i int) bool { return s[i/64]>>(i%64)&1 != 0 }
+func (s set) without(t set) set { return where(len(s), func(i int) bool { return s[i] && !t[i] }) }
 
-func (s set) count() (n int) {
-	for _, w := range s {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
-
-func (s set) empty() bool       { return s.within(nil) }
-func (s set) and(t set) set     { return zip(s, t, func(x, y uint64) uint64 { return x & y }) }
-func (s set) or(t set) set      { return zip(s, t, func(x, y uint64) uint64 { return x | y }) }
-func (s set) without(t set) set { return zip(s, t, func(x, y uint64) uint64 { return x &^ y }) }
-
-func zip(s, t set, f func(x, y uint64) uint64) set {
-	out := make(set, len(s))
-	for i := range s {
-		out[i] = f(s[i], t[i])
-	}
-	return out
-}
-
-// within reports whether t has every class of s; a nil t has none.
+// within reports whether t has every class of s.
 func (s set) within(t set) bool {
-	for i, w := range s {
-		if t != nil {
-			w &^= t[i]
-		}
-		if w != 0 {
+	for i, in := range s {
+		if in && !t[i] {
 			return false
 		}
 	}
@@ -61,8 +35,8 @@ func (s set) within(t set) bool {
 
 // meets reports whether s and t have a class in common.
 func (s set) meets(t set) bool {
-	for i := range s {
-		if s[i]&t[i] != 0 {
+	for i, in := range s {
+		if in && t[i] {
 			return true
 		}
 	}
@@ -74,23 +48,19 @@ type box []set
 
 // A condition is the box of the packets that a rule matches, as the axes that it restricts.
 type condition struct {
-	never bool // it matches nothing
-	axes  []int
-	sets  []set
+	axes []int
+	sets []set
 }
 
-// on restricts the condition on one axis.
+// on restricts the condition on one more axis.
 func (c *condition) on(ax int, s set) {
-	c.never = c.never || s.empty()
-	for i := range c.axes {
-		if c.axes[i] == ax {
-			c.sets[i] = c.sets[i].and(s)
-			c.never = c.never || c.sets[i].empty()
-			return
-		}
+	if !s.whole() {
+		c.axes, c.sets = append(c.axes, ax), append(c.sets, s)
 	}
-	c.axes, c.sets = append(c.axes, ax), append(c.sets, s)
 }
+
+// never has the condition match nothing, if so.
+func (c *condition) never(so bool) { c.on(axFamily, set{!so, !so}) }
 
 // split divides a box into the part that fulfils a condition, nil if there is none, and disjoint other parts.
 func (b box) split(c *condition) (in box, rest []box) {
@@ -110,7 +80,7 @@ func (b box) split(c *condition) (in box, rest []box) {
 
 // with returns a copy of the box with another set on one axis.
 func (b box) with(ax int, s set) box {
-	out := append(box(nil), b...)
+	out := slices.Clone(b)
 	out[ax] = s
 	return out
 }
@@ -122,17 +92,7 @@ func (b box) meets(c *condition) bool {
 			return false
 		}
 	}
-	return !c.never
-}
-
-// inside reports whether all packets of the box fulfil a condition.
-func (b box) inside(c *condition) bool {
-	for i, ax := range c.axes {
-		if !b[ax].within(c.sets[i]) {
-			return false
-		}
-	}
-	return !c.never
+	return true
 }
 
 // join returns the smallest box that contains both; b may be nil.
@@ -145,23 +105,4 @@ func (b box) join(o box) box {
 		out[i] = b[i].or(o[i])
 	}
 	return out
-}
-
-// eachRule calls f once for every rule that a packet can reach from a ruleset.
-func eachRule(rs *pfioctl.Ruleset, f func(*pfioctl.Rule)) {
-	seen := make(map[*pfioctl.Ruleset]bool)
-	var walk func(*pfioctl.Ruleset)
-	walk = func(rs *pfioctl.Ruleset) {
-		if seen[rs] {
-			return
-		}
-		seen[rs] = true
-		for i := range rs.Rules {
-			f(&rs.Rules[i])
-			for _, called := range rs.Rules[i].Called {
-				walk(called)
-			}
-		}
-	}
-	walk(rs)
 }

@@ -51,8 +51,8 @@ type place struct {
 
 // A leaf is a set of packets with the same fate.
 type leaf struct {
-	box  box
-	fate fate
+	fate
+	box box
 }
 
 // maxSteps bounds how many rules are evaluated, maxLeaves how many boxes there may be. Rulesets that people
@@ -62,38 +62,26 @@ const (
 	maxLeaves = 20_000
 )
 
-// A walk sends all packets of a space through the rules.
-type walk struct {
-	s      *space
-	steps  int
-	leaves []leaf
-	cut    bool // a limit was reached: leaves do not have all packets
-}
+// evaluate finds what becomes of all packets of the space.
+func (s *space) evaluate(rs *pfioctl.Ruleset) { s.from(s.whole(), fate{}, &place{rs: rs}, 0) }
 
-// evaluate returns what becomes of all packets of the space.
-func (s *space) evaluate(rs *pfioctl.Ruleset) *walk {
-	w := &walk{s: s}
-	w.from(s.whole(), fate{}, &place{rs: rs}, 0)
-	return w
-}
-
-func (w *walk) end(b box, f fate) {
-	if w.cut = w.cut || len(w.leaves) >= maxLeaves; !w.cut {
-		w.leaves = append(w.leaves, leaf{b, f})
+func (s *space) end(b box, f fate) {
+	if s.cut = s.cut || len(s.leaves) >= maxLeaves; !s.cut {
+		s.leaves = append(s.leaves, leaf{f, b})
 	}
 }
 
 // from continues at rule i of a ruleset (pf.c: pf_match_rule): the last match decides, a quick one at once.
-func (w *walk) from(b box, f fate, at *place, i int) {
+func (s *space) from(b box, f fate, at *place, i int) {
 	for {
-		if w.steps++; w.steps > maxSteps || w.cut {
-			w.cut = true
+		if s.steps++; s.steps > maxSteps || s.cut {
+			s.cut = true
 			return
 		}
 		if i >= len(at.rs.Rules) {
 			if at.up == nil || at.ends != nil && f.by == at.ends {
 				// A quick anchor ends the evaluation if a rule in it decided (pf.c: pf_step_into_anchor).
-				w.end(b, f)
+				s.end(b, f)
 				return
 			}
 			at, i = at.up, at.next
@@ -101,30 +89,30 @@ func (w *walk) from(b box, f fate, at *place, i int) {
 		}
 		r := &at.rs.Rules[i]
 		i++
-		in, rest := b.split(w.s.conditions[r])
-		if in == nil || len(rest) > 0 && w.idle(r, &f) {
+		in, rest := b.split(s.conditions[r])
+		if in == nil || len(rest) > 0 && s.idle(r, &f) {
 			continue
 		}
 		if len(rest) > 0 && !r.Quick {
-			if q := w.ahead(b, at, i-1); q != nil {
-				w.end(b, f.after(q, at.call))
+			if q := s.ahead(b, at, i-1); q != nil {
+				s.end(b, f.after(q, at.call))
 				return
 			}
 		}
 		to, first := at, i
 		if r.Call != "" {
 			to, first = enter(r, at, i)
-			w.from(in, f, to, first)
+			s.from(in, f, to, first)
 		} else if g := f.after(r, at.call); r.Quick {
-			w.end(in, g)
+			s.end(in, g)
 		} else {
-			w.from(in, g, at, i)
+			s.from(in, g, at, i)
 		}
 		if len(rest) == 0 {
 			return
 		}
 		for _, piece := range rest[1:] {
-			w.from(piece, f, at, i)
+			s.from(piece, f, at, i)
 		}
 		b = rest[0]
 	}
@@ -133,19 +121,17 @@ func (w *walk) from(b box, f fate, at *place, i int) {
 // ahead returns the rule that decides on all packets of a box no matter what the rules from i up to it make of
 // them: a quick one that matches them all, with none before it that could end or divert the evaluation. Then
 // the box need not be split.
-func (w *walk) ahead(b box, at *place, i int) *pfioctl.Rule {
+func (s *space) ahead(b box, at *place, i int) *pfioctl.Rule {
 	for ; i < len(at.rs.Rules); i++ {
 		r := &at.rs.Rules[i]
-		c := w.s.conditions[r]
-		switch {
-		case !b.meets(c):
-		case r.Call != "" || r.Action == pfioctl.ActionMatch && (r.Quick || r.Log&pfioctl.LogMatches != 0):
-			return nil
-		case r.Quick && b.inside(c):
-			return r
-		case r.Quick:
+		passing := r.Call == "" && !r.Quick && (r.Action != pfioctl.ActionMatch || r.Log&pfioctl.LogMatches == 0)
+		if passing || !b.meets(s.conditions[r]) {
+			continue
+		}
+		if _, rest := b.split(s.conditions[r]); len(rest) > 0 || r.Call != "" || r.Action == pfioctl.ActionMatch {
 			return nil
 		}
+		return r
 	}
 	return nil
 }
@@ -165,11 +151,11 @@ func enter(r *pfioctl.Rule, at *place, next int) (*place, int) {
 
 // idle reports whether packets have the same fate whether a rule matches them or not: then they need not be
 // split.
-func (w *walk) idle(r *pfioctl.Rule, f *fate) bool {
+func (s *space) idle(r *pfioctl.Rule, f *fate) bool {
 	switch {
 	case r.Call != "":
 		return len(r.Called) == 0
-	case r.Quick || w.s.quickAnchor:
+	case r.Quick || s.quickAnchor:
 		return false
 	case r.Action == pfioctl.ActionMatch:
 		return r.Log&pfioctl.LogMatches == 0
@@ -177,5 +163,5 @@ func (w *walk) idle(r *pfioctl.Rule, f *fate) bool {
 		return f.blocks() && f.after(r, nil).logs == f.logs
 	}
 	// That no rule has matched is a fate of its own while there are few boxes.
-	return !f.blocks() && (f.rule != nil || len(w.leaves) > 500)
+	return !f.blocks() && (f.rule != nil || len(s.leaves) > 500)
 }
