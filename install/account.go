@@ -6,9 +6,8 @@ import (
 	"strings"
 )
 
-// Service accounts that the base system brings have ids below 200, those of packages from
-// 500 to 999 (ports/infrastructure/db/user.list). Between them neither will ever want
-// ours.
+// Service accounts of the base system have ids below 200, those of packages from 500 to 999
+// (ports/infrastructure/db/user.list). Neither will ever need one between them.
 const (
 	lowID  = 300
 	highID = 499
@@ -20,56 +19,57 @@ type accounts struct {
 }
 
 type account struct {
-	id   int
-	gid  int    // of a user
-	line string // without the password
+	id, gid int    // gid of a user
+	line    string // without the password
 }
 
-func readAccounts(d *disk) (*accounts, error) {
-	a := &accounts{users: make(map[string]account), groups: make(map[string]account)}
-	for _, from := range []struct {
-		path   string
-		to     map[string]account
-		fields int
-	}{{passwdPath, a.users, 7}, {groupPath, a.groups, 4}} {
-		f, err := d.read(from.path)
-		if err != nil {
-			return nil, err
+func (h *host) readAccounts() (a accounts, err error) {
+	if a.users, err = h.readIDs(passwdPath, 7); err == nil {
+		a.groups, err = h.readIDs(groupPath, 4)
+	}
+	return a, err
+}
+
+// readIDs reads passwd(5) or group(5), whose lines have so many fields. Others, such as comments and YP's +, are
+// left out.
+func (h *host) readIDs(path string, fields int) (map[string]account, error) {
+	f, err := h.read(path)
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, fmt.Errorf("%s: missing: this is not OpenBSD", path)
+	}
+	all := make(map[string]account)
+	for line := range strings.Lines(f.text()) {
+		words := strings.Split(strings.TrimSuffix(line, "\n"), ":")
+		if len(words) != fields {
+			continue
 		}
-		if f == nil {
-			return nil, fmt.Errorf("%s: missing: this is not OpenBSD", from.path)
-		}
-		for line := range strings.Lines(string(f.Data)) {
-			fields := strings.Split(strings.TrimSuffix(line, "\n"), ":")
-			if len(fields) != from.fields {
-				continue // a comment, or YP's +
-			}
-			id, err := strconv.Atoi(fields[2])
-			gid := 0
-			if err == nil && from.fields == 7 {
-				gid, err = strconv.Atoi(fields[3])
-			}
-			if err != nil {
-				continue
-			}
-			fields[1] = "*"
-			from.to[fields[0]] = account{id, gid, strings.Join(fields, ":")}
+		id, err := strconv.Atoi(words[2])
+		gid, gidErr := strconv.Atoi(words[3])
+		if err == nil && (fields == 4 || gidErr == nil) {
+			words[1] = "*"
+			all[words[0]] = account{id, gid, strings.Join(words, ":")}
 		}
 	}
-	return a, nil
+	return all, nil
 }
 
-// free returns an id that is neither a user's nor a group's.
-func (a *accounts) free() (int, error) {
-	taken := make(map[int]bool)
+// free returns want if that is not 0 and no user's id, else an id that is neither a user's nor a group's.
+func (a accounts) free(want int) (int, error) {
+	users, groups := map[int]bool{0: true}, make(map[int]bool)
 	for _, u := range a.users {
-		taken[u.id] = true
+		users[u.id] = true
 	}
 	for _, g := range a.groups {
-		taken[g.id] = true
+		groups[g.id] = true
+	}
+	if !users[want] {
+		return want, nil
 	}
 	for id := lowID; id <= highID; id++ {
-		if !taken[id] {
+		if !users[id] && !groups[id] {
 			return id, nil
 		}
 	}
@@ -78,15 +78,17 @@ func (a *accounts) free() (int, error) {
 
 const gecos = "ThreatSTOP agent"
 
-// userLine is the passwd(5) entry that addUser makes.
+// userLine is the passwd(5) entry of a user that addUser makes, groupLine the group(5) entry of addGroup's.
 func userLine(name string, id, gid int) string {
 	return fmt.Sprintf("%s:*:%d:%d:%s:/var/empty:/sbin/nologin", name, id, gid, gecos)
 }
 
-func addGroup(name string, id int) Command {
-	return Command{Args: []string{groupadd, "-g", strconv.Itoa(id), name}}
+func groupLine(name string, id int) string { return fmt.Sprintf("%s:*:%d:", name, id) }
+
+func addGroup(name string, id int) []string {
+	return []string{groupadd, "-g", strconv.Itoa(id), name}
 }
 
-func addUser(name string, id int) Command {
-	return Command{Args: []string{useradd, "-u", strconv.Itoa(id), "-g", name, "-c", gecos, "-d", "/var/empty", "-s", "/sbin/nologin", "-L", "daemon", name}}
+func addUser(name string, id int) []string {
+	return []string{useradd, "-u", strconv.Itoa(id), "-g", name, "-c", gecos, "-d", "/var/empty", "-s", "/sbin/nologin", "-L", "daemon", name}
 }

@@ -1,144 +1,113 @@
 package install
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// disk is the host's file system, or a tree below root that stands for one. All
-// changes go through do, so that a test can have any of them fail.
-type disk struct {
-	root  string
-	chown func(path string, uid, gid int) error
-	owner func(path string) (uid, gid int, ok bool) // what a test's chown did
-	// fault is asked before (done false) and after each change; its error is what a
-	// crash at that point is.
-	fault func(what string, done bool) error
-	// hasty leaves out fsync, for tests that make thousands of files.
-	hasty bool
-}
-
-// tempSuffix is that of the one temporary file beside a file that is replaced: a crash
-// leaves at most that one, and the next run takes it away.
+// tempSuffix is that of the one temporary file beside a file that is replaced: a crash leaves at most
+// that one, and the next run removes it.
 const tempSuffix = ".threatstopd-new"
 
-func (d *disk) at(path string) string { return filepath.Join(d.root, path) }
+// at returns where a path of the host is on this system.
+func (h *host) at(path string) string { return filepath.Join(h.Root, path) }
 
-func (d *disk) do(what string, change func() error) error {
-	if d.fault == nil {
-		return change()
+// do makes a change. All changes go through it, so that a test can have any of them fail.
+func (h *host) do(verb, path string, change func() error) error {
+	if h.fault != nil {
+		if err := h.fault(verb + " " + path); err != nil {
+			return err
+		}
 	}
-	err := d.fault(what, false)
+	return plain(path, change())
+}
+
+// plain names in an error the host's path, not that below the root directory.
+func plain(path string, err error) error {
 	if err == nil {
-		err = change()
+		return nil
 	}
-	if err == nil {
-		err = d.fault(what, true)
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		err = errno
 	}
-	return err
-}
-
-// file is do for a change of a file; its error names the host's path.
-func (d *disk) file(verb, path string, change func() error) error {
-	return d.plain(path, d.do(verb+" "+path, change))
-}
-
-// saved is a file as it was, or a directory (without Data).
-type saved struct {
-	Mode fs.FileMode
-	UID  int
-	GID  int
-	Data []byte
-}
-
-func (s *saved) sum() string { return sum(s.Data) }
-
-func sum(data []byte) string {
-	h := sha256.Sum256(data)
-	return hex.EncodeToString(h[:])
+	return fmt.Errorf("%s: %w", path, err)
 }
 
 // maxKept is the size of the largest file that is read: a program.
 const maxKept = 64 << 20
 
-// errOdd is the error of what is neither a regular file nor a directory where one of
-// them should be: a symbolic link is the owner's arrangement, and is never replaced.
-var errOdd = errors.New("is not a regular file")
-
-// read returns a regular file, nil when there is none.
-func (d *disk) read(path string) (*saved, error) {
-	s, err := d.stat(path)
+// read returns a regular file, nil if there is none. Anything else is an error: a symbolic link is the
+// owner's arrangement, and is never replaced.
+func (h *host) read(path string) (*saved, error) {
+	s, err := h.stat(path)
 	if s == nil || err != nil {
 		return nil, err
 	}
-	if !s.Mode.IsRegular() {
-		return nil, fmt.Errorf("%s: %w", path, errOdd)
+	if s.Type != "" {
+		return nil, fmt.Errorf("%s: is not a regular file", path)
 	}
-	f, err := os.Open(d.at(path))
+	f, err := os.Open(h.at(path))
 	if err != nil {
-		return nil, d.plain(path, err)
+		return nil, plain(path, err)
 	}
 	defer f.Close()
-	s.Data, err = io.ReadAll(io.LimitReader(f, maxKept+1))
-	if err == nil && len(s.Data) > maxKept {
+	data, err := io.ReadAll(io.LimitReader(f, maxKept+1))
+	if err == nil && len(data) > maxKept {
 		err = fmt.Errorf("more than %d bytes", maxKept)
 	}
-	if err != nil {
-		return nil, d.plain(path, err)
-	}
-	s.Mode = s.Mode.Perm()
-	return s, nil
+	s.content = contentOf(string(data))
+	return s, plain(path, err)
 }
 
-// stat is Lstat; it returns nil when there is nothing at path.
-func (d *disk) stat(path string) (*saved, error) {
-	fi, err := os.Lstat(d.at(path))
+// text returns the text of a regular file, "" if it cannot be read.
+func (h *host) text(path string) string {
+	if f, err := h.read(path); f != nil && err == nil {
+		return f.text()
+	}
+	return ""
+}
+
+// stat is Lstat; it returns nil if there is nothing at path.
+func (h *host) stat(path string) (*saved, error) {
+	fi, err := os.Lstat(h.at(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, d.plain(path, err)
+		return nil, plain(path, err)
 	}
-	s := &saved{Mode: fi.Mode()}
+	s := &saved{Mode: mode(fi.Mode().Perm())}
+	switch {
+	case fi.IsDir():
+		s.Type = typeDir
+	case !fi.Mode().IsRegular():
+		s.Type = "other"
+	}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		s.UID, s.GID = int(st.Uid), int(st.Gid)
 	}
-	if d.owner != nil {
-		if uid, gid, ok := d.owner(path); ok {
+	if h.owner != nil {
+		if uid, gid, ok := h.owner(path); ok {
 			s.UID, s.GID = uid, gid
 		}
 	}
 	return s, nil
 }
 
-// plain names in an error the host's path, not that below root, and what failed.
-func (d *disk) plain(path string, err error) error {
-	if err == nil {
-		return nil
-	}
-	var pe *fs.PathError
-	var le *os.LinkError
-	switch {
-	case errors.As(err, &pe):
-		err = fmt.Errorf("%s: %w", pe.Op, pe.Err)
-	case errors.As(err, &le):
-		err = fmt.Errorf("%s: %w", le.Op, le.Err)
-	}
-	return fmt.Errorf("%s: %w", path, err)
-}
-
 // replace makes the file at path hold s, whole at every instant.
-func (d *disk) replace(path string, s *saved) error {
-	name := d.at(path)
+func (h *host) replace(path string, s *saved) error {
+	name := h.at(path)
 	temp := name + tempSuffix
-	err := d.file("write", path, func() error {
+	err := h.do("write", path, func() error {
 		if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -146,78 +115,77 @@ func (d *disk) replace(path string, s *saved) error {
 		if err != nil {
 			return err
 		}
-		_, err = f.Write(s.Data)
-		if err == nil {
-			err = d.chown(temp, s.UID, s.GID)
-		}
-		if err == nil {
-			err = f.Chmod(s.Mode.Perm()) // after chown, which takes setuid bits away, and regardless of umask
-		}
-		if err == nil && !d.hasty {
-			err = f.Sync()
-		}
-		return errors.Join(err, f.Close())
+		_, err = io.WriteString(f, s.text())
+		// The mode comes after the owner, since chown(2) removes setuid bits, and regardless of umask.
+		return errors.Join(err, h.Chown(temp, s.UID, s.GID), f.Chmod(fs.FileMode(s.Mode)), h.sync(f), f.Close())
 	})
 	if err != nil {
 		return err
 	}
-	return d.file("rename", path, func() error {
-		if err := os.Rename(temp, name); err != nil {
-			return err
-		}
-		return d.syncDir(filepath.Dir(name))
-	})
+	return h.do("rename", path, func() error { return errors.Join(os.Rename(temp, name), h.syncDir(path)) })
 }
 
-func (d *disk) remove(path string) error {
-	return d.file("remove", path, func() error {
-		if err := os.Remove(d.at(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return d.syncDir(filepath.Dir(d.at(path)))
-	})
+// remove removes a file or an empty directory, if it is there.
+func (h *host) remove(path string) error {
+	if _, err := os.Lstat(h.at(path)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return h.do("remove", path, func() error { return errors.Join(os.Remove(h.at(path)), h.syncDir(path)) })
 }
 
 // removeTemp removes what a crash while path was replaced may have left.
-func (d *disk) removeTemp(path string) error {
-	if _, err := os.Lstat(d.at(path + tempSuffix)); path == "" || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return d.remove(path + tempSuffix)
-}
+func (h *host) removeTemp(path string) error { return h.remove(path + tempSuffix) }
 
-func (d *disk) mkdir(path string, s *saved) error {
-	err := d.file("make", path, func() error { return os.Mkdir(d.at(path), s.Mode.Perm()) })
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+// parents makes the directories above a file that are missing. A link to a directory will do.
+func (h *host) parents(name string) error {
+	dir := path.Dir(name)
+	if _, err := os.Stat(h.at(dir)); !errors.Is(err, fs.ErrNotExist) {
+		return plain(dir, err)
+	}
+	if err := h.parents(dir); err != nil {
 		return err
 	}
-	return d.own(path, s)
+	if err := h.note(h.change(kindDir, dir, "")); err != nil {
+		return err
+	}
+	return h.do("make", dir, func() error { return os.Mkdir(h.at(dir), 0o755) })
 }
 
 // own gives a directory its owner and mode.
-func (d *disk) own(path string, s *saved) error {
-	return d.file("chown", path, func() error {
-		if err := d.chown(d.at(path), s.UID, s.GID); err != nil {
-			return err
-		}
-		return os.Chmod(d.at(path), s.Mode.Perm())
+func (h *host) own(path string, s *saved) error {
+	return h.do("chown", path, func() error {
+		return errors.Join(h.Chown(h.at(path), s.UID, s.GID), os.Chmod(h.at(path), fs.FileMode(s.Mode)))
 	})
 }
 
-// entries returns the names in a directory.
-func (d *disk) entries(path string) ([]fs.DirEntry, error) {
-	all, err := os.ReadDir(d.at(path))
-	return all, d.plain(path, err)
-}
-
-func (d *disk) syncDir(name string) error {
-	if d.hasty {
-		return nil
-	}
-	f, err := os.Open(name)
+// syncDir makes a change of the directory of path durable.
+func (h *host) syncDir(path string) error {
+	f, err := os.Open(filepath.Dir(h.at(path)))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	return h.sync(f)
+}
+
+// sync is fsync(2), which tests with thousands of files do without.
+func (h *host) sync(f *os.File) error {
+	if h.fault != nil {
+		return nil
+	}
 	return f.Sync()
+}
+
+// lock keeps two installations from changing a host at the same time. It locks a directory, and so leaves nothing
+// behind; not that of the manifest, which a running daemon has locked.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w: another installation is running", dir, err)
+	}
+	return func() { f.Close() }, nil
 }

@@ -1,3 +1,14 @@
+// Package install puts threatstopd on a host and removes it again: program, manual pages, rc.d script, service user,
+// configuration, spool, table files. Where the vendor's scripts run it takes their place: their lines leave root's
+// crontab, and newsyslog(8) rotates pflogd's file as it did before them.
+//
+// Every change is first written down in a manifest, with what was there before, and then made. So an installation
+// that was interrupted anywhere is finished by running it again, and [Uninstall] restores what was there; what the
+// owner has changed in the meantime it leaves and names. Neither edits pf.conf, nor removes or empties a table file
+// that pf.conf names: pf.conf would not load.
+//
+// What only commands can do (useradd(8), rcctl(8), crontab(1)) goes through [Commands]: [Exec] runs them, [Tree] does
+// the same to the files of a system that is not running.
 package install
 
 import (
@@ -8,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,70 +29,57 @@ import (
 )
 
 //go:embed threatstopd.8
-var manual []byte
+var manual string
 
 //go:embed threatstop.conf.5
-var confManual []byte
+var confManual string
 
 //go:embed port/pkg/threatstopd.rc
 var rcTemplate string
 
 // rcScript is the rc.d script; the port has it with a variable of its own in it.
-func rcScript() []byte {
-	return []byte(strings.ReplaceAll(rcTemplate, "${TRUEPREFIX}", prefix))
-}
+func rcScript() string { return strings.ReplaceAll(rcTemplate, "${TRUEPREFIX}", prefix) }
 
 // Options are what Install and Uninstall need of the host.
 type Options struct {
-	// Root is the root directory of the system to work on. "" is the one that
-	// is running; any other is a tree of files, and Commands must be its Tree.
-	Root string
-	// Yes answers every question with yes.
-	Yes bool
-	// Terminal: somebody can answer what is not answered by yes or no.
-	Terminal bool
-	// In is where answers are read from.
-	In  io.Reader
-	Out io.Writer
-	// Commands carries out what only commands can do.
+	// Root is the root directory of the system to work on. "" is the one that is running; any other is a tree of
+	// files, and Commands must be its Tree.
+	Root     string
+	Yes      bool // the answer to every question is yes
+	Terminal bool // somebody can answer what is not answered by yes or no
+	In       io.Reader
+	Out      io.Writer
 	Commands Commands
+	// Working does one of the changes, and may show meanwhile what it is; nil: it is not shown.
+	Working func(what string, do func() error) error
 	// Program returns the program that is installed: this one.
 	Program func() ([]byte, error)
-	// PF returns the state of the packet filter; nil where there is none to ask. The tables of
-	// one that cannot be asked are taken to be in use.
-	PF func() (PF, error)
-	// Conf is the configuration that is installed and read.
+	// PF returns whether pf is enabled, and the names of the tables that are loaded in any anchor; nil where there
+	// is none to ask. The tables of one that cannot be asked are taken to be in use.
+	PF   func() (enabled bool, tables []string, err error)
 	Conf Conf
-	// Preflight looks whether all is as it has to be, and prints what it finds.
-	// It is called at the end, where the configuration is the owner's own; nil
-	// for no look.
+	// Preflight checks the installation at the end and prints what it finds, if the configuration is the owner's
+	// own; nil: no check.
 	Preflight func(context.Context)
-	// OS is the system that is running, as runtime.GOOS names it; Superuser is
-	// whether it is root who installs.
-	OS        string
-	Superuser bool
-
+	OS        string // the system that is running, as runtime.GOOS names it
+	Superuser bool   // root installs
 	// Chown sets the owner of a file; nil for os.Lchown.
 	Chown func(path string, uid, gid int) error
 
-	// For tests.
+	// Of tests: the owner that Chown has set, and what is called before each change: its error is what a crash at
+	// that point is.
 	owner func(path string) (uid, gid int, ok bool)
-	fault func(what string, done bool) error
-	hasty bool
+	fault func(what string) error
 }
 
 // Conf is what the installer needs of the program's configuration.
 type Conf struct {
-	// Path is where the configuration lies.
-	Path string
-	// Example is the commented example that is installed where there is none.
-	Example string
-	// Parse reads the text of a configuration. Warnings are for the owner to
-	// see, and no reason to stop.
+	Path    string // where the configuration is
+	Example string // the commented example that is installed where there is none
+	// Parse reads the text of a configuration. Warnings are for the owner to see, and no reason to stop.
 	Parse func(name, text string) (s Settings, warnings []error, err error)
-
-	// Questions are asked on a terminal where there is no configuration but the example. Fill returns the
-	// example with the answers, by key; Try tries what it says, and prints what it finds.
+	// Questions are asked on a terminal where there is no configuration but the example. Fill returns the example
+	// with the answers, by key; Try tries what it says, and prints what it finds.
 	Questions []Question
 	Fill      func(answers map[string]string) string
 	Try       func(ctx context.Context, text string) error
@@ -102,12 +99,6 @@ type Settings struct {
 	SpoolDir, User        string
 }
 
-// PF is what is known of the packet filter.
-type PF struct {
-	Running bool
-	Tables  []string // names of the tables that are loaded, in any anchor
-}
-
 var (
 	// ErrDeclined means that the owner answered no.
 	ErrDeclined = errors.New("nothing was changed")
@@ -118,39 +109,49 @@ var (
 // host is the host while it is changed.
 type host struct {
 	Options
-	disk
 	in       *bufio.Reader
-	manifest *manifest
-	exists   bool // there is a manifest on the disk
-	accounts *accounts
+	changes  []*change // of the manifest
+	accounts accounts
+
+	// Of an installation.
+	steps   []step
+	advice  []string // for the owner, when all is done
+	cfg     Settings
+	kept    bool    // the configuration is the owner's, not the example
+	changed bool    // the daemon is another one now: restart it
+	service account // the service user, which may still have to be made
+}
+
+// step is one thing to do.
+type step struct {
+	say   string  // completes "is about to: "; empty: it need not be mentioned
+	leave string  // in place of say: what stays and why
+	rec   *change // is written down before it is done; nil: there is nothing to undo
+	do    func(context.Context) error
 }
 
 func open(o Options) (h *host, unlock func(), err error) {
-	if packager != "" {
+	switch {
+	case packager != "":
 		return nil, nil, fmt.Errorf("this program %w: use %s", ErrPackaged, packager)
+	case o.Root == "" && o.OS != "openbsd":
+		return nil, nil, fmt.Errorf("this is %s: threatstopd is installed on OpenBSD", o.OS)
+	case o.Root == "" && !o.Superuser:
+		return nil, nil, errors.New("must be root")
 	}
-	if o.Root == "" {
-		if o.OS != "openbsd" {
-			return nil, nil, fmt.Errorf("this is %s: threatstopd is installed on OpenBSD", o.OS)
-		}
-		if !o.Superuser {
-			return nil, nil, errors.New("must be root")
-		}
+	if o.Chown == nil {
+		o.Chown = os.Lchown
 	}
+	if o.Working == nil {
+		o.Working = func(_ string, do func() error) error { return do() }
+	}
+	unix.Umask(0o022) // of the directories that are made
 	h = &host{Options: o, in: bufio.NewReader(o.In)}
-	h.disk = disk{root: o.Root, chown: o.Chown, owner: o.owner, fault: o.fault, hasty: o.hasty}
-	if h.disk.root == "" {
-		h.disk.root = "/"
-	}
-	if h.disk.chown == nil {
-		h.disk.chown = os.Lchown
-	}
 	if unlock, err = lock(h.at(path.Dir(passwdPath))); err != nil {
 		return nil, nil, err
 	}
-	h.manifest, h.exists, err = readManifest(&h.disk)
-	if err == nil {
-		h.accounts, err = readAccounts(&h.disk)
+	if err = h.readManifest(); err == nil {
+		h.accounts, err = h.readAccounts()
 	}
 	if err != nil {
 		unlock()
@@ -159,86 +160,86 @@ func open(o Options) (h *host, unlock func(), err error) {
 	return h, unlock, nil
 }
 
-// lock keeps two from changing a host at a time. It locks a directory, and so leaves
-// nothing behind; not that of the manifest, which a running daemon has locked.
-func lock(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%s: %w: another installation is running", dir, err)
-	}
-	return func() { f.Close() }, nil
-}
-
-// indent moves all lines but the first to the right.
-func indent(text string, by int) string {
-	lines := strings.Split(text, "\n")
-	for i := range lines[1:] {
-		if lines[i+1] != "" {
-			lines[i+1] = strings.Repeat(" ", by) + lines[i+1]
-		}
-	}
-	return strings.Join(lines, "\n")
-}
-
 func (h *host) printf(format string, args ...any) { fmt.Fprintf(h.Out, format, args...) }
 
-// ask puts a question, and reports whether the answer was yes. No answer is no, and so
-// is an interrupt.
+// item prints a text behind a mark, and its other lines indented below it.
+func (h *host) item(mark, under, text string) {
+	text = strings.ReplaceAll(text, "\n", "\n"+under)
+	h.printf("%s%s\n", mark, strings.ReplaceAll(text, "\n"+under+"\n", "\n\n"))
+}
+
+// agree shows what is about to be done and asks whether to do it.
+func (h *host) agree(ctx context.Context, mode string, steps []step, note string) error {
+	h.printf("threatstopd --%s is about to:\n", mode)
+	for _, s := range steps {
+		switch {
+		case s.leave != "":
+			h.item("  ", "    ", "leave: "+s.leave)
+		case s.say != "":
+			h.item("  ", "    ", s.say)
+		}
+	}
+	h.printf("%s", note)
+	if !h.ask(ctx, "Go on?") {
+		return ErrDeclined
+	}
+	return nil
+}
+
+// ask puts a question, and reports whether the answer was yes. No answer is no, and so is an interrupt.
 func (h *host) ask(ctx context.Context, question string) bool {
 	if h.Yes {
 		return true
-	}
-	if ctx.Err() != nil {
-		return false // and nobody else reads
 	}
 	line, _ := h.line(ctx, question+" [y/n] ")
 	line = strings.ToLower(line)
 	return line == "y" || line == "yes"
 }
 
-// line puts a question, and returns the line that answers it; false at the end of the input and after an
-// interrupt.
+// line puts a question, and returns the line that answers it; false at the end of the input and after an interrupt.
 func (h *host) line(ctx context.Context, question string) (string, bool) {
-	h.printf("%s", question)
-	type answer struct {
-		line string
-		err  error
+	if ctx.Err() != nil {
+		return "", false // and nobody else reads
 	}
-	answers := make(chan answer, 1)
+	h.printf("%s", question)
+	answers := make(chan string, 1)
 	go func() {
-		line, err := h.in.ReadString('\n')
-		answers <- answer{strings.TrimSpace(line), err}
+		if line, err := h.in.ReadString('\n'); err == nil || line != "" {
+			answers <- strings.TrimSpace(line)
+		}
+		close(answers)
 	}()
 	select {
-	case a := <-answers:
-		if ctx.Err() == nil {
-			return a.line, a.err == nil || a.line != ""
-		}
+	case line, ok := <-answers:
+		return line, ok && ctx.Err() == nil
 	case <-ctx.Done():
 		h.printf("\n")
+		return "", false
 	}
-	return "", false
 }
 
-// run runs a command that must succeed.
-func (h *host) run(ctx context.Context, c Command) error {
-	return h.do("run "+c.String(), func() error {
-		r, err := h.Commands.Run(ctx, c)
-		if err == nil && r.Code != 0 {
-			err = failed(c, r)
+// run runs commands that must succeed.
+func (h *host) run(ctx context.Context, stdin string, commands ...[]string) error {
+	for _, args := range commands {
+		if h.fault != nil {
+			if err := h.fault("run " + typed(args)); err != nil {
+				return err
+			}
 		}
-		return err
-	})
+		if _, err := h.Commands(ctx, stdin, args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // running reports whether a service of rc.d(8) is.
 func (h *host) running(ctx context.Context, name string) (bool, error) {
-	r, err := h.Commands.Run(ctx, Command{Args: []string{rcctl, "check", name}})
-	return r.Code == 0, err
+	_, err := h.Commands(ctx, "", rcctl, "check", name)
+	if errors.Is(err, errStatus) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // daemonRuns reports whether the daemon is running.
@@ -249,55 +250,27 @@ func (h *host) daemonRuns(ctx context.Context) (bool, error) {
 	return h.running(ctx, service)
 }
 
-// enabled returns the services that are started at boot.
-func (h *host) enabled(ctx context.Context) ([]string, error) {
-	c := Command{Args: []string{rcctl, "ls", "on"}}
-	r, err := h.Commands.Run(ctx, c)
-	if err == nil && r.Code != 0 {
-		err = failed(c, r)
-	}
-	return strings.Fields(r.Stdout), err
+func (h *host) add(rec *change, say string, do func(context.Context) error) {
+	h.steps = append(h.steps, step{say: say, rec: rec, do: do})
 }
 
-// note writes a change into the manifest, before it is made.
-func (h *host) note(c *change) error {
-	if !slices.Contains(h.manifest.Changes, c) {
-		h.manifest.Changes = append(h.manifest.Changes, c)
-	}
-	h.exists = true
-	return h.manifest.write(&h.disk)
+// command adds steps that are commands.
+func (h *host) command(rec *change, say string, commands ...[]string) {
+	h.add(rec, say, func(ctx context.Context) error { return h.run(ctx, "", commands...) })
 }
 
-// step is one thing to do.
-type step struct {
-	say string  // completes "is about to: "; more lines are indented; empty: the step before says it
-	rec *change // is written down before it is done; nil: there is nothing to undo
-	do  func(context.Context) error
+// put adds the step of writing a file.
+func (h *host) put(rec *change, say, path string, s *saved) {
+	h.add(rec, say, func(context.Context) error { return h.replace(path, s) })
 }
 
-// installer collects what there is to do.
-type installer struct {
-	*host
-	steps  []step
-	advice []string // for the owner, when all is done
-
-	cfg     Settings
-	kept    bool    // the configuration is the owner's, not the example
-	changed bool    // the daemon is another one now: restart it
-	service account // the service user, which may still have to be made
+func (h *host) advise(format string, args ...any) {
+	h.advice = append(h.advice, fmt.Sprintf(format, args...))
 }
 
-func (in *installer) add(rec *change, say string, do func(context.Context) error) {
-	in.steps = append(in.steps, step{say, rec, do})
-}
-
-func (in *installer) advise(format string, args ...any) {
-	in.advice = append(in.advice, fmt.Sprintf(format, args...))
-}
-
-// Install puts threatstopd on the host. It looks first, shows what it is about to do, asks, and does it. What is
-// in place already is left alone: to run it again after an upgrade replaces what has changed, and after an
-// interruption finishes it. pf.conf is never changed; what it needs is printed.
+// Install puts threatstopd on the host. It looks first, shows what it is about to do, asks, and does it. What is in
+// place already is left alone: to run it again after an upgrade replaces what has changed, and after an interruption
+// finishes it. pf.conf is never changed; what it needs is printed.
 //
 // The error wraps ErrDeclined when the owner said no, ErrPackaged in a program that came with a package.
 func Install(ctx context.Context, o Options) error {
@@ -306,58 +279,46 @@ func Install(ctx context.Context, o Options) error {
 		return err
 	}
 	defer unlock()
-	in := &installer{host: h}
-	if err := in.plan(ctx); err != nil {
+	if err := h.plan(ctx); err != nil {
 		return err
 	}
-	for _, c := range h.manifest.Changes {
+	for _, c := range h.changes {
 		if err := h.removeTemp(c.Path); err != nil {
 			return err
 		}
 	}
-	if len(in.steps) == 0 {
-		in.printf("threatstopd is installed, there is nothing to do.\n")
-		in.next(ctx)
+	if len(h.steps) == 0 {
+		h.printf("threatstopd is installed, there is nothing to do.\n")
+		h.next(ctx)
 		return nil
 	}
-	in.printf("threatstopd --install is about to:\n")
-	for _, s := range in.steps {
-		if s.say != "" {
-			in.printf("  %s\n", indent(s.say, 4))
-		}
+	if err := h.agree(ctx, "install", h.steps, fmt.Sprintf(
+		"What was there is kept in %s;\n`threatstopd --uninstall` gives it back.\n", manifestPath)); err != nil {
+		return err
 	}
-	in.printf("What was there is kept in %s;\n`threatstopd --uninstall` gives it back.\n", manifestPath)
-	if !in.ask(ctx, "Go on?") {
-		return ErrDeclined
-	}
-	if err := in.carryOut(ctx); err != nil {
+	if err := h.carryOut(ctx); err != nil {
 		return fmt.Errorf("%w: run it again to go on from here, or --uninstall to undo it", err)
 	}
-	in.printf("threatstopd is installed.\n")
-	in.next(ctx)
+	h.printf("threatstopd is installed.\n")
+	h.next(ctx)
 	return nil
 }
 
 // carryOut does all steps, each after it was written down.
-func (in *installer) carryOut(ctx context.Context) error {
-	for _, s := range in.steps {
+func (h *host) carryOut(ctx context.Context) error {
+	for _, s := range h.steps {
 		err := ctx.Err()
-		if err != nil {
+		switch {
+		case err != nil:
 			return fmt.Errorf("interrupted: %w", err)
+		case s.rec != nil && s.rec.Path != "":
+			err = h.parents(s.rec.Path)
 		}
-		if s.rec != nil {
-			switch s.rec.Kind {
-			case kindFile, kindSpool, kindTable:
-				err = in.parents(s.rec.Path)
-			case kindPF, kindPflogd, kindService:
-				err = in.rcConf()
-			}
-			if err == nil {
-				err = in.note(s.rec)
-			}
+		if err == nil && s.rec != nil {
+			err = h.note(s.rec)
 		}
 		if err == nil {
-			err = s.do(ctx)
+			err = h.Working(s.say, func() error { return s.do(ctx) })
 		}
 		if err != nil {
 			return err
@@ -367,46 +328,47 @@ func (in *installer) carryOut(ctx context.Context) error {
 }
 
 // plan looks at the host and collects the steps. What can be undone last comes first.
-func (in *installer) plan(ctx context.Context) error {
-	program, err := in.Program()
+func (h *host) plan(ctx context.Context) error {
+	program, err := h.Program()
 	if err != nil {
 		return fmt.Errorf("this program: %w", err)
 	}
-	on, err := in.enabled(ctx)
+	out, err := h.Commands(ctx, "", rcctl, "ls", "on")
 	if err != nil {
 		return err
 	}
-	if err := in.readConf(ctx); err != nil {
+	on := strings.Fields(out) // services that are started at boot
+	if err := h.readConf(ctx); err != nil {
 		return err
 	}
 	files := []struct {
 		path  string
-		mode  fs.FileMode
-		data  []byte
+		mode  mode
+		text  string
 		keeps bool // what the owner made of it stays
 	}{
-		{programPath(), 0o555, program, false},
+		{programPath(), 0o555, string(program), false},
 		{manualPath(), 0o444, manual, false},
 		{confManPath(), 0o444, confManual, false},
 		{rcScriptPath, 0o555, rcScript(), true},
-		{in.Conf.Path, 0o600, []byte(in.Conf.Example), true},
+		{h.Conf.Path, 0o600, h.Conf.Example, true},
 	}
-	if in.kept {
+	if h.kept {
 		files = files[:len(files)-1]
 	}
 	for _, f := range files {
-		if err := in.file(f.path, &saved{Mode: f.mode, Data: f.data}, f.keeps); err != nil {
+		if err := h.file(f.path, &saved{Mode: f.mode, content: contentOf(f.text)}, f.keeps); err != nil {
 			return err
 		}
 	}
 	for _, part := range []func() error{
-		in.user,
-		in.spool,
-		func() error { return in.table(in.cfg.BlockFile, in.cfg.BlockTable) },
-		func() error { return in.table(in.cfg.AllowFile, in.cfg.AllowTable) },
-		func() error { return in.firewall(ctx, on) },
-		func() error { return in.daemon(ctx, on) },
-		in.takeOver,
+		h.user,
+		h.spool,
+		func() error { return h.table(h.cfg.BlockFile, h.cfg.BlockTable) },
+		func() error { return h.table(h.cfg.AllowFile, h.cfg.AllowTable) },
+		func() error { return h.firewall(ctx, on) },
+		func() error { return h.daemon(ctx, on) },
+		h.takeOver,
 	} {
 		if err := part(); err != nil {
 			return err
@@ -417,71 +379,71 @@ func (in *installer) plan(ctx context.Context) error {
 
 // readConf reads the configuration that is there, or asks for what it needs. A broken one ends the installation
 // before it has begun.
-func (in *installer) readConf(ctx context.Context) error {
-	text, name := in.Conf.Example, in.Conf.Path
-	s, err := in.stat(name)
+func (h *host) readConf(ctx context.Context) error {
+	text, name := h.Conf.Example, h.Conf.Path
+	s, err := h.stat(name)
 	if err != nil {
 		return err
 	}
 	if s != nil {
-		data, err := os.ReadFile(in.at(name)) // a link is as good as a file
+		data, err := os.ReadFile(h.at(name)) // a link is as good as a file
 		if err != nil {
-			return in.plain(name, err)
+			return plain(name, err)
 		}
 		// The example, as it was put there, is nobody's configuration yet.
-		if rec := in.manifest.find(kindFile, name, ""); rec == nil || !rec.wrote(data) {
-			text, in.kept = string(data), true
+		if rec := h.find(kindFile, name, ""); rec == nil || !rec.wrote(string(data)) {
+			text, h.kept = string(data), true
 		}
 	}
-	if !in.kept && in.Terminal && !in.Yes {
-		if answers := in.askConf(ctx); answers != "" {
+	if !h.kept && h.Terminal && !h.Yes {
+		if answers := h.askConf(ctx); answers != "" {
 			// It is the owner's, and so its sum is not written down: --uninstall leaves it.
-			text, in.kept = answers, true
-			in.add(in.change(kindFile, name, ""), fmt.Sprintf("write %s with these answers (mode 0600)", name),
-				func(context.Context) error { return in.replace(name, &saved{Mode: 0o600, Data: []byte(text)}) })
+			text, h.kept = answers, true
+			h.put(h.change(kindFile, name, ""), fmt.Sprintf("write %s with these answers (mode 0600)", name),
+				name, &saved{Mode: 0o600, content: contentOf(text)})
 		}
 	}
-	cfg, warnings, err := in.Conf.Parse(name, text)
+	cfg, warnings, err := h.Conf.Parse(name, text)
 	if err != nil {
 		return fmt.Errorf("%w\n%s: put this right first: nothing was changed", err, name)
 	}
-	in.cfg = cfg
-	if !in.kept {
+	h.cfg = cfg
+	if !h.kept {
 		return nil // next names what is to be filled in
 	}
 	for _, w := range warnings {
-		in.advise("%v", w)
+		h.advise("%v", w)
 	}
-	if s != nil && s.Mode.IsRegular() && s.Mode.Perm()&0o077 != 0 {
-		in.advise("%s has mode %04o: `chmod 600` it: writable by others, or readable with a password in it, it is refused", name, s.Mode.Perm())
+	if s != nil && s.Type == "" && s.Mode&0o077 != 0 {
+		h.advise("%s has mode %04o: `chmod 600` it: writable by others, or readable with a password in it, it is refused", name, s.Mode)
 	}
 	return nil
 }
 
 // askConf asks for what a configuration needs and tries it. It returns the configuration, or "" for the example,
 // which the owner fills in.
-func (in *installer) askConf(ctx context.Context) string {
-	in.printf("What %s needs, as the web site of the service shows it. Without an answer\nthe example is installed, to be filled in.\n", in.Conf.Path)
+func (h *host) askConf(ctx context.Context) string {
+	h.printf("What %s needs, as the web site of the service shows it. Without an answer\nthe example is installed, to be filled in.\n", h.Conf.Path)
 	answers := make(map[string]string)
-	for _, q := range in.Conf.Questions {
+	for _, q := range h.Conf.Questions {
 		prompt := q.Text
 		if q.Default != "" {
 			prompt += " [" + q.Default + "]"
 		}
 		for err := errors.New("not asked yet"); err != nil; {
-			line, ok := in.line(ctx, prompt+": ")
+			line, ok := h.line(ctx, prompt+": ")
 			if answers[q.Key] = cmp.Or(line, q.Default); !ok || answers[q.Key] == "" && !q.Optional {
 				return ""
 			}
-			if _, _, err = in.Conf.Parse(in.Conf.Path, in.Conf.Fill(answers)); err != nil {
-				in.printf("%v\n", err)
+			if _, _, err = h.Conf.Parse(h.Conf.Path, h.Conf.Fill(answers)); err != nil {
+				h.printf("%v\n", err)
 			}
 		}
 	}
-	text := in.Conf.Fill(answers)
-	if err := in.Conf.Try(ctx, text); err != nil {
-		in.printf("%v\n", err)
-		if !in.ask(ctx, "Take these answers all the same?") {
+	text := h.Conf.Fill(answers)
+	if err := h.Conf.Try(ctx, text); err != nil {
+		h.printf("%v\n", err)
+		if !h.ask(ctx, "Take these answers all the same?") {
 			return ""
 		}
 	}
@@ -489,391 +451,272 @@ func (in *installer) askConf(ctx context.Context) string {
 }
 
 // file has a file made or replaced, unless it is as it should be.
-func (in *installer) file(name string, want *saved, keeps bool) error {
-	cur, err := in.read(name)
+func (h *host) file(name string, want *saved, keeps bool) error {
+	cur, err := h.read(name)
 	if err != nil {
 		return fmt.Errorf("%w: put a file in its place", err)
 	}
-	rec, verb := in.change(kindFile, name, ""), "install"
+	rec, verb := h.change(kindFile, name, ""), "install"
 	if cur != nil {
 		verb = "replace"
-		if cur.sum() == want.sum() && cur.Mode == want.Mode {
+		if cur.text() == want.text() && cur.Mode == want.Mode {
 			return nil
 		}
-		if keeps && rec.After != nil && !rec.wrote(cur.Data) {
-			in.advise("%s was changed since it was installed, and stays as it is", name)
+		if keeps && rec.After != nil && !rec.wrote(cur.text()) {
+			h.advise("%s was changed since it was installed, and stays as it is", name)
 			return nil
 		}
 	}
 	if rec.After == nil {
 		rec.Before = cur
 	}
-	rec.writing(want.Data)
-	in.changed = in.changed || name == programPath() || name == rcScriptPath
-	in.add(rec, fmt.Sprintf("%s %s (mode %04o)", verb, name, want.Mode), func(context.Context) error { return in.replace(name, want) })
-	return nil
-}
-
-// parents makes the directories above a file that are missing.
-func (in *installer) parents(name string) error {
-	var missing []string
-	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
-		_, err := os.Stat(in.at(dir)) // a link to a directory will do
-		if err == nil {
-			// One of ours that is empty may be what a crash left before it had its mode and owner.
-			if all, err := in.entries(dir); err == nil && len(all) == 0 && in.manifest.find(kindDir, dir, "") != nil {
-				missing = append(missing, dir)
-			}
-			break
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return in.plain(dir, err)
-		}
-		missing = append(missing, dir)
-	}
-	for _, dir := range slices.Backward(missing) {
-		if in.manifest.find(kindDir, dir, "") == nil {
-			if err := in.note(&change{Kind: kindDir, Path: dir}); err != nil {
-				return err
-			}
-		}
-		if err := in.mkdir(dir, &saved{Mode: 0o755}); err != nil {
-			return err
-		}
-	}
+	h.changed = h.changed || name == programPath() || name == rcScriptPath
+	h.put(rec.writing(want.text()), fmt.Sprintf("%s %s (mode %04o)", verb, name, want.Mode), name, want)
 	return nil
 }
 
 // user has the service user and its group made. Both are called what the configuration calls them.
-func (in *installer) user() (err error) {
-	name := in.cfg.User
-	user, haveUser := in.accounts.users[name]
-	group, haveGroup := in.accounts.groups[name]
-	what := fmt.Sprintf("add the user %s and its group: no password, no shell, no home", name)
-	if haveUser {
-		what = fmt.Sprintf("add the group %s", name)
+func (h *host) user() error {
+	name := h.cfg.User
+	user, haveUser := h.accounts.users[name]
+	group, haveGroup := h.accounts.groups[name]
+	h.service = user
+	if haveUser && haveGroup {
+		return nil
+	}
+	id, err := h.accounts.free(group.id)
+	if err != nil {
+		return err
 	}
 	if !haveGroup {
-		if group.id, err = in.accounts.free(); err != nil {
-			return err
-		}
-		rec := in.change(kindGroup, "", name)
-		rec.writing(fmt.Appendf(nil, "%s:*:%d:", name, group.id))
-		in.add(rec, what, func(ctx context.Context) error { return in.run(ctx, addGroup(name, group.id)) })
-		what = ""
+		group.id = id
+		h.command(h.change(kindGroup, "", name).writing(groupLine(name, id)), "add the group "+name, addGroup(name, id))
 	}
 	if !haveUser {
-		user = account{id: group.id, gid: group.id}
-		for _, u := range in.accounts.users {
-			if u.id == user.id { // the group's number is some user's
-				if user.id, err = in.accounts.free(); err != nil {
-					return err
-				}
-			}
-		}
-		rec := in.change(kindUser, "", name)
-		rec.writing([]byte(userLine(name, user.id, user.gid)))
-		in.add(rec, what, func(ctx context.Context) error { return in.run(ctx, addUser(name, user.id)) })
+		h.service = account{id: id, gid: group.id}
+		h.command(h.change(kindUser, "", name).writing(userLine(name, id, group.id)),
+			fmt.Sprintf("add the user %s: no password, no shell, no home", name), addUser(name, id))
 	}
-	in.service = user
 	return nil
 }
 
-// change returns what the manifest has of a change, or a new one.
-func (in *installer) change(k kind, path, name string) *change {
-	if c := in.manifest.find(k, path, name); c != nil {
-		return c
-	}
-	return &change{Kind: k, Path: path, Name: name}
-}
-
 // spool has the spool directory made, or given to the service user.
-func (in *installer) spool() error {
-	dir, want := in.cfg.SpoolDir, &saved{Mode: 0o700, UID: in.service.id, GID: in.service.gid}
-	cur, err := in.stat(dir)
-	rec := in.manifest.find(kindSpool, dir, "")
+func (h *host) spool() error {
+	dir, want := h.cfg.SpoolDir, &saved{Type: typeDir, Mode: 0o700, UID: h.service.id, GID: h.service.gid}
+	cur, err := h.stat(dir)
+	if err != nil {
+		return err
+	}
+	rec := h.find(kindSpool, dir, "")
 	if rec == nil {
 		rec = &change{Kind: kindSpool, Path: dir, Before: cur}
 	}
 	switch {
-	case err != nil:
-		return err
 	case cur == nil:
-		in.add(rec, fmt.Sprintf("make the directory %s, of %s (mode 0700)", dir, in.cfg.User), func(context.Context) error { return in.mkdir(dir, want) })
-	case !cur.Mode.IsDir():
+		h.add(rec, fmt.Sprintf("make the directory %s, of %s (mode 0700)", dir, h.cfg.User), func(context.Context) error {
+			if err := h.do("make", dir, func() error { return os.Mkdir(h.at(dir), 0o700) }); err != nil {
+				return err
+			}
+			return h.own(dir, want)
+		})
+	case cur.Type != typeDir:
 		return fmt.Errorf("%s: is not a directory: SPOOL_DIR must name one", dir)
-	case cur.UID != want.UID || cur.GID != want.GID || cur.Mode.Perm() != want.Mode:
-		in.add(rec, fmt.Sprintf("give the directory %s to %s (mode 0700)", dir, in.cfg.User), func(context.Context) error { return in.own(dir, want) })
+	case !cur.sameOwner(want):
+		h.add(rec, fmt.Sprintf("give the directory %s to %s (mode 0700)", dir, h.cfg.User),
+			func(context.Context) error { return h.own(dir, want) })
 	}
 	return nil
 }
 
-// table has an empty table file made where there is none: without it pf.conf, once it names the file, does not
-// load.
-func (in *installer) table(name, table string) error {
-	cur, err := in.stat(name)
-	if cur != nil || err != nil {
+// table has an empty table file made where there is none: without it pf.conf, once it names the file, does not load.
+func (h *host) table(name, table string) error {
+	if cur, err := h.stat(name); cur != nil || err != nil {
 		return err
 	}
-	rec := in.change(kindTable, name, table)
-	rec.writing(nil)
-	in.add(rec, fmt.Sprintf("make %s, empty: pf.conf does not load without it", name),
-		func(context.Context) error { return in.replace(name, &saved{Mode: 0o600}) })
+	h.put(h.change(kindTable, name, table).writing(""), fmt.Sprintf("make %s, empty: pf.conf does not load without it", name),
+		name, &saved{Mode: 0o600})
 	return nil
 }
 
 // firewall offers to turn on what the agent needs and the host has off.
-func (in *installer) firewall(ctx context.Context, on []string) error {
-	running := true
-	if in.PF != nil {
-		pf, err := in.PF()
-		if err != nil {
-			in.advise("pf: %v", err)
-		} else {
-			running = pf.Running
+func (h *host) firewall(ctx context.Context, on []string) error {
+	enabled := true
+	if h.PF != nil {
+		on, _, err := h.PF()
+		if enabled = on || err != nil; err != nil {
+			h.advise("pf: %v", err)
 		}
 	}
-	in.turnOn(ctx, kindPF, "nothing is blocked", "nothing is enforced", running, slices.Contains(on, "pf"), Command{Args: []string{pfctl, "-e"}})
-	logs, err := in.running(ctx, "pflogd")
+	logs, err := h.running(ctx, "pflogd")
 	if err != nil {
 		return err
 	}
-	const lost = "hits while threatstopd is down are lost"
-	in.turnOn(ctx, kindPflogd, lost, lost, logs || in.Root != "", slices.Contains(on, "pflogd"), Command{Args: []string{rcctl, "start", "pflogd"}})
+	for _, x := range []struct {
+		kind    kind
+		without string // what happens while it is off
+		running bool
+		start   []string
+	}{
+		{kindPF, "nothing is blocked", enabled, []string{pfctl, "-e"}},
+		{kindPflogd, "hits while threatstopd is down are lost", logs || h.Root != "", []string{rcctl, "start", "pflogd"}},
+	} {
+		atBoot, enable, state := slices.Contains(on, string(x.kind)), []string{rcctl, "enable", string(x.kind)}, "off"
+		switch {
+		case x.running && atBoot:
+			continue
+		case x.running:
+			state = "not enabled at boot"
+		case atBoot:
+			state = "not running"
+		}
+		if !h.ask(ctx, fmt.Sprintf("%s is %s: without it %s. Turn it on?", x.kind, state, x.without)) {
+			h.advise("%s is %s, so %s: %s && %s", x.kind, state, x.without, typed(enable), typed(x.start))
+			continue
+		}
+		rec := h.change(x.kind, "", string(x.kind))
+		done, todo := strings.Fields(rec.text()), [][]string(nil)
+		if !atBoot {
+			todo, done = append(todo, enable), append(done, "enable")
+		}
+		if !x.running {
+			todo, done = append(todo, x.start), append(done, "start")
+		}
+		slices.Sort(done)
+		rec.content = contentOf(strings.Join(slices.Compact(done), " "))
+		h.command(rec, fmt.Sprintf("turn on %s: `%s`, `%s`", x.kind, typed(enable), typed(x.start)), todo...)
+	}
 	return nil
 }
 
-// turnOn offers to turn on pf or pflogd, unless it runs and is started at boot. without and so complete a sentence
-// about what is the matter otherwise.
-func (in *installer) turnOn(ctx context.Context, k kind, without, so string, running, atBoot bool, start Command) {
-	enable := Command{Args: []string{rcctl, "enable", string(k)}}
-	state := "off"
-	switch {
-	case running && atBoot:
-		return
-	case running:
-		state = "not enabled at boot"
-	case atBoot:
-		state = "not running"
-	}
-	if !in.ask(ctx, fmt.Sprintf("%s is %s: without it %s. Turn it on?", k, state, without)) {
-		in.advise("%s is %s, so %s: %s && %s", k, state, so, enable, start)
-		return
-	}
-	rec := in.change(k, "", string(k))
-	var todo []Command
-	needs := func(already bool, word string, c Command) {
-		if already {
-			return
-		}
-		todo = append(todo, c)
-		if !strings.Contains(rec.Text, word) {
-			rec.Text = strings.TrimSpace(rec.Text + " " + word)
-		}
-	}
-	needs(atBoot, "enable", enable)
-	needs(running, "start", start)
-	in.add(rec, fmt.Sprintf("turn on %s: `%s`, `%s`", k, enable, start), func(ctx context.Context) error {
-		for _, c := range todo {
-			if err := in.run(ctx, c); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// rcConf keeps rc.conf.local as it was before rcctl sorts it for the first time.
-func (in *installer) rcConf() error {
-	if in.manifest.find(kindRCConf, rcConfPath, "") != nil {
-		return nil
-	}
-	cur, err := in.read(rcConfPath)
-	if err != nil {
-		return err
-	}
-	return in.note(&change{Kind: kindRCConf, Path: rcConfPath, Before: cur})
-}
-
 // daemon has the daemon enabled, and, where its configuration is there to be used, started.
-func (in *installer) daemon(ctx context.Context, on []string) error {
+func (h *host) daemon(ctx context.Context, on []string) error {
 	step := func(rec *change, action string) {
-		c := Command{Args: []string{rcctl, action, service}}
-		in.add(rec, fmt.Sprintf("run `%s`", c), func(ctx context.Context) error { return in.run(ctx, c) })
+		c := []string{rcctl, action, service}
+		h.command(rec, fmt.Sprintf("run `%s`", typed(c)), c)
 	}
 	if !slices.Contains(on, service) {
-		step(in.change(kindService, "", service), "enable")
+		step(h.change(kindService, "", service), "enable")
 	}
-	if in.Root != "" || !in.kept {
+	if h.Root != "" || !h.kept {
 		return nil
 	}
-	running, err := in.daemonRuns(ctx)
+	running, err := h.daemonRuns(ctx)
 	switch {
 	case err != nil:
 		return err
 	case !running:
 		step(nil, "start")
-	case in.changed:
+	case h.changed:
 		step(nil, "restart")
 	}
 	return nil
 }
 
-// takeOver has the vendor's scripts retired: what runs them is undone. The scripts
-// themselves stay where they are, so that giving back is complete, and they do
-// nothing by themselves.
-func (in *installer) takeOver() error {
-	if later, err := in.takeCrontab(); later || err != nil {
-		return err
-	}
-	if err := in.takeNewsyslog(); err != nil {
-		return err
-	}
-	return in.nameScripts()
-}
-
-// takeCrontab takes what runs the scripts out of root's crontab; later, where there is no configuration yet.
-func (in *installer) takeCrontab() (later bool, err error) {
-	tab, err := in.read(cronTabPath)
-	if tab == nil || err != nil {
-		return false, err
-	}
-	_, body := cutHeader(string(tab.Data))
-	rest, taken, left := takeCron(body, in.cronBackup())
-	if len(taken) > 0 && !in.kept {
-		in.advise("The vendor's scripts continue to update the tables until %s is filled in\nand `threatstopd --install` has been run again.", in.Conf.Path)
-		return true, nil
-	}
-	for _, l := range left {
-		in.advise("root's crontab runs a script of the vendor among other things: take it out there (crontab -e):\n%s", l)
-	}
-	if len(taken) == 0 {
-		return false, nil
-	}
-	tab.Data = []byte(body)
-	in.add(in.edit(kindCrontab, cronTabPath, tab, []byte(rest), rest), "take out of root's crontab:\n"+strings.Join(taken, "\n"),
-		func(ctx context.Context) error { return in.setCrontab(ctx, rest) })
-	return false, nil
-}
-
-// edit returns the change of a file of the owner's from cur to data. If somebody has changed it again since it was
-// changed, that is what is to be given back.
-func (in *installer) edit(k kind, path string, cur *saved, data []byte, text string) *change {
-	rec := in.change(k, path, "")
-	if rec.Before == nil || !rec.wrote(cur.Data) {
-		rec.Before, rec.After = cur, nil
-	}
-	rec.writing(data)
-	rec.Text = text
-	return rec
-}
-
-// setCrontab replaces root's crontab by crontab(1), which also notifies cron(8).
-func (h *host) setCrontab(ctx context.Context, body string) error {
-	if err := h.run(ctx, Command{Args: []string{crontab, "-u", "root", "-"}, Stdin: body}); err != nil {
-		return err
-	}
+// takeOver has the vendor's scripts retired: what runs them is undone. The scripts themselves stay where they are, and
+// do nothing by themselves. Without a configuration they keep their work.
+func (h *host) takeOver() error {
 	tab, err := h.read(cronTabPath)
 	if err != nil {
 		return err
 	}
-	if tab == nil {
-		return fmt.Errorf("%s: is not there although crontab has written it", cronTabPath)
+	if tab != nil {
+		_, body := cutHeader(tab.text())
+		rest, taken, left := takeCron(body)
+		if len(taken) > 0 && !h.kept {
+			h.advise("The vendor's scripts continue to update the tables until %s is filled in\nand `threatstopd --install` has been run again.", h.Conf.Path)
+			return nil
+		}
+		for _, l := range left {
+			h.advise("root's crontab runs a script of the vendor among other things: take it out there (crontab -e):\n%s", l)
+		}
+		if len(taken) > 0 {
+			tab.content = contentOf(body)
+			h.add(h.edit(kindCrontab, cronTabPath, tab, rest), "take out of root's crontab:\n"+strings.Join(taken, "\n"),
+				func(ctx context.Context) error { return h.setCrontab(ctx, rest) })
+		}
 	}
-	if _, now := cutHeader(string(tab.Data)); now != body {
+	cur, err := h.read(newsyslogPath)
+	if err != nil {
+		return err
+	}
+	if cur != nil {
+		if conf, was, becomes := setRotation(cur.text(), hourly, stock); was != "" {
+			want := *cur
+			want.content = contentOf(conf)
+			h.put(h.edit(kindNewsyslog, newsyslogPath, cur, conf),
+				fmt.Sprintf("rotate pflogd's file as before the scripts, in %s:\n- %s\n+ %s", newsyslogPath, was, becomes), newsyslogPath, &want)
+		}
+	}
+	h.nameScripts()
+	return nil
+}
+
+// edit returns the change of a file of the owner's from cur to text. If somebody has changed it again since it was
+// changed, that is what is to be given back.
+func (h *host) edit(k kind, path string, cur *saved, text string) *change {
+	rec := h.change(k, path, "")
+	if rec.Before == nil || !rec.wrote(cur.text()) {
+		rec.Before, rec.After = cur, nil
+	}
+	return rec.writing(text)
+}
+
+// setCrontab replaces root's crontab by crontab(1), which also notifies cron(8).
+func (h *host) setCrontab(ctx context.Context, body string) error {
+	if err := h.run(ctx, body, []string{crontab, "-u", "root", "-"}); err != nil {
+		return err
+	}
+	if _, now := cutHeader(h.text(cronTabPath)); now != body {
 		return fmt.Errorf("%s: is not what was given to crontab: somebody else changes it", cronTabPath)
 	}
 	return nil
 }
 
-// cronBackup returns the copy of root's crontab that the vendor's installer made. It put it into the directory
-// that it was started in.
-func (in *installer) cronBackup() string {
-	for _, dir := range []string{"/root", "/etc", "/usr/local/etc", "/usr/local/sbin", "/"} {
-		if f, err := in.read(path.Join(dir, "crontab"+backupSuffix)); err == nil && f != nil {
-			return string(f.Data)
-		}
-	}
-	return ""
-}
-
-func (in *installer) takeNewsyslog() error {
-	cur, err := in.read(newsyslogPath)
-	if cur == nil || err != nil {
-		return err
-	}
-	backup := ""
-	if f, err := in.read(newsyslogPath + backupSuffix); err == nil && f != nil {
-		backup = string(f.Data)
-	}
-	conf, was, becomes := takeNewsyslog(string(cur.Data), backup)
-	if was == "" {
-		return nil
-	}
-	want := &saved{Mode: cur.Mode, UID: cur.UID, GID: cur.GID, Data: []byte(conf)}
-	in.add(in.edit(kindNewsyslog, newsyslogPath, cur, want.Data, becomes),
-		fmt.Sprintf("rotate pflogd's file as before the scripts, in %s:\n- %s\n+ %s", newsyslogPath, was, becomes),
-		func(context.Context) error { return in.replace(newsyslogPath, want) })
-	return nil
-}
-
 // nameScripts names the vendor's scripts, and what else runs them.
-func (in *installer) nameScripts() error {
-	var there []string
-	for _, s := range append(append([]string{updateScript}, logScripts...), otherScripts...) {
-		if len(there) == 0 && slices.Contains(otherScripts, s) {
-			break
-		}
-		if f, err := in.stat(scriptsPrefix() + s); err == nil && f != nil {
-			there = append(there, s)
-		}
-	}
-	if len(there) > 0 {
-		in.advise("The vendor's scripts stay in %s, and are not run any more:\n%s", scriptsPrefix(), strings.Join(there, " "))
+func (h *host) nameScripts() {
+	there := slices.DeleteFunc(slices.Clone(scripts), func(s string) bool {
+		f, err := h.stat(scriptsDir + s)
+		return f == nil || err != nil
+	})
+	if len(there) > 0 && slices.Contains(scripts[:3], there[0]) {
+		h.advise("The vendor's scripts stay in %s, and are not run any more:\n%s", scriptsDir, strings.Join(there, " "))
 	}
 	for _, name := range []string{"/etc/rc.local", "/etc/daily.local", "/etc/weekly.local", "/etc/monthly.local"} {
-		f, err := in.read(name)
-		if f == nil || err != nil {
-			continue
-		}
-		for i, line := range splitLines(string(f.Data)) {
-			if line = strings.TrimSpace(line); mentions(line) && !strings.HasPrefix(line, "#") {
-				in.advise("%s:%d runs a script of the vendor: take it out:\n%s", name, i+1, line)
+		for i, line := range strings.Split(h.text(name), "\n") {
+			if runs, _ := runsScript(line); runs {
+				h.advise("%s:%d runs a script of the vendor: take it out:\n%s", name, i+1, strings.TrimSpace(line))
 			}
 		}
 	}
-	return nil
 }
 
 // next prints what is left to the owner.
-func (in *installer) next(ctx context.Context) {
-	conf := readPFConf(&in.disk)
-	if !in.kept {
-		in.advise("Fill in %s: device_id, DNS_SERVERS, BLOCK_LISTS, url.\n`threatstopd -n` checks it.", in.Conf.Path)
+func (h *host) next(ctx context.Context) {
+	if !h.kept {
+		h.advise("Fill in %s: device_id, DNS_SERVERS, BLOCK_LISTS, url.\n`threatstopd -n` checks it.", h.Conf.Path)
 	}
-	if len(conf.using(in.cfg.BlockTable)) == 0 {
-		in.advise("%s", PFAdvice(in.cfg.BlockTable, in.cfg.BlockFile, in.cfg.AllowTable, in.cfg.AllowFile))
+	if len(h.pfConf().using(h.cfg.BlockTable)) == 0 {
+		h.advise("%s", PFAdvice(h.cfg.BlockTable, h.cfg.BlockFile, h.cfg.AllowTable, h.cfg.AllowFile))
 	}
-	if !in.kept && in.Root == "" {
-		in.advise("rcctl start threatstopd")
+	if !h.kept && h.Root == "" {
+		h.advise("rcctl start threatstopd")
 	}
-	if in.Root != "" && len(in.steps) > 0 {
-		in.advise("Make the password databases of this tree: pwd_mkdb -p -d %s master.passwd", filepath.Join(in.Root, "etc"))
+	if h.Root != "" && len(h.steps) > 0 {
+		h.advise("Make the password databases of this tree: pwd_mkdb -p -d %s master.passwd", filepath.Join(h.Root, "etc"))
 	}
-	if len(in.advice) > 0 {
-		in.printf("\nWhat is left to do, or to know:\n")
+	if len(h.advice) > 0 {
+		h.printf("\nWhat is left to do, or to know:\n")
 	}
-	for _, a := range in.advice {
-		in.printf("- %s\n", indent(a, 2))
+	for _, a := range h.advice {
+		h.item("- ", "  ", a)
 	}
-	if in.Preflight != nil && in.kept {
-		in.printf("\n")
-		in.Preflight(ctx)
+	if h.Preflight != nil && h.kept {
+		h.printf("\n")
+		h.Preflight(ctx)
 	}
 }
 
-// PFAdvice is what pf.conf needs so that the tables have an effect: the lines, and which
-// of them can be left out.
+// PFAdvice is what pf.conf needs so that the tables have an effect: the lines, and which of them can be left out.
 func PFAdvice(block, blockFile, allow, allowFile string) string {
 	return fmt.Sprintf(`Put into %[1]s, above other rules with "quick", then run
 `+"`pfctl -f %[1]s`"+`:

@@ -29,7 +29,7 @@ func TestInstallOnAFreshSystem(t *testing.T) {
 	out := b.mustInstall()
 	contains(t, out,
 		"install /usr/local/sbin/threatstopd (mode 0555)",
-		"add the user _threatstop and its group",
+		"add the group _threatstop", "add the user _threatstop: no password, no shell, no home",
 		"run `rcctl enable threatstopd`",
 		`table <ThreatSTOP-Block> persist file "/var/db/ThreatSTOP-Block.pftable"`,
 		"block drop in log quick from <ThreatSTOP-Block>",
@@ -45,9 +45,9 @@ func TestInstallOnAFreshSystem(t *testing.T) {
 	}
 	for name, want := range map[string]struct{ mode, text string }{
 		"/usr/local/sbin/threatstopd":           {"-r-xr-xr-x", b.program},
-		"/usr/local/man/man8/threatstopd.8":     {"-r--r--r--", string(manual)},
-		"/usr/local/man/man5/threatstop.conf.5": {"-r--r--r--", string(confManual)},
-		"/etc/rc.d/threatstopd":                 {"-r-xr-xr-x", string(rcScript())},
+		"/usr/local/man/man8/threatstopd.8":     {"-r--r--r--", manual},
+		"/usr/local/man/man5/threatstop.conf.5": {"-r--r--r--", confManual},
+		"/etc/rc.d/threatstopd":                 {"-r-xr-xr-x", rcScript()},
 		"/usr/local/etc/threatstop.conf":        {"-rw-------", exampleConf},
 		"/var/spool/threatstop":                 {"drwx------", ""},
 		"/var/db/ThreatSTOP-Block.pftable":      {"-rw-------", ""},
@@ -119,9 +119,8 @@ func TestTakeOverFromTheScripts(t *testing.T) {
 	if got := b.read("/var/db/ThreatSTOP-Block.pftable"); got != "192.0.2.1\n" {
 		t.Errorf("the table file is %q", got)
 	}
-	i := slices.IndexFunc(b.recorded, func(c Command) bool { return c.Args[0] == crontab })
-	if i < 0 || b.recorded[i].Stdin != crontabStock || b.recorded[i].String() != "crontab -u root -" {
-		t.Errorf("crontab: %v", b.recorded)
+	if !slices.Contains(b.recorded, "/usr/bin/crontab -u root -") || b.stdin != crontabStock {
+		t.Errorf("crontab: %v, %q", b.recorded, b.stdin)
 	}
 	contains(t, b.read("/etc/rc.conf.local"), "pkg_scripts=unbound_exporter dbus_daemon threatstopd")
 
@@ -134,26 +133,34 @@ func TestTakeOverFromTheScripts(t *testing.T) {
 
 // A daemon whose configuration is there is started, before the scripts end.
 func TestStartedBeforeTheScriptsEnd(t *testing.T) {
+	install := func(b *box) error {
+		o := b.options(new(bytes.Buffer), "")
+		o.Working = func(_ string, do func() error) error { return do() }
+		h := &host{Options: o}
+		var err error
+		if h.accounts, err = h.readAccounts(); err != nil {
+			t.Fatal(err)
+		}
+		// All that differs on the system that is running is that services are started.
+		if err := h.readConf(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []func() error{h.user, func() error {
+			h.Root = ""
+			defer func() { h.Root = b.root }()
+			return h.daemon(t.Context(), nil)
+		}, h.takeOver} {
+			if err := part(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return h.carryOut(t.Context())
+	}
 	b := newBox(t, scriptsTree())
-	o := func(out *bytes.Buffer) Options {
-		o := b.options(out, "")
-		o.Root = ""
-		return o
-	}
-	in := &installer{host: &host{Options: o(new(bytes.Buffer))}}
-	in.host.disk = disk{root: b.root, chown: in.host.Options.Chown}
-	in.manifest = new(manifest)
-	var err error
-	if in.accounts, err = readAccounts(&in.host.disk); err != nil {
+	b.write(rcScriptPath, rcScript())
+	if err := install(b); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.plan(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	if err := in.carryOut(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	got := b.changing()
 	want := []string{
 		"/usr/sbin/groupadd -g 300 _threatstop",
 		"/usr/sbin/useradd -u 300 -g _threatstop -c ThreatSTOP agent -d /var/empty -s /sbin/nologin -L daemon _threatstop",
@@ -161,28 +168,15 @@ func TestStartedBeforeTheScriptsEnd(t *testing.T) {
 		"/usr/sbin/rcctl start threatstopd",
 		"/usr/bin/crontab -u root -",
 	}
-	if !slices.Equal(got, want) {
+	if got := b.changing(); !slices.Equal(got, want) {
 		t.Errorf("commands:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 
 	// One that does not start leaves the scripts their work.
 	b = newBox(t, scriptsTree())
-	b.fail = func(c Command) *Result {
-		if c.String() == "rcctl start threatstopd" {
-			return &Result{Code: 1, Stdout: "threatstopd(failed)\n"}
-		}
-		return nil
-	}
-	in.host.Options, in.host.disk.root, in.steps = o(new(bytes.Buffer)), b.root, nil
-	in.manifest = new(manifest)
-	if in.accounts, err = readAccounts(&in.host.disk); err != nil {
-		t.Fatal(err)
-	}
-	if err := in.plan(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	err = in.carryOut(context.Background())
-	if err == nil || err.Error() != "rcctl start threatstopd: exit status 1: threatstopd(failed)" {
+	b.write(rcScriptPath, rcScript())
+	b.fail = map[string]string{"rcctl start threatstopd": "threatstopd(failed)\n"}
+	if err := install(b); err == nil || err.Error() != "rcctl start threatstopd: exit status 1: threatstopd(failed)" {
 		t.Errorf("error: %v", err)
 	}
 	if !strings.Contains(b.read("/var/cron/tabs/root"), cronUpdate) {
@@ -238,14 +232,14 @@ func TestOff(t *testing.T) {
 	files := freshTree()
 	files["/etc/rc.conf.local"] = "pf=NO\npflogd_flags=NO\n"
 	b := newBox(t, files)
-	b.pf.Running = false
+	b.pf = false
 	delete(b.services, "pflogd")
 	out, err := b.install("n\nn\ny\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	contains(t, out, "pf is off: without it nothing is blocked. Turn it on? [y/n]", "pflogd is not enabled at boot",
-		"so nothing is enforced: rcctl enable pf && pfctl -e")
+		"so nothing is blocked: rcctl enable pf && pfctl -e")
 	if got := b.read("/etc/rc.conf.local"); got != "pf=NO\npflogd_flags=NO\npkg_scripts=threatstopd\n" {
 		t.Errorf("rc.conf.local: %q", got)
 	}
@@ -329,7 +323,7 @@ func TestPackaged(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	b := newBox(t, freshTree())
 	ctx, cancel := context.WithCancel(context.Background())
-	b.fault = func(what string, done bool) error {
+	b.fault = func(what string) error {
 		if strings.HasPrefix(what, "rename /usr/local/man") {
 			cancel()
 		}
@@ -340,7 +334,7 @@ func TestInterrupted(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "run it again to go on from here") {
 		t.Errorf("error %v", err)
 	}
-	b.fault = nil
+	b.fault = hasty
 	b.mustInstall()
 }
 
@@ -401,7 +395,7 @@ block drop in log quick from <ThreatSTOP-Block>
 		setup func(*box)
 		says  string
 	}{
-		{"a table that is loaded", func(b *box) { b.pf.Tables = []string{"ThreatSTOP-Block"} }, "its table is loaded"},
+		{"a table that is loaded", func(b *box) { b.tables = []string{"ThreatSTOP-Block"} }, "its table is loaded"},
 		{"pf that cannot be asked", func(b *box) { b.pfErr = errors.New("open /dev/pf: no") }, "not known which tables are loaded: open /dev/pf: no"},
 		{"an include that is not there", func(b *box) { b.write(pfConfPath, "include \"/etc/pf.more\"\n") }, "/etc/pf.more cannot be read"},
 		{"an include by an unknown macro", func(b *box) { b.write(pfConfPath, "include $more\n") }, "include $more"},
@@ -454,7 +448,7 @@ func TestWhatOthersChangedStays(t *testing.T) {
 	out := b.mustUninstall()
 	contains(t, out, "the user _threatstop was changed since it was made, and is yours: `userdel _threatstop` removes it",
 		"the group _threatstop stays", "with 2 files (8 bytes): hits not delivered by then are lost")
-	wantCron := tabHeader + "MAILTO=me\n" + crontabStock + cronUpdate + "\n" + cronLogs + "\n5 5 * * * /root/mine\n"
+	wantCron := tabHeader + "MAILTO=me\n" + crontabStock + "5 5 * * * /root/mine\n" + cronUpdate + "\n" + cronLogs + "\n"
 	if got := b.read(cronTabPath); got != wantCron {
 		t.Errorf("crontab:\n%s\nwant:\n%s", got, wantCron)
 	}
@@ -519,12 +513,7 @@ func TestScriptsStayWithoutConfiguration(t *testing.T) {
 
 func TestCommandThatFails(t *testing.T) {
 	b := newBox(t, freshTree())
-	b.fail = func(c Command) *Result {
-		if c.Args[0] == useradd {
-			return &Result{Code: 1, Stderr: "useradd: can't obtain pw_lock\nmore\n"}
-		}
-		return nil
-	}
+	b.fail = map[string]string{typed(addUser("_threatstop", 300)): "useradd: can't obtain pw_lock\nmore\n"}
 	_, err := b.install("")
 	const want = "useradd -u 300 -g _threatstop -c ThreatSTOP agent -d /var/empty -s /sbin/nologin -L daemon _threatstop: exit status 1: useradd: can't obtain pw_lock: run it again to go on from here, or --uninstall to undo it"
 	if err == nil || err.Error() != want {
@@ -540,17 +529,16 @@ var errCrash = errors.New("crash")
 // crashing makes the n-th change fail before it is made, and all after it. A crash after
 // a change is one before the next.
 func (b *box) crashing(n int) {
-	b.hasty = true
-	b.fault = func(_ string, done bool) error {
-		if !done {
-			n--
-		}
-		if n < 0 {
+	b.fault = func(string) error {
+		if n--; n < 0 {
 			return errCrash
 		}
 		return nil
 	}
 }
+
+// hasty makes changes without fsync.
+func hasty(string) error { return nil }
 
 // stride is how far it is to the next point after n of them: 1, and more on a host that
 // takes so long over each that all of them would take minutes.
@@ -594,7 +582,7 @@ func TestCrash(t *testing.T) {
 					points += n
 					break
 				}
-				b.fault = nil
+				b.fault = hasty
 				if (name == "fresh") == (n%2 == 0) {
 					b.mustInstall()
 					same(b, installed, "installed again after a crash at %d", n)
@@ -605,14 +593,14 @@ func TestCrash(t *testing.T) {
 			began = time.Now()
 			for n := 0; ; n += step * stride(began, n/step) {
 				b := newBox(t, files)
-				b.hasty = true
+				b.fault = hasty
 				b.mustInstall()
 				b.crashing(n)
 				if crash(b.uninstall, n) {
 					points += n
 					break
 				}
-				b.fault = nil
+				b.fault = hasty
 				if (name == "fresh") == (n%2 == 0) {
 					b.mustInstall()
 					same(b, installed, "installed after a crash of the uninstallation at %d", n)
@@ -620,34 +608,10 @@ func TestCrash(t *testing.T) {
 				b.mustUninstall()
 				same(b, before, "uninstalled after a crash of the uninstallation at %d", n)
 			}
-			if points < 80 {
+			if points < 60 {
 				t.Errorf("%d points", points)
 			}
 		})
-	}
-}
-
-// TestCrashBeforeAMode: a directory that was made under a narrow umask, and no more, is
-// finished by the next run.
-func TestCrashBeforeAMode(t *testing.T) {
-	const dir = "/usr/local/man/man5"
-	b := newBox(t, freshTree())
-	b.fault = func(what string, _ bool) error {
-		if what == "chown "+dir {
-			return errCrash
-		}
-		return nil
-	}
-	if _, err := b.install(""); !errors.Is(err, errCrash) {
-		t.Fatal(err)
-	}
-	b.fault = nil
-	if err := os.Chmod(filepath.Join(b.root, dir), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	b.mustInstall()
-	if got := b.snapshot()[dir]; got != "drwxr-xr-x " || b.owners[dir] != "0:0" {
-		t.Errorf("%s is %s of %s", dir, got, b.owners[dir])
 	}
 }
 
@@ -655,13 +619,13 @@ func TestCrashBeforeAMode(t *testing.T) {
 func TestCrashOfAnUpgrade(t *testing.T) {
 	for n := 0; ; n++ {
 		b := newBox(t, freshTree())
-		b.hasty = true
+		b.fault = hasty
 		before := b.snapshot()
 		b.mustInstall()
 		b.program = "newer"
 		b.crashing(n)
 		_, err := b.install("")
-		b.fault = nil
+		b.fault = hasty
 		if err == nil {
 			return
 		}
@@ -773,7 +737,7 @@ func TestAsksForTheConfiguration(t *testing.T) {
 // The lines for pf.conf are what the reader of pf.conf takes for them.
 func TestPFAdviceIsRead(t *testing.T) {
 	b := newBox(t, tree{pfConfPath: PFAdvice("Block", "/var/db/b.pftable", "Allow", "/var/db/a.pftable")})
-	c := readPFConf(&disk{root: b.root})
+	c := (&host{Options: Options{Root: b.root}}).pfConf()
 	if len(c.unread) > 0 || len(c.naming("/var/db/b.pftable")) != 1 || len(c.using("Block")) != 3 || len(c.using("Allow")) != 3 {
 		t.Errorf("%+v", c)
 	}

@@ -1,10 +1,12 @@
 package install
 
 import (
-	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,12 +14,15 @@ import (
 	"unicode/utf8"
 )
 
-// manifest is what has been changed on the host, oldest first. A change is added,
-// and the manifest written, before it is made; so a change that is written down may
-// not have happened, but none has happened that is not written down.
+// The manifest has what was changed on the host, oldest first: JSON that an owner can read. A change is
+// written down before it is made; so one that is written down may not have happened, but none has happened
+// that is not written down.
 type manifest struct {
-	Changes []*change
+	Format  int       `json:"format"`
+	Changes []*change `json:"changes"`
 }
+
+const manifestFormat = 1
 
 // kind is what a change is about.
 type kind string
@@ -29,7 +34,7 @@ const (
 	kindTable     kind = "table"     // an empty table file, of the table Name
 	kindGroup     kind = "group"     // Name
 	kindUser      kind = "user"      // Name
-	kindRCConf    kind = "rc.conf"   // rc.conf.local, which rcctl(8) rewrites
+	kindRCConf    kind = "rc.conf"   // written by earlier versions, nothing to undo
 	kindService   kind = "service"   // rcctl enable
 	kindPF        kind = "pf"        // enabled
 	kindPflogd    kind = "pflogd"    // enabled and started
@@ -37,35 +42,114 @@ const (
 	kindNewsyslog kind = "newsyslog" // newsyslog.conf's line of pflogd's file
 )
 
+// kinds has for each kind of change what identifies it, and what undoes it.
+var kinds = map[kind]struct {
+	path, name bool
+	undo       func(*host, *change) (step, error)
+}{
+	kindFile:      {path: true, undo: (*host).undoFile},
+	kindDir:       {path: true, undo: (*host).undoDir},
+	kindSpool:     {path: true, undo: (*host).undoSpool},
+	kindTable:     {path: true, name: true, undo: (*host).undoTable},
+	kindGroup:     {name: true, undo: (*host).undoAccount},
+	kindUser:      {name: true, undo: (*host).undoAccount},
+	kindRCConf:    {path: true, undo: func(*host, *change) (step, error) { return step{}, nil }},
+	kindService:   {name: true, undo: (*host).undoService},
+	kindPF:        {name: true, undo: (*host).undoPF},
+	kindPflogd:    {name: true, undo: (*host).undoPflogd},
+	kindCrontab:   {path: true, undo: (*host).undoCrontab},
+	kindNewsyslog: {path: true, undo: (*host).undoNewsyslog},
+}
+
 // change is one change. What it is about is Path or Name or both.
 type change struct {
-	Kind kind
-	Path string // absolute
-	Name string
+	Kind kind   `json:"kind"`
+	Path string `json:"path,omitempty"` // absolute
+	Name string `json:"name,omitempty"`
 	// Before is what was there; nil for nothing.
-	Before *saved
-	// After are the sums of everything that was ever put there: more than one after an
-	// upgrade. What has another sum is the owner's.
-	After []string
-	// Text is what was written, where that is needed to see what others have
-	// changed in it since: the crontab, newsyslog's line. Of a service it is what was
-	// done to it: "enable", "start", "enable start".
-	Text string
+	Before *saved `json:"before"`
+	// After are the sums of everything that was ever put there: more than one after an upgrade. What has
+	// another sum is the owner's.
+	After []string `json:"after,omitempty"`
+	// The content is, of a service, what was done to it: "enable", "start", "enable start".
+	content
 }
 
-func (c *change) wrote(data []byte) bool {
-	return slices.Contains(c.After, sum(data))
+// saved is a file as it was, or a directory.
+type saved struct {
+	Type string `json:"type,omitempty"` // typeDir, "" for a regular file
+	Mode mode   `json:"mode"`
+	UID  int    `json:"uid"`
+	GID  int    `json:"gid"`
+	Sum  string `json:"sha256,omitempty"` // of a file, in the manifest
+	content
 }
 
-func (c *change) writing(data []byte) {
-	if !c.wrote(data) {
-		c.After = append(c.After, sum(data))
+const typeDir = "directory"
+
+// mode has the permission bits, in JSON as in "0644".
+type mode uint16
+
+func (m mode) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%04o", m), nil }
+
+func (m *mode) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 8, 9)
+	if err != nil || len(text) != 4 {
+		return fmt.Errorf("%q is not a mode", text)
 	}
+	*m = mode(n)
+	return nil
 }
 
-// find returns the change of a kind at a path or of a name, nil when there is none.
-func (m *manifest) find(k kind, path, name string) *change {
-	for _, c := range m.Changes {
+// content is what a file contains: as Text where that is UTF-8.
+type content struct {
+	Text  *string `json:"text,omitempty"`
+	Bytes []byte  `json:"bytes,omitempty"`
+}
+
+func contentOf(text string) content {
+	if utf8.ValidString(text) {
+		return content{Text: &text}
+	}
+	return content{Bytes: []byte(text)}
+}
+
+func (c content) text() string {
+	if c.Text != nil {
+		return *c.Text
+	}
+	return string(c.Bytes)
+}
+
+// sum returns the checksum of a text.
+func sum(text string) string {
+	h := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(h[:])
+}
+
+// same reports whether a file is as it was.
+func same(cur, before *saved) bool {
+	if cur == nil || before == nil {
+		return cur == before
+	}
+	return cur.text() == before.text() && cur.sameOwner(before)
+}
+
+func (s *saved) sameOwner(o *saved) bool { return s.Mode == o.Mode && s.UID == o.UID && s.GID == o.GID }
+
+func (c *change) wrote(text string) bool { return slices.Contains(c.After, sum(text)) }
+
+// writing notes that text is about to be put there.
+func (c *change) writing(text string) *change {
+	if !c.wrote(text) {
+		c.After = append(c.After, sum(text))
+	}
+	return c
+}
+
+// find returns the change of a kind at a path or of a name, nil if there is none.
+func (h *host) find(k kind, path, name string) *change {
+	for _, c := range h.changes {
 		if c.Kind == k && c.Path == path && c.Name == name {
 			return c
 		}
@@ -73,179 +157,118 @@ func (m *manifest) find(k kind, path, name string) *change {
 	return nil
 }
 
-// The file: JSON, that an owner can read, with old contents as text where they are.
-
-const manifestFormat = 1
-
-type manifestJSON struct {
-	Format  int          `json:"format"`
-	Changes []changeJSON `json:"changes"`
+// change returns what the manifest has of a change, or a new one.
+func (h *host) change(k kind, path, name string) *change {
+	if c := h.find(k, path, name); c != nil {
+		return c
+	}
+	return &change{Kind: k, Path: path, Name: name}
 }
 
-type changeJSON struct {
-	Kind   kind       `json:"kind"`
-	Path   string     `json:"path,omitempty"`
-	Name   string     `json:"name,omitempty"`
-	Before *savedJSON `json:"before"`
-	After  []string   `json:"after,omitempty"`
-	Text   string     `json:"text,omitempty"`
-	Bytes  []byte     `json:"bytes,omitempty"` // the text, where it is not UTF-8
+// note writes a change into the manifest, before it is made.
+func (h *host) note(c *change) error {
+	if !slices.Contains(h.changes, c) {
+		h.changes = append(h.changes, c)
+	}
+	return h.writeManifest()
 }
 
-type savedJSON struct {
-	Type  string  `json:"type,omitempty"` // "directory"
-	Mode  string  `json:"mode"`
-	UID   int     `json:"uid"`
-	GID   int     `json:"gid"`
-	Sum   string  `json:"sha256,omitempty"`
-	Text  *string `json:"text,omitempty"`
-	Bytes []byte  `json:"bytes,omitempty"`
-}
-
-func (m *manifest) encode() ([]byte, error) {
-	out := manifestJSON{Format: manifestFormat, Changes: []changeJSON{}}
-	for _, c := range m.Changes {
-		j := changeJSON{Kind: c.Kind, Path: c.Path, Name: c.Name, After: c.After}
-		if utf8.ValidString(c.Text) {
-			j.Text = c.Text
-		} else {
-			j.Bytes = []byte(c.Text)
-		}
-		if b := c.Before; b != nil {
-			j.Before = &savedJSON{Mode: fmt.Sprintf("%04o", b.Mode.Perm()), UID: b.UID, GID: b.GID}
-			switch text := string(b.Data); {
-			case b.Mode.IsDir():
-				j.Before.Type = "directory"
-			case utf8.ValidString(text):
-				j.Before.Sum, j.Before.Text = b.sum(), &text
-			default:
-				j.Before.Sum, j.Before.Bytes = b.sum(), b.Data
-			}
-		}
-		out.Changes = append(out.Changes, j)
-	}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "\t")
-	err := e.Encode(out)
-	return b.Bytes(), err
-}
-
-// decodeManifest reads a manifest. It believes nothing that is not whole: what
-// is in it is put onto the disk by root.
-func decodeManifest(data []byte) (*manifest, error) {
-	var in manifestJSON
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&in); err != nil {
-		return nil, err
-	}
-	if d.More() {
-		return nil, fmt.Errorf("something follows the end")
-	}
-	if in.Format != manifestFormat {
-		return nil, fmt.Errorf("format %d, this program knows %d", in.Format, manifestFormat)
-	}
-	m := new(manifest)
-	for i, j := range in.Changes {
-		c, err := j.change()
-		if err == nil && m.find(c.Kind, c.Path, c.Name) != nil {
-			err = fmt.Errorf("is there twice")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("change %d (%s %s%s): %w", i+1, j.Kind, j.Path, j.Name, err)
-		}
-		m.Changes = append(m.Changes, c)
-	}
-	return m, nil
-}
-
-func (j *changeJSON) change() (*change, error) {
-	c := &change{Kind: j.Kind, Path: j.Path, Name: j.Name, After: j.After, Text: j.Text}
-	if j.Text == "" {
-		c.Text = string(j.Bytes)
-	}
-	var path, name bool
-	switch c.Kind {
-	case kindFile, kindDir, kindSpool, kindCrontab, kindNewsyslog, kindRCConf:
-		path = true
-	case kindTable:
-		path, name = true, true
-	case kindGroup, kindUser, kindService, kindPF, kindPflogd:
-		name = true
-	default:
-		return nil, fmt.Errorf("unknown kind")
-	}
-	switch {
-	case path && (!filepath.IsAbs(c.Path) || filepath.Clean(c.Path) != c.Path || c.Path == "/" || strings.ContainsRune(c.Path, 0)):
-		return nil, fmt.Errorf("%q is not the path of a file", c.Path)
-	case !path && c.Path != "":
-		return nil, fmt.Errorf("unexpected path")
-	case name != (c.Name != ""), strings.ContainsAny(c.Name, " \t\n/:\x00") || strings.HasPrefix(c.Name, "-"):
-		return nil, fmt.Errorf("%q is not a name", c.Name)
-	case (c.Kind == kindCrontab || c.Kind == kindNewsyslog) && (j.Before == nil || j.Before.Type != ""):
-		return nil, fmt.Errorf("without what was there before")
-	case c.Kind == kindSpool && j.Before != nil && j.Before.Type == "":
-		return nil, fmt.Errorf("a file where the directory was")
-	}
-	for _, a := range c.After {
-		if len(a) != 64 || strings.Trim(a, "0123456789abcdef") != "" {
-			return nil, fmt.Errorf("%q is not a checksum", a)
-		}
-	}
-	if b := j.Before; b != nil {
-		mode, err := strconv.ParseUint(b.Mode, 8, 32)
-		if err != nil || mode > 0o777 || len(b.Mode) != 4 {
-			return nil, fmt.Errorf("%q is not a mode", b.Mode)
-		}
-		if b.UID < 0 || b.GID < 0 {
-			return nil, fmt.Errorf("owner %d:%d", b.UID, b.GID)
-		}
-		c.Before = &saved{Mode: fs.FileMode(mode), UID: b.UID, GID: b.GID}
-		switch {
-		case b.Type == "directory" && b.Sum == "" && b.Text == nil && b.Bytes == nil:
-			c.Before.Mode |= fs.ModeDir
-		case b.Type != "" || b.Text != nil && b.Bytes != nil:
-			return nil, fmt.Errorf("old content of no known type")
-		case b.Text != nil:
-			c.Before.Data = []byte(*b.Text)
-		default:
-			c.Before.Data = b.Bytes
-		}
-		if b.Type == "" && c.Before.sum() != b.Sum {
-			return nil, fmt.Errorf("the old content does not have its checksum")
-		}
-	}
-	return c, nil
-}
-
-// readManifest returns the host's manifest, an empty one when there is none.
-func readManifest(d *disk) (m *manifest, exists bool, err error) {
-	f, err := d.read(manifestPath)
-	if err != nil {
-		return nil, false, err
-	}
-	if f == nil {
-		return new(manifest), false, nil
-	}
-	if m, err = decodeManifest(f.Data); err != nil {
-		return nil, true, fmt.Errorf("%s: %w: nothing was changed; put back a copy of it, or move it away to begin anew", manifestPath, err)
-	}
-	return m, true, nil
-}
-
-// write puts the manifest onto the disk.
-func (m *manifest) write(d *disk) error {
-	data, err := m.encode()
+func (h *host) writeManifest() error {
+	text, err := encode(h.changes)
 	if err != nil {
 		return fmt.Errorf("%s: %w", manifestPath, err)
 	}
-	return d.replace(manifestPath, &saved{Mode: 0o600, Data: data})
+	return h.replace(manifestPath, &saved{Mode: 0o600, content: contentOf(text)})
 }
 
-// drop takes a change out, and writes the manifest.
-func (m *manifest) drop(d *disk, c *change) error {
-	m.Changes = slices.DeleteFunc(m.Changes, func(x *change) bool { return x == c })
-	return m.write(d)
+// readManifest reads the host's manifest, which need not be there.
+func (h *host) readManifest() error {
+	f, err := h.read(manifestPath)
+	if f == nil || err != nil {
+		return err
+	}
+	if h.changes, err = decode(f.text()); err != nil {
+		return fmt.Errorf("%s: %w: nothing was changed; put back a copy of it, or move it away to begin anew", manifestPath, err)
+	}
+	return nil
+}
+
+func encode(changes []*change) (string, error) {
+	for _, c := range changes {
+		if b := c.Before; b != nil && b.Type == "" {
+			b.Sum = sum(b.text())
+		}
+	}
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "\t")
+	err := e.Encode(manifest{manifestFormat, append([]*change{}, changes...)})
+	return b.String(), err
+}
+
+// decode reads a manifest. It believes nothing that is not whole: root puts what is in it onto the disk.
+func decode(text string) ([]*change, error) {
+	var m manifest
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m); err != nil {
+		return nil, err
+	}
+	if err := d.Decode(new(any)); err != io.EOF {
+		return nil, errors.New("something follows the end")
+	}
+	if m.Format != manifestFormat {
+		return nil, fmt.Errorf("format %d, this program knows %d", m.Format, manifestFormat)
+	}
+	seen := make(map[[3]string]bool)
+	for i, c := range m.Changes {
+		if c == nil {
+			return nil, fmt.Errorf("change %d is missing", i+1)
+		}
+		id := [3]string{string(c.Kind), c.Path, c.Name}
+		err := c.check()
+		if err == nil && seen[id] {
+			err = errors.New("is there twice")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("change %d (%s %s%s): %w", i+1, c.Kind, c.Path, c.Name, err)
+		}
+		seen[id] = true
+	}
+	return m.Changes, nil
+}
+
+// check returns an error if a change is not one that was written by this program.
+func (c *change) check() error {
+	k, known := kinds[c.Kind]
+	b := c.Before
+	switch {
+	case !known:
+		return errors.New("unknown kind")
+	case k.path != (c.Path != ""), k.path && (!filepath.IsAbs(c.Path) || filepath.Clean(c.Path) != c.Path || c.Path == "/"),
+		strings.ContainsRune(c.Path, 0):
+		return fmt.Errorf("%q is not the path of a file", c.Path)
+	case k.name != (c.Name != ""), strings.ContainsAny(c.Name, " \t\n/:\x00"), strings.HasPrefix(c.Name, "-"):
+		return fmt.Errorf("%q is not a name", c.Name)
+	case b == nil && (c.Kind == kindCrontab || c.Kind == kindNewsyslog):
+		return errors.New("without what was there before")
+	}
+	for _, a := range c.After {
+		if len(a) != 64 || strings.Trim(a, "0123456789abcdef") != "" {
+			return fmt.Errorf("%q is not a checksum", a)
+		}
+	}
+	directory := c.Kind == kindSpool
+	switch {
+	case b == nil:
+		return nil
+	case b.UID < 0 || b.GID < 0:
+		return fmt.Errorf("owner %d:%d", b.UID, b.GID)
+	case directory != (b.Type == typeDir), b.Type != "" && b.Type != typeDir, directory && b.text() != "":
+		return errors.New("old content of no known type")
+	case !directory && b.Sum != sum(b.text()):
+		return errors.New("the old content does not have its checksum")
+	}
+	return nil
 }

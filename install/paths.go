@@ -21,14 +21,11 @@ const (
 	masterPath    = "/etc/master.passwd"
 	groupPath     = "/etc/group"
 	pflogPath     = "/var/log/pflog"
-
-	backupSuffix = ".pre-threatstop" // of the copies that the vendor's installer made
 )
 
 // service is the name of the rc.d script.
 const service = "threatstopd"
 
-func programPath() string   { return prefix + "/sbin/threatstopd" }
-func manualPath() string    { return prefix + "/man/man8/threatstopd.8" }
-func confManPath() string   { return prefix + "/man/man5/threatstop.conf.5" }
-func scriptsPrefix() string { return "/usr/local/sbin/" } // the vendor's, wherever ours are
+func programPath() string { return prefix + "/sbin/threatstopd" }
+func manualPath() string  { return prefix + "/man/man8/threatstopd.8" }
+func confManPath() string { return prefix + "/man/man5/threatstop.conf.5" }

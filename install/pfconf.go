@@ -1,13 +1,12 @@
 package install
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 )
 
 // mention is a line of pf.conf, or of a file that it includes, that names something.
@@ -25,79 +24,53 @@ type pfConf struct {
 	unread []string  // why something could not be read: what it names is not known
 }
 
-// pfSyntax is what of pf.conf's language leads to other files. It is compiled when it
-// is needed, as cronHeader is.
-var pfSyntax = sync.OnceValue(func() (s struct{ code, include, load, macro *regexp.Regexp }) {
-	s.code = regexp.MustCompile(`^(?:"[^"]*(?:"|$)|'[^']*(?:'|$)|[^#"'])*`)
-	s.include = regexp.MustCompile(`(?:^|\s)include\s+("[^"]*"|\S+)`)
-	s.load = regexp.MustCompile(`^\s*load\s+anchor\s+.*\sfrom\s+("[^"]*"|\S+)`)
-	s.macro = regexp.MustCompile(`^\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*"([^"]*)"\s*$`)
-	return s
-})
-
-// readPFConf reads pf.conf. One that does not exist is empty.
-func readPFConf(d *disk) *pfConf {
-	c := new(pfConf)
-	c.read(d, pfConfPath, make(map[string]bool), make(map[string]string))
-	return c
-}
-
-func (c *pfConf) read(d *disk, name string, seen map[string]bool, macros map[string]string) {
+// readPFConf reads a file of pf.conf(5), and the files that it includes. A pf.conf that does not exist is empty.
+func (h *host) readPFConf(c *pfConf, name string, seen map[string]bool) {
 	if seen[name] {
 		return
 	}
 	seen[name] = true
-	if s, err := d.stat(name); s == nil && err == nil && name == pfConfPath {
+	if s, err := h.stat(name); s == nil && err == nil && name == pfConfPath {
 		return
 	}
 	// What pf.conf is a link to is as good.
-	real, err := filepath.EvalSymlinks(d.at(name))
+	real, err := filepath.EvalSymlinks(h.at(name))
 	var f *saved
 	if err == nil {
-		f, err = (&disk{}).read(real)
+		f, err = new(host).read(real)
 	}
 	if err != nil {
 		c.unread = append(c.unread, fmt.Sprintf("%s cannot be read", name))
 		return
 	}
-	syntax := pfSyntax()
-	for _, line := range pfLines(string(f.Data)) {
+	for _, line := range pfLines(f.text()) {
 		line.File = name
 		c.lines = append(c.lines, line)
-		if m := syntax.macro.FindStringSubmatch(line.Text); m != nil {
-			macros[m[1]] = m[2]
-		}
-		for _, re := range []*regexp.Regexp{syntax.include, syntax.load} {
-			m := re.FindStringSubmatch(line.Text)
-			if m == nil {
+		for _, m := range syntax().include.FindAllStringSubmatch(line.Text, -1) {
+			to := strings.Trim(cmp.Or(m[1], m[2]), `"`)
+			if strings.Contains(to, "$") { // a macro
+				c.unread = append(c.unread, line.String())
 				continue
 			}
-			to := strings.Trim(m[1], `"`)
-			if macro, ok := strings.CutPrefix(m[1], "$"); ok {
-				if to, ok = macros[macro]; !ok {
-					c.unread = append(c.unread, line.String())
-					continue
-				}
-			}
-			if !path.IsAbs(to) {
-				// From the directory that pfctl is run in, which at boot is /.
-				to = "/" + to
-			}
-			c.read(d, path.Clean(to), seen, macros)
+			// pfctl takes it from the directory that it is run in, which at boot is /.
+			h.readPFConf(c, path.Join("/", to), seen)
 		}
 	}
 }
 
+func (h *host) pfConf() *pfConf {
+	c := new(pfConf)
+	h.readPFConf(c, pfConfPath, make(map[string]bool))
+	return c
+}
+
 // pfLines returns the lines that are not empty (pf.conf(5): parse.y's lexer): a backslash at the end joins a line
 // with the next, a # outside quotes begins a comment.
-func pfLines(text string) []mention {
-	var all []mention
-	code := pfSyntax().code
+func pfLines(text string) (all []mention) {
 	joined, start := "", 1
-	for n, raw := range strings.Split(text, "\n") {
-		part, more := strings.CutSuffix(code.FindString(raw), `\`)
-		joined += part
-		if more {
+	for n, raw := range strings.Split(text+"\n", "\n") {
+		part, more := strings.CutSuffix(syntax().code.FindString(raw), `\`)
+		if joined += part; more {
 			joined += " "
 			continue
 		}
@@ -105,9 +78,6 @@ func pfLines(text string) []mention {
 			all = append(all, mention{Line: start, Text: s})
 		}
 		joined, start = "", n+2
-	}
-	if s := strings.TrimSpace(joined); s != "" {
-		all = append(all, mention{Line: start, Text: s})
 	}
 	return all
 }

@@ -88,7 +88,7 @@ func TestPortMakesWhatInstallMakes(t *testing.T) {
 		if _, ok := before[name]; ok || name == manifestPath || name == rcConfPath {
 			continue
 		}
-		if s, err := (&disk{root: b.root}).stat(name); err != nil || s.Mode.IsDir() && name != "/var/spool/threatstop" {
+		if s, err := (&host{Options: Options{Root: b.root}}).stat(name); err != nil || s.Type == typeDir && name != "/var/spool/threatstop" {
 			continue
 		}
 		if name = vars.Replace(name); !regexp.MustCompile(`(?m)(^|[ ])` + regexp.QuoteMeta(name) + `/?( |$)`).MatchString(list) {
@@ -109,12 +109,12 @@ func TestPortMakesWhatInstallMakes(t *testing.T) {
 }
 
 func TestRCScript(t *testing.T) {
-	script := string(rcScript())
+	script := rcScript()
 	contains(t, script, `daemon="/usr/local/sbin/threatstopd"`, "\nrc_bg=YES\n", "\nrc_reload_signal=HUP\n", "rc_configtest() {\n\t${daemon} -n ${daemon_flags}\n}", "\nrc_cmd $1\n")
 	if strings.Contains(script, "${TRUEPREFIX}") || regexp.MustCompile(`(?m)^pexp=`).MatchString(script) {
 		t.Errorf("script:\n%s", script)
 	}
 	prefix = "/opt"
 	defer func() { prefix = "/usr/local" }()
-	contains(t, string(rcScript()), `daemon="/opt/sbin/threatstopd"`)
+	contains(t, rcScript(), `daemon="/opt/sbin/threatstopd"`)
 }

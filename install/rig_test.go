@@ -3,7 +3,6 @@ package install
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -98,8 +97,6 @@ func scriptsTree() tree {
 		"/usr/local/sbin/test.sh":               "#!/bin/sh\n",
 		"/usr/local/etc/threatstop.conf":        oldConf,
 		"/etc/newsyslog.conf":                   newsyslogHourly,
-		"/etc/newsyslog.conf.pre-threatstop":    newsyslogStock,
-		"/root/crontab.pre-threatstop":          crontabStock,
 		"/var/cron/tabs/root":                   tabHeader + crontabStock + cronUpdate + "\n" + cronLogs + "\n",
 		"/var/db/ThreatSTOP-Block.pftable":      "192.0.2.1\n",
 		"/var/db/ThreatSTOP-Allow.pftable":      "",
@@ -118,22 +115,22 @@ block drop in log quick from <ThreatSTOP-Block>
 type box struct {
 	t    *testing.T
 	root string
-	// recorded are the commands that were run, as typed.
-	recorded []Command
+	// recorded are the commands that were run, and stdin what the last was given.
+	recorded []string
+	stdin    string
 	services map[string]bool // that run
-	pf       PF
+	pf       bool            // is enabled
+	tables   []string        // that are loaded
 	pfErr    error
 	owners   map[string]string // path: uid:gid, where it is not the test's own
-	fail     func(Command) *Result
+	fail     map[string]string // command as typed: what it prints when it fails
 	program  string
-
-	fault func(what string, done bool) error
-	hasty bool
+	fault    func(what string) error
 }
 
 func newBox(t *testing.T, files tree) *box {
 	t.Helper()
-	b := &box{t: t, root: t.TempDir(), services: map[string]bool{"pflogd": true}, pf: PF{Running: true},
+	b := &box{t: t, root: t.TempDir(), services: map[string]bool{"pflogd": true}, pf: true,
 		owners: make(map[string]string), program: "the program\x00\xff"}
 	for name, text := range files {
 		path := filepath.Join(b.root, name)
@@ -184,51 +181,39 @@ func (b *box) remove(name string) {
 	}
 }
 
-// Run implements Commands: what Tree does, and what only a running system has.
-func (b *box) Run(ctx context.Context, c Command) (Result, error) {
-	b.recorded = append(b.recorded, c)
-	if b.fail != nil {
-		if r := b.fail(c); r != nil {
-			return *r, nil
-		}
+// run is the box's Commands: what Tree does, and what only a running system has.
+func (b *box) run(ctx context.Context, stdin string, args ...string) (string, error) {
+	b.recorded = append(b.recorded, strings.Join(args, " "))
+	name := args[len(args)-1]
+	if why, fails := b.fail[typed(args)]; fails {
+		return "", failed(args, 1, why)
 	}
-	if c.Args[0] == rcctl {
-		name := c.Args[len(c.Args)-1]
-		switch c.Args[1] {
-		case "check":
-			if b.services[name] {
-				return Result{Stdout: name + "(ok)\n"}, nil
-			}
-		case "start", "restart":
-			b.services[name] = true
-		case "stop":
-			delete(b.services, name)
-		}
+	switch {
+	case args[0] == pfctl:
+		b.pf = true
+	case args[0] == crontab:
+		b.stdin = stdin
+	case args[0] == rcctl && args[1] == "check" && b.services[name]:
+		return name + "(ok)\n", nil
+	case args[0] == rcctl && (args[1] == "start" || args[1] == "restart"):
+		b.services[name] = true
+	case args[0] == rcctl && args[1] == "stop":
+		delete(b.services, name)
 	}
-	if c.Args[0] == pfctl {
-		b.pf.Running = true
-	}
-	r, err := Tree{Root: b.root}.Run(ctx, c)
-	if err == nil && c.Args[0] == crontab && r.Code == 0 {
+	out, err := Tree(b.root)(ctx, stdin, args...)
+	if err == nil && args[0] == crontab {
 		// crontab(1) puts a header of its own above what it is given.
-		path := filepath.Join(b.root, cronTabPath)
-		data, rerr := os.ReadFile(path)
-		_, body := cutHeader(string(data))
-		err = errors.Join(rerr, os.WriteFile(path, []byte(tabHeader+body), 0o600))
+		_, body := cutHeader(b.read(cronTabPath))
+		err = os.WriteFile(filepath.Join(b.root, cronTabPath), []byte(tabHeader+body), 0o600)
 	}
-	return r, err
+	return out, err
 }
 
 // changing are the recorded commands but those that only ask.
 func (b *box) changing() []string {
-	var all []string
-	for _, c := range b.recorded {
-		if c.Args[0] == rcctl && (c.Args[1] == "ls" || c.Args[1] == "check") {
-			continue
-		}
-		all = append(all, strings.Join(c.Args, " "))
-	}
-	return all
+	return slices.DeleteFunc(slices.Clone(b.recorded), func(c string) bool {
+		return strings.HasPrefix(c, rcctl+" ls ") || strings.HasPrefix(c, rcctl+" check ")
+	})
 }
 
 func (b *box) options(out *bytes.Buffer, answers string) Options {
@@ -237,9 +222,9 @@ func (b *box) options(out *bytes.Buffer, answers string) Options {
 		Yes:      answers == "",
 		In:       strings.NewReader(answers),
 		Out:      out,
-		Commands: b,
+		Commands: b.run,
 		Program:  func() ([]byte, error) { return []byte(b.program), nil },
-		PF:       func() (PF, error) { return b.pf, b.pfErr },
+		PF:       func() (bool, []string, error) { return b.pf, b.tables, b.pfErr },
 		OS:       "openbsd",
 		Conf:     Conf{Path: confPath, Example: exampleConf, Parse: parseConf},
 		Chown: func(path string, uid, gid int) error {
@@ -252,7 +237,6 @@ func (b *box) options(out *bytes.Buffer, answers string) Options {
 			return uid, gid, n == 2
 		},
 		fault: b.fault,
-		hasty: b.hasty,
 	}
 }
 
@@ -286,8 +270,8 @@ func (b *box) mustUninstall() string {
 	return out
 }
 
-// snapshot is all that is in the box, with modes. crontab's header is left out: each
-// crontab(1) writes another.
+// snapshot is all that is in the box, with modes. crontab's header is left out, since each crontab(1) writes another;
+// so are the order and the quotes of rc.conf.local, which rcctl(8) changes.
 func (b *box) snapshot() map[string]string {
 	b.t.Helper()
 	all := make(map[string]string)
@@ -307,8 +291,13 @@ func (b *box) snapshot() map[string]string {
 				return err
 			}
 			content := string(data)
-			if name == cronTabPath {
+			switch name {
+			case cronTabPath:
 				_, content = cutHeader(content)
+			case rcConfPath:
+				lines := strings.Split(strings.ReplaceAll(content, `"`, ""), "\n")
+				slices.Sort(lines)
+				content = strings.Join(lines, "\n")
 			}
 			text += content
 		}

@@ -42,9 +42,9 @@ func installOptions(env Env, f *flags) install.Options {
 		Yes:       f.yes,
 		In:        env.Stdin,
 		Out:       env.Stdout,
-		Commands:  install.Exec{},
+		Commands:  install.Exec,
 		Program:   readProgram,
-		PF:        func() (install.PF, error) { return packetFilter(env) },
+		PF:        env.packetFilter,
 		OS:        runtime.GOOS,
 		Superuser: os.Geteuid() == 0,
 		Conf:      InstallConf(),
@@ -54,7 +54,7 @@ func installOptions(env Env, f *flags) install.Options {
 	}
 	o.Conf.Try = func(ctx context.Context, text string) error { return tryServers(ctx, env, text) }
 	if root := env.Destdir; root != "" && filepath.Clean(root) != "/" {
-		o.Root, o.Commands, o.PF, o.Preflight, o.Terminal = root, install.Tree{Root: root}, nil, nil, false
+		o.Root, o.Commands, o.PF, o.Preflight, o.Terminal = root, install.Tree(root), nil, nil, false
 	}
 	return o
 }
@@ -132,23 +132,20 @@ func readProgram() ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-func packetFilter(env Env) (install.PF, error) {
+// packetFilter returns whether pf is enabled, and the names of all tables.
+func (env Env) packetFilter() (enabled bool, names []string, err error) {
 	pf, err := env.OpenPF()
 	if err != nil {
-		return install.PF{}, err
+		return false, nil, err
 	}
 	defer pf.Close()
 	status, err := pf.Status()
 	if err != nil {
-		return install.PF{}, err
+		return false, nil, err
 	}
 	tables, err := pf.AllTables()
-	if err != nil {
-		return install.PF{}, err
-	}
-	all := install.PF{Running: status.Running}
 	for _, t := range tables {
-		all.Tables = append(all.Tables, t.Table.Name)
+		names = append(names, t.Table.Name)
 	}
-	return all, nil
+	return status.Running, names, err
 }

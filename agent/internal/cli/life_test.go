@@ -326,7 +326,7 @@ func TestWholeLife(t *testing.T) {
 	var said bytes.Buffer
 	o := install.Options{
 		Root: root, Yes: true, In: strings.NewReader(""), Out: &said,
-		Commands: install.Tree{Root: root},
+		Commands: install.Tree(root),
 		Program:  func() ([]byte, error) { return []byte("the program"), nil },
 		Conf:     cli.InstallConf(),
 		Chown:    func(string, int, int) error { return nil },
