@@ -166,7 +166,7 @@ var cases = []struct {
 	},
 	{
 		name: "OK export",
-		text: "export POLL_INTERVAL=2h BLOCK_TABLE=\"x\"y\nexport POLL_INTERVAL\nMY=z\nexport ALLOW_TABLE=$MY",
+		text: "export POLL_INTERVAL=2h BLOCK_TABLE=\"x\"y\nMY=z\nexport ALLOW_TABLE=$MY",
 		want: func(c *Config) { c.PollInterval = 2 * time.Hour; c.BlockTable = "xy"; c.AllowTable = "z" },
 	},
 	{
@@ -403,7 +403,7 @@ var cases = []struct {
 		text: "MY=${OUT_DIR:=/x}\nMINE=$((MAX_ENTRIES=3))",
 		bad: []string{
 			`t.conf:1: MY: ${OUT_DIR:=/x} is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
-			`t.conf:2: MINE: $((MAX_ENTRIES=3)) is no plain value: write the value itself, in single quotes if it is meant literally`,
+			`t.conf:2: MINE: $((MAX_ENTRIES=3)) is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
@@ -439,21 +439,21 @@ var cases = []struct {
 		name: "bad an unquoted URL with &",
 		text: "url=https://logs.example.net/?id=1&version=2 # comment",
 		bad: []string{
-			`t.conf:1: url: an unquoted & ends the value and runs it in the background: put the value in single quotes, url='https://logs.example.net/?id=1&version=2'`,
+			`t.conf:1: url: an unquoted & ends the value: put the value in single quotes, url='https://logs.example.net/?id=1&version=2'`,
 		},
 	},
 	{
 		name: "bad an unquoted URL with a secret",
 		text: "url=https://logs.example.net/?key=geheim&version=2",
 		bad: []string{
-			`t.conf:1: url: an unquoted & ends the value and runs it in the background: put the value in single quotes`,
+			`t.conf:1: url: an unquoted & ends the value: put the value in single quotes`,
 		},
 	},
 	{
 		name: "bad an unquoted proxy with a secret",
 		text: "PROXY=http://me:ge&heim@proxy:3128",
 		bad: []string{
-			`t.conf:1: PROXY: an unquoted & ends the value and runs it in the background: put the value in single quotes`,
+			`t.conf:1: PROXY: an unquoted & ends the value: put the value in single quotes`,
 		},
 	},
 	{
@@ -488,7 +488,7 @@ var cases = []struct {
 		name: "bad arithmetic",
 		text: "MAX_ENTRIES=$((2*3))",
 		bad: []string{
-			`t.conf:1: MAX_ENTRIES: $((2*3)) is no plain value: write the value itself, in single quotes if it is meant literally`,
+			`t.conf:1: MAX_ENTRIES: $((2*3)) is more than $KEY or ${KEY} of a key set further up: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
@@ -556,17 +556,17 @@ var cases = []struct {
 		name: "bad redirections",
 		text: "OUT_DIR=/var/db >/dev/null\nBLOCK_TABLE=<x>\nlogfile=a<<EOF",
 		bad: []string{
-			`t.conf:1: OUT_DIR: an unquoted > is a redirection: put the value in single quotes, OUT_DIR='/var/db >/dev/null'`,
-			"t.conf:2: BLOCK_TABLE: no assignment of a plain value (`>` must be followed by a word); allowed: 1 to 31 letters, digits, dots, dashes and underscores",
-			"t.conf:3: logfile: no assignment of a plain value (unclosed here-document `EOF`): put the value in single quotes, logfile='a<<EOF'",
+			`t.conf:1: OUT_DIR: an unquoted > ends the value: put the value in single quotes, OUT_DIR='/var/db >/dev/null'`,
+			"t.conf:2: BLOCK_TABLE: an unquoted < ends the value; allowed: 1 to 31 letters, digits, dots, dashes and underscores",
+			"t.conf:3: logfile: an unquoted < ends the value: put the value in single quotes, logfile='a<<EOF'",
 		},
 	},
 	{
 		name: "bad a pipe",
 		text: "OUT_DIR=/var/db | cat\nBLOCK_TABLE=a||b",
 		bad: []string{
-			`t.conf:1: OUT_DIR: an unquoted | begins another command: put the value in single quotes, OUT_DIR='/var/db | cat'`,
-			`t.conf:2: BLOCK_TABLE: an unquoted || begins another command; allowed: 1 to 31 letters, digits, dots, dashes and underscores`,
+			`t.conf:1: OUT_DIR: an unquoted | ends the value: put the value in single quotes, OUT_DIR='/var/db | cat'`,
+			`t.conf:2: BLOCK_TABLE: an unquoted | ends the value; allowed: 1 to 31 letters, digits, dots, dashes and underscores`,
 		},
 	},
 	{
@@ -580,8 +580,8 @@ var cases = []struct {
 		name: "bad blanks around =",
 		text: "POLL_INTERVAL = 1h\nMAX_ENTRIES =5\nSPOOL_AGE= 7d",
 		bad: []string{
-			`t.conf:1: POLL_INTERVAL: blanks around = make it a command: only assignments KEY=value are read from this file`,
-			`t.conf:2: MAX_ENTRIES: blanks around = make it a command: only assignments KEY=value are read from this file`,
+			`t.conf:1: POLL_INTERVAL is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:2: MAX_ENTRIES is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
 			`t.conf:3: SPOOL_AGE: 7d behind the blank is a command to a shell: put the value in single quotes, SPOOL_AGE='7d'`,
 		},
 	},
@@ -589,56 +589,56 @@ var cases = []struct {
 		name: "bad commands",
 		text: "set -e\n. /etc/rc.conf\nreadonly POLL_INTERVAL=1h\n! POLL_INTERVAL=1h",
 		bad: []string{
-			`t.conf:1: set is a command: only assignments KEY=value are read from this file`,
-			`t.conf:2: . is a command: only assignments KEY=value are read from this file`,
-			`t.conf:3: readonly is a command: only assignments KEY=value are read from this file`,
-			`t.conf:4: a command: only assignments KEY=value are read from this file`,
+			`t.conf:1: set is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:2: . is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:3: readonly is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:4: ! is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
 		},
 	},
 	{
 		name: "bad constructs",
 		text: "if [ -f /x ]; then POLL_INTERVAL=1h; fi\nf() { POLL_INTERVAL=1h; }\n{ POLL_INTERVAL=1h; }\n(POLL_INTERVAL=1h)",
 		bad: []string{
-			`t.conf:1: a shell construct: only assignments KEY=value are read from this file`,
-			`t.conf:2: a shell construct: only assignments KEY=value are read from this file`,
-			`t.conf:3: a shell construct: only assignments KEY=value are read from this file`,
-			`t.conf:4: a shell construct: only assignments KEY=value are read from this file`,
+			`t.conf:1: if is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:2: f() is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:3: { is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:4: (POLL_INTERVAL=1h) is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
 		},
 	},
 	{
 		name: "bad a construct over several lines",
 		text: "if true\nthen\n\tPOLL_INTERVAL=1h\nfi",
 		bad: []string{
-			"t.conf:1: no assignment of a plain value (`if <cond>` must be followed by `then`): only assignments KEY=value are read from this file",
-			"t.conf:2: no assignment of a plain value (`then` can only be used in an `if`): only assignments KEY=value are read from this file",
-			"t.conf:4: no assignment of a plain value (`fi` can only be used to end an `if`): only assignments KEY=value are read from this file",
+			"t.conf:1: if is no assignment: only assignments KEY=value, without blanks around =, are read from this file",
+			"t.conf:2: then is no assignment: only assignments KEY=value, without blanks around =, are read from this file",
+			"t.conf:4: fi is no assignment: only assignments KEY=value, without blanks around =, are read from this file",
 		},
 	},
 	{
 		name: "bad an array, an addition",
 		text: "BLOCK_LISTS=(a b)\nALLOW_LISTS+=x\nDNS_SERVERS[0]=x",
 		bad: []string{
-			`t.conf:1: BLOCK_LISTS: BLOCK_LISTS=(a b) is no assignment of one value; allowed: DNS names, with blanks between them`,
-			`t.conf:2: ALLOW_LISTS+=x is no assignment of one value: only assignments KEY=value are read from this file`,
-			`t.conf:3: DNS_SERVERS[0]=x is no assignment of one value: only assignments KEY=value are read from this file`,
+			`t.conf:1: BLOCK_LISTS: an unquoted ( ends the value; allowed: DNS names, with blanks between them`,
+			`t.conf:2: ALLOW_LISTS+=x is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:3: DNS_SERVERS[0]=x is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
 		},
 	},
 	{
 		name: "bad brackets",
 		text: "BLOCK_TABLE=a(b)\nlogfile=a)\nOUT_DIR=${OUT_DIR\n",
 		bad: []string{
-			"t.conf:1: BLOCK_TABLE: no assignment of a plain value (a command can only contain words and redirects; encountered `(`); allowed: 1 to 31 letters, digits, dots, dashes and underscores",
-			"t.conf:2: logfile: no assignment of a plain value (a command can only contain words and redirects; encountered `)`): put the value in single quotes, logfile='a)'",
-			`t.conf:3: OUT_DIR: no assignment of a plain value (not a valid parameter expansion operator: "\n"); allowed: the absolute path of a directory, at most 1023 bytes`,
+			"t.conf:1: BLOCK_TABLE: an unquoted ( ends the value; allowed: 1 to 31 letters, digits, dots, dashes and underscores",
+			"t.conf:2: logfile: an unquoted ) ends the value: put the value in single quotes, logfile='a)'",
+			`t.conf:3: OUT_DIR: ${OUT_DIR… is not closed on this line: write the value itself, in single quotes if it is meant literally`,
 		},
 	},
 	{
 		name: "bad export of something else",
 		text: "export -p\nexport 'OUT_DIR=/x'\nexport $OUT_DIR",
 		bad: []string{
-			`t.conf:1: -p is no assignment of one value: only assignments KEY=value are read from this file`,
-			`t.conf:2: 'OUT_DIR=/x' is no assignment of one value: only assignments KEY=value are read from this file`,
-			`t.conf:3: $OUT_DIR is no assignment of one value: only assignments KEY=value are read from this file`,
+			`t.conf:1: export is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:2: export is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:3: export is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
 		},
 	},
 	{
@@ -666,7 +666,7 @@ var cases = []struct {
 		},
 		bad: []string{
 			`t.conf:4: BLOCK_LISTS: the quote ' that opens here is not closed on this line: put another at the end of the value`,
-			`t.conf:5: b.example.net is a command: only assignments KEY=value are read from this file`,
+			`t.conf:5: b.example.net is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
 		},
 	},
 	{
@@ -678,14 +678,15 @@ var cases = []struct {
 		},
 		warn: []string{
 			`t.conf:1: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx: unknown key: it has no effect`,
+			`t.conf:2: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy: unknown key: it has no effect`,
 		},
 	},
 	{
 		name: "bad a pattern of commands",
 		text: "a && b\nc; d",
 		bad: []string{
-			`t.conf:1: an unquoted && begins another command: only assignments KEY=value are read from this file`,
-			`t.conf:2: c is a command: only assignments KEY=value are read from this file`,
+			`t.conf:1: a is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
+			`t.conf:2: c; is no assignment: only assignments KEY=value, without blanks around =, are read from this file`,
 		},
 	},
 	{

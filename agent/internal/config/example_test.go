@@ -144,11 +144,13 @@ func TestNearest(t *testing.T) {
 		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"abc", "abc", 0}, {"abc", "axc", 1}, {"abc", "ac", 1},
 		{"kitten", "mitten", 1}, {"sitting", "kitten", 3}, {"abcdef", "badcfe", 4}, {"ab", "ba", 2},
 	} {
-		if got := distance(tt.a, tt.b); got != tt.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
-		}
-		if got := distance(tt.b, tt.a); got != tt.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", tt.b, tt.a, got, tt.want)
+		for edits := range 5 {
+			if got := within(tt.a, tt.b, edits); got != (tt.want <= edits) {
+				t.Errorf("within(%q, %q, %d) = %t", tt.a, tt.b, edits, got)
+			}
+			if got := within(tt.b, tt.a, edits); got != (tt.want <= edits) {
+				t.Errorf("within(%q, %q, %d) = %t", tt.b, tt.a, edits, got)
+			}
 		}
 	}
 }

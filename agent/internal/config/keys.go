@@ -143,46 +143,26 @@ var known = func() map[string]*Key {
 // find returns the row of a key, or nil.
 func find(name string) *Key { return known[name] }
 
-// secret reports whether the value of a key may contain one.
-func secret(name string) bool {
-	k := find(name)
-	return k != nil && k.shown != nil
-}
-
-// nearest returns the known key that name was probably meant to be, or "": one
-// letter in three may be wrong, two at most, capitals aside.
+// nearest returns the known key that name was probably meant to be, or "": one letter in three may be
+// wrong, two at most, capitals aside.
 func nearest(name string) string {
-	best, found := 3, ""
-	for k := range known {
-		d := distance(strings.ToLower(name), strings.ToLower(k))
-		if 3*d <= len(k) && (d < best || d == best && k < found) {
-			best, found = d, k
+	for edits := 0; edits <= 2; edits++ {
+		for _, k := range Keys() {
+			if 3*edits <= len(k.Name) && within(strings.ToLower(name), strings.ToLower(k.Name), edits) {
+				return k.Name
+			}
 		}
 	}
-	return found
+	return ""
 }
 
-// distance is the Levenshtein distance of two names: the letters to insert, delete
-// or replace.
-func distance(a, b string) int {
-	if abs := len(a) - len(b); abs > 2 || abs < -2 {
-		return 3 // far enough for nearest, and a name can be long
+// within reports whether so many letters inserted, deleted or replaced make b of a.
+func within(a, b string, edits int) bool {
+	for a != "" && b != "" && a[0] == b[0] {
+		a, b = a[1:], b[1:]
 	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	if a == "" || b == "" || edits == 0 {
+		return len(a)+len(b) <= edits
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(d, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return within(a[1:], b, edits-1) || within(a, b[1:], edits-1) || within(a[1:], b[1:], edits-1)
 }

@@ -15,8 +15,6 @@ import (
 	"strings"
 	"syscall"
 
-	"mvdan.cc/sh/v3/syntax"
-
 	"example.org/threatstopd/agent/internal/host"
 )
 
@@ -261,15 +259,10 @@ func (k *Key) show(value string) string {
 
 // quote writes a value so that a shell takes it for one word.
 func quote(s string) string {
-	if s == "" {
-		return ""
+	if s == "" || onlyBytes(s, "-_./:,@%+=") == nil {
+		return s
 	}
-	q, err := syntax.Quote(s, syntax.LangPOSIX)
-	if err != nil {
-		// Values of control characters are not accepted to begin with.
-		return "''"
-	}
-	return q
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // WriteTo writes the whole configuration, defaults included, as a file that Parse
