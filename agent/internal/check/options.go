@@ -30,7 +30,7 @@ const DefaultIndicator = "bad.threatstop.com"
 // Options are what is to be checked, and the system on which it is.
 type Options struct {
 	Config   *config.Config
-	Warnings []config.Warning
+	Warnings []config.Problem
 	File     string // where Config was read from
 	JSON     bool   // write one JSON object in place of text
 

@@ -51,7 +51,7 @@ type rig struct {
 	pflog     *capturetest.Interface
 	dir       string
 	conf      map[string]string
-	warnings  []config.Warning
+	warnings  []config.Problem
 	o         Options
 	skew      time.Duration
 	files     []*capturetest.Packet // what pflogd has written

@@ -41,10 +41,10 @@ func Test(ctx context.Context, o Options, w io.Writer) (failures int) {
 
 // ConfigRefused writes what Test does for a configuration that is refused, and
 // returns the number of failures.
-func ConfigRefused(file string, warnings []config.Warning, err error, asJSON bool, w io.Writer) (failures int) {
+func ConfigRefused(file string, warnings []config.Problem, err error, asJSON bool, w io.Writer) (failures int) {
 	t := &tester{Options: Options{JSON: asJSON}, w: w}
 	for _, warning := range warnings {
-		t.say(rules.Warn, "configuration: "+warning.String())
+		t.say(rules.Warn, "configuration: "+warning.Error())
 	}
 	var all config.Errors
 	if errors.As(err, &all) {
@@ -139,7 +139,7 @@ func (t *tester) report() bool { return t.Config.Upload != config.UploadNone }
 
 func (t *tester) configuration(context.Context) {
 	for _, w := range t.Warnings {
-		t.say(rules.Warn, "configuration: "+w.String())
+		t.say(rules.Warn, "configuration: "+w.Error())
 	}
 	if len(t.Warnings) == 0 {
 		t.say(rules.OK, "configuration: "+t.File)

@@ -67,7 +67,7 @@ func TestWhatIsWrong(t *testing.T) {
 		want  []string
 	}{
 		"a warning of the configuration": {func(r *rig) {
-			r.warnings = []config.Warning{{Error: config.Error{File: "threatstop.conf", Text: "mode 0644"}}}
+			r.warnings = []config.Problem{{File: "threatstop.conf", Text: "mode 0644"}}
 		},
 			[]string{"warn configuration: threatstop.conf: mode 0644"}},
 		"not root": {func(r *rig) {

@@ -33,7 +33,7 @@ func load(env Env, f *flags) (*config.Config, error) {
 	return cfg, nil
 }
 
-func warn(env Env, warnings []config.Warning) {
+func warn(env Env, warnings []config.Problem) {
 	for _, w := range warnings {
 		fmt.Fprintf(env.Stderr, "threatstopd: warning: %v\n", w)
 	}
@@ -68,7 +68,7 @@ func checkConfig(_ context.Context, env Env, f *flags) error {
 }
 
 // writeConfig writes a configuration, or why it is invalid, as a JSON object.
-func writeConfig(w io.Writer, cfg *config.Config, warnings []config.Warning, invalid error) error {
+func writeConfig(w io.Writer, cfg *config.Config, warnings []config.Problem, invalid error) error {
 	out := struct {
 		Valid    bool              `json:"valid"`
 		Errors   []string          `json:"errors"`
@@ -76,7 +76,7 @@ func writeConfig(w io.Writer, cfg *config.Config, warnings []config.Warning, inv
 		Settings map[string]string `json:"settings"`
 	}{invalid == nil, []string{}, []string{}, map[string]string{}}
 	for _, w := range warnings {
-		out.Warnings = append(out.Warnings, w.String())
+		out.Warnings = append(out.Warnings, w.Error())
 	}
 	if invalid != nil {
 		out.Errors = strings.Split(invalid.Error(), "\n")
@@ -98,11 +98,11 @@ func tableFiles(cfg *config.Config) error {
 
 // unusable returns what in a configuration cannot be used on this host, as far as that can be seen without
 // the network. The daemon runs all the same, and reports it.
-func unusable(c *config.Config, file string) (all []config.Warning) {
+func unusable(c *config.Config, file string) (all []config.Problem) {
 	check := func(key string, err error) {
 		if err != nil && !errors.Is(err, os.ErrPermission) { // of another user's files nothing is known
 			text := strings.TrimPrefix(err.Error(), key+" ")
-			all = append(all, config.Warning{Error: config.Error{File: file, Key: key, Text: text}})
+			all = append(all, config.Problem{File: file, Key: key, Text: text})
 		}
 	}
 	if c.CAFile != "" && c.Upload != config.UploadNone {

@@ -72,9 +72,9 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 			var slips []string
 			for _, w := range warnings {
 				if w.Slip {
-					slips = append(slips, w.String()) // logged as troubles
+					slips = append(slips, w.Error()) // logged as troubles
 				} else {
-					log.Warn().Msg(w.String())
+					log.Warn().Msg(w.Error())
 				}
 			}
 			if err == nil {

@@ -114,7 +114,7 @@ func installSettings(name, text string) (install.Settings, []error, error) {
 	c, warnings, err := config.Parse(name, strings.NewReader(text))
 	all := make([]error, len(warnings))
 	for i, w := range warnings {
-		all[i] = errors.New(w.String())
+		all[i] = errors.New(w.Error())
 	}
 	if err != nil {
 		return install.Settings{}, all, err

@@ -95,7 +95,7 @@ func keysOf(c *Config) []Key {
 			Name: "UPLOAD", Default: "hits", kind: oneOf(&c.Upload, "hits, all or no",
 				map[string]UploadMode{"hits": UploadHits, "all": UploadAll, "no": UploadNone}, asText[UploadMode]),
 		},
-		{Name: "PFLOG_IF", Default: "pflog0", kind: pflogIf(&c.PflogIf)},
+		{Name: "PFLOG_IF", Default: "pflog0", kind: matching(&c.PflogIf, pflogForm, "a pflog interface, such as pflog0 or pflog1")},
 		{Name: "pflog", Default: "/var/log/pflog", kind: filePath(&c.PflogFile, "file")},
 		{Name: "BACKFILL", Default: "0", kind: duration(&c.Backfill, 0, 366*day)},
 		// The hits: where they go.

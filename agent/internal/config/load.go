@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -21,8 +22,8 @@ import (
 // Load reads and checks the file at path. The error is Errors where the file is refused: for its contents;
 // because it, or its directory, belongs to another user than root and the caller, or can be written by others,
 // who could make root do anything; or because others can read a secret in it. The warnings count in either
-// case. A file that is not a regular one, such as a pipe, is read as it comes.
-func Load(path string) (*Config, []Warning, error) {
+// case. The owner and mode of a file that is not regular, such as a pipe, do not count.
+func Load(path string) (*Config, []Problem, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("%w: copy threatstop.conf.example there and fill it in", err)
@@ -55,7 +56,7 @@ func Load(path string) (*Config, []Warning, error) {
 // unsafeFile returns what is wrong with a file, apart from its contents; c is nil where these are refused.
 func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 	refuse := func(key, format string, args ...any) {
-		errs = append(errs, &Error{File: path, Key: key, Text: fmt.Sprintf(format, args...)})
+		errs = append(errs, Problem{File: path, Key: key, Text: fmt.Sprintf(format, args...)})
 	}
 	if uid, is := host.Stranger(fi); is {
 		refuse("", "owned by uid %d, who could make root do anything: chown root %s", uid, path)
@@ -82,14 +83,14 @@ func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 
 // Parse reads and checks a configuration. name stands for it in errors and warnings. The error is Errors where
 // the contents are refused, and otherwise that of r; the Config is nil then.
-func Parse(name string, r io.Reader) (*Config, []Warning, error) {
-	src, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+func Parse(name string, r io.Reader) (*Config, []Problem, error) {
+	src, hash, err := read(r)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	p := &problems{file: name}
 	c := p.config(readShell(src, p))
-	c.Hash = hash(src)
+	c.Hash = hash
 	warnings, err := p.result()
 	if err != nil {
 		return nil, warnings, err
@@ -104,11 +105,15 @@ func HashFile(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	return hash(src), err
+	_, hash, err := read(f)
+	return hash, err
 }
 
-func hash(src []byte) string { return fmt.Sprintf("%x", sha256.Sum256(src)) }
+// read returns what is in a file, as far as it is read, and its Config.Hash.
+func read(r io.Reader) (src []byte, hash string, err error) {
+	src, err = io.ReadAll(io.LimitReader(r, maxFile+1))
+	return src, fmt.Sprintf("%x", sha256.Sum256(src)), err
+}
 
 // config fills a Config from what the file assigns. What it returns is worth something only where there are no
 // errors.
@@ -120,7 +125,7 @@ func (p *problems) config(sh *shell) *Config {
 			continue
 		}
 		if before, ok := last[a.key]; ok && !a.extends {
-			p.warnf(a.line, a.key, "set again: this replaces the value of line %d", before.line)
+			p.warnf(false, a.line, a.key, "set again: this replaces the value of line %d", before.line)
 		}
 		last[a.key] = a
 	}
@@ -151,42 +156,45 @@ func (p *problems) config(sh *shell) *Config {
 
 // set gives a key the value that the file assigns, or its default. It returns false if that is refused.
 func (p *problems) set(k *Key, c *Config, a assignment, given bool) bool {
+	warn := func(format string, args ...any) { p.warnf(false, a.line, k.Name, format, args...) }
 	value := strings.TrimSpace(a.value)
 	if value == "" {
 		if given && k.Default != "" {
-			p.warnf(a.line, k.Name, "empty: the default is used, %s", k.Default)
+			warn("empty: the default is used, %s", k.Default)
 		}
 		if value = strings.ReplaceAll(k.Default, "$OUT_DIR", c.OutDir); value == "" {
 			return true
 		}
 	}
-	err := unprintable(value, k.list)
+	about, err := k.show(value)+" ", unprintable(value, k.list)
 	if err == nil {
-		err = k.set(value, func(format string, args ...any) { p.warnf(a.line, k.Name, format, args...) })
+		err = k.set(value, warn)
+		if k.list {
+			about = "" // the error has the word
+		}
 	}
 	if err != nil {
-		var we *wordError
-		if errors.As(err, &we) {
-			value = we.word
-		}
-		p.errorf(a.line, k.Name, "%s %v; allowed: %s", k.show(value), err, k.Allowed)
+		p.errorf(a.line, k.Name, "%s%v; allowed: %s", about, err, k.Allowed)
 		return false
 	}
 	if k.Placeholder && slices.Contains(strings.Fields(k.text()), k.Example) {
-		p.slipf(a.line, k.Name, "%s is the value of the example: write your own", k.Example)
+		p.warnf(true, a.line, k.Name, "%s is the value of the example: write your own", k.Example)
 	}
 	return true
 }
 
 // unknown warns of a key that means nothing here. One that another key's value refers to has its use.
 func (p *problems) unknown(a assignment, used bool) {
-	switch near := nearest(a.key); {
-	case near != "" && used:
-		p.warnf(a.line, a.key, "unknown key: is %s meant?", near)
-	case near != "":
-		p.slipf(a.line, a.key, "unknown key, which has no effect: is %s meant?", near)
-	case !used:
-		p.warnf(a.line, a.key, "unknown key: it has no effect")
+	text := "unknown key"
+	if !used {
+		text += ", which has no effect"
+	}
+	near := nearest(a.key)
+	if near != "" {
+		text += ": is " + near + " meant?"
+	}
+	if near != "" || !used {
+		p.warnf(near != "" && !used, a.line, a.key, "%s", text)
 	}
 }
 
@@ -208,6 +216,7 @@ func (p *problems) together(c *Config, bad map[string]bool, line func(string) in
 	same(c.BlockTable == c.AllowTable, "BLOCK_TABLE", "ALLOW_TABLE", c.BlockTable)
 	same(c.BlockFile == c.AllowFile, "BLOCK_FILE", "ALLOW_FILE", c.BlockFile)
 	same(c.UploadField == c.UploadIDField, "UPLOAD_FIELD", "UPLOAD_ID_FIELD", c.UploadField)
+	same(c.Metrics.IsValid() && c.StatusPage == c.Metrics, "STATUS_PAGE", "METRICS", c.Metrics.String())
 	for _, b := range c.BlockLists {
 		for _, a := range c.AllowLists {
 			clash(strings.EqualFold(a, b), "BLOCK_LISTS", "ALLOW_LISTS", "%q is a block list and an allow list: they must differ", brief(a))
@@ -218,35 +227,27 @@ func (p *problems) together(c *Config, bad map[string]bool, line func(string) in
 	clash(c.StaleAfter > 0 && c.StaleAfter < c.PollInterval, "STALE_AFTER", "POLL_INTERVAL",
 		"lists would be stale before they are fetched again: STALE_AFTER is %s, POLL_INTERVAL is %s",
 		formatDuration(c.StaleAfter), formatDuration(c.PollInterval))
-	if c.Metrics.IsValid() && !c.Metrics.Addr().IsLoopback() && !c.MetricsAny && !bad["METRICS"] && !bad["METRICS_ANY"] {
-		p.errorf(line("METRICS"), "METRICS", "\"%s\" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d, or set METRICS_ANY=yes",
-			c.Metrics, c.Metrics.Port())
-	}
-	if c.StatusPage.IsValid() && !c.StatusPage.Addr().IsLoopback() && !bad["STATUS_PAGE"] {
-		p.errorf(line("STATUS_PAGE"), "STATUS_PAGE", "\"%s\" can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d",
-			c.StatusPage, c.StatusPage.Port())
-	}
-	clash(c.Metrics.IsValid() && c.StatusPage == c.Metrics, "STATUS_PAGE", "METRICS", "STATUS_PAGE and METRICS are both %s: they must differ", c.Metrics)
-	if c.URL != nil && c.URL.Scheme == "http" && !c.AllowHTTP && !bad["url"] && !bad["ALLOW_HTTP"] {
-		p.errorf(line("url"), "url", "%q begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes",
-			brief(redacted(c.URL)))
-	}
-	other := func(s string) bool { // a server of the other address family
-		a, isAddr := serverOf(s)
-		return isAddr && a.Is4() != c.SourceAddress.Is4()
-	}
-	if c.SourceAddress.IsValid() && len(c.DNSServers) > 0 && !slices.ContainsFunc(c.DNSServers, func(s string) bool { return !other(s) }) {
-		p.errorf(line("SOURCE_ADDRESS"), "SOURCE_ADDRESS", "\"%s\" is of another address family than every server in DNS_SERVERS", c.SourceAddress)
-	}
-}
 
-// serverOf returns the address of a checked server, if it has one.
-func serverOf(s string) (netip.Addr, bool) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return a, true
+	exposed := func(at netip.AddrPort, key, or string) {
+		clash(at.IsValid() && !at.Addr().IsLoopback(), key, key,
+			"%q can be reached by other hosts; allowed: an address of loopback, such as 127.0.0.1:%d%s", at.String(), at.Port(), or)
 	}
-	ap, err := netip.ParseAddrPort(s)
-	return ap.Addr(), err == nil
+	if !c.MetricsAny {
+		exposed(c.Metrics, "METRICS", ", or set METRICS_ANY=yes")
+	}
+	exposed(c.StatusPage, "STATUS_PAGE", "")
+	clash(c.URL != nil && c.URL.Scheme == "http" && !c.AllowHTTP, "url", "url",
+		"%q begins with http://, and everybody on the way could read the upload; allowed: https://, or set ALLOW_HTTP=yes", brief(redacted(c.URL)))
+	reachable := func(server string) bool { // from the source address: a name, or of its family
+		ap, err := netip.ParseAddrPort(server)
+		if err != nil {
+			a, _ := netip.ParseAddr(server)
+			ap = netip.AddrPortFrom(a, 0)
+		}
+		return !ap.Addr().IsValid() || ap.Addr().Is4() == c.SourceAddress.Is4()
+	}
+	clash(c.SourceAddress.IsValid() && len(c.DNSServers) > 0 && !slices.ContainsFunc(c.DNSServers, reachable), "SOURCE_ADDRESS", "SOURCE_ADDRESS",
+		"%q is of another address family than every server in DNS_SERVERS", c.SourceAddress.String())
 }
 
 // show returns a value as an error may.
@@ -257,9 +258,12 @@ func (k *Key) show(value string) string {
 	return fmt.Sprintf("%q", brief(value))
 }
 
+// plainForm is what needs no quotes.
+var plainForm = regexp.MustCompile(`^[\w./:,@%+=-]*$`)
+
 // quote writes a value so that a shell takes it for one word.
 func quote(s string) string {
-	if s == "" || onlyBytes(s, "-_./:,@%+=") == nil {
+	if plainForm.MatchString(s) {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"

@@ -37,7 +37,7 @@ func TestErrors(t *testing.T) {
 	if err != nil || len(warnings) != maxProblems+1 {
 		t.Fatalf("error %v, %d warnings", err, len(warnings))
 	}
-	if got, want := warnings[maxProblems].String(), "t.conf: 10 more warnings"; got != want {
+	if got, want := warnings[maxProblems].Error(), "t.conf: 10 more warnings"; got != want {
 		t.Errorf("last warning %q, want %q", got, want)
 	}
 
