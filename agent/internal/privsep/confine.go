@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -51,9 +50,6 @@ func (system) Confine(role string, c Confinement) error {
 		return err
 	}
 	for _, s := range steps {
-		if !confines && !s.everywhere {
-			continue
-		}
 		if err := s.do(); err != nil {
 			return fmt.Errorf("confine %s: %s: %w", role, s.text, err)
 		}
@@ -62,9 +58,8 @@ func (system) Confine(role string, c Confinement) error {
 }
 
 // Plan returns what [System] would do on OpenBSD, one step a line: for tests.
-func Plan(role string, c Confinement) ([]string, error) {
+func Plan(role string, c Confinement) (all []string, err error) {
 	steps, err := plan(role, c)
-	var all []string
 	for _, s := range steps {
 		all = append(all, s.text)
 	}
@@ -73,54 +68,50 @@ func Plan(role string, c Confinement) ([]string, error) {
 
 // step is one call of a Confiner.
 type step struct {
-	text       string
-	everywhere bool // other systems have it too
-	do         func() error
+	text string
+	do   func() error
 }
 
-func plan(role string, c Confinement) ([]step, error) {
+func plan(role string, c Confinement) (steps []step, err error) {
 	i := slices.IndexFunc(Roles, func(r Role) bool { return r.Name == role })
 	if i < 0 {
 		return nil, fmt.Errorf("confine %s: no such role", role)
 	}
 	r := Roles[i]
-	steps := []step{
-		{"rlimit core 0", true, func() error { return limit(unix.RLIMIT_CORE, 0) }},
-		// It is read from the disk on first use.
-		{"load the time zone", true, func() error { _, _ = time.Now().Local().Zone(); return nil }},
-	}
-	if c.Memory > 0 {
-		steps = append(steps, step{fmt.Sprintf("rlimit data %d", c.Memory), true, func() error { return limitMemory(c.Memory) }})
-	}
-	if r.Promises == "" {
-		// Threads do not count.
-		steps = append(steps, step{"rlimit nproc 0", false, func() error { return limit(unix.RLIMIT_NPROC, 0) }})
-	}
-	if r.User == "USER" && c.UID != 0 {
-		steps = append(steps, step{fmt.Sprintf("become %d:%d", c.UID, c.GID), false, func() error {
-			if os.Geteuid() != 0 {
-				return nil
-			}
-			return become(c.UID, c.GID)
-		}})
-	}
-	if c.AsUser != nil {
-		steps = append(steps, step{"try as that user", true, func() error { c.AsUser(); return nil }})
-	}
 	seen, err := visible(r, c)
 	if err != nil {
 		return nil, err
 	}
+	add := func(text string, do func() error) { steps = append(steps, step{text, do}) }
+	add("rlimit core 0", func() error { return limit(unix.RLIMIT_CORE, 0) })
+	// It is read from the disk on first use.
+	add("load the time zone", func() error { _, _ = time.Now().Local().Zone(); return nil })
+	if c.Memory > 0 {
+		add(fmt.Sprintf("rlimit data %d", c.Memory), func() error { return limitMemory(c.Memory) })
+	}
+	if r.Promises == "" {
+		add("rlimit nproc 0", noProcesses)
+	}
+	if r.User == "USER" && c.UID != 0 {
+		add(fmt.Sprintf("become %d:%d", c.UID, c.GID), func() error {
+			if os.Geteuid() != 0 {
+				return nil
+			}
+			return become(c.UID, c.GID)
+		})
+	}
+	if c.AsUser != nil {
+		add("try as that user", func() error { c.AsUser(); return nil })
+	}
 	for _, p := range seen {
-		steps = append(steps, step{fmt.Sprintf("unveil %s %s", p.Literal, p.Permissions), false,
-			func() error { return show(unveil, p.Literal, p.Permissions) }})
+		add("unveil "+p.Literal+" "+p.Permissions, func() error { return show(unveil, p.Literal, p.Permissions) })
 	}
 	if len(seen) == 0 {
-		steps = append(steps, step{"unveil / nothing", false, func() error { return unveil("/", "") }})
+		add("unveil / nothing", func() error { return unveil("/", "") })
 	}
-	steps = append(steps, step{"unveil no more", false, unveilNoMore})
+	add("unveil no more", unveilNoMore)
 	if promises := promised(r, c.Names); promises != "" {
-		steps = append(steps, step{"pledge " + promises, false, func() error { return pledge(promises) }})
+		add("pledge "+promises, func() error { return pledge(promises) })
 	}
 	return steps, nil
 }
@@ -132,7 +123,7 @@ func plan(role string, c Confinement) ([]step, error) {
 // everything else is hidden.
 func show(unveil func(path, permissions string) error, path, permissions string) error {
 	err := unveil(path, permissions)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EROFS) {
+	if slices.ContainsFunc([]error{fs.ErrNotExist, fs.ErrPermission, syscall.ENOTDIR, syscall.EROFS}, func(e error) bool { return errors.Is(err, e) }) {
 		return unveil("/", "")
 	}
 	return err
@@ -191,15 +182,12 @@ func limit(resource int, most uint64) error {
 // limitMemory bounds the data segment, which on OpenBSD and Linux is all memory that is private and
 // writable. The runtime collects garbage before that is reached.
 func limitMemory(most uint64) error {
-	if most > math.MaxInt64 {
-		return errors.New("more than there is")
-	}
 	var before unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_DATA, &before); err != nil {
 		return err
 	}
-	after := unix.Rlimit{Cur: min(before.Cur, most), Max: before.Max}
-	if err := unix.Setrlimit(unix.RLIMIT_DATA, &after); err != nil {
+	most = min(most, before.Cur)
+	if err := unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: most, Max: before.Max}); err != nil {
 		return err
 	}
 	// A kernel that counts what is only reserved would soon end the process: Go reserves much and uses
@@ -211,6 +199,6 @@ func limitMemory(most uint64) error {
 	if err := syscall.Munmap(b); err != nil {
 		return err
 	}
-	debug.SetMemoryLimit(int64(min(uint64(after.Cur), most) / 4 * 3))
+	debug.SetMemoryLimit(int64(most / 4 * 3))
 	return limit(unix.RLIMIT_DATA, most)
 }

@@ -2,9 +2,6 @@ package privsep
 
 import "golang.org/x/sys/unix"
 
-// confines: this system has pledge(2) and unveil(2).
-const confines = true
-
 func unveil(path, permissions string) error { return unix.Unveil(path, permissions) }
 
 func unveilNoMore() error { return unix.UnveilBlock() }
@@ -21,3 +18,6 @@ func become(uid, gid int) error {
 	}
 	return unix.Setresuid(uid, uid, uid)
 }
+
+// noProcesses forbids further processes. Threads do not count.
+func noProcesses() error { return limit(unix.RLIMIT_NPROC, 0) }

@@ -102,28 +102,26 @@ func (e *execute) Start(role string, files []*os.File) (Child, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	stderr, theirStderr, err := os.Pipe()
-	if err != nil {
+	p := &process{conn: ours, died: make(chan os.Signal, 1), ended: make(chan struct{})}
+	var theirStderr *os.File
+	if p.stderr, theirStderr, err = os.Pipe(); err != nil {
 		ours.Close()
 		return nil, err
 	}
 	defer theirStderr.Close()
-	died := make(chan os.Signal, 1)
-	signal.Notify(died, syscall.SIGCHLD)
+	signal.Notify(p.died, syscall.SIGCHLD)
 	fds := []uintptr{e.null.Fd(), e.null.Fd(), theirStderr.Fd(), theirs.Fd()}
 	for _, f := range files {
 		fds = append(fds, f.Fd())
 	}
 	// Not os.StartProcess: between its Wait and its Kill the number could become another process's.
-	pid, err := syscall.ForkExec(e.path, []string{title + role}, &syscall.ProcAttr{Env: e.env, Files: fds})
-	if err != nil {
-		signal.Stop(died)
+	if p.pid, err = syscall.ForkExec(e.path, []string{title + role}, &syscall.ProcAttr{Env: e.env, Files: fds}); err != nil {
+		signal.Stop(p.died)
 		ours.Close()
-		stderr.Close()
+		p.stderr.Close()
 		return nil, fmt.Errorf("%s: %w", e.path, err)
 	}
-	p := &process{pid: pid, conn: ours, ended: make(chan struct{})}
-	go p.reap(died, stderr)
+	go p.reap()
 	return p, nil
 }
 
@@ -155,10 +153,12 @@ func socketpair() (ours net.Conn, theirs *os.File, err error) {
 
 // process is a role that was executed.
 type process struct {
-	pid   int
-	conn  net.Conn
-	ended chan struct{}
-	err   error
+	pid    int
+	conn   net.Conn
+	stderr *os.File       // the other end of the role's
+	died   chan os.Signal // a child did
+	ended  chan struct{}
+	err    error
 
 	mu   sync.Mutex
 	gone bool // the number may be another process's
@@ -181,14 +181,14 @@ func (p *process) Kill() {
 
 // reap waits for the end of the process. It asks without waiting whenever a child died, under the lock
 // that Kill takes: a wait that blocks would free the number before Kill could know.
-func (p *process) reap(died chan os.Signal, stderr *os.File) {
+func (p *process) reap() {
 	text := make(chan string, 1)
 	go func() {
 		// A crash of thousands of goroutines is shorter than a few megabytes. After that the pipe is
 		// closed, and writing to it ends the role.
-		b, _ := io.ReadAll(io.LimitReader(stderr, excerptLen))
-		io.CopyN(io.Discard, stderr, maxSaid)
-		stderr.Close()
+		b, _ := io.ReadAll(io.LimitReader(p.stderr, excerptLen))
+		io.CopyN(io.Discard, p.stderr, maxSaid)
+		p.stderr.Close()
 		text <- string(b)
 	}()
 	var status syscall.WaitStatus
@@ -201,12 +201,12 @@ func (p *process) reap(died chan os.Signal, stderr *os.File) {
 		}
 		p.mu.Unlock()
 		if pid == 0 && err == nil {
-			<-died
+			<-p.died
 		}
 	}
-	signal.Stop(died)
+	signal.Stop(p.died)
 	// Another process may hold the other end of the pipe.
-	stderr.SetReadDeadline(time.Now().Add(drainWait))
+	p.stderr.SetReadDeadline(time.Now().Add(drainWait))
 	p.err = endOf(status, err, <-text)
 	close(p.ended)
 }

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
-	"time"
 	"unicode/utf8"
 
 	"github.com/rs/zerolog"
@@ -19,9 +19,11 @@ const (
 	logBurst  = 200
 	logRate   = 20 // events a second
 	maxFields = 40
-	maxKey    = 40 // bytes of a field's name
+	maxKey    = 40 // bytes of a field's name, see keyForm
 	maxText   = 1 << 10
 )
+
+var keyForm = regexp.MustCompile(`^[\w.-]{1,40}$`)
 
 // roleField is the field of a log event that names its role.
 const roleField = "role"
@@ -57,20 +59,13 @@ func logEvent(log zerolog.Logger, role string, payload []byte) error {
 	delete(fields, zerolog.MessageFieldName)
 	event := log.WithLevel(min(level, zerolog.ErrorLevel)).Str(roleField, role)
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		if !validKey(key) || key == zerolog.TimestampFieldName || key == roleField || key == zerolog.CallerFieldName {
+		if !keyForm.MatchString(key) || key == zerolog.TimestampFieldName || key == roleField || key == zerolog.CallerFieldName {
 			return fmt.Errorf("field %q", Clean(key, maxKey))
 		}
 		event.Interface(key, cleanValue(fields[key]))
 	}
 	event.Msg(Clean(message, maxText))
 	return nil
-}
-
-func validKey(key string) bool {
-	other := func(c rune) bool {
-		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-' || c == '.')
-	}
-	return key != "" && len(key) <= maxKey && !slices.ContainsFunc([]rune(key), other)
 }
 
 // cleanValue returns a JSON value in which every text is clean.
@@ -90,27 +85,4 @@ func cleanValue(v any) any {
 		return clean
 	}
 	return v
-}
-
-// bucket admits burst events at once and rate events a second.
-type bucket struct {
-	burst, rate float64
-	have        float64
-	last        time.Time
-}
-
-func newBucket(burst, rate float64) *bucket {
-	return &bucket{burst: burst, rate: rate, have: burst, last: time.Now()}
-}
-
-// take reports whether one more may pass.
-func (b *bucket) take() bool {
-	now := time.Now()
-	b.have = min(b.burst, b.have+now.Sub(b.last).Seconds()*b.rate)
-	b.last = now
-	if b.have < 1 {
-		return false
-	}
-	b.have--
-	return true
 }

@@ -34,24 +34,6 @@ func TestClean(t *testing.T) {
 	}
 }
 
-func TestBucket(t *testing.T) {
-	b := newBucket(3, 1000)
-	n := 0
-	for range 3 {
-		if b.take() {
-			n++
-		}
-	}
-	if n != 3 {
-		t.Errorf("%d of the burst", n)
-	}
-	b.have = 0
-	b.last = time.Now().Add(-time.Hour)
-	if !b.take() || b.have > 2 {
-		t.Errorf("after an hour: %v", b.have)
-	}
-}
-
 // stream is a connection of which one side is given and the other is thrown away.
 type stream struct {
 	net.Conn // nil: what is not asked for

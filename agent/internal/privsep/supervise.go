@@ -1,6 +1,7 @@
 package privsep
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 )
 
 // How long main waits for a role, and how much it takes from it.
@@ -64,9 +66,9 @@ type Keeper struct {
 	ctx     context.Context
 	done    chan struct{}
 	restart chan struct{}
+	conn    atomic.Pointer[Conn] // of the process that is ready
 
 	mu    sync.Mutex
-	conn  *Conn  // of the process that is ready
 	child Child  // the process
 	why   string // it was killed by Kill
 }
@@ -89,11 +91,7 @@ func Keep(ctx context.Context, s Starter, j Job) *Keeper {
 }
 
 // Conn returns the connection to the process that is ready, and nil while there is none.
-func (k *Keeper) Conn() *Conn {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.conn
-}
+func (k *Keeper) Conn() *Conn { return k.conn.Load() }
 
 // Restart asks the role to end, and starts a new process at once. It also ends a pause. Calls before
 // the new process is started count as one.
@@ -122,25 +120,26 @@ func (k *Keeper) Wait() { <-k.done }
 func (k *Keeper) run(child Child, err error) {
 	defer close(k.done)
 	for pause := firstPause; ; child, err = k.start() {
-		reason, wanted, worked := "", false, time.Duration(0)
+		l := &life{Keeper: k}
+		reason := ""
 		if err != nil {
 			reason = "cannot be started: " + Clean(err.Error(), maxReason)
 		} else {
-			reason, wanted, worked = k.live(child)
+			reason = l.live(child)
 		}
 		switch {
-		case !wanted && k.job.Down != nil:
+		case !l.wanted && k.job.Down != nil:
 			k.job.Down(reason)
-		case wanted && reason != "":
+		case l.wanted && reason != "":
 			k.job.Log.Warn().Str(roleField, k.job.Role).Str("reason", reason).Msg("role did not exit cleanly")
 		}
 		if k.job.Once {
 			return
 		}
-		if wanted || worked >= healthyFor {
+		if l.wanted || !l.worked.IsZero() && time.Since(l.worked) >= healthyFor {
 			pause = firstPause
 		}
-		if !wanted {
+		if !l.wanted {
 			select {
 			case <-time.After(pause):
 			case <-k.restart:
@@ -181,13 +180,14 @@ type life struct {
 	exited chan struct{} // closed when the process is gone
 	hungUp chan struct{} // closed when nothing more is read
 	ready  chan struct{} // closed when the role is ready
-	worked time.Time     // since when
+	worked time.Time     // since when; zero: it was never ready
+	wanted bool          // main wanted it to end
 
 	pinged   atomic.Bool // a ping has no pong yet
 	handling atomic.Bool // Handle has a message
 
 	// The reader's until hungUp is closed.
-	readErr  error // a misbehaved, or nil
+	readErr  error // why it misbehaved, or nil
 	dropped  int   // log events left out and not reported yet
 	reported time.Time
 }
@@ -196,24 +196,14 @@ type life struct {
 var fromRole = Limits{kindLog: maxLog, kindPong: 0, kindReady: 0}
 
 // misbehaved is the reason for killing a role.
-type misbehaved struct{ err error }
+func misbehaved(err error) error { return fmt.Errorf("misbehaved, killed: %w", err) }
 
-func (m misbehaved) Error() string { return "misbehaved, killed: " + m.err.Error() }
+var errHungUp = errors.New("closed its connection and stayed, killed")
 
-func misbehavedf(format string, args ...any) error { return misbehaved{fmt.Errorf(format, args...)} }
-
-var (
-	errWanted = errors.New("wanted") // main wants the role to end
-	errHungUp = errors.New("closed its connection and stayed, killed")
-)
-
-// live returns when the process is gone: why, whether main wanted it, and how long it was at work. The
-// reason is empty if main wanted it and the role exited cleanly.
-func (k *Keeper) live(child Child) (reason string, wanted bool, worked time.Duration) {
-	l := &life{
-		Keeper: k, conn: NewConn(child.Conn(), withOwn(k.job.Takes, fromRole)),
-		exited: make(chan struct{}), hungUp: make(chan struct{}), ready: make(chan struct{}),
-	}
+// live returns when the process is gone, and why; "" if main wanted it and the role exited cleanly.
+func (l *life) live(child Child) string {
+	l.conn = NewConn(child.Conn(), withOwn(l.job.Takes, fromRole))
+	l.exited, l.hungUp, l.ready = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var exitErr error
 	go func() {
 		defer close(l.exited)
@@ -227,21 +217,16 @@ func (k *Keeper) live(child Child) (reason string, wanted bool, worked time.Dura
 	if why == nil {
 		why = l.attend()
 	}
-	if !l.worked.IsZero() {
-		worked = time.Since(l.worked)
-	}
-	l.set(nil)
-	if wanted = why == errWanted; wanted {
+	l.Keeper.conn.Store(nil)
+	if l.wanted {
 		go l.conn.send(kindEnd, nil, endWait)
+		why = fmt.Errorf("did not end within %v, killed", endWait)
 	}
-	if wanted || why == errHungUp {
+	if l.wanted || why == errHungUp {
 		select {
 		case <-l.exited:
 			why = nil
 		case <-time.After(endWait):
-			if wanted {
-				why = fmt.Errorf("did not end within %v, killed", endWait)
-			}
 		}
 	}
 	child.Kill()
@@ -251,32 +236,23 @@ func (k *Keeper) live(child Child) (reason string, wanted bool, worked time.Dura
 	<-l.hungUp
 	l.conn.Close()
 	l.reportDropped()
-	if l.conn.failure() == ErrNotRead {
-		why = misbehaved{ErrNotRead}
-	}
-	if l.readErr != nil {
-		why = l.readErr
-	}
-	k.mu.Lock()
-	killed := k.why
-	k.child, k.why = nil, ""
-	k.mu.Unlock()
+	l.mu.Lock()
+	killed := l.why
+	l.child, l.why = nil, ""
+	l.mu.Unlock()
 	switch {
-	case why != nil:
-		reason = Clean(why.Error(), 2*maxReason)
-	case exitErr != nil:
-		reason = killed + Clean(exitErr.Error(), 2*maxReason)
-	case !wanted:
-		reason = "ended by itself"
+	case l.readErr != nil:
+		why = misbehaved(l.readErr)
+	case l.conn.failure() == ErrNotRead:
+		why = misbehaved(ErrNotRead)
+	case why == nil && exitErr != nil:
+		return killed + Clean(exitErr.Error(), 2*maxReason)
+	case why == nil && !l.wanted:
+		return "ended by itself"
+	case why == nil:
+		return ""
 	}
-	return reason, wanted, worked
-}
-
-// set makes c the connection to the process that is ready.
-func (k *Keeper) set(c *Conn) {
-	k.mu.Lock()
-	k.conn = c
-	k.mu.Unlock()
+	return Clean(why.Error(), 2*maxReason)
 }
 
 // begin sends the setup.
@@ -284,17 +260,14 @@ func (l *life) begin() error {
 	if l.job.Begin == nil {
 		return nil
 	}
-	switch err := l.job.Begin(l.conn); {
-	case err == nil, gone(err): // the reader sees that too
-		return nil
-	case errors.Is(err, ErrNotRead):
-		return misbehaved{err}
-	default:
+	// The reader sees, too, when the role is gone.
+	if err := l.job.Begin(l.conn); err != nil && !gone(err) {
 		return fmt.Errorf("setup: %w", err)
 	}
+	return nil
 }
 
-// attend returns why the process has to end; nil when it is gone.
+// attend returns why the process has to be killed, or nil when it is gone or wanted to end.
 func (l *life) attend() error {
 	ready, late := l.ready, time.After(readyWait)
 	ping := time.NewTicker(pingEvery)
@@ -303,22 +276,21 @@ func (l *life) attend() error {
 	for {
 		select {
 		case <-l.ctx.Done():
-			return errWanted
+			l.wanted = true
+			return nil
 		case <-l.restart:
-			return errWanted
+			l.wanted = true
+			return nil
 		case <-l.exited:
 			return nil
 		case <-l.hungUp:
-			if l.readErr != nil {
-				return l.readErr
-			}
-			return errHungUp
+			return cmp.Or(l.readErr, errHungUp)
 		case <-late:
-			return misbehavedf("not ready within %v", readyWait)
+			return misbehaved(fmt.Errorf("not ready within %v", readyWait))
 		case <-ready:
 			ready, late = nil, nil
 			l.worked = time.Now()
-			l.set(l.conn)
+			l.Keeper.conn.Store(l.conn)
 			if l.job.Up != nil {
 				l.job.Up()
 			}
@@ -331,7 +303,7 @@ func (l *life) attend() error {
 			case l.handling.Load(): // it is main that does not read
 				pinged = time.Now()
 			case time.Since(pinged) >= silentFor:
-				return misbehavedf("silent: no answer within %v", silentFor)
+				return misbehaved(fmt.Errorf("silent: no answer within %v", silentFor))
 			}
 		}
 	}
@@ -346,21 +318,21 @@ func (l *life) read() error {
 			return nil
 		}
 	}
-	messages, events := newBucket(floodBurst, floodRate), newBucket(logBurst, logRate)
+	messages, events := rate.NewLimiter(floodRate, floodBurst), rate.NewLimiter(logRate, logBurst)
 	for {
 		kind, payload, err := l.conn.Next()
 		switch {
 		case errors.Is(err, ErrMessage):
-			return misbehaved{err}
+			return err
 		case err != nil:
 			return nil // the process is gone or hung up
-		case !messages.take():
-			return misbehavedf("flood: more than %d messages a second", floodRate)
-		case kind == kindLog && !events.take():
+		case !messages.Allow():
+			return fmt.Errorf("flood: more than %d messages a second", floodRate)
+		case kind == kindLog && !events.Allow():
 			l.dropped++
 		default:
 			if err := l.take(kind, payload); err != nil {
-				return misbehaved{err}
+				return err
 			}
 		}
 	}
