@@ -185,16 +185,13 @@ func (p *problems) set(k *Key, c *Config, a assignment, given bool) bool {
 
 // unknown warns of a key that means nothing here. One that another key's value refers to has its use.
 func (p *problems) unknown(a assignment, used bool) {
-	text := "unknown key"
-	if !used {
-		text += ", which has no effect"
-	}
-	near := nearest(a.key)
-	if near != "" {
-		text += ": is " + near + " meant?"
-	}
-	if near != "" || !used {
-		p.warnf(near != "" && !used, a.line, a.key, "%s", text)
+	switch near := nearest(a.key); {
+	case near != "" && used:
+		p.warnf(false, a.line, a.key, "unknown key: is %s meant?", near)
+	case near != "":
+		p.warnf(true, a.line, a.key, "unknown key, which has no effect: is %s meant?", near)
+	case !used:
+		p.warnf(false, a.line, a.key, "unknown key, which has no effect")
 	}
 }
 

@@ -21,7 +21,7 @@ func (s *Status) WriteMetrics(w io.Writer) error {
 	m := &metrics{seen: make(map[string]bool)}
 	t, err := template.New("metrics").Funcs(template.FuncMap{
 		"m":     m.sample,
-		"stale": func(l List) bool { return s.Stale(&l) },
+		"stale": s.Stale,
 		"reasons": func() (names []string) {
 			for _, r := range reasons {
 				names = append(names, r.name)

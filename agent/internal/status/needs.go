@@ -52,10 +52,9 @@ func (n *needs) add(format string, args ...any) {
 // lists adds absent lists, and stale ones, those with the same error as one need: servers that
 // do not answer are one cause.
 func (n *needs) lists(s *Status) {
-	causes := make(map[string][]*List)
+	causes := make(map[string][]List)
 	var order []string
-	for i := range s.Lists {
-		l := &s.Lists[i]
+	for _, l := range s.Lists {
 		switch {
 		case l.Absent:
 			n.add("%s list %s: no such list: %s", l.Kind, l.Name, l.cause())
@@ -86,7 +85,7 @@ func (n *needs) lists(s *Status) {
 }
 
 // cause is the error of the list without its name.
-func (l *List) cause() string {
+func (l List) cause() string {
 	if _, rest, ok := strings.Cut(l.Error, l.Name+": "); ok && l.Name != "" {
 		return rest
 	}
@@ -112,7 +111,7 @@ func (n *needs) tables(s *Status) {
 			n.add("pf table %s: has %d entries, the policy %d: something else writes to it", t.Name, t.Kernel, t.Policy)
 		}
 	}
-	if p := &s.PF; p.Advice != "" {
+	if p := s.PF; p.Advice != "" {
 		n.add("%s", p.Advice)
 	} else if !p.fits() {
 		n.add("pf.conf cannot be loaded again (used %d + files %d > limit %d): raise `set limit table-entries` in it, above the table lines",
@@ -156,7 +155,7 @@ func (n *needs) reporting(s *Status) {
 
 // Stale reports whether a list of s is older than it may be. One that has not been fetched
 // since the start is as old as the daemon.
-func (s *Status) Stale(l *List) bool {
+func (s *Status) Stale(l List) bool {
 	since := l.Fetched
 	if since.IsZero() {
 		since = s.Started
@@ -166,7 +165,7 @@ func (s *Status) Stale(l *List) bool {
 }
 
 // fits reports whether pf has room for a reload of pf.conf, as far as it is known.
-func (p *PF) fits() bool { return p.Limit <= 0 || p.Used+p.Reload <= p.Limit }
+func (p PF) fits() bool { return p.Limit <= 0 || p.Used+p.Reload <= p.Limit }
 
 // reasons are the reasons for losing packets or hits, in the order of their way, with their
 // meaning. Those with hits set are hits that should have been delivered.
@@ -188,7 +187,7 @@ var reasons = []struct {
 }
 
 // hits reports whether what was lost should have been delivered.
-func (d *Drop) hits() bool {
+func (d Drop) hits() bool {
 	for _, r := range reasons {
 		if r.name == d.Reason {
 			return r.hits
@@ -198,7 +197,7 @@ func (d *Drop) hits() bool {
 }
 
 // text is the meaning of the reason, its name where a newer daemon has another one.
-func (d *Drop) text() string {
+func (d Drop) text() string {
 	for _, r := range reasons {
 		if r.name == d.Reason {
 			return r.text

@@ -1,7 +1,7 @@
 package status
 
 import (
-	"bytes"
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -12,29 +12,23 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 //go:embed page.html
 var pageText string
 
-// page answers GET /: the status as one document that loads nothing else.
-func (s *server) page(w http.ResponseWriter, _ *http.Request) {
-	st := s.Status()
-	b, err := st.page(s.Location)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	_, style, _ := bytes.Cut(b, []byte("<style>"))
-	style, _, _ = bytes.Cut(style, []byte("</style>"))
-	hash := sha256.Sum256(style)
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-"+
-		base64.StdEncoding.EncodeToString(hash[:])+"'")
-	w.Header().Set("Referrer-Policy", "no-referrer")
-	answer(w, "text/html; charset=utf-8", func(w io.Writer) error { _, err := w.Write(b); return err })
-}
+// pagePolicy is the Content-Security-Policy of the page: it loads nothing, and has one style.
+var pagePolicy = sync.OnceValue(func() string {
+	_, style, _ := strings.Cut(pageText, "<style>")
+	style, _, _ = strings.Cut(style, "</style>")
+	hash := sha256.Sum256([]byte(style))
+	return "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" +
+		base64.StdEncoding.EncodeToString(hash[:]) + "'"
+})
 
 // hosts refuses a request over TCP for a name other than localhost: with a name of its own that leads
 // here, a site could have a browser read the status (DNS rebinding).
@@ -53,11 +47,11 @@ func hosts(h http.Handler) http.Handler {
 	})
 }
 
-// page returns the document, with times in zone.
-func (s *Status) page(zone *time.Location) ([]byte, error) {
+// WritePage writes the status as an HTML document, with times in zone.
+func (s *Status) WritePage(w io.Writer, zone *time.Location) error {
 	v, err := newView(s, zone, false)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	funcs := v.funcs()
 	funcs["words"] = v.words
@@ -66,13 +60,12 @@ func (s *Status) page(zone *time.Location) ([]byte, error) {
 	funcs["odd"] = func(i int) bool { return i%2 == 1 }
 	funcs["first"] = func(all []Counted) []Counted { return all[:min(len(all), topShow)] }
 	funcs["span"] = func(d Seconds) string { return age(d.Duration()) }
+	funcs["meter"] = newMeter
 	t, err := template.New("page").Funcs(funcs).Parse(pageText)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var b bytes.Buffer
-	err = t.Execute(&b, v)
-	return b.Bytes(), err
+	return t.Execute(w, v)
 }
 
 // lines returns the lines of one of the templates in words.tmpl.
@@ -86,22 +79,24 @@ func (v *view) lines(name string, data any) (all []string, err error) {
 	return all, err
 }
 
-// Heading is the state in one to three words, Class its color.
-func (v *view) Heading() string { heading, _ := v.state(); return heading }
-func (v *view) Class() string   { _, class := v.state(); return class }
-
-func (v *view) state() (heading, class string) {
+// Heading is the state in one to three words.
+func (v *view) Heading() string {
 	switch {
 	case v.NotEnforced != "":
-		return "NOT ENFORCED", "bad"
+		return "NOT ENFORCED"
 	case v.Enforced && len(v.Needs) == 0:
-		return "Enforced", "good"
+		return "Enforced"
 	case v.Enforced, v.Unsure != "" && len(v.Needs) > 0:
-		return "Needs you", "warn"
+		return "Needs you"
 	case v.Unsure == "" && v.Poll.Last.IsZero():
-		return "Starting", "unknown"
+		return "Starting"
 	}
-	return "Not known", "unknown"
+	return "Not known"
+}
+
+// Class is its color.
+func (v *view) Class() string {
+	return cmp.Or(map[string]string{"NOT ENFORCED": "bad", "Enforced": "good", "Needs you": "warn"}[v.Heading()], "unknown")
 }
 
 // Reason is why the policy is not enforced, or why that is not known; else "".
@@ -125,33 +120,27 @@ func (v *view) Others() []string {
 type meter struct {
 	Used, More float64
 	Over       bool
-	Label      string
 }
 
 // newMeter returns nil when there is no limit.
-func newMeter(used, more, limit int64) *meter {
-	if limit <= 0 {
+func newMeter(used, more, limit any) *meter {
+	n := [3]float64{}
+	for i, x := range []any{used, more, limit} {
+		n[i], _ = strconv.ParseFloat(fmt.Sprint(x), 64)
+	}
+	if n[2] <= 0 {
 		return nil
 	}
-	percent := func(n int64) float64 { return min(100, max(0, 100*float64(n)/float64(limit))) }
-	return &meter{percent(used), percent(used + more), used+more > limit, fmt.Sprintf("%.0f percent are used", percent(used))}
+	percent := func(x float64) float64 { return min(100, max(0, 100*x/n[2])) }
+	return &meter{percent(n[0]), percent(n[0] + n[1]), n[0]+n[1] > n[2]}
 }
 
-// Room is of pf's table entries.
-func (v *view) Room() *meter {
-	return newMeter(int64(v.PF.Used), int64(v.PF.Reload), int64(v.PF.Limit))
-}
-
-// Spool is of SPOOL_MAX.
-func (v *view) Spool() *meter { return newMeter(v.Uploads.DiskUsed, 0, v.Uploads.DiskMax) }
-
-// A plot is a bar chart, in the units of its viewBox.
+// A plot is a bar chart, in the units of the template's viewBox.
 type plot struct {
-	Width, Height, Left, Before, Bottom, Tick float64
-	Wide                                      float64 // of a bar
-	Most                                      int64
-	Rows, Columns                             []mark // of the axes
-	Bars                                      []column
+	Wide          float64 // of a bar
+	Most          int64
+	Rows, Columns []mark // of the axes
+	Bars          []column
 }
 
 // A mark is a line of an axis.
@@ -167,51 +156,37 @@ type column struct {
 }
 
 // Hours is the plot of the last hours.
-func (v *view) Hours() plot { return newPlot(v.Hits.Hourly, time.Hour, 12, "Jan 2 15:04", stamp) }
+func (v *view) Hours() plot {
+	return newPlot(v.Hits.Hourly.From.In(v.zone), v.Hits.Hourly.Counts, time.Hour, 12, "Jan 2 15:04", stamp)
+}
 
 // Days is the plot of the last days, which begin at midnight UTC.
 func (v *view) Days() plot {
-	return newPlot(Series{v.Hits.Daily.From.UTC(), v.Hits.Daily.Counts}, 24*time.Hour, 7, "Jan 2", time.DateOnly)
+	return newPlot(v.Hits.Daily.From.UTC(), v.Hits.Daily.Counts, 24*time.Hour, 7, "Jan 2", time.DateOnly)
 }
 
-// newPlot draws a series whose columns are each so long; each so many of them have a label of the form
-// label, and all have a title.
-func newPlot(s Series, long time.Duration, each int, label, title string) plot {
-	p := plot{Width: 360, Height: 160, Left: 40, Before: 36, Bottom: 136, Tick: 140}
-	const above = 8.0 // the axis
-	if len(s.Counts) > 0 {
-		p.Most = slices.Max(s.Counts)
-		p.Wide = (p.Width - p.Left) / float64(len(s.Counts))
-	}
-	top := roundUp(p.Most)
-	at := func(n int64) float64 { return p.Bottom - (p.Bottom-above)*float64(n)/float64(top) }
+// newPlot draws counts of so long each; each so many of them have a label of the form label, and all have
+// a title.
+func newPlot(from time.Time, counts []int64, long time.Duration, each int, label, title string) plot {
+	const left, right, above, bottom = 40.0, 360.0, 8.0, 136.0 // of the bars
+	p := plot{Most: slices.Max(append(counts, 0)), Wide: (right - left) / float64(max(1, len(counts)))}
+	top := max(2, p.Most+p.Most%2)
+	at := func(n int64) float64 { return bottom - (bottom-above)*float64(n)/float64(top) }
 	for _, n := range []int64{0, top / 2, top} {
 		p.Rows = append(p.Rows, mark{at(n), short(n)})
 	}
-	for i, n := range s.Counts {
-		x, t := p.Left+float64(i)*p.Wide, s.From.Add(time.Duration(i)*long)
-		if i%each == 0 && x < p.Width-40 { // with room for its label
+	for i, n := range counts {
+		x, t := left+float64(i)*p.Wide, from.Add(time.Duration(i)*long)
+		if i%each == 0 && x < right-left { // with room for its label
 			p.Columns = append(p.Columns, mark{x, t.Format(label)})
 		}
 		if n > 0 {
-			y := min(at(n), p.Bottom-1) // any hit is visible
-			p.Bars = append(p.Bars, column{x, y, p.Bottom - y, t.Format(title) + ": " + plural(n, "hit", "hits")})
+			y := min(at(n), bottom-1) // any hit is visible
+			p.Bars = append(p.Bars, column{x, y, bottom - y, t.Format(title) + ": " + plural(n, "hit", "hits")})
 		}
 	}
 	p.Wide = max(1, p.Wide-1)
 	return p
-}
-
-// roundUp returns the least 2, 4, 6, 8 or 10 times a power of ten that n is not more than.
-func roundUp(n int64) int64 {
-	for unit := int64(1); unit < 1<<59; unit *= 10 {
-		for _, top := range []int64{2, 4, 6, 8} {
-			if n <= top*unit {
-				return top * unit
-			}
-		}
-	}
-	return n
 }
 
 // short is a number for an axis.

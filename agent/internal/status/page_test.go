@@ -17,17 +17,17 @@ import (
 // render returns the page, and its text without tags: what a reader sees.
 func render(t *testing.T, s *Status) (page, text string) {
 	t.Helper()
-	b, err := s.page(time.UTC)
-	if err != nil {
+	var b bytes.Buffer
+	if err := s.WritePage(&b, time.UTC); err != nil {
 		t.Fatal(err)
 	}
 	// It is written so that a strict parser of XML reads it.
-	d := xml.NewDecoder(bytes.NewReader(b))
+	d := xml.NewDecoder(bytes.NewReader(b.Bytes()))
 	var all strings.Builder
 	for depth := 0; ; {
 		token, err := d.Token()
 		if errors.Is(err, io.EOF) && depth == 0 {
-			return string(b), strings.Join(strings.Fields(all.String()), " ")
+			return b.String(), strings.Join(strings.Fields(all.String()), " ")
 		}
 		if err != nil {
 			t.Fatalf("not well-formed: %v", err)

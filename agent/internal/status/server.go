@@ -51,12 +51,16 @@ func Serve(ctx context.Context, l Listeners, s Service) {
 func serve(ctx context.Context, l Listeners, s Service, t limits) {
 	x := &server{Service: s, ctx: ctx, t: t}
 	metrics := http.NewServeMux()
-	metrics.HandleFunc("GET /metrics", x.metrics)
+	metrics.HandleFunc("GET /metrics", x.reply("text/plain; version=0.0.4; charset=utf-8",
+		func(st *Status, w io.Writer, _ *http.Request) error { return st.WriteMetrics(w) }))
 	readOnly := http.NewServeMux()
 	readOnly.Handle("/metrics", metrics)
-	readOnly.HandleFunc("GET /{$}", x.page)
-	readOnly.HandleFunc("GET /status", x.json)
-	readOnly.HandleFunc("GET /status.txt", x.text)
+	readOnly.HandleFunc("GET /{$}", x.reply("text/html; charset=utf-8",
+		func(st *Status, w io.Writer, _ *http.Request) error { return st.WritePage(w, s.Location) }))
+	readOnly.HandleFunc("GET /status", x.reply("application/json",
+		func(st *Status, w io.Writer, _ *http.Request) error { return st.WriteJSON(w) }))
+	readOnly.HandleFunc("GET /status.txt", x.reply("text/plain; charset=us-ascii",
+		func(st *Status, w io.Writer, r *http.Request) error { return st.WriteText(w, s.Location, r.URL.Query().Has("v")) }))
 	full := http.NewServeMux()
 	full.Handle("/", readOnly)
 	full.HandleFunc("POST /sync", x.sync)
@@ -214,33 +218,23 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (s *server) json(w http.ResponseWriter, _ *http.Request) {
-	st := s.Status()
-	answer(w, "application/json", st.WriteJSON)
-}
-
-func (s *server) text(w http.ResponseWriter, r *http.Request) {
-	st := s.Status()
-	answer(w, "text/plain; charset=us-ascii", func(w io.Writer) error {
-		return st.WriteText(w, s.Location, r.URL.Query().Has("v"))
-	})
-}
-
-func (s *server) metrics(w http.ResponseWriter, _ *http.Request) {
-	st := s.Status()
-	answer(w, "text/plain; version=0.0.4; charset=utf-8", st.WriteMetrics)
-}
-
-func answer(w http.ResponseWriter, contentType string, write func(io.Writer) error) {
-	var b bytes.Buffer
-	if err := write(&b); err != nil { // a time that JSON cannot have
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+// reply answers with what write makes of the status.
+func (s *server) reply(contentType string, write func(st *Status, w io.Writer, r *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		st := s.Status()
+		var b bytes.Buffer
+		if err := write(&st, &b, r); err != nil { // a time that JSON cannot have
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		for name, value := range map[string]string{
+			"Content-Type": contentType, "Content-Security-Policy": pagePolicy(),
+			"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+		} {
+			w.Header().Set(name, value)
+		}
+		w.Write(b.Bytes())
 	}
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Write(b.Bytes())
 }
 
 // sync carries out a sync. When the client does not take a line in time, or has gone, the sync

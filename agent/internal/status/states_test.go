@@ -11,7 +11,7 @@ var at = time.Date(2026, 3, 4, 12, 19, 30, 0, time.UTC)
 
 // healthy is the status of a daemon that has run for days without troubles.
 func healthy() *Status {
-	counts := make([]int64, barHours)
+	counts := make([]int64, HistoryHours)
 	for i := range counts {
 		counts[i] = int64((i*i*37)%300) * int64(i%7)
 	}
@@ -85,7 +85,7 @@ var states = []state{
 				Tables: []Table{{Kind: KindBlock, Name: "ThreatSTOP-Block", Loaded: true, Kernel: 26424, Rules: 1,
 					File: "/var/db/ThreatSTOP-Block.pftable", FileWritten: at.Add(-2 * time.Hour), FileEntries: 26424}},
 				PF:      PF{Running: true, Limit: 200000, Used: 26424},
-				Hits:    Hits{Mode: "hits", Interface: "pflog0", Capturing: true, Hourly: Series{From: s.Hits.Hourly.From, Counts: make([]int64, barHours)}},
+				Hits:    Hits{Mode: "hits", Interface: "pflog0", Capturing: true, Hourly: Series{From: s.Hits.Hourly.From, Counts: make([]int64, HistoryHours)}},
 				Uploads: Uploads{Server: "logs.threatstop.com", SpoolDir: "/var/spool/threatstop", DiskMax: 64 << 20},
 			}
 		},

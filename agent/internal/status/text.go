@@ -3,10 +3,11 @@ package status
 import (
 	"bytes"
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,10 +16,9 @@ import (
 )
 
 const (
-	columns  = 80
-	topShow  = 5  // of each kind, unless verbose
-	fewShow  = 10 // exceptions and dropped entries, unless verbose
-	barHours = 48
+	columns = 80
+	topShow = 5  // of each kind, unless verbose
+	fewShow = 10 // exceptions and dropped entries, unless verbose
 )
 
 // stamp is how all times are shown.
@@ -56,21 +56,40 @@ func (s *Status) WriteText(w io.Writer, zone *time.Location, verbose bool) error
 	return err
 }
 
-// A view is a status as the templates see it: its strings are printable ASCII, its times in the
-// zone of the reader.
+// A view is a status as the templates see it: its strings are printable ASCII.
 type view struct {
 	*Status
 	Needs   []string // what NeedsOwner returns
 	Verbose bool
 	sub     *template.Template
+	zone    *time.Location // of the reader
 }
 
 func newView(s *Status, zone *time.Location, verbose bool) (*view, error) {
-	clean := clean(reflect.ValueOf(*s), zone).Interface().(Status)
-	v := &view{Status: &clean, Needs: NeedsOwner(&clean), Verbose: verbose}
-	var err error
-	v.sub, err = template.New("words").Funcs(v.funcs()).Parse(words)
+	v := &view{Status: new(Status), Verbose: verbose, zone: zone}
+	b, err := json.Marshal(s)
+	if err == nil {
+		err = json.Unmarshal(foreign.ReplaceAllFunc(b, harmless), v.Status)
+	}
+	if err == nil {
+		v.Needs = NeedsOwner(v.Status)
+		v.sub, err = template.New("words").Funcs(v.funcs()).Parse(words)
+	}
 	return v, err
+}
+
+// foreign matches in JSON what is not printable ASCII, and everything behind a backslash.
+var foreign = regexp.MustCompile(`\\(?:u....|.)|[^ -~]`)
+
+// harmless replaces what a stranger may have meant for the terminal.
+func harmless(b []byte) []byte {
+	switch s := string(b); s {
+	case `\n`, `\r`, `\t`:
+		return []byte(" ")
+	case `\\`, `\"`, `\u003c`, `\u003e`, `\u0026`: // < > &
+		return b
+	}
+	return []byte("?")
 }
 
 // funcs are what the templates call beside the methods of a status.
@@ -81,21 +100,24 @@ func (v *view) funcs() template.FuncMap {
 	}
 	return template.FuncMap{
 		"age":     func(t time.Time) string { return age(v.Now.Sub(t)) },
-		"ago":     func(t time.Time) string { return age(v.Now.Sub(t)) + " ago (" + t.Format(stamp) + ")" },
-		"clock":   func(t time.Time) string { return t.Format(stamp) },
+		"ago":     func(t time.Time) string { return age(v.Now.Sub(t)) + " ago (" + v.clock(t) + ")" },
+		"chart":   v.chart,
+		"clock":   v.clock,
 		"count":   plural,
 		"counted": func(name string, all []Counted) string { return counted(name, all[:min(len(all), top)]) },
 		"due":     v.due,
 		"few":     func(n int) int { return min(n, few) },
-		"lost":    func(d Drop) string { return d.text() },
+		"lost":    Drop.text,
 		"more":    func(n, named int) int { return max(0, n-named) },
 		"ms":      func(d Seconds) time.Duration { return d.Duration().Round(time.Millisecond) },
 		"row":     row,
 		"size":    size,
-		"stale":   func(l List) bool { return v.Stale(&l) },
+		"stale":   v.Stale,
 		"times":   times,
 	}
 }
+
+func (v *view) clock(t time.Time) string { return t.In(v.zone).Format(stamp) }
 
 // words executes one of the templates in words.tmpl.
 func (v *view) words(name string, data any) (string, error) {
@@ -139,10 +161,10 @@ func (h *Hits) ByList() (all []Counted) {
 	return all
 }
 
-// Chart draws the hits of the last hours in two lines of text.
-func (s Series) Chart() string {
-	counts := s.Counts[max(0, len(s.Counts)-barHours):]
-	at := func(hour int) string { return s.From.Add(time.Duration(hour) * time.Hour).Format(stamp) }
+// chart draws the hits of the last hours in two lines of text.
+func (v *view) chart(s Series) string {
+	counts := s.Counts[max(0, len(s.Counts)-HistoryHours):]
+	at := func(hour int) string { return v.clock(s.From.Add(time.Duration(hour) * time.Hour)) }
 	left, right := at(len(s.Counts)-len(counts)), at(len(s.Counts)-1)
 	between := strings.Repeat(" ", max(1, len(counts)-len(left)-len(right)))
 	text := fmt.Sprintf("  |%s| at most %d an hour\n   %s%s%s", bar(counts), slices.Max(counts), left, between, right)
@@ -228,7 +250,7 @@ func (v *view) due(t time.Time) string {
 	if !t.After(v.Now) {
 		return "now"
 	}
-	return "in " + age(t.Sub(v.Now)) + " (" + t.Format(stamp) + ")"
+	return "in " + age(t.Sub(v.Now)) + " (" + v.clock(t) + ")"
 }
 
 // times shows how often something happened, and when it did last.
@@ -289,48 +311,4 @@ func size(n int64) string {
 		n >>= 10
 	}
 	return strconv.FormatInt(n, 10) + "G"
-}
-
-// clean returns a deep copy of a status or a part of it, fit for any console: a stranger may have
-// meant its strings for the terminal. Times are those of zone.
-func clean(v reflect.Value, zone *time.Location) reflect.Value {
-	c := reflect.New(v.Type()).Elem()
-	c.Set(v)
-	switch v.Kind() {
-	case reflect.String:
-		c.SetString(ascii(v.String()))
-	case reflect.Pointer:
-		if !v.IsNil() {
-			c.Set(clean(v.Elem(), zone).Addr())
-		}
-	case reflect.Slice:
-		c.Set(reflect.MakeSlice(v.Type(), v.Len(), v.Len()))
-		for i := range v.Len() {
-			c.Index(i).Set(clean(v.Index(i), zone))
-		}
-	case reflect.Struct:
-		if t, ok := v.Interface().(time.Time); ok {
-			c.Set(reflect.ValueOf(t.In(zone)))
-			break
-		}
-		for i := range v.NumField() {
-			if c.Field(i).CanSet() {
-				c.Field(i).Set(clean(v.Field(i), zone))
-			}
-		}
-	}
-	return c
-}
-
-// ascii replaces what is not printable ASCII.
-func ascii(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r':
-			return ' '
-		case r < ' ' || r > '~':
-			return '?'
-		}
-		return r
-	}, s)
 }

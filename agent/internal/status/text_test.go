@@ -139,7 +139,7 @@ func fill(r *rand.Rand, v reflect.Value) {
 		case *time.Time:
 			v.Set(reflect.ValueOf(at.Add(time.Duration(r.Uint64()) >> r.IntN(64))))
 		case *netip.Prefix:
-			v.Set(reflect.ValueOf(netip.PrefixFrom(addr(r.IntN(1000)), r.IntN(34)-1)))
+			v.Set(reflect.ValueOf(netip.PrefixFrom(addr(r.IntN(1000)), r.IntN(33))))
 		default:
 			for i := range v.NumField() {
 				fill(r, v.Field(i))
@@ -357,3 +357,16 @@ func TestWords(t *testing.T) {
 }
 
 func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }
+
+// ascii returns what is shown of a text.
+func ascii(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, s)
+}
