@@ -60,7 +60,9 @@ func serve(ctx context.Context, l Listeners, s Service, t limits) {
 	readOnly.HandleFunc("GET /status", x.reply("application/json",
 		func(st *Status, w io.Writer, _ *http.Request) error { return st.WriteJSON(w) }))
 	readOnly.HandleFunc("GET /status.txt", x.reply("text/plain; charset=us-ascii",
-		func(st *Status, w io.Writer, r *http.Request) error { return st.WriteText(w, s.Location, r.URL.Query().Has("v")) }))
+		func(st *Status, w io.Writer, r *http.Request) error {
+			return st.WriteText(w, s.Location, r.URL.Query().Has("v"))
+		}))
 	full := http.NewServeMux()
 	full.Handle("/", readOnly)
 	full.HandleFunc("POST /sync", x.sync)
