@@ -263,6 +263,8 @@ block drop out log quick to BLOCK
 	for line := range strings.Lines(text) {
 		switch level, _, _ := strings.Cut(line, " "); {
 		case !strings.Contains(line, "<threatstopd_test_"):
+		case strings.Contains(line, "/etc/pf.conf: "), strings.Contains(line, " persist file "):
+			// The host's own file does not define the tables of the tests.
 		case level == "ok":
 			good++
 		case level != "note":
