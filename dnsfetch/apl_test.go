@@ -102,8 +102,8 @@ func TestAPLDecodeRefuses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := appendAPL(nil, unhex(t, tt.rdata))
-			if !errors.Is(err, ErrAPL) || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("got %v, error %v; want ErrAPL with %q", got, err, tt.want)
+			if !errors.Is(err, ErrAnswer) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, error %v; want ErrAnswer with %q", got, err, tt.want)
 			}
 		})
 	}
@@ -137,7 +137,7 @@ func FuzzAPL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, rdata []byte) {
 		got, err := appendAPL(nil, rdata)
 		if err != nil {
-			if !errors.Is(err, ErrAPL) {
+			if !errors.Is(err, ErrAnswer) {
 				t.Fatalf("unnamed error %v", err)
 			}
 			return

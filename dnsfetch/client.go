@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // Values that the zero values of [Options] stand for.
@@ -30,7 +34,7 @@ type Options struct {
 	// port ("192.0.2.1", "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53", "dns.example.net:53").
 	// Of a name the first eight addresses are tried.
 	Servers []string
-	// Ports are tried in turn, each on all servers that are given without a port. Nil means 53, then
+	// Ports are tried in turn, each on all servers that are given without a port. None means 53, then
 	// 5353.
 	Ports []uint16
 	// Source is the local address to connect from; the zero Addr leaves that to the system. Servers
@@ -81,47 +85,29 @@ type Progress struct {
 	Bytes        int64
 }
 
-// Client fetches lists. It remembers which server worked last, and asks that one until it fails; and
-// how many queries at a time each server takes. So one Client should serve a whole run, and a new one
-// begins with the first server again. It may be used by several goroutines, and fetches one list at a
-// time.
+// Client fetches lists. It remembers which server worked last, and asks that one until it fails. So one
+// Client should serve a whole run, and a new one begins with the first server again. It may be used by
+// several goroutines, and fetches one list at a time.
 type Client struct {
-	opt     Options
-	servers []server
+	opt   Options
+	order []endpoint // port by port, all servers; of a name the address is not valid
 
-	mu     sync.Mutex // held for one list
-	last   endpoint   // that worked last
-	habits map[netip.AddrPort]habit
-	idle   *conn
+	mu   sync.Mutex // held for one list
+	last endpoint   // that worked last
 }
 
 // New checks o and returns a Client. It opens no connection and looks up no name.
 func New(o Options) (*Client, error) {
-	c := &Client{habits: make(map[netip.AddrPort]habit)}
 	if len(o.Servers) == 0 {
 		return nil, errors.New("no policy servers given")
 	}
-	for _, s := range o.Servers {
-		srv, err := parseServer(s)
-		if err != nil {
-			return nil, err
-		}
-		c.servers = append(c.servers, srv)
-	}
-	if o.Ports == nil {
+	if len(o.Ports) == 0 {
 		o.Ports = []uint16{53, 5353}
 	}
-	if len(o.Ports) == 0 || slices.Contains(o.Ports, 0) {
-		return nil, errors.New("policy server ports: at least one, each from 1 to 65535")
-	}
 	for _, s := range o.Siblings {
-		if _, err := parseLabel(s); err != nil {
-			return nil, err
+		if labels, ok := dns.IsDomainName(s); !ok || labels != 1 {
+			return nil, fmt.Errorf("sibling %q: must be one label, such as \"basic1\"", s)
 		}
-	}
-	if o.Timeout < 0 || o.ListTimeout < 0 || o.MaxEntries < 0 || o.Pipeline < 0 {
-		return nil, fmt.Errorf("options: Timeout %v, ListTimeout %v, MaxEntries %d, Pipeline %d: must not be negative",
-			o.Timeout, o.ListTimeout, o.MaxEntries, o.Pipeline)
 	}
 	o.Source = o.Source.Unmap()
 	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
@@ -131,20 +117,23 @@ func New(o Options) (*Client, error) {
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver
 	}
-	c.opt = o
-	return c, nil
-}
-
-// Close closes the connection that is kept open between two lists, and returns nil. A Client may be
-// used again after Close.
-func (c *Client) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.idle != nil {
-		c.idle.close()
-		c.idle = nil
+	c := &Client{opt: o}
+	for i, port := range o.Ports {
+		for _, s := range o.Servers {
+			ep, err := parseServer(s)
+			if err != nil {
+				return nil, err
+			}
+			if ep.fixed && i > 0 {
+				continue
+			}
+			if !ep.fixed {
+				ep.addr = netip.AddrPortFrom(ep.addr.Addr(), port)
+			}
+			c.order = append(c.order, ep)
+		}
 	}
-	return nil
+	return c, nil
 }
 
 // Fetch fetches one list, whole, from the first server that gives it, beginning with the one that
@@ -154,11 +143,11 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	begin := time.Now()
-	n, err := parseName(r.Name)
+	name, err := parseName(r.Name)
 	if err != nil {
 		return nil, &Error{List: r.Name, Err: fmt.Errorf("%w: %w", ErrName, err)}
 	}
-	siblings, err := c.siblings(n)
+	siblings, err := c.siblings(name)
 	if err != nil {
 		return nil, &Error{List: r.Name, Err: err}
 	}
@@ -175,24 +164,16 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 		if absent[ep.addr.Addr()] && !ep.fixed {
 			continue // its other port would give the same answer
 		}
-		a := &attempt{c: c, ep: ep, req: &r, name: n, siblings: siblings}
+		a := &attempt{c: c, ep: ep, req: &r, name: name, siblings: siblings}
 		a.window = c.opt.Pipeline
-		if h, ok := c.habits[ep.addr]; ok && time.Since(h.since) < habitTime {
-			a.window = min(a.window, h.window)
-		}
-		var cancel context.CancelFunc
-		a.ctx, cancel = context.WithTimeout(ctx, c.opt.ListTimeout)
-		l, e := a.run()
-		cancel()
+		l, e := a.run(ctx)
 		if e == nil {
 			c.last = ep
 			l.Elapsed, l.Failed = time.Since(begin), failed
 			return l, nil
 		}
 		failed = append(failed, e)
-		if e.Kind == KindNoData || e.Kind == KindNXDomain {
-			absent[ep.addr.Addr()] = true
-		}
+		absent[ep.addr.Addr()] = e.Kind == KindNoData || e.Kind == KindNXDomain
 	}
 	if ctx.Err() != nil {
 		return nil, &Error{List: r.Name, Err: context.Cause(ctx)}
@@ -201,40 +182,159 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 }
 
 // siblings returns the names that continue the list.
-func (c *Client) siblings(list domain) ([]domain, error) {
-	own, rest := list.split()
-	var names []domain
+func (c *Client) siblings(list string) ([]string, error) {
+	i, _ := dns.NextLabel(list, 0)
+	var names []string
 	for _, s := range c.opt.Siblings {
-		label, err := parseLabel(s)
-		if err != nil || !continues(own, label) {
+		number, ok := strings.CutPrefix(dns.CanonicalName(s), list[:i-1])
+		number = strings.TrimSuffix(number, ".")
+		if !ok || number == "" || strings.Trim(number, "0123456789") != "" {
 			continue
 		}
-		n, err := parseName(string(label + "." + rest))
+		n, err := parseName(list[:i-1] + number + "." + list[i:])
 		if err != nil {
 			return nil, fmt.Errorf("%w: sibling %q: the name gets too long", ErrName, s)
 		}
-		if !slices.ContainsFunc(names, n.equal) {
+		if !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
 	return names, nil
 }
 
-// continues reports whether the label sibling is that of a list followed by a number.
-func continues(own, sibling domain) bool {
-	if len(sibling) <= len(own) || !own.equal(sibling[:len(own)]) {
-		return false
-	}
-	return strings.Trim(string(sibling[len(own):]), "0123456789") == ""
+// maxAddrs is how many addresses of a server given by name are tried: each may take as long as a list
+// may, and other servers wait for their turn.
+const maxAddrs = 8
+
+// endpoint is a server and a port of it.
+type endpoint struct {
+	host  string // "" if the server was given as an address
+	addr  netip.AddrPort
+	fixed bool // the port was given with the server
 }
 
-// parseLabel returns the label of a sibling.
-func parseLabel(s string) (domain, error) {
-	n, err := parseName(s)
-	if err == nil {
-		if label, rest := n.split(); rest == "." {
-			return label, nil
+// String returns e as [List.Server] has it. A server whose name could not be looked up is "name:port".
+func (e endpoint) String() string {
+	switch {
+	case e.host == "":
+		return e.addr.String()
+	case !e.addr.Addr().IsValid():
+		return fmt.Sprintf("%s:%d", e.host, e.addr.Port())
+	}
+	return fmt.Sprintf("%s[%s]:%d", e.host, e.addr.Addr(), e.addr.Port())
+}
+
+// Names reports whether a server is given by name, so that the Resolver will be asked.
+func (c *Client) Names() bool {
+	return slices.ContainsFunc(c.order, func(e endpoint) bool { return e.host != "" })
+}
+
+// Knows reports whether server is one of the servers of the Options, in the form of [List.Server].
+func (c *Client) Knows(server string) bool {
+	for _, e := range c.order {
+		if e.host != "" {
+			in, _ := strings.CutPrefix(server, e.host+"[")
+			in, _, _ = strings.Cut(in, "]")
+			addr, _ := netip.ParseAddr(in)
+			e.addr = netip.AddrPortFrom(addr, e.addr.Port())
+		}
+		if e.addr.Addr().IsValid() && e.String() == server {
+			return true
 		}
 	}
-	return "", fmt.Errorf("sibling %q: must be one label, such as \"basic1\"", s)
+	return false
+}
+
+// endpoints returns the endpoints to try: the one that worked last, then, port by port, all servers. A
+// server that cannot be tried comes with the reason. A name is looked up once, and if that fails the
+// error is returned once.
+func (c *Client) endpoints(ctx context.Context) iter.Seq2[endpoint, error] {
+	return func(yield func(endpoint, error) bool) {
+		tried := make(map[netip.AddrPort]bool)
+		looked := make(map[string][]netip.Addr)
+		order := c.order
+		if c.last.addr.IsValid() {
+			order = append([]endpoint{c.last}, order...)
+		}
+		for _, ep := range order {
+			addrs, known := []netip.Addr{ep.addr.Addr()}, true
+			if !addrs[0].IsValid() {
+				addrs, known = looked[ep.host]
+			}
+			if !known {
+				var err error
+				addrs, err = c.lookUp(ctx, ep.host)
+				looked[ep.host] = addrs
+				if err != nil && !yield(ep, err) {
+					return
+				}
+			}
+			for _, addr := range addrs {
+				at := endpoint{ep.host, netip.AddrPortFrom(addr, ep.addr.Port()), ep.fixed}
+				if tried[at.addr] {
+					continue
+				}
+				tried[at.addr] = true
+				var err error
+				if src := c.opt.Source; src.IsValid() && src.Is4() != addr.Is4() {
+					err = fmt.Errorf("%w: source %s", ErrSource, src)
+				}
+				if !yield(at, err) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// lookUp returns the addresses of a server given by name.
+func (c *Client) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opt.Timeout)
+	defer cancel()
+	addrs, err := c.opt.Resolver.LookupNetIP(ctx, "ip", host)
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("it has no addresses")
+	}
+	if err != nil {
+		// DNSError would repeat the name, and add the resolver's address.
+		if d := (*net.DNSError)(nil); errors.As(err, &d) {
+			err = errors.New(d.Err)
+		}
+		return nil, fmt.Errorf("%w: %w", ErrLookup, err)
+	}
+	addrs = slices.Clone(addrs[:min(len(addrs), maxAddrs)])
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, nil
+}
+
+// parseServer reads one element of Options.Servers.
+func parseServer(s string) (endpoint, error) {
+	host, port := s, uint64(0)
+	h, p, err := net.SplitHostPort(s)
+	if err == nil {
+		host = h
+		if port, err = strconv.ParseUint(p, 10, 16); err != nil || port == 0 {
+			return endpoint{}, fmt.Errorf("policy server %q: the port must be 1 to 65535", s)
+		}
+	} else if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		host = s[1 : len(s)-1]
+	}
+	addr, err := netip.ParseAddr(host)
+	if err == nil {
+		host = ""
+	} else if strings.HasPrefix(s, "[") || !isHostName(host) {
+		return endpoint{}, fmt.Errorf("policy server %q: neither an address nor a host name, "+
+			"with :port behind it if need be ([address]:port for IPv6)", s)
+	}
+	return endpoint{host, netip.AddrPortFrom(addr.Unmap(), uint16(port)), port != 0}, nil
+}
+
+// isHostName is stricter than DNS: what is neither an address nor made of letters, digits, hyphens and
+// underscores is a typing mistake that no resolver should be asked about.
+func isHostName(s string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
+	_, ok := dns.IsDomainName(s)
+	return ok && s != "." && strings.ContainsAny(s, letters) && strings.Trim(s, letters+"0123456789-.") == ""
 }

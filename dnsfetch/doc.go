@@ -44,5 +44,5 @@
 //
 // APL items are read more leniently than senders may write them (RFC 3123 §4.1, §4.2): trailing zero
 // octets are accepted, and bits beyond the prefix are cleared. An address family other than IPv4 and
-// IPv6 is an error ([ErrAPL]): a list that cannot be understood in full is not used in part.
+// IPv6 is an error ([ErrAnswer]): a list that cannot be understood in full is not used in part.
 package dnsfetch

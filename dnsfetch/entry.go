@@ -87,22 +87,22 @@ const (
 func appendAPL(dst []Entry, rdata []byte) ([]Entry, error) {
 	for item := 1; len(rdata) > 0; item++ {
 		if len(rdata) < 4 {
-			return dst, fmt.Errorf("%w: item %d: %d bytes where a header of 4 should be", ErrAPL, item, len(rdata))
+			return dst, fmt.Errorf("%w: APL item %d: %d bytes where a header of 4 should be", ErrAnswer, item, len(rdata))
 		}
 		family, n := binary.BigEndian.Uint16(rdata), int(rdata[3]&0x7f)
 		e := Entry{Bits: rdata[2], V6: family == aplIPv6, Not: rdata[3]&0x80 != 0}
 		if n > len(rdata)-4 {
-			return dst, fmt.Errorf("%w: item %d: %d octets of address announced, %d left", ErrAPL, item, n, len(rdata)-4)
+			return dst, fmt.Errorf("%w: APL item %d: %d octets of address announced, %d left", ErrAnswer, item, n, len(rdata)-4)
 		}
 		addr := rdata[4 : 4+n]
 		rdata = rdata[4+n:]
 		switch {
 		case family != aplIPv4 && family != aplIPv6:
-			return dst, fmt.Errorf("%w: item %d: address family %d is neither IPv4 (1) nor IPv6 (2)", ErrAPL, item, family)
+			return dst, fmt.Errorf("%w: APL item %d: address family %d is neither IPv4 (1) nor IPv6 (2)", ErrAnswer, item, family)
 		case !e.V6 && (n > 4 || e.Bits > 32):
-			return dst, fmt.Errorf("%w: item %d: IPv4 with %d octets and prefix length %d", ErrAPL, item, n, e.Bits)
+			return dst, fmt.Errorf("%w: APL item %d: IPv4 with %d octets and prefix length %d", ErrAnswer, item, n, e.Bits)
 		case n > 16 || e.Bits > 128:
-			return dst, fmt.Errorf("%w: item %d: IPv6 with %d octets and prefix length %d", ErrAPL, item, n, e.Bits)
+			return dst, fmt.Errorf("%w: APL item %d: IPv6 with %d octets and prefix length %d", ErrAnswer, item, n, e.Bits)
 		}
 		copy(e.Addr[:], addr)
 		e.normalize() // some senders leave host bits set

@@ -27,28 +27,13 @@ var (
 	ErrRcode     = errors.New("query failed") // with the name of any other response code
 	ErrNoRecords = errors.New("no records (NOERROR without an answer)")
 	ErrTruncated = errors.New("answer truncated over TCP (TC)")
-
-	// The message.
-	ErrShort     = errors.New("message is shorter than it says") // or holds fewer records than it counts
-	ErrTrailing  = errors.New("bytes left over behind the last record")
-	ErrHeader    = errors.New("not a response to a query") // QR, opcode
-	ErrID        = errors.New("answer to a query that was not asked")
-	ErrQuestion  = errors.New("answer to another question")
-	ErrOwner     = errors.New("record of another name")
-	ErrClass     = errors.New("record not of class IN")
-	ErrType      = errors.New("record of another type")
-	ErrAlias     = errors.New("name is an alias (CNAME or DNAME)")
-	ErrMalformed = errors.New("malformed record") // a name or an rdata that cannot be
-	ErrAPL       = errors.New("malformed APL record")
+	ErrAnswer    = errors.New("unusable answer") // malformed, or to another question
 
 	// The list.
-	ErrEmpty          = errors.New("the list is empty")
-	ErrOutside        = errors.New("part is not below the list's own name")
-	ErrDuplicate      = errors.New("part named twice")
-	ErrLoop           = errors.New("part is itself a list of parts")
-	ErrChanged        = errors.New("the list changed again each time it was fetched")
-	ErrTooManyParts   = errors.New("too many parts")
-	ErrTooManyEntries = errors.New("too many entries")
+	ErrEmpty    = errors.New("the list is empty")
+	ErrParts    = errors.New("unusable list of parts")
+	ErrChanged  = errors.New("the list changed again each time it was fetched")
+	ErrTooLarge = errors.New("the list is too large")
 )
 
 // advice is what to do about an error, for those where that is not obvious.
@@ -60,8 +45,7 @@ var advice = []struct {
 	{ErrRefused, false, "this device's public address may not be registered yet; new devices take up to an hour"},
 	{ErrTruncated, false, "the records do not fit in 64 KiB: the publisher must split the list"},
 	{ErrEmpty, false, "an empty list is accepted for allow lists only"},
-	{ErrTooManyParts, false, "raise the limit if the list is meant to be that large"},
-	{ErrTooManyEntries, false, "raise the limit if the list is meant to be that large"},
+	{ErrTooLarge, false, "raise the limit if the list is meant to be that large"},
 	{ErrSource, false, "give a source address of the server's family, or none"},
 	{syscall.EADDRNOTAVAIL, false, "the source address is not an address of this host"},
 	// What a sender gets on OpenBSD when pf blocks its packet on the way out.

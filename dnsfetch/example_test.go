@@ -31,7 +31,6 @@ func ExampleClient_Fetch() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer c.Close()
 	list, err := c.Fetch(context.Background(), dnsfetch.Request{Name: "block.example"})
 	if err != nil {
 		log.Fatal(err)

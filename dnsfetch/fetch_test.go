@@ -234,7 +234,7 @@ func TestTraps(t *testing.T) {
 			m := reply(q, dns.RcodeNameError)
 			m[headerLen+1] = 'x'
 			return m
-		}), want: ErrQuestion},
+		}), want: ErrAnswer, say: "another question"},
 		{name: "NOERROR without records", handle: rcode(0), want: ErrNoRecords, say: "NOERROR without an answer"},
 		{name: "TC without records", handle: z.with(list+" PTR", raw(func(q fakeQuery) []byte {
 			m := reply(q, 0)
@@ -244,25 +244,25 @@ func TestTraps(t *testing.T) {
 		{name: "TC with records", handle: changed(func(m []byte) []byte { m[2] |= flagTC; return m }), want: ErrTruncated, part: part2},
 
 		// The message.
-		{name: "wrong ID", handle: changed(func(m []byte) []byte { m[0] ^= 0x55; return m }), want: ErrID},
-		{name: "a query", handle: changed(func(m []byte) []byte { m[2] &^= flagQR; return m }), want: ErrHeader, part: part2},
-		{name: "a NOTIFY", handle: changed(func(m []byte) []byte { m[2] |= dns.OpcodeNotify << 3; return m }), want: ErrHeader, part: part2},
+		{name: "wrong ID", handle: changed(func(m []byte) []byte { m[0] ^= 0x55; return m }), want: ErrAnswer, say: "not asked"},
+		{name: "a query", handle: changed(func(m []byte) []byte { m[2] &^= flagQR; return m }), want: ErrAnswer, say: "not a response", part: part2},
+		{name: "a NOTIFY", handle: changed(func(m []byte) []byte { m[2] |= dns.OpcodeNotify << 3; return m }), want: ErrAnswer, say: "not a response", part: part2},
 		{name: "no question", handle: z.with(part2+" APL", raw(func(q fakeQuery) []byte {
 			m := reply(q, 0)[:headerLen]
 			m[5] = 0
 			return add(m, q, atAnswer, rr{owner: part2, rdata: good})
-		})), want: ErrQuestion, part: part2},
-		{name: "two questions", handle: changed(func(m []byte) []byte { m[5] = 2; return m }), want: ErrQuestion, part: part2},
+		})), want: ErrAnswer, say: "another question", part: part2},
+		{name: "two questions", handle: changed(func(m []byte) []byte { m[5] = 2; return m }), want: ErrAnswer, say: "another question", part: part2},
 		{name: "question for another name", handle: changed(func(m []byte) []byte { m[headerLen+1] = '9'; return m }),
-			want: ErrQuestion, say: part2 + " APL", part: part2},
+			want: ErrAnswer, say: part2 + " APL", part: part2},
 		{name: "question for another type", handle: changed(func(m []byte) []byte {
 			m[headerLen+len(mustPack(part2))+1] = byte(dns.TypeA)
 			return m
-		}), want: ErrQuestion, part: part2},
+		}), want: ErrAnswer, say: "another question", part: part2},
 		{name: "question in another class", handle: changed(func(m []byte) []byte {
 			m[headerLen+len(mustPack(part2))+3] = dns.ClassCHAOS
 			return m
-		}), want: ErrQuestion, part: part2},
+		}), want: ErrAnswer, say: "another question", part: part2},
 		{name: "the other part's answer", handle: func(w net.Conn, q fakeQuery) bool {
 			if q.typ == dns.TypeAPL {
 				o := q
@@ -271,79 +271,79 @@ func TestTraps(t *testing.T) {
 				return write(w, z.answer(o))
 			}
 			return z.serves(w, q)
-		}, want: ErrQuestion},
+		}, want: ErrAnswer, say: "another question"},
 		{name: "fewer records than counted", handle: changed(func(m []byte) []byte { m[7]++; return m }),
-			want: ErrShort, say: "answer record 2 of 2", part: part2},
+			want: ErrAnswer, say: "answer record 2 of 2", part: part2},
 		{name: "fewer authority records than counted", handle: changed(func(m []byte) []byte { m[9]++; return m }),
-			want: ErrShort, say: "authority record 1 of 1", part: part2},
+			want: ErrAnswer, say: "authority record 1 of 1", part: part2},
 		{name: "fewer additional records than counted", handle: changed(func(m []byte) []byte { m[11]++; return m }),
-			want: ErrShort, say: "additional record 1 of 1", part: part2},
+			want: ErrAnswer, say: "additional record 1 of 1", part: part2},
 		{name: "more records than counted", handle: z.with(part1+" APL", z.changed(func(m []byte) []byte { m[7]--; return m })),
-			want: ErrTrailing, part: part1},
-		{name: "one byte left over", handle: changed(func(m []byte) []byte { return append(m, 0) }), want: ErrTrailing, say: "record: 1", part: part2},
-		{name: "a message of no bytes", handle: changed(func([]byte) []byte { return nil }), want: ErrShort},
-		{name: "a message of one byte", handle: changed(func(m []byte) []byte { return m[:1] }), want: ErrShort},
-		{name: "a message of half a header", handle: changed(func(m []byte) []byte { return m[:6] }), want: ErrShort},
+			want: ErrAnswer, say: "left over", part: part1},
+		{name: "one byte left over", handle: changed(func(m []byte) []byte { return append(m, 0) }), want: ErrAnswer, say: "1 bytes left over", part: part2},
+		{name: "a message of no bytes", handle: changed(func([]byte) []byte { return nil }), want: ErrAnswer},
+		{name: "a message of one byte", handle: changed(func(m []byte) []byte { return m[:1] }), want: ErrAnswer},
+		{name: "a message of half a header", handle: changed(func(m []byte) []byte { return m[:6] }), want: ErrAnswer},
 
 		// The records.
-		{name: "another owner", handle: records(rr{owner: part1, rdata: good}), want: ErrOwner, part: part2},
+		{name: "another owner", handle: records(rr{owner: part1, rdata: good}), want: ErrAnswer, say: "another name", part: part2},
 		{name: "another owner after a good one", handle: records(rr{rdata: good}, rr{owner: "x." + part2, rdata: good}),
-			want: ErrOwner, say: "answer record 2 of 2", part: part2},
-		{name: "another class", handle: records(rr{class: dns.ClassCHAOS, rdata: good}), want: ErrClass, part: part2},
-		{name: "another type", handle: records(rr{typ: dns.TypeTXT, rdata: []byte("\x03abc")}), want: ErrType, say: "TXT", part: part2},
-		{name: "A records for APL", handle: records(rr{typ: dns.TypeA, rdata: []byte{192, 0, 2, 1}}), want: ErrType, part: part2},
+			want: ErrAnswer, say: "answer record 2 of 2", part: part2},
+		{name: "another class", handle: records(rr{class: dns.ClassCHAOS, rdata: good}), want: ErrAnswer, say: "another name, class", part: part2},
+		{name: "another type", handle: records(rr{typ: dns.TypeTXT, rdata: []byte("\x03abc")}), want: ErrAnswer, say: "TXT", part: part2},
+		{name: "A records for APL", handle: records(rr{typ: dns.TypeA, rdata: []byte{192, 0, 2, 1}}), want: ErrAnswer, say: "another name, class or type", part: part2},
 		{name: "CNAME", handle: records(rr{typ: dns.TypeCNAME, rdata: mustPack(part1)}, rr{owner: part1, rdata: good}),
-			want: ErrAlias, part: part2},
+			want: ErrAnswer, say: "alias", part: part2},
 		{name: "CNAME at the list", handle: z.with(list+" PTR", raw(func(q fakeQuery) []byte {
 			return add(reply(q, 0), q, atAnswer, rr{typ: dns.TypeCNAME, rdata: mustPack("other.org.threatstop.local")})
-		})), want: ErrAlias},
-		{name: "DNAME", handle: records(rr{owner: list, typ: dns.TypeDNAME, rdata: mustPack("other.local")}), want: ErrAlias, part: part2},
+		})), want: ErrAnswer, say: "alias"},
+		{name: "DNAME", handle: records(rr{owner: list, typ: dns.TypeDNAME, rdata: mustPack("other.local")}), want: ErrAnswer, say: "alias", part: part2},
 		{name: "owner that points at itself", handle: z.with(part2+" APL", raw(func(q fakeQuery) []byte {
 			m := reply(q, 0)
 			m[7] = 1
 			return append(m, 0xc0, byte(len(m)), 0, 42, 0, 1, 0, 0, 0, 0, 0, 0)
-		})), want: ErrMalformed, part: part2},
+		})), want: ErrAnswer, part: part2},
 		{name: "owner of a label of unknown kind", handle: z.with(part2+" APL", raw(func(q fakeQuery) []byte {
 			m := reply(q, 0)
 			m[7] = 1
 			return append(m, 0x80, 0, 0, 42, 0, 1, 0, 0, 0, 0, 0, 0)
-		})), want: ErrMalformed, part: part2},
+		})), want: ErrAnswer, part: part2},
 		{name: "rdata longer than the message", handle: changed(func(m []byte) []byte {
 			m[len(m)-len(good)-1]++
 			return m
-		}), want: ErrShort, say: "answer record 1 of 1", part: part2},
-		{name: "APL item cut", handle: records(rr{rdata: good[:len(good)-1]}), want: ErrAPL, say: "item 1", part: part2},
-		{name: "APL of an unknown family", handle: records(rr{rdata: []byte{0, 3, 8, 1, 10}}), want: ErrAPL, say: "family 3", part: part2},
+		}), want: ErrAnswer, say: "answer record 1 of 1", part: part2},
+		{name: "APL item cut", handle: records(rr{rdata: good[:len(good)-1]}), want: ErrAnswer, say: "item 1", part: part2},
+		{name: "APL of an unknown family", handle: records(rr{rdata: []byte{0, 3, 8, 1, 10}}), want: ErrAnswer, say: "family 3", part: part2},
 		{name: "A of 5 bytes", handle: raw(func(q fakeQuery) []byte {
 			if q.typ == dns.TypeA {
 				return add(reply(q, 0), q, atAnswer, rr{rdata: []byte{192, 0, 2, 1, 0}})
 			}
 			return reply(q, 0)
-		}), want: ErrMalformed, say: "A record of 5 bytes"},
+		}), want: ErrAnswer, say: "A record of 5 bytes"},
 		{name: "AAAA of 4 bytes", handle: raw(func(q fakeQuery) []byte {
 			if q.typ == dns.TypeAAAA {
 				return add(reply(q, 0), q, atAnswer, rr{rdata: []byte{192, 0, 2, 1}})
 			}
 			return reply(q, 0)
-		}), want: ErrMalformed, say: "AAAA record of 4 bytes"},
-		{name: "PTR with bytes behind its name", handle: zone{list + " PTR": {append(mustPack(part1), 0)}}.serves, want: ErrMalformed, say: "1 bytes behind the name"},
-		{name: "PTR that is cut", handle: zone{list + " PTR": {mustPack(part1)[:5]}}.serves, want: ErrMalformed},
-		{name: "PTR without rdata", handle: zone{list + " PTR": {{}}}.serves, want: ErrMalformed},
+		}), want: ErrAnswer, say: "AAAA record of 4 bytes"},
+		{name: "PTR with bytes behind its name", handle: zone{list + " PTR": {append(mustPack(part1), 0)}}.serves, want: ErrAnswer, say: "1 bytes behind the name"},
+		{name: "PTR that is cut", handle: zone{list + " PTR": {mustPack(part1)[:5]}}.serves, want: ErrAnswer},
+		{name: "PTR without rdata", handle: zone{list + " PTR": {{}}}.serves, want: ErrAnswer},
 
 		// The list.
 		{name: "a part is missing", handle: zone{}.ptr(list, part1, part2).apl(part1, "192.0.2.0/24").serves, want: ErrNXDomain, part: part2},
 		{name: "a part without APL", handle: zone{}.ptr(list, part1, part2).apl(part1, "192.0.2.0/24").addr(part2, "192.0.2.1").serves,
 			want: ErrNoRecords, part: part2},
 		{name: "a part is itself in parts", handle: zone{}.ptr(list, part1, part2).apl(part1, "192.0.2.0/24").ptr(part2, part1).serves,
-			want: ErrLoop, say: "PTR records in place of APL", part: part2},
-		{name: "a part is the list", handle: ptr(part1, strings.ToUpper(list)), want: ErrLoop, say: "it is the list"},
-		{name: "a part twice", handle: ptr(part1, part2, strings.ToUpper(part1)), want: ErrDuplicate, part: strings.ToUpper(part1)},
-		{name: "a part beside the list", handle: ptr(part1, "001.tsallow.org.threatstop.local"), want: ErrOutside, part: "001.tsallow.org.threatstop.local"},
-		{name: "a part above the list", handle: ptr("org.threatstop.local"), want: ErrOutside, part: "org.threatstop.local"},
-		{name: "a part elsewhere", handle: ptr("example.net"), want: ErrOutside, part: "example.net"},
-		{name: "a part whose name only ends like the list's", handle: ptr("x" + list), want: ErrOutside, part: "x" + list},
-		{name: "a part with the list's labels in one", handle: ptr(`x.` + strings.Replace(list, ".", `\.`, 1)), want: ErrOutside},
-		{name: "the root for a part", handle: zone{list + " PTR": {{0}}}.serves, want: ErrOutside},
+			want: ErrParts, say: "PTR records in place of APL", part: part2},
+		{name: "a part is the list", handle: ptr(part1, strings.ToUpper(list)), want: ErrParts, say: "it is the list"},
+		{name: "a part twice", handle: ptr(part1, part2, strings.ToUpper(part1)), want: ErrParts, say: "named twice", part: part1},
+		{name: "a part beside the list", handle: ptr(part1, "001.tsallow.org.threatstop.local"), want: ErrParts, say: "not below", part: "001.tsallow.org.threatstop.local"},
+		{name: "a part above the list", handle: ptr("org.threatstop.local"), want: ErrParts, say: "not below", part: "org.threatstop.local"},
+		{name: "a part elsewhere", handle: ptr("example.net"), want: ErrParts, say: "not below", part: "example.net"},
+		{name: "a part whose name only ends like the list's", handle: ptr("x" + list), want: ErrParts, say: "not below", part: "x" + list},
+		{name: "a part with the list's labels in one", handle: ptr(`x.` + strings.Replace(list, ".", `\.`, 1)), want: ErrParts, say: "not below"},
+		{name: "the root for a part", handle: zone{list + " PTR": {{0}}}.serves, want: ErrParts, say: "not below"},
 		{name: "empty APL", handle: zone{}.apl(list, "").serves, want: ErrEmpty, say: "allow lists only"},
 		{name: "empty APL in all parts", handle: zone{}.ptr(list, part1, part2).apl(part1, "").apl(part2, "").serves, want: ErrEmpty},
 		{name: "SERVFAIL at a sibling", handle: zone{}.addr(list, "192.0.2.1").with("tsblock1.org.threatstop.local A", rcode(dns.RcodeServerFailure)),
@@ -357,8 +357,8 @@ func TestTraps(t *testing.T) {
 
 		// Limits.
 		{name: "more parts than allowed", handle: zone{list + " PTR": slices.Repeat([][]byte{{0xc0, headerLen}}, maxParts+1)}.serves,
-			want: ErrTooManyParts, say: "limit of 4000"},
-		{name: "more entries than allowed", handle: z.serves, opt: Options{MaxEntries: 6}, want: ErrTooManyEntries, say: "limit of 6"},
+			want: ErrTooLarge, say: "limit of 4000"},
+		{name: "more entries than allowed", handle: z.serves, opt: Options{MaxEntries: 6}, want: ErrTooLarge, say: "limit of 6"},
 
 		// Time, and connections.
 		{name: "a server that is silent", handle: z.with(part2+" APL", func(net.Conn, fakeQuery) bool { return true }),
@@ -402,7 +402,7 @@ func TestTraps(t *testing.T) {
 			m := z.answer(q)
 			w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(m)-1)), m...))
 			return false
-		}), want: ErrShort, part: part2},
+		}), want: ErrAnswer, part: part2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -424,10 +424,9 @@ func TestTraps(t *testing.T) {
 				t.Errorf("message %q; want %q in it", msg, tt.say)
 			}
 			// Those that the list above calls by another name must not match.
-			for _, other := range []error{ErrRefused, ErrServFail, ErrNXDomain, ErrRcode, ErrNoRecords, ErrTruncated, ErrShort, ErrTrailing,
-				ErrHeader, ErrID, ErrQuestion, ErrOwner, ErrClass, ErrType, ErrAlias, ErrMalformed, ErrAPL, ErrEmpty, ErrOutside,
-				ErrDuplicate, ErrLoop, ErrChanged, ErrTooManyParts, ErrTooManyEntries, ErrTimeout, ErrCut, ErrConnect} {
-				if other != tt.want && errors.Is(err, other) && !(tt.want == ErrMalformed && other == ErrShort) {
+			for _, other := range []error{ErrRefused, ErrServFail, ErrNXDomain, ErrRcode, ErrNoRecords, ErrTruncated, ErrAnswer, ErrEmpty,
+				ErrParts, ErrChanged, ErrTooLarge, ErrTimeout, ErrCut, ErrConnect} {
+				if other != tt.want && errors.Is(err, other) {
 					t.Errorf("%v is also %v", err, other)
 				}
 			}
@@ -452,7 +451,7 @@ func TestCutAnswer(t *testing.T) {
 		t.Fatalf("uncut: got %v, error %v", l, err)
 	}
 	for cut = range whole {
-		if l, err := c.Fetch(t.Context(), Request{Name: list}); !errors.Is(err, ErrShort) && !errors.Is(err, ErrID) {
+		if l, err := c.Fetch(t.Context(), Request{Name: list}); !errors.Is(err, ErrAnswer) && !errors.Is(err, ErrAnswer) {
 			t.Errorf("cut to %d of %d bytes: got %v, error %v", cut, len(whole), l, err)
 		}
 	}

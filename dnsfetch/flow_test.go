@@ -55,7 +55,6 @@ func newClient(t testing.TB, o dnsfetch.Options) *dnsfetch.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
 	return c
 }
 
@@ -137,23 +136,23 @@ func TestFaults(t *testing.T) {
 		{dnstest.NoRecords{}, dnsfetch.ErrNoRecords, dnsfetch.Options{}},
 		{dnstest.Truncated{}, dnsfetch.ErrTruncated, dnsfetch.Options{}},
 		{dnstest.Truncated{Keep: 2}, dnsfetch.ErrTruncated, dnsfetch.Options{}},
-		{dnstest.WrongID{}, dnsfetch.ErrID, dnsfetch.Options{}},
-		{dnstest.WrongOpcode{}, dnsfetch.ErrHeader, dnsfetch.Options{}},
-		{dnstest.NotResponse{}, dnsfetch.ErrHeader, dnsfetch.Options{}},
-		{dnstest.WrongQuestion{}, dnsfetch.ErrQuestion, dnsfetch.Options{}},
-		{dnstest.WrongQuestion{Type: dns.TypeA}, dnsfetch.ErrQuestion, dnsfetch.Options{}},
-		{dnstest.NoQuestion{}, dnsfetch.ErrQuestion, dnsfetch.Options{}},
-		{dnstest.WrongOwner{}, dnsfetch.ErrOwner, dnsfetch.Options{}},
-		{dnstest.WrongClass{}, dnsfetch.ErrClass, dnsfetch.Options{}},
-		{dnstest.WrongType{}, dnsfetch.ErrType, dnsfetch.Options{}},
-		{dnstest.Alias{}, dnsfetch.ErrAlias, dnsfetch.Options{}},
-		{dnstest.CutRecords{Keep: 0}, dnsfetch.ErrShort, dnsfetch.Options{}},
-		{dnstest.CutRecords{Keep: -1}, dnsfetch.ErrShort, dnsfetch.Options{}},
-		{dnstest.CutBytes{Bytes: 1}, dnsfetch.ErrShort, dnsfetch.Options{}},
-		{dnstest.Leftover{}, dnsfetch.ErrTrailing, dnsfetch.Options{}},
-		{dnstest.RawAPL{Data: []byte{0, 9, 0, 0}}, dnsfetch.ErrAPL, dnsfetch.Options{}},
+		{dnstest.WrongID{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.WrongOpcode{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.NotResponse{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.WrongQuestion{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.WrongQuestion{Type: dns.TypeA}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.NoQuestion{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.WrongOwner{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.WrongClass{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.WrongType{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.Alias{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.CutRecords{Keep: 0}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.CutRecords{Keep: -1}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.CutBytes{Bytes: 1}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.Leftover{}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
+		{dnstest.RawAPL{Data: []byte{0, 9, 0, 0}}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
 		{dnstest.CutMessage{After: 100}, dnsfetch.ErrCut, dnsfetch.Options{}},
-		{dnstest.WrongLength{Delta: -1}, dnsfetch.ErrShort, dnsfetch.Options{}},
+		{dnstest.WrongLength{Delta: -1}, dnsfetch.ErrAnswer, dnsfetch.Options{}},
 		{dnstest.Stall{}, dnsfetch.ErrTimeout, dnsfetch.Options{Timeout: time.Second, Pipeline: 1}},
 		{dnstest.SlowDrip{}, dnsfetch.ErrTimeout, dnsfetch.Options{Timeout: time.Second, Pipeline: 1}},
 	} {
@@ -187,9 +186,9 @@ func TestPTRFaults(t *testing.T) {
 		fault dnstest.Fault
 		want  error
 	}{
-		{dnstest.PTRLoop{}, dnsfetch.ErrLoop},
-		{dnstest.PTRDuplicate{}, dnsfetch.ErrDuplicate},
-		{dnstest.PTROutside{}, dnsfetch.ErrOutside},
+		{dnstest.PTRLoop{}, dnsfetch.ErrParts},
+		{dnstest.PTRDuplicate{}, dnsfetch.ErrParts},
+		{dnstest.PTROutside{}, dnsfetch.ErrParts},
 		{dnstest.PTRMissing{}, dnsfetch.ErrNXDomain},
 	} {
 		s.Heal()

@@ -165,7 +165,7 @@ func TestMostParts(t *testing.T) {
 		t.Fatal(l, err)
 	}
 	o := dnsfetch.Options{Servers: []string{s.Addr()}, MaxEntries: 2699}
-	if _, err := newClient(t, o).Fetch(t.Context(), dnsfetch.Request{Name: name}); !errors.Is(err, dnsfetch.ErrTooManyEntries) {
+	if _, err := newClient(t, o).Fetch(t.Context(), dnsfetch.Request{Name: name}); !errors.Is(err, dnsfetch.ErrTooLarge) {
 		t.Errorf("more entries than allowed: %v", err)
 	}
 }

@@ -6,12 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 )
@@ -31,19 +29,12 @@ func TestNames(t *testing.T) {
 		{`\004list.example`, "list.example", false}, // a label that begins as the wire form of "list" would
 		{"bücher.list.example", "list.example", true},
 	} {
-		if got := mustName(tt.name).below(mustName(tt.parent)); got != tt.below {
-			t.Errorf("%s below %s: %v", tt.name, tt.parent, got)
+		if got := mustName(tt.name); (got != mustName(tt.parent) && dns.IsSubDomain(mustName(tt.parent), got)) != tt.below {
+			t.Errorf("%s below %s: %v", tt.name, tt.parent, !tt.below)
 		}
 	}
-	if s := mustName(`a\.b\255\010\097.Example.`).String(); s != `a\.b\255\010a.Example` {
+	if s := mustName(`a\.b\255\010\097.Example.`); s != `a\.b\255\010a.example.` {
 		t.Errorf("got %q", s)
-	}
-	for s, want := range map[string][2]domain{
-		"basic.example.net": {"basic", "example.net."}, "basic": {"basic", "."}, `a\.b.c`: {`a\.b`, "c."},
-	} {
-		if label, rest := mustName(s).split(); label != want[0] || rest != want[1] {
-			t.Errorf("%s: %s and %s", s, label, rest)
-		}
 	}
 }
 
@@ -53,22 +44,22 @@ func TestUnpackName(t *testing.T) {
 		name string
 		msg  string
 		off  int
-		want domain
+		want string
 		next int
 		err  error
 	}{
 		{name: "plain", msg: "\x01a\x02bc\x00", want: "a.bc.", next: 6},
 		{name: "root", msg: "\x00", want: ".", next: 1},
 		{name: "pointer", msg: "\x01a\x00\x01b\xc0\x00", off: 3, want: "b.a.", next: 7},
-		{name: "pointer to itself", msg: "\xc0\x00", err: ErrMalformed},
-		{name: "pointers in a ring", msg: "\x01a\xc0\x04\x01b\xc0\x00", off: 4, err: ErrMalformed},
-		{name: "reserved label 0x40", msg: "\x41a\x00", err: ErrMalformed},
-		{name: "reserved label 0x80", msg: "\x81a\x00", err: ErrMalformed},
-		{name: "nothing", msg: "", err: ErrShort},
-		{name: "label cut", msg: "\x03ab", err: ErrShort},
-		{name: "pointer cut", msg: "\xc0", err: ErrShort},
-		{name: "no end", msg: "\x01a", err: ErrShort},
-		{name: "256 bytes", msg: long[:3*64] + "\x3e" + strings.Repeat("x", 62) + "\x00", err: ErrMalformed},
+		{name: "pointer to itself", msg: "\xc0\x00", err: ErrAnswer},
+		{name: "pointers in a ring", msg: "\x01a\xc0\x04\x01b\xc0\x00", off: 4, err: ErrAnswer},
+		{name: "reserved label 0x40", msg: "\x41a\x00", err: ErrAnswer},
+		{name: "reserved label 0x80", msg: "\x81a\x00", err: ErrAnswer},
+		{name: "nothing", msg: "", err: ErrAnswer},
+		{name: "label cut", msg: "\x03ab", err: ErrAnswer},
+		{name: "pointer cut", msg: "\xc0", err: ErrAnswer},
+		{name: "no end", msg: "\x01a", err: ErrAnswer},
+		{name: "256 bytes", msg: long[:3*64] + "\x3e" + strings.Repeat("x", 62) + "\x00", err: ErrAnswer},
 	} {
 		got, next, err := unpackName([]byte(tt.msg), tt.off)
 		if !errors.Is(err, tt.err) || err == nil && (got != tt.want || next != tt.next) {
@@ -126,14 +117,12 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte, kind byte) {
 		typ := fuzzTypes[int(kind)%len(fuzzTypes)]
 		q := question{name, typ}
-		c, err := New(Options{Servers: []string{"192.0.2.1"}})
-		if err != nil {
-			t.Fatal(err)
+		if len(msg) < headerLen {
+			return
 		}
-		a := attempt{c: c}
 		j := &job{question: q}
-		err = q.answer(msg, func(r rdata) error { return a.keep(j, r) })
-		got := a.scratch
+		err := q.answer(msg, j.keep)
+		got := j.entries
 		if 4*len(got) > len(msg) {
 			t.Fatalf("%d entries of %d bytes", len(got), len(msg))
 		}
@@ -158,7 +147,7 @@ func FuzzAnswer(f *testing.F) {
 		case dns.TypePTR:
 			for i, r := range rdatas {
 				s, next, err := dns.UnpackDomainName(msg, r[0])
-				if err != nil || next != r[1] || j.targets[i] != domain(s) {
+				if err != nil || next != r[1] || j.targets[i] != dns.CanonicalName(s) {
 					t.Errorf("target %s; miekg/dns reads %q up to %d of %d, error %v", j.targets[i], s, next, r[1], err)
 				}
 			}
@@ -184,7 +173,7 @@ func rewalk(t *testing.T, msg []byte, q question) (rdatas [][2]int) {
 		t.Fatalf("accepted flags %x", msg[2:4])
 	}
 	name, off, err := dns.UnpackDomainName(msg, headerLen)
-	if err != nil || !strings.EqualFold(name, q.name.String()+".") {
+	if err != nil || !strings.EqualFold(name, q.name) {
 		t.Fatalf("question %q, error %v", name, err)
 	}
 	off += 4
@@ -213,7 +202,6 @@ func rewalk(t *testing.T, msg []byte, q question) (rdatas [][2]int) {
 
 // piecewise is a connection on which a stream arrives in pieces.
 type piecewise struct {
-	net.Conn
 	stream, sizes []byte
 }
 
@@ -230,8 +218,6 @@ func (p *piecewise) Read(b []byte) (int, error) {
 	p.stream = p.stream[n:]
 	return n, nil
 }
-
-func (p *piecewise) SetReadDeadline(time.Time) error { return nil }
 
 // FuzzFraming sends messages of the lengths that sizes gives, in pieces, the last message being
 // cut short. All but that must come out as they were.
@@ -255,13 +241,13 @@ func FuzzFraming(f *testing.F) {
 			want, stream = want[:n-1], stream[:len(stream)-min(last, int(cut))]
 		}
 		p := &piecewise{stream: stream, sizes: sizes}
-		c := &conn{nc: p, r: bufio.NewReaderSize(p, 2+maxMessage)}
+		c := &pipeline{r: bufio.NewReaderSize(p, 2+maxMessage)}
 		for i, w := range want {
-			if msg, err := c.next(time.Hour); err != nil || !bytes.Equal(msg, w) {
+			if msg, err := c.next(); err != nil || !bytes.Equal(msg, w) {
 				t.Fatalf("message %d of %d bytes: got %d bytes, error %v", i, len(w), len(msg), err)
 			}
 		}
-		if msg, err := c.next(time.Hour); !errors.Is(err, io.EOF) || c.r.Buffered() != rest {
+		if msg, err := c.next(); !errors.Is(err, io.EOF) || c.r.Buffered() != rest {
 			t.Errorf("behind the last: got %d bytes, error %v, %d bytes left; want %d", len(msg), err, c.r.Buffered(), rest)
 		}
 	})

@@ -1,10 +1,15 @@
 package dnsfetch
 
 import (
+	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net"
+	"net/netip"
 	"slices"
 	"syscall"
 	"time"
@@ -13,6 +18,8 @@ import (
 )
 
 const (
+	// maxMessage is the longest message that the length prefix of DNS/TCP can announce.
+	maxMessage = 65535
 	// maxTries is how many connections in a row may break without an answer, the first time included:
 	// of a server that has answered, and of one that has not. A server that has given half a list is
 	// worth more patience than the next one, which has to give all of it.
@@ -20,18 +27,7 @@ const (
 	maxFirstTries = 3
 	// firstPause comes before the second connection in a row; each further pause is twice as long.
 	firstPause = 50 * time.Millisecond
-	// habitTime is how long a server is asked in the way in which it answered. That may have been a
-	// bad moment.
-	habitTime = time.Hour
-	// idleTime is how long a connection is kept for the next list.
-	idleTime = 5 * time.Second
 )
-
-// habit is how many queries a server was seen to take at a time.
-type habit struct {
-	window int
-	since  time.Time
-}
 
 // pipeline is the one connection to a server. Up to window queries are under way on it.
 //
@@ -40,50 +36,40 @@ type habit struct {
 // replaced and its questions are asked again, no more at a time than the server answered on the
 // connection that broke. Answers count as progress; tries and time without progress are limited.
 type pipeline struct {
-	cn       *conn
+	nc       net.Conn // nil: none
+	r        *bufio.Reader
+	answered int             // on this connection
+	under    map[uint16]*job // under way, by ID
 	window   int
 	progress bool // there was an answer
 	tries    int  // connections that broke since the last answer
-	under    []query
-	out      []byte
-}
-
-// query is a query under way.
-type query struct {
-	id  uint16
-	job int
 }
 
 // job is one question and what its answer is.
 type job struct {
 	question
-	entries       []Entry
-	targets       []domain // of PTR records
-	absent        error    // ErrNXDomain or ErrNoRecords: there are no records
-	authoritative bool
+	entries []Entry
+	targets []string // of PTR records
+	absent  error    // ErrNXDomain or ErrNoRecords: there are no records
 }
 
 // ask asks all the jobs' questions. It is not an error that there are no records.
 func (a *attempt) ask(jobs []job) error {
-	todo := make([]int, len(jobs)) // in reverse
-	for i := range jobs {
-		todo[len(jobs)-1-i] = i
+	var todo []*job
+	for i := range slices.Backward(jobs) {
+		todo = append(todo, &jobs[i])
 	}
 	for len(todo)+len(a.under) > 0 {
-		msg, err := a.exchange(jobs, &todo)
+		msg, err := a.exchange(&todo)
 		if err != nil {
-			for _, q := range slices.Backward(a.under) {
-				todo = append(todo, q.job)
-			}
+			todo = slices.AppendSeq(todo, maps.Values(a.under))
 			if err := a.lost(err); err != nil {
 				return err
 			}
 			continue
 		}
-		j, err := a.read(msg, jobs)
+		j, err := a.read(msg)
 		if err != nil {
-			a.cn.close() // more answers may be under way
-			a.cn, a.under = nil, nil
 			return err
 		}
 		a.progress, a.tries = true, 0
@@ -97,121 +83,140 @@ func (a *attempt) ask(jobs []job) error {
 	return nil
 }
 
-// exchange sends as many questions of todo as the window has room for, and returns the next answer.
-func (a *attempt) exchange(jobs []job, todo *[]int) ([]byte, error) {
-	if a.cn == nil {
+// exchange sends as many questions of todo as the window has room for, and returns the next answer, which
+// is valid until the next call. All of it has to arrive within the time-out: bytes that trickle in do not
+// extend that.
+func (a *attempt) exchange(todo *[]*job) ([]byte, error) {
+	if a.nc == nil {
 		if err := a.connect(); err != nil {
 			return nil, err
 		}
 	}
-	a.out = a.out[:0]
+	var out []byte
 	for n := len(*todo); n > 0 && len(a.under) < a.window; n-- {
-		q := query{a.freshID(), (*todo)[n-1]}
+		id := uint16(rand.Uint32())
+		for a.under[id] != nil {
+			id++
+		}
+		a.under[id] = (*todo)[n-1]
 		*todo = (*todo)[:n-1]
-		a.under = append(a.under, q)
-		a.out = jobs[q.job].appendQuery(a.out, q.id)
+		out = a.under[id].appendQuery(out, id)
 	}
 	// What is under way is a few KB, which the two socket buffers hold, so that this does not wait for
 	// the server to read while the server waits for us to.
-	if err := a.cn.send(a.out, a.c.opt.Timeout); err != nil {
+	a.nc.SetDeadline(time.Now().Add(a.c.opt.Timeout))
+	if _, err := a.nc.Write(out); err != nil {
 		return nil, err
 	}
-	return a.cn.next(a.c.opt.Timeout)
+	return a.next()
 }
 
-// connect takes up the idle connection or opens one.
+// next returns the next message.
+func (p *pipeline) next() ([]byte, error) {
+	head, err := p.r.Peek(2)
+	if err != nil {
+		return nil, err
+	}
+	n := 2 + int(binary.BigEndian.Uint16(head))
+	msg, err := p.r.Peek(n)
+	if err != nil {
+		return nil, err
+	}
+	p.r.Discard(n)
+	p.answered++
+	return msg[2:], nil
+}
+
+// connect opens a connection, which ends with the context.
 func (a *attempt) connect() error {
-	cn := a.c.idle
-	a.c.idle = nil
-	if cn != nil && (cn.ep != a.ep || time.Since(cn.idle) > idleTime) {
-		cn.close()
-		cn = nil
+	d := net.Dialer{Timeout: a.c.opt.Timeout, KeepAlive: -1}
+	if a.c.opt.Source.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.c.opt.Source, 0))
 	}
-	if cn == nil {
-		var err error
-		if cn, err = dial(a.ctx, a.ep, &a.c.opt); err != nil {
-			return err
-		}
+	nc, err := d.DialContext(a.ctx, "tcp", a.ep.addr.String())
+	if err == nil {
+		a.nc, a.answered, a.under = nc, 0, make(map[uint16]*job)
+		a.r = bufio.NewReaderSize(nc, 2+maxMessage)
+		context.AfterFunc(a.ctx, func() { nc.Close() })
+		return nil
 	}
-	cn.watch(a.ctx)
-	a.cn = cn
-	return nil
+	if isTimeout(err) {
+		return fmt.Errorf("%w: %w: no answer within %v", ErrConnect, ErrTimeout, a.c.opt.Timeout)
+	}
+	// OpError would repeat the addresses, which our own message has.
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err
+	}
+	return fmt.Errorf("%w: %w", ErrConnect, err)
 }
 
-// freshID returns an ID that no query under way has.
-func (a *attempt) freshID() uint16 {
-	for {
-		if id := uint16(rand.Uint32()); a.find(id) < 0 {
-			return id
-		}
+// disconnect closes the connection, if there is one.
+func (a *attempt) disconnect() {
+	if a.nc != nil {
+		a.nc.Close()
 	}
-}
-
-func (a *attempt) find(id uint16) int {
-	return slices.IndexFunc(a.under, func(q query) bool { return q.id == id })
+	a.nc, a.under = nil, nil
 }
 
 // read takes msg as the answer to a query under way.
-func (a *attempt) read(msg []byte, jobs []job) (*job, error) {
+func (a *attempt) read(msg []byte) (*job, error) {
 	a.bytes += int64(2 + len(msg))
 	if len(msg) < headerLen {
-		return nil, fmt.Errorf("%w: %d bytes, less than a header", ErrShort, len(msg))
+		return nil, fmt.Errorf("%w: %d bytes, less than a header", ErrAnswer, len(msg))
 	}
-	i := a.find(binary.BigEndian.Uint16(msg))
-	if i < 0 {
-		return nil, ErrID
+	id := binary.BigEndian.Uint16(msg)
+	j := a.under[id]
+	if j == nil {
+		return nil, fmt.Errorf("%w: it answers a query that was not asked", ErrAnswer)
 	}
-	j := &jobs[a.under[i].job]
-	a.under = slices.Delete(a.under, i, i+1)
-	a.scratch = a.scratch[:0]
-	err := j.answer(msg, func(r rdata) error { return a.keep(j, r) })
+	delete(a.under, id)
+	err := j.answer(msg, j.keep)
 	switch {
 	case errors.Is(err, ErrNXDomain) || errors.Is(err, ErrNoRecords):
-		j.absent = err
+		j.absent, a.relayed = err, a.relayed || msg[2]&flagAA == 0
+		if a.absence != ErrNXDomain {
+			a.absence = err
+		}
 	case err != nil:
 		return nil, a.fault(j.name, err)
 	}
-	j.authoritative = msg[2]&flagAA != 0
-	j.entries = slices.Clone(a.scratch)
+	j.entries = slices.Clone(j.entries) // without room for more
 	if a.entries += len(j.entries); a.entries > a.c.opt.MaxEntries {
-		return nil, fmt.Errorf("%w: more than the limit of %d", ErrTooManyEntries, a.c.opt.MaxEntries)
+		return nil, fmt.Errorf("%w: more than the limit of %d entries", ErrTooLarge, a.c.opt.MaxEntries)
 	}
 	return j, nil
 }
 
-// keep takes one record of the answer to j.
-func (a *attempt) keep(j *job, r rdata) (err error) {
+// keep takes one record of the answer.
+func (j *job) keep(r rdata) (err error) {
 	switch j.typ {
 	case dns.TypeAPL:
-		a.scratch, err = appendAPL(a.scratch, r.bytes())
+		j.entries, err = appendAPL(j.entries, r.bytes())
 		return err
 	case dns.TypePTR:
 		if len(j.targets) == maxParts {
-			return fmt.Errorf("%w: more than the limit of %d", ErrTooManyParts, maxParts)
+			return fmt.Errorf("%w: more than the limit of %d parts", ErrTooLarge, maxParts)
 		}
 		target, err := r.target()
 		j.targets = append(j.targets, target)
 		return err
 	}
 	e, err := r.host(j.typ)
-	a.scratch = append(a.scratch, e)
+	j.entries = append(j.entries, e)
 	return err
 }
 
-// lost drops the connection after err, if there is one. It returns nil when another connection is worth
-// a try, which it waits for, and else what is wrong.
+// lost drops the connection after err. It returns nil when another connection is worth a try, which it
+// waits for, and else what is wrong.
 func (a *attempt) lost(err error) error {
-	under, answered, partial := len(a.under), 0, 0
-	a.under = a.under[:0]
-	if cn := a.cn; cn != nil {
-		answered, partial = cn.answered, cn.r.Buffered()
-		cn.close()
-		a.cn = nil
+	under, partial := len(a.under), 0
+	if a.nc != nil {
+		partial = a.r.Buffered()
 	}
-	if a.ctx.Err() != nil {
-		return a.ctx.Err()
-	}
+	a.disconnect()
 	switch {
+	case a.ctx.Err() != nil:
+		return a.ctx.Err()
 	case errors.Is(err, ErrConnect):
 		if !a.progress || errors.Is(err, ErrTimeout) {
 			return err
@@ -220,18 +225,22 @@ func (a *attempt) lost(err error) error {
 		return fmt.Errorf("%w: %d bytes of an answer within %v, then no more", ErrTimeout, partial, a.c.opt.Timeout)
 	case isTimeout(err):
 		// A server without pipelining may drop what follows the first query.
-		if answered == 0 || under == 1 {
+		if a.answered == 0 || under == 1 {
 			return fmt.Errorf("%w: no answer within %v", ErrTimeout, a.c.opt.Timeout)
 		}
-		a.narrow(1)
+		a.window = 1
 	case partial > 0:
 		err = fmt.Errorf("%w was complete (%d bytes of it came)", ErrCut, partial)
 	default:
 		// A reset may overtake answers, so that none may have come although the server gave some.
 		if under > 1 {
-			a.narrow(max(1, answered))
+			a.window = min(a.window, max(1, a.answered))
 		}
-		err = cutError(err)
+		if errno := syscall.Errno(0); errors.As(err, &errno) {
+			err = fmt.Errorf("%w: %w", ErrCut, errno)
+		} else {
+			err = ErrCut
+		}
 	}
 	limit := maxFirstTries
 	if a.progress {
@@ -249,18 +258,7 @@ func (a *attempt) lost(err error) error {
 	return nil
 }
 
-// narrow makes the window at most n, for this list and those that follow.
-func (a *attempt) narrow(n int) {
-	if n < a.window {
-		a.window = n
-		a.c.habits[a.ep.addr] = habit{n, time.Now()}
-	}
-}
-
-// cutError is the error of a connection that ended without a part of an answer.
-func cutError(err error) error {
-	if errno := syscall.Errno(0); errors.As(err, &errno) {
-		return fmt.Errorf("%w: %w", ErrCut, errno)
-	}
-	return ErrCut
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
 }

@@ -216,7 +216,7 @@ func mustPack(s string) []byte {
 	return wire[:n]
 }
 
-func mustName(s string) domain {
+func mustName(s string) string {
 	n, err := parseName(s)
 	if err != nil {
 		panic(s + ": " + err.Error())
@@ -318,7 +318,6 @@ func client(t testing.TB, o Options, servers ...string) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
 	return c
 }
 

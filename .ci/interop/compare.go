@@ -380,7 +380,6 @@ func walk(ctx context.Context, s *nameserver.Server, version, addr string, ts []
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	found := make(map[string]bool) // searches that have ended
 	var tooLong []string           // what became of longer answers
 	for _, t := range ts {

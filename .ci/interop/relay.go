@@ -164,7 +164,6 @@ func relayOptions(ctx context.Context, r *nameserver.Server, dir string, rep *re
 			}
 			rep.row(result, note, r.Name, first, t.what, got.layout, got.entries, got.bytes, fmt.Sprintf("%.1f", float64(got.elapsed)/float64(time.Millisecond)))
 		}
-		c.Close()
 		p.Stop()
 	}
 	return nil
@@ -191,7 +190,6 @@ func relayFaults(ctx context.Context, r *nameserver.Server, dir string, rep *rep
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	row := func(what string, o outcome, result, note string) {
 		rep.row(result, note, r.Name, r.Version(ctx), what, o.layout, o.entries, o.bytes, fmt.Sprintf("%.1f", float64(o.elapsed)/float64(time.Millisecond)))
 	}

@@ -36,7 +36,6 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer client.Close()
 	list, err := client.Fetch(context.Background(), dnsfetch.Request{Name: "block.example"})
 	if err != nil {
 		fmt.Println(err)

@@ -284,7 +284,6 @@ func (c *checker) policy(ctx context.Context) {
 		c.say("policy", "%v", err)
 		return
 	}
-	defer client.Close()
 	src := sources.New(c.Sources)
 	src.Fetch(ctx, fetcher{client, c.Lookup}, sources.Progress{Done: func(r sources.Result) {
 		if r.Err != nil {

@@ -171,7 +171,6 @@ func (t *tester) ask(ctx context.Context, server string, one bool) *sources.Sour
 		t.fail("policy server "+server, err)
 		return nil
 	}
-	defer client.Close()
 	want := t.Sources
 	if one {
 		want.Allow, want.Block = nil, want.Block[:1]

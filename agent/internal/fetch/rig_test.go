@@ -138,7 +138,6 @@ func direct(t testing.TB, o dnsfetch.Options, r dnsfetch.Request) (*dnsfetch.Lis
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
 	return c.Fetch(t.Context(), r)
 }
 

@@ -58,7 +58,6 @@ func Body(confine privsep.Confiner, look func(context.Context, string) ([]netip.
 		defer func() {
 			end()
 			r.tasks.Wait()
-			client.Close()
 		}()
 		return w.Run(r.ctx, r.handle)
 	}

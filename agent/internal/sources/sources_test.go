@@ -95,7 +95,6 @@ func (r *rig) fetcher() fetcher {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { c.Close() })
 	return fetcher{c, r}
 }
 

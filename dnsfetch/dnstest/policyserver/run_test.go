@@ -72,7 +72,6 @@ func (c *command) fetch(name string) []string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	defer client.Close()
 	l, err := client.Fetch(context.Background(), dnsfetch.Request{Name: name, AllowEmpty: true})
 	if err != nil {
 		c.t.Fatal(err)
