@@ -145,7 +145,6 @@ func BenchmarkPath(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				defer client.Close()
 				k := pfsim.New(pfsim.Options{MaxEntries: 3 * c.n})
 				pf := k.OpenPF()
 				target := apply.Target{Table: benchTable, File: filepath.Join(b.TempDir(), "table"), Load: true}

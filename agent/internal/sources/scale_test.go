@@ -61,7 +61,6 @@ func newStage(t *testing.T, server string, most int) *stage {
 		target: apply.Target{Table: benchTable, File: filepath.Join(t.TempDir(), "table"), Load: true},
 	}
 	t.Cleanup(func() {
-		s.client.Close()
 		s.pf.Close()
 	})
 	return s
