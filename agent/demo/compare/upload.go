@@ -59,7 +59,7 @@ func compareUpload(ctx context.Context, dir string, o *options, t *table) error 
 		name: "upload",
 		run: func(ctx context.Context) (took, error) {
 			// A client of its own for each, so that a connection is made.
-			c, err := report.NewUploader(report.UploadOptions{URL: collector.URL(), DeviceID: device, CAFile: ca})
+			c, err := report.NewUploader(report.Config{URL: collector.URL(), DeviceID: device, CAFile: ca})
 			if err != nil {
 				return took{}, err
 			}

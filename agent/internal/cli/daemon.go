@@ -15,7 +15,6 @@ import (
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/daemon"
 	"example.org/threatstopd/agent/internal/privsep"
-	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/status"
 )
 
@@ -178,21 +177,13 @@ func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.L
 		StaleAfter:   c.StaleAfter,
 		KillStates:   c.KillStates,
 		LockDir:      filepath.Dir(c.BlockFile),
-		Report: report.Setup{
-			Mode:      string(c.Upload),
-			Interface: c.PflogIf,
-			LogLevel:  int(level),
-		},
-		Fixed: fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String(), c.StatusPage.String()}),
+		Report:       reporting(c, level),
+		Fixed:        fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String(), c.StatusPage.String()}),
 	}
 	s.Confinement, s.FetchConfinement, s.Report.Confinement = confinements(c, env, f, u)
 	s.States.Confinement = privsep.Confinement{UID: u.uid, GID: u.gid}
 	if s.StaleAfter == 0 {
 		s.StaleAfter = 3 * c.PollInterval
-	}
-	if c.Upload != config.UploadNone {
-		s.Report.LogServer = c.URL.Host
-		s.Report.Reporting = reporting(c, u)
 	}
 	return s
 }

@@ -7,12 +7,13 @@ import (
 	"os/user"
 	"strconv"
 
+	"github.com/rs/zerolog"
+
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/sources"
-	"example.org/threatstopd/capture"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
 )
@@ -73,25 +74,17 @@ func serverHost(s string) string {
 }
 
 // reporting is what the role that reports needs to know.
-func reporting(c *config.Config, u account) *report.Reporting {
-	r := &report.Reporting{
-		Pflog: capture.Options{Interface: c.PflogIf, Filter: capture.FilterBlock},
-		Config: report.Config{
-			DeviceID:   c.DeviceID,
-			All:        c.Upload == config.UploadAll,
-			Interval:   c.UploadInterval,
-			BatchLines: c.UploadBatch,
-			BatchBytes: int(c.UploadBatchBytes),
-			SpoolDir:   c.SpoolDir,
-			Service:    u.uid,
-			SpoolMax:   c.SpoolMax,
-			SpoolAge:   c.SpoolAge,
-			Backfill:   c.Backfill,
-		},
-		Upload: uploadOptions(c),
+func reporting(c *config.Config, level zerolog.Level) report.Config {
+	r := report.Config{Mode: string(c.Upload), Interface: c.PflogIf, LogLevel: int(level)}
+	if c.Upload == config.UploadNone {
+		return r
 	}
-	if r.All {
-		r.Pflog.Filter = capture.FilterAll
+	r.Interval, r.BatchLines, r.BatchBytes = c.UploadInterval, c.UploadBatch, int(c.UploadBatchBytes)
+	r.SpoolDir, r.SpoolMax, r.SpoolAge, r.Backfill = c.SpoolDir, c.SpoolMax, c.SpoolAge, c.Backfill
+	r.URL, r.DeviceID, r.FileField, r.DeviceField = c.URL.String(), c.DeviceID, c.UploadField, c.UploadIDField
+	r.Gzip, r.Version, r.Source, r.CAFile = c.UploadGzip, shortVersion(), c.SourceAddress, c.CAFile
+	if c.Proxy != nil {
+		r.Proxy = c.Proxy.String()
 	}
 	if c.PflogIf == pflogdInterface {
 		r.LogFile = c.PflogFile
@@ -104,24 +97,6 @@ func reporting(c *config.Config, u account) *report.Reporting {
 // pflogdInterface is what pflogd reads unless its flags say otherwise
 // (pflogd(8)).
 const pflogdInterface = "pflog0"
-
-func uploadOptions(c *config.Config) report.UploadOptions {
-	o := report.UploadOptions{
-		URL:         c.URL.String(),
-		AllowHTTP:   c.AllowHTTP,
-		DeviceID:    c.DeviceID,
-		FileField:   c.UploadField,
-		DeviceField: c.UploadIDField,
-		Gzip:        c.UploadGzip,
-		Version:     shortVersion(),
-		Source:      c.SourceAddress,
-		CAFile:      c.CAFile,
-	}
-	if c.Proxy != nil {
-		o.Proxy = c.Proxy.String()
-	}
-	return o
-}
 
 // account is a user's numbers, 0 when there is no such user.
 type account struct{ uid, gid int }

@@ -34,7 +34,7 @@ type Setup struct {
 	// reports, States of the one that removes states.
 	Fetch            dnsfetch.Options
 	FetchConfinement privsep.Confinement
-	Report           report.Setup
+	Report           report.Config
 	States           states.Setup
 
 	PollInterval time.Duration
@@ -345,7 +345,7 @@ func (d *Daemon) startFetcher(s *Setup) (*fetch.Client, error) {
 func (d *Daemon) startReport() {
 	d.report = report.Start(d.ctx, report.ClientOptions{
 		Starter:   d.o.Roles,
-		Setup:     d.setup.Report,
+		Config:    d.setup.Report,
 		Listeners: d.o.Listeners,
 		Sync:      d.Sync,
 		Down:      func(reason string) { d.do(func() { d.down(reportProcess, reason) }) },

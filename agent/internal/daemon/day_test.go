@@ -102,7 +102,7 @@ type site struct {
 	hits      int // logged while somebody read
 	roles     *mortal
 	body      privsep.Body // runs in the role that reports, unless nil
-	sender    func(report.UploadOptions) (report.Sender, error)
+	sender    func(report.Config) (report.Sender, error)
 }
 
 func (s *site) Write(p []byte) (int, error) {
@@ -129,7 +129,7 @@ func newSite(t *testing.T) *site {
 	return &site{
 		t: t, server: server, dir: t.TempDir(), logs: logs,
 		poll: time.Hour, upload: 15 * time.Minute,
-		sender: func(report.UploadOptions) (report.Sender, error) { return logs, nil },
+		sender: func(report.Config) (report.Sender, error) { return logs, nil },
 	}
 }
 
@@ -213,12 +213,9 @@ func (s *site) load() (*daemon.Setup, error) {
 		PollInterval: s.poll,
 		FullCheck:    15 * time.Minute,
 		StaleAfter:   3 * s.poll,
-		Report: report.Setup{
-			Reporting: &report.Reporting{Config: report.Config{
-				DeviceID: "tdid_test", Interval: s.upload, SpoolDir: filepath.Join(s.dir, "spool"), NoLogs: "no pflogd here",
-				RetryMin: 10 * time.Second, RetryMax: time.Minute,
-			}},
-			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
+		Report: report.Config{
+			DeviceID: "tdid_test", Interval: s.upload, SpoolDir: filepath.Join(s.dir, "spool"), NoLogs: "no pflogd here",
+			RetryMin: 10 * time.Second, RetryMax: time.Minute, Mode: "hits", Interface: "pflog0", URL: "https://logs.test/",
 		},
 		LockDir: s.dir,
 		Fixed:   s.fixed,

@@ -49,13 +49,13 @@ func TestSoak(t *testing.T) {
 	if err := collector.WriteCA(ca); err != nil {
 		t.Fatal(err)
 	}
-	s.sender = func(report.UploadOptions) (report.Sender, error) {
-		return report.NewUploader(report.UploadOptions{URL: collector.URL(), DeviceID: "tdid_test", CAFile: ca})
+	s.sender = func(report.Config) (report.Sender, error) {
+		return report.NewUploader(report.Config{URL: collector.URL(), DeviceID: "tdid_test", CAFile: ca})
 	}
 	setup := func() (*daemon.Setup, error) {
 		x, err := s.load()
 		if err == nil {
-			x.Report.Reporting.RetryMin, x.Report.Reporting.RetryMax = 50*time.Millisecond, 200*time.Millisecond
+			x.Report.RetryMin, x.Report.RetryMax = 50*time.Millisecond, 200*time.Millisecond
 		}
 		return x, err
 	}

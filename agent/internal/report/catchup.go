@@ -58,7 +58,7 @@ func (r *Reporter) gaps() []gap {
 
 func (r *Reporter) awaitPolicy(ctx context.Context) bool {
 	r.setCatchUp("waiting for a policy")
-	if r.o.All {
+	if r.o.all() {
 		return true
 	}
 	select {
@@ -169,7 +169,7 @@ func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) error {
 		}
 		return usec < g.Until.Usec
 	}
-	oldest := true
+	oldest, filter := true, r.o.filter()
 	for i, file := range files {
 		if from != nil && i < from.file || until != nil && i > until.file {
 			continue
@@ -182,7 +182,7 @@ func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) error {
 			}
 			oldest = false
 			// The live capture has the filter in the kernel.
-			if !wanted(spot{i, n}, usec) || !r.o.Filter.Match(data) {
+			if !wanted(spot{i, n}, usec) || !filter.Match(data) {
 				return nil
 			}
 			if err := r.gapBatch(ctx); err != nil {

@@ -62,7 +62,6 @@ func (h *host) up(g *rig, change func(*Options)) *rig {
 	g.iface = h.iface
 	g.run(h.t, h.col, h.dir, func(o *Options) {
 		h.pflogd.catching(o)
-		o.Filter = capture.FilterBlock
 		if change != nil {
 			change(o)
 		}

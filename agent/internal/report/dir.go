@@ -52,7 +52,7 @@ func (r *Reporter) checkRefused() error {
 			f.Close()
 		}
 	}
-	return checkDir(path, r.o.Service)
+	return checkDir(path, r.o.Confinement.UID)
 }
 
 // adopt gives a file that root has just made to the owner of its directory.

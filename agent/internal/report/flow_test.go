@@ -44,7 +44,7 @@ func TestMatch(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, all := range []bool{false, true} {
 				col := collector(t)
-				g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.All = all })
+				g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.Mode = map[bool]string{true: "all", false: "hits"}[all] })
 				g.SetPolicy(index(t), []netip.Addr{own, addr("2001:db8:b::99")})
 				p := hit(1)
 				p.Src, p.Dst = tt.src, tt.dst
@@ -87,7 +87,7 @@ func listHits(r *Reporter) []status.ListHits {
 func TestUndecodable(t *testing.T) {
 	for _, all := range []bool{false, true} {
 		col := collector(t)
-		g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.All = all })
+		g := run(t, col, capturetest.NewInterface(""), tempSpool(t), func(o *Options) { o.Mode = map[bool]string{true: "all", false: "hits"}[all] })
 		whole := hit(1).AppendRecord(nil)
 		g.iface.LogRecord(epoch, whole[:110])
 		g.iface.LogRecord(epoch, whole[:50])

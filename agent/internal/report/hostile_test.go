@@ -93,8 +93,8 @@ func TestSlowlorisCollector(t *testing.T) {
 			}()
 		}
 	}()
-	slow, err := NewUploader(UploadOptions{URL: "http://" + l.Addr().String(), AllowHTTP: true, DeviceID: "tdid_abcd1234",
-		Timeouts: Timeouts{Response: 100 * time.Millisecond, Write: 100 * time.Millisecond, Total: 300 * time.Millisecond}})
+	slow, err := NewUploader(Config{URL: "http://" + l.Addr().String(), DeviceID: "tdid_abcd1234",
+		timeouts: timeouts{Response: 100 * time.Millisecond, Write: 100 * time.Millisecond, Total: 300 * time.Millisecond}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	quiet := capturetest.NewInterface("")
 	privsep.Serve(map[string]privsep.Body{"report": Body(Env{
 		OpenPflog: func(o capture.Options) (capture.Source, error) { return quiet.Open(o) },
-		NewSender: func(UploadOptions) (Sender, error) { return new(logServer), nil },
+		NewSender: func(Config) (Sender, error) { return new(logServer), nil },
 		Confine:   privsep.System(),
 	})})
 	os.Exit(m.Run())
@@ -54,8 +54,8 @@ func child() error {
 	if err != nil {
 		return err
 	}
-	up, err := NewUploader(UploadOptions{URL: url, DeviceID: "tdid_abcd1234", CAFile: ca,
-		Timeouts: Timeouts{Response: response}})
+	up, err := NewUploader(Config{URL: url, DeviceID: "tdid_abcd1234", CAFile: ca,
+		timeouts: timeouts{Response: response}})
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func child() error {
 		// Batches are small because they are frequent; there is room in memory for
 		// everything that comes while the disk is slow.
 		Config: Config{SpoolDir: dir, DeviceID: "tdid_abcd1234", Interval: 10 * time.Millisecond,
-			RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond, StopTimeout: patience},
+			RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond}, StopTimeout: patience,
 		Source: src, Sender: up, Location: time.UTC,
 		Logs: func() ([]*os.File, error) {
 			fmt.Println("flush")

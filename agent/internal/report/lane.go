@@ -62,7 +62,7 @@ func (l *lane) examine(data []byte, ci gopacket.CaptureInfo) {
 	}
 	if l.matcher != nil && l.matcher.match(p) {
 		l.counts.Hits++
-	} else if !l.r.o.All {
+	} else if !l.r.o.all() {
 		return
 	}
 	l.counts.Reported++
@@ -119,7 +119,7 @@ func (l *lane) live(data []byte, ci gopacket.CaptureInfo) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.matcher = l.r.matcher.Load()
-	if l.matcher == nil && !l.r.o.All {
+	if l.matcher == nil && !l.r.o.all() {
 		l.counts.NoPolicy++
 		return
 	}

@@ -1,11 +1,8 @@
 package report
 
 import (
-	"encoding/hex"
 	"net/netip"
-	"strings"
-	"unicode"
-	"unicode/utf8"
+	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
@@ -13,132 +10,133 @@ import (
 	"example.org/threatstopd/capture"
 )
 
-// Kinds of frames from main to the role.
-const (
-	kindSetup     = 16 + iota // a Setup, the first frame
-	kindBegin                 // a policyHead: what follows replaces the policy in force, and one that has begun
-	kindChunk                 // of the policy's columns (policy.Set.Chunks)
-	kindCommit                // the policy is complete
-	kindStatus                // main's part of a status (status.Encode), after every change and once a minute
-	kindLine                  // of a sync that was asked for: lineWarn or 0, and text
-	kindDone                  // of the sync: its exit code
-	kindLogStatus             // asks for a line about reporting in the log
-	kindRetry                 // the configuration was read again: what the log server refused is sent again
-)
+// Config is what the role knows of the configuration, which was checked by package config. It is
+// plain data, and the first message to the role.
+type Config struct {
+	Mode      string // UPLOAD: "hits", "all" for every packet, or "no": the role only serves the sockets
+	Interface string // PFLOG_IF
+	LogFile   string // what pflogd writes; "": its files are not read, for the reason NoLogs
+	NoLogs    string
 
-// Kinds of frames from the role to main.
-const (
-	kindCapture = 32 + iota // a captureState: once when the role is ready, and when it changes
-	kindAskSync             // asks for a policy run now: askForce or 0
-	kindTrouble             // a trouble: something else begins to be wrong, or has ended
-)
+	Interval time.Duration // how long a hit waits for others, 0 for 15 minutes
+	// BatchLines and BatchBytes bound a batch's text: 0 for 10,000 lines and 960 KiB. BatchBytes is
+	// at least 8 KiB, and at most a tenth of SpoolMax and 16 MiB.
+	BatchLines, BatchBytes int
+	// SpoolDir is the directory for batches and the watermark, made with mode 0700 when it is
+	// missing. SpoolMax bounds the size of the batch files in bytes, 0 for 64 MiB, at least 128 KiB;
+	// an eighth of it is for batches that the server refused.
+	SpoolDir string
+	SpoolMax int64
+	SpoolAge time.Duration // how long a batch is kept, 0 for ever
+	Backfill time.Duration // how far back the first start ever reads pflogd's files, 0 for not at all
+	// RetryMin is the pause after a first failure to deliver, 0 for 10 s; it doubles with each, up
+	// to RetryMax, 0 for 15 min. Half of it is random.
+	RetryMin, RetryMax time.Duration
 
-const (
-	lineWarn = 1
-	askForce = 1
-)
+	URL      string // of the log server: https or http
+	DeviceID string
+	// FileField and DeviceField are the names of the form's fields, "" for "upload_file" and "device_id".
+	FileField, DeviceField string
+	Gzip                   bool       // the file is sent compressed, under a name that ends in .gz
+	Version                string     // in the User-Agent
+	Proxy                  string     // its URL with credentials; "": none. The environment is not asked
+	Source                 netip.Addr // to connect from; the zero one: the system chooses
+	CAFile                 string     // certificates to trust instead of the system's, see Roots
+	timeouts               timeouts
 
-// Bounds on what is sent.
-const (
-	maxSetup    = 64 << 10
-	maxHead     = 1 << 20
-	chunkSize   = 256 << 10
-	maxSyncLine = 2000 // bytes of a line
-	maxWhy      = 500  // bytes of a captureState's reason
-	maxCapture  = 16 * maxWhy
-)
-
-var (
-	fromMain = privsep.Limits{
-		kindSetup: maxSetup, kindBegin: maxHead, kindChunk: chunkSize, kindCommit: 0,
-		kindStatus: status.MaxEncoded, kindLine: 1 + maxSyncLine, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
-	}
-	fromRole = privsep.Limits{kindCapture: maxCapture, kindAskSync: 1, kindTrouble: maxCapture}
-)
-
-// Setup is all that the role knows of the configuration. It is plain data.
-type Setup struct {
-	// Reporting is nil with UPLOAD=no: the role then only serves the sockets.
-	Reporting *Reporting
-
-	// What --status says of reporting: UPLOAD, PFLOG_IF, and the log server's
-	// host.
-	Mode, Interface, LogServer string
-
-	// LogLevel is the zerolog.Level from which on events are logged.
-	LogLevel int
-
-	// Confinement is how the role gives up root.
+	LogLevel    int // the zerolog.Level from which on events are logged
 	Confinement privsep.Confinement
 
-	// Listeners names the descriptors that the role inherits, in their order; and
-	// Policy says that a policy is in force and follows. The Client fills them in.
+	// The Client fills these in: the names of the descriptors that the role inherits, in their order,
+	// and that a policy is in force and follows.
 	Listeners []string
 	Policy    bool
 }
 
-// Reporting is what the role opens and reports with.
-type Reporting struct {
-	Config
-	Pflog   capture.Options
-	LogFile string // what pflogd writes; empty for no catching up
-	Upload  UploadOptions
+// off reports whether nothing is reported.
+func (c *Config) off() bool { return c.Mode == "no" }
+
+// all reports whether every packet is reported, not only the hits.
+func (c *Config) all() bool { return c.Mode == "all" }
+
+// filter selects the packets that are read.
+func (c *Config) filter() capture.Filter {
+	if c.all() {
+		return capture.FilterAll
+	}
+	return capture.FilterBlock
 }
 
-// Names of listeners.
+// Kinds of messages from main to the role.
 const (
-	listenFull     = "full"
-	listenReadOnly = "status"
-	listenMetrics  = "metrics"
-	listenPage     = "page"
+	kindSetup     = privsep.FirstKind + iota // a Config, the first message
+	kindBegin                                // a policyHead: what follows replaces the policy in force, and one that has begun
+	kindChunk                                // of the policy (policy.Set.Chunks)
+	kindCommit                               // the policy is complete
+	kindStatus                               // main's part of a status (status.Encode), after every change and once a minute
+	kindLine                                 // of a sync that was asked for: 1 for a warning or 0, and text
+	kindDone                                 // of the sync: its exit code
+	kindLogStatus                            // asks for a line about reporting in the log
+	kindRetry                                // the configuration was read again: what the log server refused is sent again
 )
 
-// policyHead announces a policy.
+// Kinds of messages from the role to main.
+const (
+	kindTrouble = 32 + iota // a trouble begins or ends
+	kindAskSync             // asks for a policy run now: 1 for one with force or 0
+)
+
+const (
+	chunkSize   = 256 << 10
+	maxSyncLine = 2000 // bytes of a line
+	maxWhy      = 500  // bytes of a trouble's text
+	cut         = 4    // more bytes where privsep.Clean has cut a text
+)
+
+var (
+	fromMain = privsep.Limits{
+		kindSetup: 64 << 10, kindBegin: 1 << 20, kindChunk: chunkSize, kindCommit: 0, kindStatus: status.MaxEncoded,
+		kindLine: 1 + maxSyncLine + cut, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
+	}
+	fromRole = privsep.Limits{kindTrouble: 16 * maxWhy, kindAskSync: 1}
+)
+
+// policyHead announces a policy. Own are the host's addresses.
 type policyHead struct {
-	Generation uint64
-	V4, V6     int
-	Lists      []string
-	Own        []netip.Addr
-	Sum        string // policy.Set.Sum in hexadecimal
+	V4, V6 int
+	Lists  []string
+	Own    []netip.Addr
+	Sum    [32]byte // policy.Set.Sum
 }
 
-func newHead(generation uint64, set *policy.Set, own []netip.Addr) policyHead {
-	n, sum := set.Counts(), set.Sum()
-	return policyHead{Generation: generation, V4: n.V4, V6: n.V6, Lists: set.Lists(), Own: own, Sum: hex.EncodeToString(sum[:])}
+func newHead(set *policy.Set, own []netip.Addr) policyHead {
+	n := set.Counts()
+	return policyHead{V4: n.V4, V6: n.V6, Lists: set.Lists(), Own: own, Sum: set.Sum()}
 }
 
-// captureState says whether hits are read.
-type captureState struct {
-	Reading bool
-	Why     string // when they are not
-	// NoUploads is why the hits cannot be uploaded until the configuration is changed.
-	NoUploads string
-}
-
-// A trouble is something that is wrong; an empty text: no more.
+// trouble is something that is wrong; with an empty text it has ended.
 type trouble struct{ Key, Text string }
 
-// clip bounds a text, between characters.
-func clip(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	s = s[:most]
-	for len(s) > 0 {
-		if r, n := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || n != 1 {
-			break
-		}
-		s = s[:len(s)-1]
-	}
-	return s
+// Keys of troubles. The role may report all but the last.
+const (
+	TroubleCapture = "pflog"               // hits are not read
+	TroubleUploads = "uploads"             // the log server cannot be reached with this configuration
+	TroubleSpool   = "report: spool"       // the disk takes no batches
+	TroubleFiles   = "report: spool files" // strange files are in the spool directory
+	TroubleLogs    = "report: pflogd"      // pflogd's files cannot be read
+	TroubleSyncs   = "report syncs"        // the role asks for more syncs than it may
+)
+
+// troublePrefix has what main puts in front of each text that the role reports.
+var troublePrefix = map[string]string{
+	TroubleCapture: "hits are not read: ", TroubleUploads: "no uploads, hits stay in the spool: ",
+	TroubleSpool: "", TroubleFiles: "", TroubleLogs: "",
 }
 
-// printable makes a text from a role one line that does nothing to a terminal or a log.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != utf8.RuneError {
-			return r
-		}
-		return '?'
-	}, s)
+// bool01 is a flag in a message.
+func bool01(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -24,57 +24,18 @@ type Sender interface {
 	Send(ctx context.Context, id ID, text []byte) error
 }
 
-// Config is what a Reporter needs to know of the configuration. It is plain data.
-type Config struct {
-	DeviceID string // named in messages
-	All      bool   // report every packet, not only the hits
-
-	// Interval is how long a hit waits for others, 0 for 15 minutes.
-	Interval time.Duration
-	// BatchLines and BatchBytes bound a batch's text: 0 for 10,000 lines and 960 KiB.
-	// BatchBytes is made at least 8 KiB, and at most a tenth of SpoolMax and 16 MiB.
-	BatchLines, BatchBytes int
-
-	// SpoolDir is the directory for batches and the watermark. It is made with mode 0700
-	// when it is missing. One that is a symbolic link, belongs to another user (but see
-	// Service), or is open to group or others is refused.
-	SpoolDir string
-	// Service is the uid of the service user, who may own the directory while root runs;
-	// 0 when there is none.
-	Service int
-	// SpoolMax bounds the size of the batch files in bytes, 0 for 64 MiB, at least
-	// 128 KiB. An eighth of it is for batches that the server refused.
-	SpoolMax int64
-	// SpoolAge is how long a batch is kept, 0 for ever.
-	SpoolAge time.Duration
-	// Backfill is how far back the first start ever reads pflogd's files, 0 for not at all.
-	Backfill time.Duration
-	// NoLogs is why pflogd's files are not read; it counts when Options.Logs is nil.
-	NoLogs string
-
-	// RetryMin is the pause after a first failure to deliver, 0 for 10 s; it doubles with
-	// each, up to RetryMax, 0 for 15 min. Half of it is random.
-	RetryMin, RetryMax time.Duration
-	// StopTimeout is how long Run still tries to deliver when it is to end, 0 for 5 s.
-	StopTimeout time.Duration
-}
-
 // Options for [New].
 type Options struct {
 	Config
-	// Source is where packets come from. Run closes it. Filter is what it lets through,
-	// so that the same is taken from files.
+	// Source is where packets come from. Run closes it.
 	Source capture.Source
-	Filter capture.Filter
 	Sender Sender // where batches go
 	// Location is the zone of the times in lines, nil for time.Local.
 	Location *time.Location
-
 	// Logs opens what pflogd has written, oldest first ([OpenLogs]), nil for no catching
 	// up. What was logged before Run began must be in them. Run calls it once and closes
 	// the files.
 	Logs func() ([]*os.File, error)
-
 	// Trouble, when not nil, is called when something begins to be wrong, with a key of
 	// the Trouble… constants and a text, and with an empty text when that is over.
 	Trouble func(key, text string)
@@ -82,6 +43,8 @@ type Options struct {
 	Log zerolog.Logger
 	// Now is the wall clock, nil for time.Now.
 	Now func() time.Time
+	// StopTimeout is how long Run still tries to deliver when it is to end, 0 for 5 s.
+	StopTimeout time.Duration
 }
 
 // Numbers of batches in memory: together with that of the sender the bound on what the
@@ -213,7 +176,7 @@ func orDefault[T comparable](v *T, def T) {
 
 // load takes up the batches, the watermark and the counters of earlier processes.
 func (r *Reporter) load() error {
-	if err := checkDir(r.o.SpoolDir, r.o.Service); err != nil {
+	if err := checkDir(r.o.SpoolDir, r.o.Confinement.UID); err != nil {
 		return err
 	}
 	strange := r.importLegacy()

@@ -135,9 +135,9 @@ func sender(t testing.TB, col *reporttest.Collector, response time.Duration) Sen
 	if err := col.WriteCA(ca); err != nil {
 		t.Fatal(err)
 	}
-	up, err := NewUploader(UploadOptions{
+	up, err := NewUploader(Config{
 		URL: col.URL(), DeviceID: "tdid_abcd1234", CAFile: ca,
-		Timeouts: Timeouts{Response: response},
+		timeouts: timeouts{Response: response},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func options(t testing.TB, col *reporttest.Collector, dir string) Options {
 	t.Helper()
 	return Options{
 		Config: Config{DeviceID: "tdid_abcd1234", SpoolDir: dir, Interval: time.Hour,
-			RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond, StopTimeout: 30 * time.Second, NoLogs: "test"},
+			RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond, NoLogs: "test"}, StopTimeout: 30 * time.Second,
 		Sender: sender(t, col, patience), Location: time.UTC,
 	}
 }

@@ -1,11 +1,12 @@
 package report
 
 import (
+	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -26,7 +27,7 @@ type Env struct {
 	OpenPflog   func(capture.Options) (capture.Source, error)
 	FlushPflogd func() error
 	// NewSender makes what batches are delivered through, nil for NewUploader.
-	NewSender func(UploadOptions) (Sender, error)
+	NewSender func(Config) (Sender, error)
 	// Confine takes the role's privileges away.
 	Confine privsep.Confiner
 	// Location is the zone of the times in lines, nil for time.Local; Now the
@@ -45,117 +46,104 @@ const (
 
 // Body returns the life of the role.
 func Body(env Env) privsep.Body {
+	env.Location = cmp.Or(env.Location, time.Local)
 	if env.NewSender == nil {
-		env.NewSender = func(o UploadOptions) (Sender, error) {
-			c, err := NewUploader(o)
-			if err != nil {
-				return nil, err // not c: a nil *Uploader in a Sender is not nil
-			}
-			return c, nil
-		}
+		env.NewSender = func(c Config) (Sender, error) { return NewUploader(c) }
 	}
 	return func(conn net.Conn, files []*os.File) error {
-		return runRole(env, privsep.NewWorker(conn, fromMain), files)
+		w := privsep.NewWorker(conn, fromMain)
+		r := &role{env: env, w: w, main: status.NewBoard(), policy: make(chan struct{})}
+		return r.live(files)
 	}
 }
 
 // A role is one life of the process.
 type role struct {
-	env   Env
-	w     *privsep.Worker
-	log   zerolog.Logger
-	setup Setup
+	env    Env
+	w      *privsep.Worker
+	log    zerolog.Logger
+	config Config
 
-	// Opened as root.
-	source  capture.Source
-	sender  Sender
-	logs    []*os.File // of pflogd
-	logsErr error      // why they could not be opened
-	// noUploads says why nothing can be uploaded in this life; "" when uploads are possible.
-	noUploads string
-
-	loading *loading      // the policy that is coming
-	policy  chan struct{} // closed when the first one has come
+	head    policyHead     // of the policy that is coming
+	loader  *policy.Loader // nil: none is
+	policy  chan struct{}  // closed when the first one has come
 	first   sync.Once
+	main    *status.Board // main's part of the status
+	uploads string        // why nothing can be uploaded in this life; ""
 
 	mu       sync.Mutex
 	reporter *Reporter // nil: nothing is read
-	why      string    // and why not
-	sync     chan said // the sync that is under way
-
-	main *status.Board // main's part of the status
+	why      error     // and why not; nil with UPLOAD=no
+	sync     *syncing  // the sync that is under way
 }
 
-// loading is a policy of which not all has come.
-type loading struct {
-	head   policyHead
-	sum    [32]byte
-	loader *policy.Loader
+// syncing is a sync that main carries out: its lines, and when they are closed its exit code.
+type syncing struct {
+	lines chan []byte
+	exit  int
 }
 
-func runRole(env Env, w *privsep.Worker, files []*os.File) error {
-	r := &role{env: env, w: w, log: w.Log(), main: status.NewBoard(), policy: make(chan struct{})}
-	fail := func(err error) error {
-		r.closeAll()
-		return err
+func (r *role) live(files []*os.File) error {
+	var l status.Listeners
+	err := r.w.Setup(kindSetup, &r.config)
+	if err == nil {
+		l, err = r.listen(files)
 	}
-	if err := w.Setup(kindSetup, &r.setup); err != nil {
-		return fail(err)
-	}
-	r.log = r.log.Level(zerolog.Level(r.setup.LogLevel))
-	listeners, err := r.listen(files)
+	closeAll(files)
+	defer l.Close()
 	if err != nil {
-		return fail(err)
-	}
-	defer listeners.Close()
-	// Read now, since the file will be out of sight.
-	_, _ = time.Now().In(r.location()).Zone()
-	if r.setup.Reporting != nil {
-		if err := r.open(); err != nil {
-			r.why = err.Error()
-			r.closeAll()
-		}
-	}
-	if env.Confine != nil {
-		if err := env.Confine.Confine("report", r.setup.Confinement); err != nil {
-			return fail(err)
-		}
-	}
-	reporter := r.newReporter()
-	if err := w.Ready(); err != nil {
-		r.closeAll()
 		return err
 	}
-	return r.work(listeners, reporter)
-}
-
-func (r *role) location() *time.Location {
-	if r.env.Location != nil {
-		return r.env.Location
+	r.log = r.w.Log().Level(zerolog.Level(r.config.LogLevel))
+	// Read now, since the file will be out of sight.
+	_, _ = time.Now().In(r.env.Location).Zone()
+	var o Options
+	if !r.config.off() {
+		o, r.why = r.open()
 	}
-	return time.Local
+	if r.env.Confine != nil {
+		if err := r.env.Confine.Confine("report", r.config.Confinement); err != nil {
+			return err
+		}
+	}
+	if !r.config.off() && r.why == nil {
+		r.reporter, r.why = New(o)
+	}
+	if r.why != nil {
+		o.close()
+	}
+	if err := r.w.Ready(); err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	defer end()
+	tasks.Go(func() {
+		status.Serve(ctx, l, status.Service{Status: r.status, Sync: r.runSync, Location: r.env.Location})
+	})
+	if r.reporter != nil {
+		tasks.Go(func() { r.read(ctx, r.reporter) })
+	} else if r.why != nil {
+		r.trouble(TroubleCapture, r.why.Error())
+	}
+	return r.w.Run(ctx, r.handle)
 }
 
 // listen makes listeners of the descriptors that the role inherits.
 func (r *role) listen(files []*os.File) (l status.Listeners, err error) {
-	defer func() {
-		for _, f := range files {
-			f.Close()
+	if len(files) != len(r.config.Listeners) {
+		return l, fmt.Errorf("%d listeners announced, %d inherited", len(r.config.Listeners), len(files))
+	}
+	for i, name := range r.config.Listeners {
+		err = fmt.Errorf("listener %q", name)
+		for _, x := range listeners(&l) {
+			if x.name == name && *x.listener == nil {
+				*x.listener, err = net.FileListener(files[i])
+			}
 		}
 		if err != nil {
-			l.Close()
-		}
-	}()
-	if len(files) != len(r.setup.Listeners) {
-		return l, fmt.Errorf("%d listeners announced, %d inherited", len(r.setup.Listeners), len(files))
-	}
-	for i, name := range r.setup.Listeners {
-		to := map[string]*net.Listener{listenFull: &l.Full, listenReadOnly: &l.ReadOnly, listenMetrics: &l.Metrics, listenPage: &l.Page}[name]
-		if to == nil || *to != nil {
-			return l, fmt.Errorf("listener %q", name)
-		}
-		if *to, err = net.FileListener(files[i]); err != nil {
-			return l, fmt.Errorf("listener %q: %w", name, err)
+			return l, err
 		}
 	}
 	return l, nil
@@ -163,19 +151,25 @@ func (r *role) listen(files []*os.File) (l status.Listeners, err error) {
 
 // open opens what the reporter needs, as root. The order matters: what is logged before
 // the interface is read is in the files, once pflogd has written it.
-func (r *role) open() (err error) {
-	o := r.setup.Reporting
-	r.makeSpool(o.SpoolDir)
-	if r.source, err = r.env.OpenPflog(o.Pflog); err != nil {
-		return err
+func (r *role) open() (o Options, err error) {
+	c := &r.config
+	o = Options{Config: *c, Location: r.env.Location, Trouble: r.trouble, Log: r.log, Now: r.env.Now}
+	// A spool directory that is missing, or root's, becomes that of the user that this process is to
+	// become. What goes wrong with that is reported when the spool is opened.
+	_ = os.Mkdir(c.SpoolDir, 0o700)
+	if u := c.Confinement; u.UID != 0 {
+		_ = Give(c.SpoolDir, u.UID, u.GID)
 	}
-	if r.sender, err = r.env.NewSender(o.Upload); err != nil {
+	if o.Source, err = r.env.OpenPflog(capture.Options{Interface: c.Interface, Filter: c.filter()}); err != nil {
+		return o, err
+	}
+	if o.Sender, err = r.env.NewSender(*c); err != nil {
 		// Hits are still read and spooled. The owner repairs the key and reloads.
-		r.noUploads = err.Error() + ": correct it, then rcctl reload threatstopd"
-		r.sender = noSender{err}
+		r.uploads = err.Error() + ": correct it, then rcctl reload threatstopd"
+		o.Sender = noSender{err}
 	}
-	if o.LogFile == "" {
-		return nil
+	if c.LogFile == "" {
+		return o, nil
 	}
 	if r.env.FlushPflogd != nil {
 		if err := r.env.FlushPflogd(); err != nil {
@@ -184,70 +178,26 @@ func (r *role) open() (err error) {
 			time.Sleep(flushTime)
 		}
 	}
-	r.logs, r.logsErr = OpenLogs(o.LogFile)
-	return nil
-}
-
-// makeSpool makes a spool directory that is missing, and gives one that is root's to the
-// user that this process is to become. What goes wrong with that is reported when the spool is
-// opened.
-func (r *role) makeSpool(dir string) {
-	_ = os.Mkdir(dir, 0o700)
-	if u := r.setup.Confinement; u.UID != 0 {
-		_ = Give(dir, u.UID, u.GID)
-	}
-}
-
-// newReporter returns nil when there is nothing to report with.
-func (r *role) newReporter() *Reporter {
-	if r.setup.Reporting == nil || r.why != "" {
-		return nil
-	}
-	o := r.setup.Reporting
-	options := Options{
-		Config:   o.Config,
-		Source:   r.source,
-		Filter:   o.Pflog.Filter,
-		Sender:   r.sender,
-		Location: r.location(),
-		Trouble: func(key, text string) {
-			_ = r.w.SendJSON(kindTrouble, trouble{key, clip(printable(text), maxWhy)})
-		},
-		Log: r.log,
-		Now: r.env.Now,
-	}
-	if o.LogFile != "" {
-		// They were written out and opened while there was the right to.
-		options.Logs = func() ([]*os.File, error) { return r.logs, r.logsErr }
-	}
-	reporter, err := New(options)
+	logs, err := OpenLogs(c.LogFile)
 	if err != nil {
-		r.why = err.Error()
-		r.closeAll()
-		return nil
+		r.trouble(TroubleLogs, err.Error()) // also at a first start, which has nothing to read there
 	}
-	if r.logsErr != nil { // also at a first start, which has nothing to read there
-		options.Trouble(TroubleLogs, r.logsErr.Error())
-	}
-	r.reporter = reporter
-	return reporter
+	o.Logs = func() ([]*os.File, error) { return logs, err }
+	return o, nil
 }
 
-// closeAll closes what open has opened and no reporter has taken over.
-func (r *role) closeAll() {
-	if r.source != nil {
-		r.source.Close()
-		r.source = nil
+// close closes what was opened; Run has closed some of it already.
+func (o *Options) close() {
+	if o.Source != nil {
+		o.Source.Close()
 	}
-	r.closeLogs()
-	r.closeSender()
-}
-
-func (r *role) closeLogs() {
-	for _, f := range r.logs {
-		f.Close()
+	if o.Logs != nil {
+		logs, _ := o.Logs()
+		closeAll(logs)
 	}
-	r.logs = nil
+	if c, ok := o.Sender.(interface{ Close() }); ok {
+		c.Close()
+	}
 }
 
 // noSender stands in for a sender that could not be made: each attempt fails with the reason.
@@ -255,153 +205,177 @@ type noSender struct{ err error }
 
 func (s noSender) Send(context.Context, ID, []byte) error { return s.err }
 
-// closeSender closes the connection that the sender keeps.
-func (r *role) closeSender() {
-	if c, ok := r.sender.(interface{ Close() }); ok {
-		c.Close()
-	}
-	r.sender = nil
-}
-
-// work serves and reports until main says that it is the end, or is gone.
-func (r *role) work(listeners status.Listeners, reporter *Reporter) error {
-	ctx, end := context.WithCancel(context.Background())
-	var tasks sync.WaitGroup
-	tasks.Go(func() { status.Serve(ctx, listeners, r.service()) })
-	if reporter != nil {
-		tasks.Go(func() { r.read(ctx, reporter) })
-	} else if r.setup.Reporting != nil {
-		r.announce(captureState{Why: r.why})
-	}
-	err := r.w.Run(ctx, r.handle)
-	end()
-	tasks.Wait()
-	return err
-}
-
 // read reports until ctx ends. When its interface goes away the role is of no more use
 // than for its sockets; main starts another one, which may open the interface.
 func (r *role) read(ctx context.Context, reporter *Reporter) {
-	defer r.closeSender()
-	if r.setup.Policy {
+	defer reporter.o.close()
+	if r.config.Policy {
 		// Packets that came before it would not be matched.
-		timer := time.NewTimer(policyTime)
 		select {
 		case <-r.policy:
-		case <-timer.C:
+		case <-time.After(policyTime):
 		case <-ctx.Done():
 		}
-		timer.Stop()
 	}
-	r.announce(captureState{Reading: true, NoUploads: r.noUploads})
+	r.trouble(TroubleUploads, r.uploads)
+	r.trouble(TroubleCapture, "")
 	err := reporter.Run(ctx)
 	if ctx.Err() != nil {
 		return
 	}
-	if err == nil {
-		err = errors.New("capture ended")
-	}
+	err = cmp.Or(err, errors.New("capture ended"))
 	r.mu.Lock()
-	r.reporter, r.why = nil, err.Error()
+	r.reporter, r.why = nil, err
 	r.mu.Unlock()
-	r.announce(captureState{Why: err.Error()})
+	r.trouble(TroubleCapture, err.Error())
 }
 
 // reading returns the reporter, or why there is none.
-func (r *role) reading() (*Reporter, string) {
+func (r *role) reading() (*Reporter, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.reporter, r.why
 }
 
-// announce reports to main whether hits are read. When that fails main is gone, which Run will
-// see.
-func (r *role) announce(s captureState) {
-	s.Why, s.NoUploads = clip(printable(s.Why), maxWhy), clip(printable(s.NoUploads), maxWhy)
-	_ = r.w.SendJSON(kindCapture, s)
+// trouble reports to main what begins to be wrong or has ended. When that fails main is gone, which
+// Run will see.
+func (r *role) trouble(key, text string) {
+	_ = r.w.SendJSON(kindTrouble, trouble{key, privsep.Clean(text, maxWhy)})
 }
 
-// handle takes a frame from main. An error ends the role: main does not make mistakes.
-func (r *role) handle(kind byte, payload []byte) error {
+// handle takes a message of main. An error ends the role: main does not make mistakes.
+func (r *role) handle(kind byte, payload []byte) (err error) {
+	reporter, _ := r.reading()
 	switch kind {
 	case kindBegin:
-		return r.begin(payload)
+		r.loader, r.head = nil, policyHead{}
+		if err = privsep.Unmarshal(payload, &r.head); err == nil {
+			n := policy.Counts{V4: r.head.V4, V6: r.head.V6}
+			r.loader, err = policy.NewLoader(r.head.Lists, n, 2*policy.MaxRecords)
+		}
 	case kindChunk:
-		if r.loading == nil {
+		if r.loader == nil {
 			return errors.New("policy: a chunk of none")
 		}
-		return r.loading.loader.Add(payload)
+		err = r.loader.Add(payload)
 	case kindCommit:
-		return r.commit()
+		err = r.commit(reporter)
 	case kindStatus:
-		s, err := status.Decode(payload)
-		if err != nil {
-			return err
+		var s *status.Status
+		if s, err = status.Decode(payload); err == nil {
+			r.main.Put(s)
 		}
-		r.main.Put(s)
 	case kindLine:
 		if len(payload) == 0 {
 			return errors.New("sync: an empty line")
 		}
-		r.said(said{line: string(payload[1:]), warn: payload[0]&lineWarn != 0})
+		r.said(payload, 0)
 	case kindDone:
 		if len(payload) != 1 {
 			return errors.New("sync: no exit code")
 		}
-		r.said(said{end: true, exit: int(payload[0])})
+		r.said(nil, int(payload[0]))
 	case kindLogStatus:
-		if reporter, _ := r.reading(); reporter != nil {
+		if reporter != nil {
 			reporter.LogStatus()
 		}
 	case kindRetry:
-		if reporter, _ := r.reading(); reporter != nil {
+		if reporter != nil {
 			reporter.RetryRefused()
 		}
 	default:
-		return fmt.Errorf("frame of kind %d", kind)
+		err = fmt.Errorf("message of kind %d", kind)
 	}
-	return nil
-}
-
-// begin begins to take a policy. One that was coming is given up: main has a newer one.
-func (r *role) begin(payload []byte) error {
-	r.loading = nil
-	x := &loading{}
-	if err := privsep.Unmarshal(payload, &x.head); err != nil {
-		return fmt.Errorf("policy: %w", err)
-	}
-	sum, err := hex.DecodeString(x.head.Sum)
-	if err != nil || len(sum) != len(x.sum) {
-		return fmt.Errorf("policy: checksum %q", x.head.Sum)
-	}
-	x.sum = [32]byte(sum)
-	x.loader, err = policy.NewLoader(x.head.Lists, policy.Counts{V4: x.head.V4, V6: x.head.V6}, 2*policy.MaxRecords)
-	if err != nil {
-		return err
-	}
-	r.loading = x
-	return nil
+	return err
 }
 
 // commit puts the policy that has come in force.
-func (r *role) commit() error {
-	x := r.loading
-	r.loading = nil
-	if x == nil {
+func (r *role) commit(reporter *Reporter) error {
+	if r.loader == nil {
 		return errors.New("policy: commit of none")
 	}
-	set, err := x.loader.Set(x.sum)
+	set, err := r.loader.Set(r.head.Sum)
 	if err != nil {
 		return err
 	}
-	reporter, _ := r.reading()
+	r.loader = nil
 	if reporter != nil {
-		reporter.SetPolicy(policy.NewIndex(set), x.head.Own)
+		reporter.SetPolicy(policy.NewIndex(set), r.head.Own)
 	}
 	r.first.Do(func() { close(r.policy) })
-	r.log.Debug().Uint64("generation", x.head.Generation).Int("entries", set.Len()).Msg("policy taken")
-	// The columns, and the index before, are garbage now.
-	x, set = nil, nil
-	debug.FreeOSMemory()
+	r.log.Debug().Int("entries", set.Len()).Msg("policy taken")
+	set = nil
+	debug.FreeOSMemory() // the policy before is garbage now
 	return nil
+}
+
+// runSync has main carry out a sync, and delivers the hits that wait.
+func (r *role) runSync(ctx context.Context, force bool, say func(line string, warn bool)) int {
+	s := &syncing{lines: make(chan []byte, syncLines)}
+	use := func(s *syncing) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.sync = s
+	}
+	use(s)
+	defer use(nil)
+	if err := r.w.Send(kindAskSync, []byte{bool01(force)}); err != nil {
+		say("the main process does not answer: "+err.Error(), true)
+		return 1
+	}
+	for {
+		select {
+		case l, ok := <-s.lines:
+			if ok {
+				say(string(l[1:]), l[0] == 1)
+				continue
+			}
+			reporter, why := r.reading()
+			if reporter != nil {
+				why = reporter.Flush(ctx)
+			}
+			if why != nil {
+				say("hits that wait were not delivered: "+why.Error(), true)
+			}
+			return s.exit
+		case <-ctx.Done():
+			say(ctx.Err().Error(), true)
+			return 1
+		}
+	}
+}
+
+// said takes a line of the sync that is under way, or with nil its end.
+func (r *role) said(line []byte, exit int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.sync == nil:
+	case line == nil:
+		r.sync.exit = exit
+		close(r.sync.lines)
+		r.sync = nil
+	default:
+		select {
+		case r.sync.lines <- append([]byte(nil), line...):
+		default: // the client is too slow
+		}
+	}
+}
+
+// status returns main's part, with what the role knows filled in.
+func (r *role) status() status.Status {
+	s := r.main.Status()
+	reporter, why := r.reading()
+	if reporter != nil {
+		reporter.Describe(&s.Hits, &s.Uploads)
+	} else if why != nil {
+		s.Hits.Error = why.Error()
+	}
+	c := &r.config
+	s.Hits.Mode, s.Hits.Interface = c.Mode, c.Interface
+	if u, err := url.Parse(c.URL); err == nil && !c.off() {
+		s.Uploads.Server, s.Uploads.SpoolDir, s.Uploads.DiskMax = u.Host, c.SpoolDir, c.SpoolMax
+	}
+	return s
 }

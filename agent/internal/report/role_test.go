@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -132,13 +133,14 @@ func TestNoReporting(t *testing.T) {
 		t.Error("pflog was opened")
 		return nil, errGone
 	}
-	g.options.Setup = Setup{Mode: "no", Interface: "pflog0"}
+	g.options.Config = Config{Mode: "no", Interface: "pflog0"}
 	g.start(set(t, "test", "10.0.0.0/8"))
 	if s := g.status(); s.Hits.Mode != "no" || s.Hits.Capturing || s.Hits.Error != "" || !s.Enforced {
 		t.Errorf("%+v", s.Hits)
 	}
 	g.client.LogStatus()
 	g.stop()
+	maps.DeleteFunc(g.trouble, func(_, text string) bool { return text == "" })
 	if len(g.trouble) > 0 || len(g.down) > 0 || g.said("status of reporting") > 0 {
 		t.Errorf("%q %q", g.trouble, g.down)
 	}
@@ -162,13 +164,12 @@ func TestSpoolRefused(t *testing.T) {
 // A spool directory that is missing is made for the service user.
 func TestMakesTheSpool(t *testing.T) {
 	g := newRoleRig(t)
-	spool := g.options.Setup.Reporting.SpoolDir
+	spool := g.options.Config.SpoolDir
 	if err := os.Remove(spool); err != nil {
 		t.Fatal(err)
 	}
 	const uid, gid = 12345, 54321
-	g.options.Setup.Confinement = privsep.Confinement{UID: uid, GID: gid}
-	g.options.Setup.Reporting.Service = uid
+	g.options.Config.Confinement = privsep.Confinement{UID: uid, GID: gid}
 	g.start(nil)
 	g.until("capturing", func() bool { return g.status().Hits.Capturing })
 	st, err := os.Stat(spool)
@@ -217,8 +218,9 @@ func TestTakesOverTheSpoolOfRoot(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r := &role{setup: Setup{Confinement: privsep.Confinement{UID: uid, GID: gid}}}
-		r.makeSpool(dir)
+		if err := Give(dir, uid, gid); err != nil {
+			t.Error(err)
+		}
 		if u, _ := owner(dir); u != c.becomes {
 			t.Errorf("%s: the directory belongs to %d", c.name, u)
 		}
@@ -252,10 +254,9 @@ func TestOpensBeforeItIsConfined(t *testing.T) {
 		return errGone
 	}
 	g.env.Confine = r
-	g.options.Setup.Reporting.Pflog.Interface = "pflog3"
-	g.options.Setup.Reporting.LogFile = filepath.Join(g.dir, "no", "pflog")
-	g.options.Setup.Confinement = privsep.Confinement{UID: 7, Paths: map[string]string{"SPOOL_DIR": "/spool"}}
-	g.options.Setup.Reporting.Service = 7
+	g.options.Config.Interface = "pflog3"
+	g.options.Config.LogFile = filepath.Join(g.dir, "no", "pflog")
+	g.options.Config.Confinement = privsep.Confinement{UID: 7, Paths: map[string]string{"SPOOL_DIR": "/spool"}}
 	g.start(set(t, "test", "10.0.0.0/8"))
 	// That pflogd's files cannot be opened keeps nobody from reading.
 	g.hit("10.0.0.1")
@@ -288,9 +289,7 @@ func TestSetUp(t *testing.T) {
 	g := newRoleRig(t)
 	g.start(nil)
 	g.isUp(1)
-	same := g.options.Setup
-	reporting := *same.Reporting
-	same.Reporting = &reporting
+	same := g.options.Config
 	g.client.SetUp(same)
 	other := same
 	other.Interface = "pflog9"
@@ -299,7 +298,7 @@ func TestSetUp(t *testing.T) {
 	if s := g.status(); s.Hits.Interface != "pflog9" {
 		t.Errorf("%+v", s.Hits)
 	}
-	reporting.Upload.CAFile = "/ca.pem"
+	other.CAFile = "/ca.pem"
 	g.client.SetUp(other)
 	g.isUp(3)
 	g.client.SetUp(other)
@@ -328,9 +327,12 @@ func TestNewestPolicyWins(t *testing.T) {
 	g.isUp(2)
 	g.hit("10.0.49.1")
 	same := set(t, "test", "10.0.49.0/24", "10.9.9.9/32")
-	before := g.client.sentGeneration()
 	g.client.Policy(same, nil)
-	g.until("passed over", func() bool { return g.client.sentGeneration() > before })
+	g.until("passed over", func() bool {
+		g.client.mu.Lock()
+		defer g.client.mu.Unlock()
+		return g.client.sent == g.client.force && g.client.sent.set == same
+	})
 	g.client.Policy(set(t, "another", "10.0.49.0/24", "10.9.9.9/32"), nil)
 	g.until("in force", func() bool {
 		g.packet("10.9.9.9")
@@ -338,18 +340,12 @@ func TestNewestPolicyWins(t *testing.T) {
 	})
 }
 
-func (c *Client) sentGeneration() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sent
-}
-
 // What main would never say ends the role.
 func TestRoleRefuses(t *testing.T) {
 	s := set(t, "test", "10.0.0.0/8")
-	head := newHead(1, s, nil)
+	head := newHead(s, nil)
 	wrong := head
-	wrong.Sum = strings.Repeat("00", 32)
+	wrong.Sum = [32]byte{}
 	more := head
 	more.V4 = 2
 	huge := head
@@ -369,7 +365,6 @@ func TestRoleRefuses(t *testing.T) {
 		"chunk of nothing":  {[]message{{kindChunk, chunk}}, "a chunk of none"},
 		"commit of nothing": {[]message{{kindCommit, []byte{}}}, "commit of none"},
 		"another sum":       {[]message{{kindBegin, wrong}, {kindChunk, chunk}, {kindCommit, []byte{}}}, "checksum of the set"},
-		"no sum":            {[]message{{kindBegin, policyHead{}}}, "checksum"},
 		"too little":        {[]message{{kindBegin, more}, {kindChunk, chunk}, {kindCommit, []byte{}}}, "2 and 0 were announced"},
 		"too much":          {[]message{{kindBegin, head}, {kindChunk, chunk}, {kindChunk, chunk}}, "more than the 1"},
 		"too many":          {[]message{{kindBegin, huge}}, "too many"},
@@ -384,7 +379,7 @@ func TestRoleRefuses(t *testing.T) {
 			ours, theirs := net.Pipe()
 			ended := make(chan error, 1)
 			go func() { ended <- Body(g.env)(theirs, nil); theirs.Close() }()
-			c := privsep.NewConn(ours, privsep.Limits{1: 16384, 4: 0, kindCapture: maxCapture, kindAskSync: 1})
+			c := privsep.NewConn(ours, privsep.Limits{1: 16384, 4: 0, kindTrouble: 16 * maxWhy, kindAskSync: 1})
 			go func() {
 				for {
 					if _, _, err := c.Next(); err != nil {
@@ -392,7 +387,7 @@ func TestRoleRefuses(t *testing.T) {
 					}
 				}
 			}()
-			if err := c.SendJSON(kindSetup, g.options.Setup); err != nil {
+			if err := c.SendJSON(kindSetup, g.options.Config); err != nil {
 				t.Fatal(err)
 			}
 			for _, m := range tc.messages {
@@ -465,7 +460,7 @@ func BenchmarkPolicy(b *testing.B) {
 	}
 	g := newRoleRig(b)
 	g.options.Starter = privsep.Exec()
-	g.options.Setup.Confinement.Paths = map[string]string{"SPOOL_DIR": g.options.Setup.Reporting.SpoolDir, "CA_FILE": ""}
+	g.options.Config.Confinement.Paths = map[string]string{"SPOOL_DIR": g.options.Config.SpoolDir, "CA_FILE": ""}
 	g.start(nil)
 	g.isUp(1)
 	taken := func(n int) { g.until("taken", func() bool { return g.said("policy taken") >= n }) }
@@ -493,20 +488,19 @@ func TestUploadsUnusable(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name    string
-		options UploadOptions
+		options Config
 		want    string
 	}{
-		{"CA_FILE missing", UploadOptions{CAFile: filepath.Join(dir, "none")}, "no such file"},
-		{"CA_FILE empty", UploadOptions{CAFile: file("empty", "", 0o600)}, "no PEM certificate"},
-		{"CA_FILE without a certificate", UploadOptions{CAFile: file("garbage", "garbage", 0o600)}, "no PEM certificate"},
-		{"CA_FILE that others can write", UploadOptions{CAFile: file("open", "", 0o666)}, "mode 0666"},
-		{"PROXY of another scheme", UploadOptions{Proxy: "ftp://proxy.test"}, "must be http"},
+		{"CA_FILE missing", Config{CAFile: filepath.Join(dir, "none")}, "no such file"},
+		{"CA_FILE empty", Config{CAFile: file("empty", "", 0o600)}, "no PEM certificate"},
+		{"CA_FILE without a certificate", Config{CAFile: file("garbage", "garbage", 0o600)}, "no PEM certificate"},
+		{"CA_FILE that others can write", Config{CAFile: file("open", "", 0o666)}, "mode 0666"},
+		{"no PROXY", Config{Proxy: "http://proxy.test:x y"}, "PROXY: is no URL"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newRoleRig(t)
 			g.env.NewSender = nil
-			tt.options.URL = "https://logs.test/"
-			g.options.Setup.Reporting.Upload = tt.options
+			g.options.Config.CAFile, g.options.Config.Proxy = tt.options.CAFile, tt.options.Proxy
 			g.start(set(t, "test", "10.0.0.0/8"))
 			g.troubled(TroubleUploads, tt.want)
 			g.troubled(TroubleUploads, "rcctl reload threatstopd")
@@ -532,11 +526,11 @@ func TestUploadsUnusable(t *testing.T) {
 // What is wrong with the spool reaches main; a reload has sent again what the server refused.
 func TestTroublesAndRetry(t *testing.T) {
 	g := newRoleRig(t)
-	if err := os.WriteFile(filepath.Join(g.options.Setup.Reporting.SpoolDir, "core"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(g.options.Config.SpoolDir, "core"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g.start(set(t, "test", "10.0.0.0/8"))
-	g.troubled("report: "+TroubleFiles, "core")
+	g.troubled(TroubleFiles, "core")
 	g.logs.answer(&UploadError{Status: 400})
 	g.hit("10.0.0.1")
 	sync := func() {
@@ -552,7 +546,7 @@ func TestTroublesAndRetry(t *testing.T) {
 	sync()
 	g.until("refused", func() bool { return g.status().Uploads.Aside.Lines > 0 })
 	g.logs.answer(nil)
-	g.client.SetUp(g.options.Setup)
+	g.client.SetUp(g.options.Config)
 	g.until("sent again", func() bool { return g.logs.count() > 0 && g.status().Uploads.Aside.Lines == 0 })
 	if len(g.down) > 0 {
 		t.Errorf("died: %q", g.down)

@@ -106,13 +106,13 @@ func newRoleRig(t testing.TB) *roleRig {
 			}
 			return r, nil
 		},
-		NewSender: func(UploadOptions) (Sender, error) { return g.logs, nil },
+		NewSender: func(Config) (Sender, error) { return g.logs, nil },
 		Location:  time.UTC,
 	}
 	g.options = ClientOptions{
-		Setup: Setup{
-			Mode: "hits", Interface: "pflog0", LogServer: "logs.test",
-			Reporting: &Reporting{Config: Config{DeviceID: "tdid_test", SpoolDir: filepath.Join(g.dir, "spool"), NoLogs: "no pflogd here"}},
+		Config: Config{
+			Mode: "hits", Interface: "pflog0", URL: "https://logs.test/", DeviceID: "tdid_test",
+			SpoolDir: filepath.Join(g.dir, "spool"), NoLogs: "no pflogd here",
 		},
 		Sync: func(_ context.Context, force bool, say func(string, bool)) int {
 			g.mu.Lock()

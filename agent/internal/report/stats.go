@@ -11,13 +11,6 @@ import (
 	"example.org/threatstopd/agent/internal/status"
 )
 
-// Keys of Options.Trouble.
-const (
-	TroubleSpool = "spool"       // the disk takes no batches
-	TroubleFiles = "spool files" // strange files lie in the spool directory
-	TroubleLogs  = "pflogd"      // pflogd's files cannot be read
-)
-
 func add(v *status.Volume, lines int, bytes int64) {
 	v.Batches++
 	v.Lines += int64(lines)

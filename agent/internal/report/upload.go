@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/tls"
@@ -16,56 +17,25 @@ import (
 	"net/netip"
 	"net/textproto"
 	"net/url"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode"
+
+	owner "example.org/threatstopd/agent/internal/host"
+	"example.org/threatstopd/agent/internal/privsep"
 )
 
-// UploadOptions are those of [NewUploader]: one HTTPS POST a batch, a multipart form with the
-// lines as a file.
-type UploadOptions struct {
-	// URL is where batches go. It is https, or http with AllowHTTP.
-	URL       string
-	AllowHTTP bool
-	// DeviceID is the value of the form's device field.
-	DeviceID string
-	// FileField and DeviceField are the names of the form's fields, "" for
-	// "upload_file" and "device_id".
-	FileField, DeviceField string
-	// Gzip sends the file compressed, as application/gzip, under a name that
-	// ends in .gz.
-	Gzip bool
-	// Version stands in the User-Agent.
-	Version string
-	// Proxy is an http, https, socks5 or socks5h URL, with the credentials in
-	// it, "" to go directly. The environment is never asked.
-	Proxy string
-	// Source is the address to connect from, the zero one to let the system
-	// choose.
-	Source netip.Addr
-	// CAFile has the PEM certificates to trust instead of the system's, see Roots.
-	CAFile string
-	// Timeouts of the phases of an attempt.
-	Timeouts Timeouts
-}
-
-// Timeouts bound the phases of an attempt. Zero means the default.
-type Timeouts struct {
-	// Dial is for the TCP connection, to the proxy if there is one (15 s).
-	Dial time.Duration
-	// TLS is for the handshake (15 s).
-	TLS time.Duration
-	// Write is how long the peer may take no byte at all (30 s).
-	Write time.Duration
-	// Response is from the request's last byte to the answer's header, and
-	// again for the beginning of its body (60 s).
-	Response time.Duration
-	// Total is for the whole attempt (5 min).
-	Total time.Duration
+// timeouts bound the phases of an attempt. Zero means the default.
+type timeouts struct {
+	Dial     time.Duration // for the TCP connection, to the proxy if there is one: 15 s
+	TLS      time.Duration // for the handshake: 15 s
+	Write    time.Duration // how long the peer may take no byte at all: 30 s
+	Response time.Duration // from the request's last byte to the answer's header, and again for its body: 60 s
+	Total    time.Duration // for the whole attempt: 5 min
 }
 
 // HeaderBatch is the request header with the batch's id, which stays the same when a
@@ -81,78 +51,68 @@ const (
 	maxRetryAfter = time.Hour
 )
 
-// An Uploader sends batches. It is safe for concurrent use.
+// An Uploader sends batches: one HTTP POST each, a multipart form with the lines as a file.
 type Uploader struct {
-	o         UploadOptions
-	url       *url.URL
-	http      *http.Client
-	userAgent string
+	c    Config
+	url  *url.URL
+	http *http.Client
 }
 
-// NewUploader checks the options and returns an Uploader. The CA file or the system's roots are
-// read now, so that the process can give up its view of the file system. Nothing is
-// sent.
-func NewUploader(o UploadOptions) (*Uploader, error) {
-	u, err := checkURL(o.URL, o.AllowHTTP)
+// NewUploader reads the CA file or the system's roots, so that the process can give up its view of
+// the file system. Nothing is sent.
+func NewUploader(c Config) (*Uploader, error) {
+	u, err := url.Parse(c.URL)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, errors.New("url: is no URL of a log server") // the text may hold a password
+	}
+	u.Fragment = ""
+	t := &c.timeouts
+	t.Dial, t.TLS, t.Write = cmp.Or(t.Dial, 15*time.Second), cmp.Or(t.TLS, 15*time.Second), cmp.Or(t.Write, 30*time.Second)
+	t.Response, t.Total = cmp.Or(t.Response, time.Minute), cmp.Or(t.Total, 5*time.Minute)
+	transport, err := newTransport(&c)
 	if err != nil {
 		return nil, err
 	}
-	t := &o.Timeouts
-	orDefault(&t.Dial, 15*time.Second)
-	orDefault(&t.TLS, 15*time.Second)
-	orDefault(&t.Write, 30*time.Second)
-	orDefault(&t.Response, time.Minute)
-	orDefault(&t.Total, 5*time.Minute)
-	orDefault(&o.FileField, "upload_file")
-	orDefault(&o.DeviceField, "device_id")
-	orDefault(&o.Version, "0")
-	transport, err := newTransport(o)
+	return &Uploader{c: c, url: u, http: &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+func newTransport(c *Config) (*http.Transport, error) {
+	roots, err := Roots(c.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	return &Uploader{
-		o: o, url: u, userAgent: "threatstopd/" + o.Version,
-		http: &http.Client{
-			Transport:     transport,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
-}
-
-func newTransport(o UploadOptions) (*http.Transport, error) {
-	roots, err := Roots(o.CAFile)
-	if err != nil {
-		return nil, err
+	dialer := &net.Dialer{Timeout: c.timeouts.Dial}
+	if c.Source.IsValid() {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.Source, 0))
 	}
 	t := &http.Transport{
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-		TLSHandshakeTimeout:    o.Timeouts.TLS,
-		ResponseHeaderTimeout:  o.Timeouts.Response,
+		TLSHandshakeTimeout:    c.timeouts.TLS,
+		ResponseHeaderTimeout:  c.timeouts.Response,
 		MaxResponseHeaderBytes: 64 << 10,
 		MaxIdleConnsPerHost:    1,
 		IdleConnTimeout:        30 * time.Second,
 		DisableCompression:     true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := dialer.DialContext(ctx, network, addr)
+			if errors.Is(err, syscall.EADDRNOTAVAIL) && c.Source.IsValid() {
+				return nil, fmt.Errorf("SOURCE_ADDRESS %s is no address of this host: change or remove it: %w", c.Source, err)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return &conn{Conn: nc, timeout: c.timeouts.Write}, nil
+		},
 	}
-	dialer := &net.Dialer{Timeout: o.Timeouts.Dial}
-	if o.Source.IsValid() {
-		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Source, 0))
-	}
-	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := dialer.DialContext(ctx, network, addr)
-		if errors.Is(err, syscall.EADDRNOTAVAIL) && o.Source.IsValid() {
-			return nil, fmt.Errorf("SOURCE_ADDRESS %s is no address of this host: change or remove it: %w", o.Source, err)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &conn{Conn: c, timeout: o.Timeouts.Write}, nil
-	}
-	if o.Proxy == "" {
+	if c.Proxy == "" {
 		return t, nil
 	}
-	p, err := checkProxy(o.Proxy)
+	p, err := url.Parse(c.Proxy)
 	if err != nil {
-		return nil, err
+		return nil, errors.New("PROXY: is no URL")
 	}
 	t.Proxy = http.ProxyURL(p)
 	// net/http drops the proxy's status, which is not the log server's.
@@ -219,54 +179,6 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func checkURL(s string, allowHTTP bool) (*url.URL, error) {
-	u, err := url.Parse(s)
-	switch {
-	case s == "":
-		return nil, errors.New("log server url: none given")
-	case err != nil:
-		// The error repeats the URL, which may hold a password.
-		return nil, errors.New("log server url: not a URL")
-	case u.Scheme == "http" && !allowHTTP:
-		return nil, fmt.Errorf("log server url %s: http sends the logs in the clear: use https, or allow it with ALLOW_HTTP=yes", u.Redacted())
-	case u.Scheme != "https" && u.Scheme != "http":
-		return nil, fmt.Errorf("log server url %s: scheme %q: must be https", u.Redacted(), u.Scheme)
-	case u.Hostname() == "":
-		return nil, fmt.Errorf("log server url %s: has no host", u.Redacted())
-	}
-	u.Fragment = ""
-	return u, nil
-}
-
-func checkProxy(s string) (*url.URL, error) {
-	p, err := url.Parse(s)
-	if err != nil {
-		return nil, errors.New("proxy: not a URL: write http://user:password@host:port, special characters as %XX")
-	}
-	switch p.Scheme {
-	case "http", "https", "socks5", "socks5h":
-	default:
-		return nil, fmt.Errorf("proxy %s: scheme %q: must be http, https, socks5 or socks5h", p.Redacted(), p.Scheme)
-	}
-	if p.Hostname() == "" {
-		return nil, fmt.Errorf("proxy %s: has no host", p.Redacted())
-	}
-	return p, nil
-}
-
-// CheckUpload reports what [NewUploader] would refuse in a URL and a proxy, without reading files.
-func CheckUpload(rawURL string, allowHTTP bool, proxy string) error {
-	if _, err := checkURL(rawURL, allowHTTP); err != nil {
-		return err
-	}
-	if proxy != "" {
-		if _, err := checkProxy(proxy); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // An UploadError says why a batch was not delivered.
 type UploadError struct {
 	// Server is the URL without a password.
@@ -306,43 +218,36 @@ func (e *UploadError) Error() string {
 // Unwrap returns Err.
 func (e *UploadError) Unwrap() error { return e.Err }
 
+// statuses has what an answer is about that is neither a 2xx nor one whose cause may pass by itself.
+var statuses = map[int]struct {
+	content bool   // the batch itself: sending the same again is of no use soon
+	timing  bool   // a 4xx, and not about the batch
+	advice  string // what the owner can do
+}{
+	400: {content: true}, 413: {content: true}, 415: {content: true}, 422: {content: true},
+	401: {advice: unknownDevice}, 403: {advice: unknownDevice},
+	404: {advice: wrongURL}, 405: {advice: wrongURL}, 421: {advice: wrongURL},
+	407: {timing: true, advice: "check the user and password in PROXY"}, 408: {timing: true}, 425: {timing: true}, 429: {timing: true},
+}
+
+const (
+	unknownDevice = "the service may not know this device yet (15 minutes and more after it was added): check device_id and url"
+	wrongURL      = "the log server takes no logs there: check url"
+)
+
 // Content reports whether the answer is about the batch itself, so that sending the same again
 // is of no use soon. Every other answer is about the circumstances.
-func (e *UploadError) Content() bool {
-	switch e.Status {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
-		return e.Err == nil
-	}
-	return false
-}
+func (e *UploadError) Content() bool { return e != nil && e.Err == nil && statuses[e.Status].content }
 
-// ofBatch reports whether the answer may be about the batch, by its status alone: a 4xx, but for
-// those about the time or the way.
+// ofBatch reports whether the answer may be about the batch, by its status alone.
 func (e *UploadError) ofBatch() bool {
-	switch e.Status {
-	case http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return false
-	}
-	return e.Err == nil && e.Status >= 400 && e.Status < 500
-}
-
-// Advice returns what the owner can do about the error, "" when it may pass by itself.
-func (e *UploadError) Advice() string {
-	switch e.Status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return "the service may not know this device yet (15 minutes and more after it was added): check device_id and url"
-	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusMisdirectedRequest:
-		return "the log server takes no logs there: check url"
-	case http.StatusProxyAuthRequired:
-		return "check the user and password in PROXY"
-	}
-	return ""
+	return e != nil && e.Err == nil && e.Status >= 400 && e.Status < 500 && !statuses[e.Status].timing
 }
 
 // Send makes one attempt to deliver a batch. A nil error means that the server has
 // answered 2xx; any other is an *UploadError. A 2xx counts even if what follows it is lost.
 func (c *Uploader) Send(ctx context.Context, id ID, text []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, c.o.Timeouts.Total)
+	ctx, cancel := context.WithTimeout(ctx, c.c.timeouts.Total)
 	defer cancel()
 	form, kind, err := c.body(id, text)
 	if err != nil {
@@ -354,7 +259,7 @@ func (c *Uploader) Send(ctx context.Context, id ID, text []byte) error {
 		if err != nil {
 			return c.fail(err)
 		}
-		answer := readAnswer(resp, c.o.Timeouts.Response, cancel)
+		answer := readAnswer(resp, c.c.timeouts.Response, cancel)
 		switch {
 		case resp.StatusCode >= 200 && resp.StatusCode < 300:
 			return nil
@@ -366,13 +271,13 @@ func (c *Uploader) Send(ctx context.Context, id ID, text []byte) error {
 			}
 			continue
 		}
-		if resp.StatusCode == http.StatusProxyAuthRequired && c.o.Proxy != "" {
-			p, _ := url.Parse(c.o.Proxy)
+		if resp.StatusCode == http.StatusProxyAuthRequired && c.c.Proxy != "" {
+			p, _ := url.Parse(c.c.Proxy)
 			return c.fail(&proxyError{p.Redacted(), resp.StatusCode})
 		}
 		e := c.fail(nil)
 		e.Status, e.Message = resp.StatusCode, oneLine(answer, maxMessage)
-		e.RetryAfter = min(retryAfter(resp.Header, time.Now()), maxRetryAfter)
+		e.RetryAfter = retryAfter(resp.Header, time.Now())
 		return e
 	}
 	return c.fail(fmt.Errorf("more than %d redirects", maxRedirects))
@@ -390,7 +295,7 @@ func (c *Uploader) fail(err error) *UploadError {
 // body returns the form and its content type.
 func (c *Uploader) body(id ID, text []byte) (form []byte, kind string, err error) {
 	name, kind := "pflog-"+id.String()+".txt", "text/plain"
-	if c.o.Gzip {
+	if c.c.Gzip {
 		name, kind = name+".gz", "application/gzip"
 		var z bytes.Buffer
 		zw := gzip.NewWriter(&z)
@@ -402,9 +307,9 @@ func (c *Uploader) body(id ID, text []byte) (form []byte, kind string, err error
 	}
 	b := bytes.NewBuffer(make([]byte, 0, len(text)+1024))
 	w := multipart.NewWriter(b)
-	err = w.WriteField(c.o.DeviceField, c.o.DeviceID)
+	err = w.WriteField(cmp.Or(c.c.DeviceField, "device_id"), c.c.DeviceID)
 	part, err2 := w.CreatePart(textproto.MIMEHeader{
-		"Content-Disposition": {multipart.FileContentDisposition(c.o.FileField, name)},
+		"Content-Disposition": {multipart.FileContentDisposition(cmp.Or(c.c.FileField, "upload_file"), name)},
 		"Content-Type":        {kind},
 	})
 	if err = errors.Join(err, err2); err != nil {
@@ -423,7 +328,7 @@ func (c *Uploader) post(ctx context.Context, u *url.URL, id ID, form []byte, kin
 		return nil, err
 	}
 	req.Header.Set("Content-Type", kind)
-	req.Header.Set("User-Agent", c.userAgent)
+	req.Header.Set("User-Agent", "threatstopd/"+c.c.Version)
 	req.Header.Set(HeaderBatch, id.String())
 	return c.http.Do(req)
 }
@@ -446,37 +351,14 @@ func readAnswer(resp *http.Response, timeout time.Duration, cancel context.Cance
 	default:
 		return ""
 	}
-	text := strings.TrimSpace(string(b))
-	if !htmlTag.MatchString(text) {
-		text, _, _ = strings.Cut(text, "\n")
-		return text
-	}
-	if m := htmlTitle.FindStringSubmatch(text); m != nil {
-		return html.UnescapeString(m[1])
-	}
-	return html.UnescapeString(htmlTag.ReplaceAllString(text, " "))
+	return html.UnescapeString(htmlTag.ReplaceAllString(string(b), " "))
 }
 
-var (
-	htmlTitle = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
-	htmlTag   = regexp.MustCompile(`(?s)<[a-zA-Z/!][^>]*>`)
-)
+var htmlTag = regexp.MustCompile(`(?s)<[a-zA-Z/!][^>]*>`)
 
 // oneLine returns a text that a server may have had a hand in as one line, printable and short.
 func oneLine(s string, most int) string {
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case r < ' ' || r > '~':
-			return -1
-		}
-		return r
-	}, s)
-	if s = strings.Join(strings.Fields(s), " "); len(s) > most {
-		s = s[:most] + "..."
-	}
-	return s
+	return privsep.Clean(strings.Join(strings.Fields(s), " "), most)
 }
 
 // redirect returns where to post instead. Logs go to no other host than the
@@ -498,37 +380,20 @@ func (c *Uploader) redirect(from *url.URL, resp *http.Response) (*url.URL, error
 	if to.Scheme != "https" && to.Scheme != from.Scheme {
 		return refuse("it is not https")
 	}
-	if !strings.EqualFold(to.Hostname(), c.url.Hostname()) || port(to) != port(from) && to.Scheme == from.Scheme {
+	if !strings.EqualFold(to.Hostname(), c.url.Hostname()) || to.Scheme == from.Scheme && to.Port() != from.Port() {
 		return refuse("it is another host")
 	}
 	to.User = c.url.User
 	return to, nil
 }
 
-func port(u *url.URL) string {
-	if p := u.Port(); p != "" {
-		return p
-	}
-	if u.Scheme == "https" {
-		return "443"
-	}
-	return "80"
-}
-
 // retryAfter reads a Retry-After header, a number of seconds or a date (RFC 9110
-// §10.2.3); 0 when there is none that makes sense. A date is taken relative to the
-// server's own clock, where it says what that is.
+// §10.2.3): at most maxRetryAfter, 0 when there is none that makes sense. A date is taken
+// relative to the server's own clock, where it says what that is.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	v := strings.TrimSpace(h.Get("Retry-After"))
-	if v == "" {
-		return 0
-	}
-	if strings.Trim(v, "0123456789") == "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || n > int64(maxWait/time.Second) {
-			return maxWait
-		}
-		return time.Duration(n) * time.Second
+	if n, err := strconv.ParseUint(v, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
+		return min(time.Duration(n)*time.Second, maxRetryAfter)
 	}
 	at, err := http.ParseTime(v)
 	if err != nil {
@@ -537,11 +402,58 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil {
 		now = date
 	}
-	return min(max(at.Sub(now), 0), maxWait)
+	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
-
-// maxWait keeps a number of seconds from overflowing; maxRetryAfter is lower.
-const maxWait = 365 * 24 * time.Hour
 
 // Close closes idle connections.
 func (c *Uploader) Close() { c.http.CloseIdleConnections() }
+
+// maxCAFile is larger than all the authorities that there are.
+const maxCAFile = 16 << 20
+
+// Roots reads the certificates to trust from a file in PEM form, or the system's where
+// file is "". Whoever can write to the file can read the uploads, and so one that others
+// can write to is refused, or that belongs to another user than root and the one that
+// this process runs as.
+func Roots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			return nil, fmt.Errorf("system's CA certificates: %w", err)
+		}
+		return pool, nil
+	}
+	pem, err := readTrusted(file)
+	pool := x509.NewCertPool()
+	if err == nil && !pool.AppendCertsFromPEM(pem) {
+		err = errors.New("no PEM certificate in it")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("CA_FILE %s: %w", file, cause(err))
+	}
+	return pool, nil
+}
+
+func readTrusted(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	uid, stranger := owner.Stranger(fi)
+	switch mode := fi.Mode(); {
+	case !mode.IsRegular():
+		return nil, errors.New("is not a regular file")
+	case stranger:
+		return nil, fmt.Errorf("owned by uid %d, who could have the uploads sent elsewhere: chown root it", uid)
+	case mode.Perm()&0o022 != 0:
+		return nil, fmt.Errorf("mode %04o: others than its owner can write whom to trust: chmod go-w it", mode.Perm())
+	case fi.Size() > maxCAFile:
+		return nil, fmt.Errorf("%d bytes: more than the limit of %d", fi.Size(), maxCAFile)
+	}
+	return io.ReadAll(io.LimitReader(f, maxCAFile))
+}

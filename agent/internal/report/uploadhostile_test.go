@@ -32,8 +32,8 @@ import (
 // hasty gives up soon, so that a test of one who never ends is short; calm is for those
 // who end what they began, however slow the machine is.
 var (
-	hasty = Timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Write: time.Second, Response: time.Second, Total: 40 * time.Second}
-	calm  = Timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Write: 30 * time.Second, Response: 30 * time.Second, Total: 50 * time.Second}
+	hasty = timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Write: time.Second, Response: time.Second, Total: 40 * time.Second}
+	calm  = timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Write: 30 * time.Second, Response: 30 * time.Second, Total: 50 * time.Second}
 )
 
 // A certificate for tests: its file, and what a server needs.
@@ -238,7 +238,7 @@ func TestHostileServer(t *testing.T) {
 		}), 0, "timeout awaiting response headers"},
 		{"103 with large headers", after(flood("", "HTTP/1.1 103 Early Hints\r\nLink: "+big[:60<<10]+"\r\n\r\n")), 0, ""},
 		{"101 and another protocol", after(flood("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", "x")), 0, "101"},
-		{"500 and a body without end", after(flood("HTTP/1.1 500 No\r\n\r\n", "sorry\n")), 0, `answered 500 Internal Server Error: "sorry"`},
+		{"500 and a body without end", after(flood("HTTP/1.1 500 No\r\n\r\n", "sorry\n")), 0, `answered 500 Internal Server Error: "sorry`},
 		{"500 and a body a byte at a time", after(func(c net.Conn) { say("HTTP/1.1 500 No\r\n\r\n")(c); trickle("sorry", slow)(c) }), 0, ""},
 		{"500 and a chunk of an exabyte", after(flood("HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n", "x")), 0, "answered 500 Internal Server Error"},
 		{"500 and a gzip bomb", after(say("HTTP/1.1 500 No\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n\x1f\x8b\x08\x00" + big[:60<<10])), 0, "answered 500 Internal Server Error"},
@@ -274,7 +274,7 @@ func TestHostileServer(t *testing.T) {
 				if tt.want == "" {
 					times.TLS = time.Second // some do not even do that
 				}
-				c := client(t, UploadOptions{URL: scheme + "://" + attacker(t, serve) + "/up", AllowHTTP: !secure, CAFile: cert.file, Timeouts: times})
+				c := client(t, Config{URL: scheme + "://" + attacker(t, serve) + "/up", CAFile: cert.file, timeouts: times})
 				gaveUp(t, c, bytes.Repeat([]byte("a line\n"), 1+tt.text/7), tt.want)
 			})
 		}
@@ -321,7 +321,7 @@ func TestHostileServerMemory(t *testing.T) {
 		{"chunk extensions", "HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n1;", "x"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := UploadOptions{URL: "https://" + attacker(t, overTLS(cert.server, after(flood(tt.begin, tt.rest)))), CAFile: cert.file, Timeouts: hasty}
+			o := Config{URL: "https://" + attacker(t, overTLS(cert.server, after(flood(tt.begin, tt.rest)))), CAFile: cert.file, timeouts: hasty}
 			c := client(t, o)
 			var before, now runtime.MemStats
 			runtime.ReadMemStats(&before)
@@ -340,7 +340,7 @@ func TestHostileServerMemory(t *testing.T) {
 				flood("HTTP/1.1 200 OK\r\n", "X: y\r\n")(c)
 			}
 		})
-		c := client(t, UploadOptions{URL: "https://127.0.0.1:1/", Proxy: proxy, CAFile: cert.file, Timeouts: hasty})
+		c := client(t, Config{URL: "https://127.0.0.1:1/", Proxy: proxy, CAFile: cert.file, timeouts: hasty})
 		gaveUp(t, c, lines, "")
 	})
 	t.Run("conn", func(t *testing.T) {
@@ -381,8 +381,8 @@ func TestHostileHandshake(t *testing.T) {
 		for _, way := range []string{"server", "proxy", "CONNECT", "socks5"} {
 			all.run(t, name+"/"+way, func(t *testing.T) {
 				addr := attacker(t, serve)
-				o := UploadOptions{URL: "https://127.0.0.1:1/", CAFile: cert.file, Timeouts: hasty}
-				o.Timeouts.TLS, o.Timeouts.Total = 500*time.Millisecond, 2*time.Second
+				o := Config{URL: "https://127.0.0.1:1/", CAFile: cert.file, timeouts: hasty}
+				o.timeouts.TLS, o.timeouts.Total = 500*time.Millisecond, 2*time.Second
 				switch way {
 				case "server":
 					o.URL = "https://" + addr
@@ -419,7 +419,7 @@ func TestSlowButSteadyServer(t *testing.T) {
 		}
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
-	c := client(t, UploadOptions{URL: "http://" + addr, AllowHTTP: true, Timeouts: Timeouts{Write: 10 * time.Second}})
+	c := client(t, Config{URL: "http://" + addr, timeouts: timeouts{Write: 10 * time.Second}})
 	if err := c.Send(t.Context(), linesID, make([]byte, size)); err != nil {
 		t.Error(err)
 	}
@@ -474,8 +474,8 @@ func TestTLSIsVerified(t *testing.T) {
 			if tt.caFile != "" {
 				caFile = tt.caFile
 			}
-			o := UploadOptions{URL: "https://" + addr, CAFile: caFile}
-			check := func(what string, o UploadOptions) {
+			o := Config{URL: "https://" + addr, CAFile: caFile}
+			check := func(what string, o Config) {
 				t.Helper()
 				err := client(t, o).Send(t.Context(), linesID, lines)
 				if tt.want == "" {
@@ -491,14 +491,14 @@ func TestTLSIsVerified(t *testing.T) {
 				return
 			}
 			// No option makes a difference.
-			for i := range reflect.TypeFor[UploadOptions]().NumField() {
+			for i := range reflect.TypeFor[Config]().NumField() {
 				x := o
 				if f := reflect.ValueOf(&x).Elem().Field(i); f.Kind() == reflect.Bool {
 					f.SetBool(true)
-					check(reflect.TypeFor[UploadOptions]().Field(i).Name, x)
+					check(reflect.TypeFor[Config]().Field(i).Name, x)
 				}
 			}
-			check("proxy", UploadOptions{URL: "https://127.0.0.1:1/", Proxy: "https://" + addr, CAFile: caFile})
+			check("proxy", Config{URL: "https://127.0.0.1:1/", Proxy: "https://" + addr, CAFile: caFile})
 			select {
 			case <-got:
 				t.Error("it was sent something")
@@ -506,7 +506,7 @@ func TestTLSIsVerified(t *testing.T) {
 			}
 		})
 	}
-	for _, o := range []UploadOptions{{URL: "https://a.example"}, {URL: "https://a.example", AllowHTTP: true, Gzip: true, Proxy: "https://p.example", CAFile: good.file}} {
+	for _, o := range []Config{{URL: "https://a.example"}, {URL: "https://a.example", Gzip: true, Proxy: "https://p.example", CAFile: good.file}} {
 		tlsConfig := client(t, o).http.Transport.(*http.Transport).TLSClientConfig
 		if tlsConfig.InsecureSkipVerify || tlsConfig.MinVersion < tls.VersionTLS12 || tlsConfig.CipherSuites != nil {
 			t.Errorf("%+v", tlsConfig)
@@ -558,7 +558,7 @@ func TestCAFileIsRefused(t *testing.T) {
 			if err := tt.make(path); err != nil {
 				t.Skip(err)
 			}
-			c, err := NewUploader(UploadOptions{URL: "https://a.example", CAFile: path})
+			c, err := NewUploader(Config{URL: "https://a.example", CAFile: path})
 			if tt.want == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -621,7 +621,7 @@ func FuzzAnswer(f *testing.F) {
 	}
 	good := regexp.MustCompile(`HTTP/[0-9]\.[0-9] +2[0-9][0-9]`)
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		c, err := NewUploader(UploadOptions{URL: "http://192.0.2.1/up", AllowHTTP: true, Timeouts: Timeouts{Response: 10 * time.Second, Total: 20 * time.Second}})
+		c, err := NewUploader(Config{URL: "http://192.0.2.1/up", timeouts: timeouts{Response: 10 * time.Second, Total: 20 * time.Second}})
 		if err != nil {
 			t.Fatal(err)
 		}

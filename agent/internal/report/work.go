@@ -405,7 +405,7 @@ func (r *Reporter) note(ctx context.Context, b *attempt, err error) (cut bool) {
 	default:
 		u.Tried, u.Error, u.Advice = now, err.Error(), ""
 		if e != nil {
-			u.Advice = e.Advice()
+			u.Advice = statuses[e.Status].advice
 		}
 		if e != nil && e.Content() {
 			break
