@@ -19,7 +19,7 @@ import (
 const (
 	sayLog     = 1
 	sayReady   = 4
-	sayCapture = 32
+	sayTrouble = 32
 	askSync    = 33
 )
 
@@ -88,16 +88,16 @@ func TestTakenOverReport(t *testing.T) {
 			conn.Write(bytes.Repeat([]byte("give me the table\n"), 100))
 			pong(conn)
 		}, "report process: misbehaved, killed: message refused"},
-		"too long": {once(sayCapture, strings.Repeat("x", 1<<20)), "report process: misbehaved, killed: message refused"},
+		"too long": {once(sayTrouble, strings.Repeat("x", 1<<20)), "report process: misbehaved, killed: message refused"},
 		"gigabytes ahead": {func(conn net.Conn) {
-			conn.Write([]byte{0xff, 0xff, 0xff, 0xff, sayCapture})
+			conn.Write([]byte{0xff, 0xff, 0xff, 0xff, sayTrouble})
 			pong(conn)
 		}, "report process: misbehaved, killed: message refused"},
 		"a list":           {once(17, "entries"), "report process: misbehaved, killed: message refused"},
 		"an unknown kind":  {once(200, ""), "report process: misbehaved, killed: message refused"},
-		"another field":    {once(sayCapture, `{"Reading":true,"Force":true}`), "report process: misbehaved, killed: capture state: json: unknown field"},
-		"two values":       {once(sayCapture, `{"Reading":true}{}`), "report process: misbehaved, killed: capture state: "},
-		"a nest":           {once(sayCapture, strings.Repeat(`[`, 3000)), "report process: misbehaved, killed: capture state: "},
+		"another field":    {once(sayTrouble, `{"Key":"pflog","Force":true}`), "report process: misbehaved, killed: trouble: json: unknown field"},
+		"two values":       {once(sayTrouble, `{"Key":"pflog"}{}`), "report process: misbehaved, killed: trouble: "},
+		"a nest":           {once(sayTrouble, strings.Repeat(`[`, 3000)), "report process: misbehaved, killed: trouble: "},
 		"sync with more":   {once(askSync, "\x01\x01"), "report process: misbehaved, killed: message refused"},
 		"sync with a flag": {once(askSync, "\x80"), "report process: misbehaved, killed: sync asked for with 80"},
 		"two syncs":        {forever(askSync, "\x01"), "report process: misbehaved, killed: asks for a sync while it has one"},
@@ -109,7 +109,7 @@ func TestTakenOverReport(t *testing.T) {
 				}
 			})
 		}, "report process: misbehaved, killed: asks for syncs without end"},
-		"capture flaps":      {forever(sayCapture, `{"Reading":false,"Why":"guess"}`), "report process: misbehaved, killed: reports the state of the capture again and again"},
+		"capture flaps":      {forever(sayTrouble, `{"Key":"pflog","Text":"guess"}`), "report process: misbehaved, killed: reports troubles without end"},
 		"no event":           {once(sayLog, "policy enforced"), "report process: misbehaved, killed: "},
 		"events without end": {forever(sayLog, `{"level":"error","message":"policy not updated"}`), "report process: misbehaved, killed: "},
 		"ready twice":        {once(sayReady, ""), "report process: misbehaved, killed: "},

@@ -72,6 +72,7 @@ type Client struct {
 	conn     *privsep.Conn // to the present process; nil before the first
 	status   *status.Status
 	shown    *status.Status // what conn has of it
+	log      bool           // a line about reporting is to be logged
 	force    *inForce
 	sent     *inForce    // what conn has of it
 	head     *policyHead // which announced that; nil: nothing was sent yet
@@ -121,7 +122,8 @@ func (c *Client) SetUp(next Config) {
 	c.o.Config, c.retry = next, firstRetry
 	c.mu.Unlock()
 	if errors.Join(errB, errA) == nil && bytes.Equal(before, after) && next.CAFile == "" {
-		c.order(kindRetry)
+		// A role that does not read must not hold up main.
+		c.tasks.Go(func() { _ = c.keeper.Conn().Send(kindRetry, nil) })
 	} else {
 		c.keeper.Restart()
 	}
@@ -146,11 +148,11 @@ func (c *Client) Status(s status.Status) {
 }
 
 // LogStatus has the role log a line about reporting. It does not wait.
-func (c *Client) LogStatus() { c.order(kindLogStatus) }
-
-// order sends a message without content: a role that does not read must not hold up main.
-func (c *Client) order(kind byte) {
-	c.tasks.Go(func() { _ = c.keeper.Conn().Send(kind, nil) })
+func (c *Client) LogStatus() {
+	c.mu.Lock()
+	c.log = true
+	c.mu.Unlock()
+	signal(c.wake)
 }
 
 // files duplicates the listeners for a new process, in the order of their names.
@@ -212,6 +214,13 @@ func (c *Client) send() {
 		case <-c.ctx.Done():
 			return
 		case <-c.wake:
+		}
+		c.mu.Lock()
+		log := c.log
+		c.log = false
+		c.mu.Unlock()
+		if log {
+			_ = c.keeper.Conn().Send(kindLogStatus, nil)
 		}
 		c.sendPolicy()
 		c.sendStatus()
