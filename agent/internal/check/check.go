@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/capture"
@@ -74,15 +72,22 @@ type subject struct {
 // write writes what is known as text.
 func (s *subject) write(w io.Writer) {
 	s.Notes.write(w)
-	if s.Hits == 0 {
-		notes{{"hits", "none in pflogd's files"}}.write(w)
-	} else {
-		notes{{"hits", fmt.Sprintf("%d in pflogd's files, the latest:", s.Hits)}}.write(w)
-		for _, line := range s.Latest {
-			fmt.Fprintf(w, "  %s\n", line)
-		}
+	hits := "none in pflogd's files"
+	if s.Hits > 0 {
+		hits = fmt.Sprintf("%d in pflogd's files, the latest:", s.Hits)
+	}
+	notes{{"hits", hits}}.write(w)
+	for _, line := range s.Latest {
+		fmt.Fprintf(w, "  %s\n", line)
 	}
 	fmt.Fprintf(w, "%s%s\n", s.Name, [...]string{" is not blocked", " is blocked", " is blocked in part", ": not known"}[s.Answer])
+}
+
+// A checker checks subjects. Its own notes concern all of them.
+type checker struct {
+	Options
+	notes
+	subjects []*subject
 }
 
 // Check writes to w what is known of each address or network: what the tables in the
@@ -94,13 +99,12 @@ func (s *subject) write(w io.Writer) {
 // packets; where pf cannot be asked it is that of the policy. For several it is
 // CannotTell if it is that for one of them, else that of the last that is not blocked.
 func Check(ctx context.Context, nets []netip.Prefix, o Options, w io.Writer) (Answer, error) {
-	c := &checker{Options: o}
+	c := &checker{Options: o, notes: notes{}}
 	for _, n := range nets {
 		if !n.IsValid() {
 			return CannotTell, errors.New("no address")
 		}
-		s := &subject{Name: pfioctl.Addr{Prefix: n}.String(), Latest: []string{}, net: n}
-		c.subjects = append(c.subjects, s)
+		c.subjects = append(c.subjects, &subject{Name: pfioctl.Addr{Prefix: n}.String(), Latest: []string{}, net: n})
 	}
 	c.kernel()
 	c.settle()
@@ -124,17 +128,7 @@ func Check(ctx context.Context, nets []netip.Prefix, o Options, w io.Writer) (An
 			worst = s.Answer
 		}
 	}
-	if err := c.write(w); err != nil {
-		return worst, err
-	}
-	return worst, ctx.Err()
-}
-
-// checker checks subjects. Its own notes concern all of them.
-type checker struct {
-	Options
-	notes
-	subjects []*subject
+	return worst, errors.Join(c.write(w), ctx.Err())
 }
 
 func (c *checker) write(w io.Writer) error {
@@ -142,7 +136,7 @@ func (c *checker) write(w io.Writer) error {
 		return WriteJSON(w, struct {
 			Notes   notes      `json:"notes"`
 			Checked []*subject `json:"checked"`
-		}{append(notes{}, c.notes...), c.subjects})
+		}{c.notes, c.subjects})
 	}
 	var b strings.Builder
 	c.notes.write(&b)
@@ -154,14 +148,6 @@ func (c *checker) write(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// WriteJSON writes v as indented JSON.
-func WriteJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
 }
 
 // kernel answers by the tables in force.
@@ -209,6 +195,7 @@ func (s *subject) table(t pfioctl.Table, entries *pfioctl.List[pfioctl.AddrStats
 		s.Notes.say("table", "<%s>: %v", t.Name, err)
 		return CannotTell
 	}
+	var decides pfioctl.AddrStats
 	answer, by, text := s.decide(func(yield func(netip.Prefix, bool) bool) {
 		for e := range entries.All() {
 			if !yield(e.Prefix, e.Not) {
@@ -219,9 +206,11 @@ func (s *subject) table(t pfioctl.Table, entries *pfioctl.List[pfioctl.AddrStats
 	s.Notes.say("table", "<%s>: %s", t.Name, text)
 	for e := range entries.All() {
 		if e.Prefix == by.Prefix {
-			s.Notes.say("counters", "%s: %s", by, counters(e, zone))
-			break
+			decides = e
 		}
+	}
+	if by.Prefix.IsValid() {
+		s.Notes.say("counters", "%s: %s", by, counters(decides, zone))
 	}
 	return answer
 }
@@ -320,16 +309,6 @@ func (c *checker) policy(ctx context.Context) {
 	}
 }
 
-// fetcher fetches lists and looks up names in this process.
-type fetcher struct {
-	*dnsfetch.Client
-	lookup func(context.Context, string) ([]netip.Addr, error)
-}
-
-func (f fetcher) Lookup(ctx context.Context, names []string) []sources.Name {
-	return fetch.LookUp(ctx, names, f.lookup)
-}
-
 // explain notes what the lists and exceptions say, and returns the reason for each answer.
 func (s *subject) explain(x policy.Explanation) (why [3]string) {
 	dropped := ""
@@ -338,8 +317,9 @@ func (s *subject) explain(x policy.Explanation) (why [3]string) {
 		if l.On {
 			text = "on it"
 		}
+		entry := pfioctl.Addr{Prefix: l.Entry, Not: !l.On}
 		if l.Entry.IsValid() {
-			text += ", by " + pfioctl.Addr{Prefix: l.Entry, Not: !l.On}.String()
+			text += ", by " + entry.String()
 		}
 		if l.Inside > 0 {
 			text += "; it has " + entryCount(l.Inside) + " inside"
@@ -352,7 +332,7 @@ func (s *subject) explain(x policy.Explanation) (why [3]string) {
 				dropped = fmt.Sprintf(": entry %s of list %s is dropped: %s", entry, l.Name, d.Why)
 			}
 		}
-		switch entry := (pfioctl.Addr{Prefix: l.Entry}); {
+		switch {
 		case l.On && l.Kind == policy.Block:
 			why[Blocked] = fmt.Sprintf(": entry %s of list %s", entry, l.Name)
 		case l.On:

@@ -3,10 +3,8 @@ package check
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 
@@ -23,122 +21,136 @@ const (
 	seenWithin = 2 * time.Second
 )
 
-// indicator makes connections that have to be blocked, and looks for their
-// records.
-func (t *tester) indicator(ctx context.Context) {
-	if !t.ready.pf {
-		t.say(rules.Skip, "test indicator: pf cannot be asked")
+// indicators makes connections that have to be blocked, and looks for their records.
+func (t *tester) indicators(ctx context.Context) {
+	switch {
+	case !t.asked:
+		t.say(rules.Skip, nil, "test indicator: pf cannot be asked")
 		return
-	}
-	if !t.Config.ReloadPF {
-		t.say(rules.Skip, "test indicator: the tables are not loaded by threatstopd (RELOAD_PF=no)")
+	case !t.Config.ReloadPF:
+		t.say(rules.Skip, nil, "test indicator: the tables are not loaded by threatstopd (RELOAD_PF=no)")
+		return
+	case errors.Is(t.blockErr, syscall.ESRCH):
+		return // the missing table is reported already
+	case t.blockErr != nil:
+		t.fail("test indicator", t.blockErr)
 		return
 	}
 	for _, name := range t.Indicators {
-		addrs, err := lookup(ctx, &t.Options, name)
+		addrs, err := t.addresses(ctx, name)
 		if err != nil {
-			t.say(rules.Warn, fmt.Sprintf("test indicator %s: %v", name, err), "name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS")
-			continue
+			t.say(rules.Warn, []string{"name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS"}, "test indicator %s: %v", name, err)
 		}
 		for _, a := range addrs {
-			label := name
-			if label != a.String() {
-				label += " (" + a.String() + ")"
+			what := "test indicator " + name
+			if name != a.String() {
+				what += " (" + a.String() + ")"
 			}
-			t.blocked(ctx, label, a)
+			t.indicator(ctx, what, a)
 		}
 	}
 }
 
-// blocked tries one address.
-func (t *tester) blocked(ctx context.Context, label string, a netip.Addr) {
-	what := "test indicator " + label
-	switch err := t.ready.blockErr; {
-	case errors.Is(err, syscall.ESRCH):
-		return // the missing table is reported already
-	case err != nil:
-		t.fail(what, err)
+// indicator tries one address.
+func (t *tester) indicator(ctx context.Context, what string, a netip.Addr) {
+	s := &subject{net: netip.PrefixFrom(a, a.BitLen())}
+	answer, _, _ := s.decide(func(yield func(netip.Prefix, bool) bool) {
+		for _, e := range t.entries {
+			if !yield(e.Prefix, e.Not) {
+				return
+			}
+		}
+	})
+	if answer != Blocked {
+		t.say(rules.Fail, []string{"threatstopd --sync-now", "threatstopd --check " + a.String()}, "%s is not in table <%s>", what, t.Config.BlockTable)
 		return
 	}
-	if e, ok := t.ready.decides(a); !ok || e.Not {
-		t.say(rules.Fail, fmt.Sprintf("%s is not in table <%s>", what, t.Config.BlockTable), "threatstopd --sync-now", fmt.Sprintf("threatstopd --check %s", a))
-		return
+	t.ok("%s is in table <%s>", what, t.Config.BlockTable)
+	if t.logErr != nil {
+		t.say(rules.Fail, []string{"ifconfig " + t.Config.PflogIf}, "%s: its record cannot be looked for: %v", what, t.logErr)
 	}
-	t.say(rules.OK, fmt.Sprintf("%s is in table <%s>", what, t.Config.BlockTable))
 
-	log := t.ready.pflog
-	if err := t.ready.pflogErr; err != nil {
-		t.say(rules.Fail, fmt.Sprintf("%s: its record cannot be looked for: %v", what, err), "ifconfig "+t.Config.PflogIf)
+	for len(t.hits) > 0 {
+		<-t.hits
 	}
-	record := t.ready.seen.want(a)
+	began := time.Now().Truncate(time.Microsecond)
 	dialCtx, cancel := context.WithTimeout(ctx, connectTimeout)
 	c, err := t.Dial(dialCtx, "tcp", netip.AddrPortFrom(a, indicatorPort).String())
 	timedOut := dialCtx.Err() != nil
 	cancel()
 	if err == nil {
 		c.Close()
-		t.say(rules.Fail, what+": a connection to it was made: it is not blocked", append([]string{"add to pf.conf, above the first rule with quick:"}, t.lines()...)...)
+		t.say(rules.Fail, t.lines(), "%s: a connection to it was made: it is not blocked", what)
 		return
 	}
-	line := ""
-	if log != nil {
-		select {
-		case line = <-record:
-		case <-time.After(seenWithin):
-		case <-ctx.Done():
-		}
-	}
-	t.connected(what, err, timedOut, line)
+	line := t.record(ctx, a, began)
+	t.connected(what, err, timedOut, line != "")
 	switch {
-	case log == nil:
+	case t.log == nil:
 	case line != "":
-		t.say(rules.OK, fmt.Sprintf("%s: its record on %s: %s", what, t.Config.PflogIf, line))
+		t.ok("%s: its record on %s: %s", what, t.Config.PflogIf, line)
 	default:
-		t.say(rules.Fail, fmt.Sprintf("%s: no record of it on %s within %v", what, t.Config.PflogIf, seenWithin),
-			"the rules that block have to log, there: see the lines about rules above")
+		t.say(rules.Fail, []string{"the rules that block have to log, there: see the lines about rules above"},
+			"%s: no record of it on %s within %v", what, t.Config.PflogIf, seenWithin)
 	}
 }
 
-// connected reports how a connection failed: as it should, if the kernel did not let
-// it out. Behind a bridge that filters, or where rules return something, that can
-// only be seen from the record.
-func (t *tester) connected(what string, err error, timedOut bool, line string) {
+// connected reports how a connection failed: as it should, if the kernel did not let it out. Behind a bridge
+// that filters, or where rules return something, that can only be seen from the record.
+func (t *tester) connected(what string, err error, timedOut, logged bool) {
 	var timeout net.Error
-	switch {
-	case errors.Is(err, syscall.EACCES):
-		t.say(rules.OK, what+": a connection to it is refused: permission denied")
-	case timedOut || errors.As(err, &timeout) && timeout.Timeout():
-		t.say(rules.OK, what+": a connection to it times out, as where a bridge filters")
-	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EHOSTUNREACH):
-		if line != "" {
-			t.say(rules.OK, fmt.Sprintf("%s: a connection to it fails: %v", what, reason(err)))
-			return
+	is := func(all ...error) bool {
+		for _, e := range all {
+			if errors.Is(err, e) {
+				return true
+			}
 		}
-		t.say(rules.Warn, fmt.Sprintf("%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err)), "look for it with: tcpdump -n -e -i "+t.Config.PflogIf)
+		return false
+	}
+	switch back := is(syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH); {
+	case is(syscall.EACCES):
+		t.ok("%s: a connection to it is refused: permission denied", what)
+	case timedOut || errors.As(err, &timeout) && timeout.Timeout():
+		t.ok("%s: a connection to it times out, as where a bridge filters", what)
+	case back && logged:
+		t.ok("%s: a connection to it fails: %v", what, reason(err))
+	case back:
+		t.say(rules.Warn, []string{"look for it with: tcpdump -n -e -i " + t.Config.PflogIf},
+			"%s: a connection to it fails: %v: that may be pf (block return), or the host itself", what, reason(err))
 	default:
-		t.say(rules.Warn, fmt.Sprintf("%s: not known whether it is blocked: %v", what, reason(err)), "look at the routes of this host")
+		t.say(rules.Warn, []string{"look at the routes of this host"}, "%s: not known whether it is blocked: %v", what, reason(err))
 	}
 }
 
-// A watch reads a pflog interface until it is closed and picks out the record that is
-// wanted.
-type watch struct {
-	mu    sync.Mutex
-	addr  netip.Addr
-	since time.Time
-	line  chan string
+// A hit is the record of a packet that was blocked.
+type hit struct {
+	src, dst netip.Addr
+	time     time.Time
+	line     string
 }
 
-// want returns where the line of the first blocked packet from or to a that is logged from
-// now on is sent.
-func (w *watch) want(a netip.Addr) <-chan string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.addr, w.since, w.line = a, time.Now().Truncate(time.Microsecond), make(chan string, 1)
-	return w.line
+// record returns the line of a blocked packet from or to a, logged since then, or "" if none comes.
+func (t *tester) record(ctx context.Context, a netip.Addr, since time.Time) string {
+	if t.log == nil {
+		return ""
+	}
+	timeout := time.After(seenWithin)
+	for {
+		select {
+		case h := <-t.hits:
+			if (h.src == a || h.dst == a) && !h.time.Before(since) {
+				return h.line
+			}
+		case <-timeout:
+			return ""
+		case <-ctx.Done():
+			return ""
+		}
+	}
 }
 
-func (w *watch) run(log capture.Source, loc *time.Location) {
+// watch sends the blocked packets of a pflog interface to hits, as many as there is room for, until it is closed.
+func watch(log capture.Source, hits chan<- hit, loc *time.Location) {
 	var p capture.Packet
 	for {
 		data, ci, err := log.ZeroCopyReadPacketData()
@@ -148,13 +160,9 @@ func (w *watch) run(log capture.Source, loc *time.Location) {
 		if p.Decode(data, ci) != nil || p.Header.Action != capture.ActionBlock {
 			continue
 		}
-		w.mu.Lock()
-		if (p.Src.Unmap() == w.addr || p.Dst.Unmap() == w.addr) && !p.Time.Before(w.since) {
-			select {
-			case w.line <- string(p.AppendLine(nil, loc)):
-			default: // only the first is wanted
-			}
+		select {
+		case hits <- hit{p.Src.Unmap(), p.Dst.Unmap(), p.Time, string(p.AppendLine(nil, loc))}:
+		default:
 		}
-		w.mu.Unlock()
 	}
 }

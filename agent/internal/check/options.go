@@ -1,21 +1,26 @@
 // Package check implements --test and --check of threatstopd.
 //
-// Test goes through the configuration, pf and its rules, pflog, the policy
-// servers, the log server, the clock, and the files. In the end it makes a
-// connection that has to be blocked, and looks for its record.
+// Test goes through the configuration, pf and its rules, pflog, files, the policy servers, the log server and
+// the clock. In the end it makes a connection that has to be blocked, and looks for its record.
 //
 // Check reports of addresses and networks whether and why they are blocked.
 package check
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"os/user"
+	"strconv"
 	"time"
 
 	"example.org/threatstopd/agent/internal/config"
+	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/agent/internal/sources"
@@ -31,6 +36,7 @@ const DefaultIndicator = "bad.threatstop.com"
 type Options struct {
 	Config   *config.Config
 	Warnings []config.Problem
+	Invalid  error  // of a configuration that is refused: Test reports it, and nothing else
 	File     string // where Config was read from
 	JSON     bool   // write one JSON object in place of text
 
@@ -77,3 +83,69 @@ func (o *Options) settle() {
 	o.Host = func() (policy.Facts, error) { return facts, err }
 	_ = time.Now().In(o.Local).String()
 }
+
+// addresses returns those of a name, or the address that it is.
+func (o *Options) addresses(ctx context.Context, name string) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(name); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	addrs, err := o.Lookup(ctx, name)
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("has no address")
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, err
+}
+
+// A fetcher fetches lists and looks up names in this process.
+type fetcher struct {
+	*dnsfetch.Client
+	lookup func(context.Context, string) ([]netip.Addr, error)
+}
+
+func (f fetcher) Lookup(ctx context.Context, names []string) []sources.Name {
+	return fetch.LookUp(ctx, names, f.lookup)
+}
+
+// Interfaces returns the interfaces of the machine and the groups that they are in.
+func Interfaces() (all []rules.Interface, err error) {
+	list, err := net.Interfaces()
+	for _, i := range list {
+		x := rules.Interface{Name: i.Name, Loopback: i.Flags&net.FlagLoopback != 0, Up: i.Flags&net.FlagUp != 0}
+		if x.Groups, err = groups(i.Name); err != nil {
+			return nil, err
+		}
+		all = append(all, x)
+	}
+	return all, err
+}
+
+// UserID returns the number of a user.
+func UserID(name string) (uint32, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(u.Uid, 10, 32)
+	return uint32(n), err
+}
+
+// WriteJSON writes v as indented JSON.
+func WriteJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// count returns a number of things in words.
+func count(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + more
+}
+
+func entryCount(n int) string { return count(n, "entry", "entries") }

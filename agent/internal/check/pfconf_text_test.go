@@ -46,19 +46,6 @@ func TestJudgePfConf(t *testing.T) {
 	}
 }
 
-func TestScanLimits(t *testing.T) {
-	c := scanPfConf("set limit { states 10, table-entries $n }\nset limit tables 7\nset limit\nset limit frags\n")
-	want := []limitLine{{1, "states", 10}, {1, "table-entries", -1}, {2, "tables", 7}}
-	if len(c.limits) != len(want) {
-		t.Fatalf("%+v", c.limits)
-	}
-	for i := range want {
-		if c.limits[i] != want[i] {
-			t.Errorf("%+v, want %+v", c.limits[i], want[i])
-		}
-	}
-}
-
 // For any text, every line that is reported exists, and a table line put
 // in front is found.
 func FuzzScanPfConf(f *testing.F) {
@@ -70,28 +57,16 @@ func FuzzScanPfConf(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		lines := strings.Count(text, "\n") + 1
-		check := func(line int) {
-			if line < 1 || line > lines {
-				t.Fatalf("line %d of %d", line, lines)
+		all, _ := scanPfConf(text)
+		for _, s := range all {
+			if s.line < 1 || s.line > lines || len(s.words) == 0 {
+				t.Fatalf("%+v of %d lines", s, lines)
 			}
-		}
-		c := scanPfConf(text)
-		for _, x := range c.tables {
-			check(x.line)
-		}
-		for _, x := range c.limits {
-			check(x.line)
-			if x.value < -1 {
-				t.Fatalf("limit %d", x.value)
-			}
-		}
-		if c.includes != 0 {
-			check(c.includes)
 		}
 		d := definition{table: pfioctl.Table{Name: "front"}, file: "/var/db/front"}
-		with := scanPfConf(d.line() + "\n" + text)
-		if len(with.tables) != len(c.tables)+1 || with.tables[0].name != "front" || with.tables[0].line != 1 || with.tables[0].files[0] != d.file {
-			t.Fatalf("%+v without, %+v with a line in front", c.tables, with.tables)
+		with, _ := scanPfConf(d.line() + "\n" + text)
+		if level, what := d.judge(with[0]); len(with) != len(all)+1 || with[0].line != 1 || level != rules.OK {
+			t.Fatalf("%+v without, %+v with a line in front: %s", all, with, what)
 		}
 	})
 }

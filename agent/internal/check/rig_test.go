@@ -311,8 +311,15 @@ func (r *rig) options() Options {
 	}
 	r.o.Config, r.o.Warnings = cfg, append(warnings, r.warnings...)
 	r.o.Sources.Block, r.o.Sources.Allow, r.o.Sources.NeverBlock = cfg.BlockLists, cfg.AllowLists, cfg.NeverBlock
-	r.o.Fetch.Servers, r.o.Fetch.Timeout = cfg.DNSServers, cfg.DNSTimeout
+	r.o.Fetch.Servers, r.o.Fetch.Timeout, r.o.Fetch.Resolver = cfg.DNSServers, cfg.DNSTimeout, noNames{}
 	return r.o
+}
+
+// noNames is a resolver that knows no name.
+type noNames struct{}
+
+func (noNames) LookupNetIP(_ context.Context, _, name string) ([]netip.Addr, error) {
+	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 }
 
 // test runs the test and returns the failures and what was written.

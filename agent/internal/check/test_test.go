@@ -41,7 +41,7 @@ func TestAllIsWell(t *testing.T) {
 		"configuration: threatstop.conf", "running as root", "pf is enabled", "interface pflog0 is up", "pflogd is running",
 		"table <ThreatSTOP-Block> has 6 entries", "come in from <ThreatSTOP-Block> are blocked and logged: @0", "go out to <ThreatSTOP-Block> are blocked and logged: @1",
 		"pf.conf:1: table <ThreatSTOP-Block> is loaded from", "table file " + r.path("ThreatSTOP-Block.pftable"), "spool directory", "CA file",
-		"policy server " + r.dns.Addr() + ": connects to", "allow list " + allowList + ": 1 entry in 1 part (", "block list " + blockList + ": 4 entries", "DNS Server is ready.",
+		"allow list " + allowList + ": 1 entry in 1 part (", "block list " + blockList + ": 4 entries", "DNS Server is ready.",
 		"policy: 6 entries to block, 1 to allow", "knows this host's public address 198.51.100.1", "entry headroom: limit 200000, in use by other tables 0, the policy has 7",
 		"answers: TLS 1.", "certificate good until", "clock: within",
 		"192.0.2.66 is in table", "refused: permission denied", "its record on pflog0: ", "rule 1/(match) block out on em0: 198.18.0.1.30000 > 192.0.2.66.80: S",
@@ -179,9 +179,9 @@ func TestWhatIsWrong(t *testing.T) {
 		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA_FILE; no such file > PEM", "FAIL log server; no such file > PEM"}},
 		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA_FILE; no PEM certificate in it", "FAIL log server; no PEM certificate in it"}},
 
-		"no policy server": {func(r *rig) { r.dns.Close() }, []string{"FAIL policy server; no TCP connection; refused > ports 53 and 5353", "FAIL no policy server gives all lists > above"}},
+		"no policy server": {func(r *rig) { r.dns.Close() }, []string{"FAIL policy server; cannot connect; refused > ports 53 and 5353", "FAIL no policy server gives all lists > above"}},
 		"a policy server by a name that is none": {func(r *rig) { r.conf["DNS_SERVERS"] = "nowhere.example" },
-			[]string{"FAIL policy server nowhere.example: lookup nowhere.example: no such host > DNS_SERVERS", "FAIL no policy server gives all lists"}},
+			[]string{"FAIL policy server nowhere.example; no such host > DNS_SERVERS", "FAIL no policy server gives all lists"}},
 		"one of two policy servers": {func(r *rig) { r.conf["DNS_SERVERS"] = "nowhere.example " + r.dns.Addr() },
 			[]string{"warn policy server nowhere.example"}},
 		"refused": {func(r *rig) { r.dns.Fail(dnstest.On{}, dnstest.Refused) },
@@ -271,7 +271,7 @@ func TestWhatIsWrong(t *testing.T) {
 				}
 			}
 			last := out[strings.LastIndexByte(strings.TrimSuffix(out, "\n"), '\n')+1:]
-			if n != fails || strings.HasPrefix(last, "The test was successful.") != (fails == 0) || fails > 0 && !strings.Contains(last, counted(fails, "failure")) {
+			if n != fails || strings.HasPrefix(last, "The test was successful.") != (fails == 0) || fails > 0 && !strings.Contains(last, count(fails, "failure", "failures")) {
 				t.Errorf("%d failures, want %d, last line %q", n, fails, last)
 			}
 		})
@@ -322,15 +322,15 @@ func checkLines(t *testing.T, out string, want []string) {
 	}
 }
 
-func TestConfigRefused(t *testing.T) {
+func TestInvalidConfig(t *testing.T) {
 	_, _, err := config.Parse("x.conf", strings.NewReader("FOO=1\nDNS_SERVERS='a b'\n"))
 	var out bytes.Buffer
-	n := ConfigRefused("x.conf", nil, err, false, &out)
+	n := Test(t.Context(), Options{File: "x.conf", Invalid: err}, &out)
 	if n < 3 || strings.Count(out.String(), "FAIL  configuration: x.conf") != n || !strings.Contains(out.String(), fmt.Sprintf("%d failures.", n)) {
 		t.Errorf("%d failures:\n%s", n, out.String())
 	}
 	out.Reset()
-	if n := ConfigRefused("x.conf", nil, os.ErrNotExist, false, &out); n != 1 || !strings.Contains(out.String(), "1 failure.") {
+	if n := Test(t.Context(), Options{File: "x.conf", Invalid: os.ErrNotExist}, &out); n != 1 || !strings.Contains(out.String(), "1 failure.") {
 		t.Errorf("%d failures:\n%s", n, out.String())
 	}
 }
@@ -361,7 +361,7 @@ func TestJSON(t *testing.T) {
 		}
 	}
 	out.Reset()
-	ConfigRefused("x.conf", nil, os.ErrNotExist, true, &out)
+	Test(t.Context(), Options{File: "x.conf", Invalid: os.ErrNotExist, JSON: true}, &out)
 	must(t, json.Unmarshal(out.Bytes(), &got))
 	if got.Failures != 1 || got.Findings[0].Level != "fail" {
 		t.Errorf("%s", &out)

@@ -23,20 +23,17 @@ const pfConf = "/etc/pf.conf"
 // testAll checks the installation. A configuration that is refused is the first finding.
 func testAll(ctx context.Context, env Env, f *flags) error {
 	cfg, warnings, err := config.Load(f.file)
-	failures := 0
-	if err != nil {
-		failures = check.ConfigRefused(f.file, warnings, err, f.json, env.Stdout)
-	} else {
-		o := checkOptions("--test", cfg, env, f)
+	o := check.Options{File: f.file, JSON: f.json, Invalid: err, Warnings: warnings}
+	if err == nil {
+		o = checkOptions("--test", cfg, env, f)
 		o.Warnings = warnings
 		for _, w := range unusable(cfg, f.file) {
 			if w.Key != "CA_FILE" && w.Key != "USER" { // these have checks of their own
 				o.Warnings = append(o.Warnings, w)
 			}
 		}
-		failures = check.Test(ctx, o, env.Stdout)
 	}
-	if failures > 0 {
+	if check.Test(ctx, o, env.Stdout) > 0 {
 		return errSaid
 	}
 	return nil
