@@ -58,7 +58,7 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		}
 		if poll.want == "" {
 			t.Errorf("%s: something was in force before", poll.name)
-		} else if _, _, ok := policy.NewIndex(before).Lookup(netip.MustParseAddr(poll.want)); !ok {
+		} else if _, _, ok := before.Lookup(netip.MustParseAddr(poll.want)); !ok {
 			t.Errorf("%s: %s was not in force before", poll.name, poll.want)
 		}
 	}

@@ -231,19 +231,6 @@ func BenchmarkSet(b *testing.B) {
 	})
 }
 
-func BenchmarkIndex(b *testing.B) {
-	for _, family := range []string{"v4", "v6"} {
-		b.Run(family+"/1M", func(b *testing.B) {
-			s := mustBuild(b, data(family, 1_000_000))
-			b.ReportAllocs()
-			for b.Loop() {
-				policy.NewIndex(s)
-			}
-			perSecond(b, s.Len())
-		})
-	}
-}
-
 // BenchmarkLookup looks up addresses that are listed, and their neighbours that
 // are not.
 func BenchmarkLookup(b *testing.B) {
@@ -259,7 +246,7 @@ func BenchmarkLookup(b *testing.B) {
 				}
 				b.Run(family+"/"+name+"/"+s.name, func(b *testing.B) {
 					entries := data(family, s.n)
-					x := policy.NewIndex(mustBuild(b, entries))
+					x := mustBuild(b, entries)
 					addrs := sought(x, entries, want)
 					b.ReportAllocs()
 					i := 0
@@ -276,7 +263,7 @@ func BenchmarkLookup(b *testing.B) {
 }
 
 // sought returns addresses near entries that the index has or has not.
-func sought(x *policy.Index, entries []netip.Prefix, has bool) []netip.Addr {
+func sought(x *policy.Set, entries []netip.Prefix, has bool) []netip.Addr {
 	r := rand.New(rand.NewPCG(7, 7))
 	addrs := make([]netip.Addr, 1<<16)
 	for i := range addrs {

@@ -190,12 +190,27 @@ func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	v4 := partition(entries)
-	for _, family := range [][]Entry{entries[:v4], entries[v4:]} {
-		if !slices.IsSortedFunc(family, compare) {
-			sortEntries(family)
+	// IPv4 first: a compare of families in the sort would take longer.
+	v4 := 0
+	for i := range entries {
+		if entries[i].v6 == 0 {
+			entries[i], entries[v4] = entries[v4], entries[i]
+			v4++
 		}
 	}
+	sortEntries(entries[:v4])
+	sortEntries(entries[v4:])
+	entries = slices.CompactFunc(entries, func(e, before Entry) bool {
+		if e.List != before.List || !e.samePrefix(&before) {
+			return false
+		}
+		if l := &p.Report.Lists[e.List]; e.Not == before.Not {
+			l.Duplicates++
+		} else {
+			l.Conflicts++
+		}
+		return true
+	})
 	for kind, to := range []**Set{&p.Block, &p.Allow} {
 		s := &sweep{kind: Kind(kind), lists: p.Report.Lists, to: &Set{lists: names}}
 		if s.kind == Block {

@@ -25,7 +25,7 @@ func TestDifference(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		now, before, got := policy.NewIndex(sets[0]), policy.NewIndex(sets[1]), policy.NewIndex(cut)
+		now, before, got := sets[0], sets[1], cut
 		for a := range 64 {
 			addr := u.prefix(block{a, 6}).Addr()
 			_, _, is := now.Lookup(addr)

@@ -9,10 +9,9 @@
 // a [Report] of what is not in them and why. Listed entries are in the table as they were listed, because
 // owners look for them there; on request the smallest equivalent table is made instead.
 //
-// A [Guard] decides whether a table may replace the one in force. An [Index] finds the entry that
+// A [Guard] decides whether a table may replace the one in force. [Set.Lookup] finds the entry that
 // decides for an address, and [Explain] what each list has to do with it. [Exceptions] derives
 // exceptions from what is known of the host.
 //
-// The package does no input or output and knows neither pf nor DNS. A Set, an Index and a Policy never
-// change and may be shared between goroutines.
+// The package does no input or output and knows neither pf nor DNS. A Set and a Policy never change and may be shared between goroutines.
 package policy

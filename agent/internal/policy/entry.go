@@ -12,7 +12,12 @@ import (
 // bits. So a prefix of n bits is a block of 2^(128-n) numbers in both families.
 type u128 struct{ hi, lo uint64 }
 
-func (a u128) less(b u128) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo }
+func (a u128) compare(b u128) int {
+	if a.hi != b.hi {
+		return cmp.Compare(a.hi, b.hi)
+	}
+	return cmp.Compare(a.lo, b.lo)
+}
 
 // next returns a+1; after the last number comes 0.
 func (a u128) next() u128 {
@@ -34,51 +39,54 @@ func (a u128) first(n uint8) u128 {
 	return u128{a.hi &^ m.hi, a.lo &^ m.lo}
 }
 
-// bit returns the number whose bit n alone is set, counted from the left, beginning with 0.
-func bit(n uint8) u128 {
-	if n < 64 {
-		return u128{hi: 1 << (63 - n)}
+// common returns how many leading bits a and b have in common.
+func (a u128) common(b u128) uint8 {
+	if a.hi != b.hi {
+		return uint8(bits.LeadingZeros64(a.hi ^ b.hi))
 	}
-	return u128{lo: 1 << (127 - n)}
+	return uint8(64 + bits.LeadingZeros64(a.lo^b.lo))
 }
 
-func (a u128) with(b u128) u128 { return u128{a.hi | b.hi, a.lo | b.lo} }
-
-// number returns the address of a as a number.
-func number(a netip.Addr) u128 {
-	if a.Is4() {
-		b := a.As4()
-		return u128{hi: uint64(binary.BigEndian.Uint32(b[:])) << 32}
+// number returns the address that the 4 or 16 bytes of b are.
+func number(b []byte) u128 {
+	if len(b) == 4 {
+		return u128{hi: uint64(binary.BigEndian.Uint32(b)) << 32}
 	}
-	b := a.As16()
-	return u128{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+	return u128{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
 }
 
 // Entry is a prefix, the list that has it, and whether it is negated. It takes 24 bytes.
 type Entry struct {
 	addr u128
 	bits uint8
-	v6   bool
+	v6   uint8 // 1 for IPv6, 0 for IPv4
 	Not  bool
 	List ListID
 }
 
 // NewEntry returns the entry of a list for a valid prefix.
 func NewEntry(p netip.Prefix, not bool, l ListID) Entry {
-	return Entry{addr: number(p.Addr()), bits: uint8(p.Bits()), v6: p.Addr().Is6(), Not: not, List: l}
+	e := Entry{bits: uint8(p.Bits()), Not: not, List: l}
+	if p.Addr().Is4() {
+		b := p.Addr().As4()
+		e.addr = number(b[:])
+	} else {
+		b := p.Addr().As16()
+		e.addr, e.v6 = number(b[:]), 1
+	}
+	return e
 }
 
 // Prefix returns the prefix of e.
 func (e *Entry) Prefix() netip.Prefix {
-	if !e.v6 {
-		var b [4]byte
-		binary.BigEndian.PutUint32(b[:], uint32(e.addr.hi>>32))
-		return netip.PrefixFrom(netip.AddrFrom4(b), int(e.bits))
-	}
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], e.addr.hi)
 	binary.BigEndian.PutUint64(b[8:], e.addr.lo)
-	return netip.PrefixFrom(netip.AddrFrom16(b), int(e.bits))
+	a := netip.AddrFrom16(b)
+	if e.v6 == 0 {
+		a = netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.PrefixFrom(a, int(e.bits))
 }
 
 func (e *Entry) last() u128 { return e.addr.last(e.bits) }
@@ -101,8 +109,8 @@ func (e *Entry) rank() uint32 {
 
 // compare orders entries of one family as the sweep meets them: by address, then by rank.
 func compare(a, b Entry) int {
-	if a.addr != b.addr {
-		return cmp.Or(cmp.Compare(a.addr.hi, b.addr.hi), cmp.Compare(a.addr.lo, b.addr.lo))
+	if c := a.addr.compare(b.addr); c != 0 {
+		return c
 	}
 	return cmp.Compare(a.rank(), b.rank())
 }
@@ -111,20 +119,14 @@ func compare(a, b Entry) int {
 // their addresses differ (American flag sort): a million entries take a sixth of the time that
 // slices.SortFunc takes for them.
 func sortEntries(es []Entry) {
+	if slices.IsSortedFunc(es, compare) {
+		return
+	}
 	var diff uint64
 	for i := range es {
 		diff |= es[i].addr.hi ^ es[0].addr.hi
 	}
-	switch {
-	case len(es) <= 16:
-		for i, e := range es {
-			for ; i > 0 && compare(e, es[i-1]) < 0; i-- {
-				es[i] = es[i-1]
-			}
-			es[i] = e
-		}
-		return
-	case diff == 0:
+	if len(es) <= 24 || diff == 0 {
 		slices.SortFunc(es, compare)
 		return
 	}
@@ -141,33 +143,17 @@ func sortEntries(es []Entry) {
 		sum += n
 		end[d] = sum
 	}
-	for d := range at {
-		for at[d] < end[d] {
+	from := 0
+	for d, to := range end {
+		for ; at[d] < to; at[d]++ {
 			e := es[at[d]]
-			for to := digit(&e); to != d; to = digit(&e) {
-				es[at[to]], e = e, es[at[to]]
-				at[to]++
+			for other := digit(&e); other != d; other = digit(&e) {
+				es[at[other]], e = e, es[at[other]]
+				at[other]++
 			}
 			es[at[d]] = e
-			at[d]++
 		}
-	}
-	from := 0
-	for _, to := range end {
-		if to-from > 1 {
-			sortEntries(es[from:to])
-		}
+		sortEntries(es[from:to])
 		from = to
 	}
-}
-
-// partition puts the IPv4 entries first, and returns how many they are.
-func partition(entries []Entry) (v4 int) {
-	for i := range entries {
-		if !entries[i].v6 {
-			entries[i], entries[v4] = entries[v4], entries[i]
-			v4++
-		}
-	}
-	return v4
 }

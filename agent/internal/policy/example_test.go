@@ -30,7 +30,7 @@ func Example() {
 	for _, x := range p.Report.Excepted {
 		fmt.Printf("%v is excepted: %s; %v lists %v\n", x.Prefix, x.Why, p.Block.Lists()[x.Entries[0].List], x.Entries[0].Prefix())
 	}
-	list, entry, ok := policy.NewIndex(p.Block).Lookup(netip.MustParseAddr("198.51.100.66"))
+	list, entry, ok := p.Block.Lookup(netip.MustParseAddr("198.51.100.66"))
 	fmt.Println(p.Block.Lists()[list], entry, ok)
 	// Output:
 	// 192.0.2.0/24

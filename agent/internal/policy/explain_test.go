@@ -63,7 +63,7 @@ func TestExplainAgreesWithTable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x := policy.NewIndex(p.Block)
+		x := p.Block
 		for a := range 64 {
 			addr := u.prefix(block{a, 6}).Addr()
 			if _, _, ok := x.Lookup(addr); ok != policy.Explain(netip.PrefixFrom(addr, addr.BitLen()), b.lists, b.exceptions, b.o).Blocked {

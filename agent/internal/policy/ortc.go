@@ -38,7 +38,7 @@ func (s *smallest) part(first u128, list ListID) {
 }
 
 // table adds the smallest table to a set.
-func (s *smallest) table(v6 bool, to *Set) {
+func (s *smallest) table(v6 uint8, to *Set) {
 	switch s.node(u128{}, 0, 0, len(s.parts)) {
 	case either:
 		s.decide(0, out)
@@ -63,8 +63,8 @@ func (s *smallest) node(addr u128, n uint8, lo, hi int) verdicts {
 		}
 		return in
 	}
-	mid, wait := addr.with(bit(n)), len(s.wait)
-	end := lo + 1 + sort.Search(hi-lo-1, func(i int) bool { return !s.parts[lo+1+i].addr.less(mid) })
+	mid, wait := addr.last(n+1).next(), len(s.wait)
+	end := lo + 1 + sort.Search(hi-lo-1, func(i int) bool { return s.parts[lo+1+i].addr.compare(mid) >= 0 })
 	begin := end
 	if end == hi || s.parts[end].addr != mid {
 		begin--

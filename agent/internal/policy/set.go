@@ -9,6 +9,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"sort"
 )
 
 // Set is a table: entries and negated entries in the order of DIOCRGETADDRS: IPv4 before IPv6,
@@ -19,16 +20,16 @@ import (
 // 16 bytes), the prefix length (1) and the list with the sign as highest bit (2), most significant byte
 // first.
 type Set struct {
-	lists  []string
-	v4, v6 []byte
-	not    int // negated entries
+	lists   []string
+	records [2][]byte  // of IPv4 and IPv6
+	not     int        // negated entries
+	lengths [2][]uint8 // of prefixes that there are, the longest first
 }
 
-const (
-	size4, size6 = 4 + 1 + 2, 16 + 1 + 2 // of a record
+// sizes are those of a record of IPv4 and IPv6.
+var sizes = [2]int{4 + 3, 16 + 3}
 
-	tagNot = 1 << 15
-)
+const tagNot = 1 << 15
 
 // Counts counts the entries of a Set.
 type Counts struct {
@@ -47,8 +48,11 @@ func (s *Set) Counts() Counts {
 	if s == nil {
 		return Counts{}
 	}
-	return Counts{V4: len(s.v4) / size4, V6: len(s.v6) / size6, Not: s.not}
+	return Counts{V4: s.len(0), V6: s.len(1), Not: s.not}
 }
+
+// len returns the number of entries of a family.
+func (s *Set) len(v6 uint8) int { return len(s.records[v6]) / sizes[v6] }
 
 // At returns entry i. It panics unless 0 <= i < Len.
 //
@@ -57,90 +61,137 @@ func (s *Set) Counts() Counts {
 // the first list of the first address in the prefix that is in the table. For a negated entry it is
 // NoList.
 func (s *Set) At(i int) Entry {
-	if r := i * size4; r < len(s.v4) {
-		return decode(s.v4[r : r+size4])
+	if n := s.len(0); i >= n {
+		return s.at(1, i-n)
 	}
-	r := (i - len(s.v4)/size4) * size6
-	return decode(s.v6[r : r+size6])
+	return s.at(0, i)
 }
 
-// decode returns the entry of a record.
-func decode(r []byte) Entry {
+// at returns entry i of a family.
+func (s *Set) at(v6 uint8, i int) Entry {
+	r := s.records[v6][i*sizes[v6]:][:sizes[v6]]
 	n := len(r) - 3
-	e := Entry{addr: address(r[:n]), bits: r[n], v6: n == 16}
 	tag := binary.BigEndian.Uint16(r[n+1:])
-	e.List, e.Not = ListID(tag&^tagNot), tag&tagNot != 0
-	return e
+	return Entry{addr: number(r[:n]), bits: r[n], v6: v6, List: ListID(tag &^ tagNot), Not: tag&tagNot != 0}
 }
 
-// address returns the address that a record begins with.
-func address(b []byte) u128 {
-	if len(b) == 4 {
-		return u128{hi: uint64(binary.BigEndian.Uint32(b)) << 32}
+// append appends the record of e to b.
+func (e *Entry) append(b []byte) []byte {
+	if e.v6 == 0 {
+		b = binary.BigEndian.AppendUint32(b, uint32(e.addr.hi>>32))
+	} else {
+		b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, e.addr.hi), e.addr.lo)
 	}
-	return u128{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
-}
-
-// family returns the records of a family, and the size of each.
-func (s *Set) family(v6 bool) (records *[]byte, size int) {
-	if v6 {
-		return &s.v6, size6
-	}
-	return &s.v4, size4
-}
-
-// append adds an entry to a set in the making. The entries of a family come in the order of the sweep;
-// order puts them into that of a set.
-func (s *Set) append(e Entry) {
 	tag := uint16(e.List)
 	if e.Not {
 		tag = uint16(NoList) | tagNot
 	}
-	records, _ := s.family(e.v6)
-	if e.v6 {
-		*records = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(*records, e.addr.hi), e.addr.lo)
-	} else {
-		*records = binary.BigEndian.AppendUint32(*records, uint32(e.addr.hi>>32))
-	}
-	*records = binary.BigEndian.AppendUint16(append(*records, e.bits), tag)
+	return binary.BigEndian.AppendUint16(append(b, e.bits), tag)
 }
 
-// len returns the number of entries of a family.
-func (s *Set) len(v6 bool) int {
-	records, size := s.family(v6)
-	return len(*records) / size
-}
+// append adds an entry to a set in the making. The entries of a family come in the order of the sweep;
+// order puts them into that of a set.
+func (s *Set) append(e Entry) { s.records[e.v6] = e.append(s.records[e.v6]) }
 
 // cut takes the entries of a family from place n on out of a set in the making, and returns them.
-func (s *Set) cut(v6 bool, n int) (es []Entry) {
-	records, size := s.family(v6)
-	for r := range slices.Chunk((*records)[n*size:], size) {
-		es = append(es, decode(r))
+func (s *Set) cut(v6 uint8, n int) (es []Entry) {
+	for i := n; i < s.len(v6); i++ {
+		es = append(es, s.at(v6, i))
 	}
-	*records = (*records)[:n*size]
+	s.records[v6] = s.records[v6][:n*sizes[v6]]
 	return es
 }
 
-// order reverses the entries of each address, so that the longest prefix comes first, counts the negated
-// ones, and returns memory that is not needed.
+// order reverses the entries of each address, so that the longest prefix comes first, and returns memory
+// that is not needed.
 func (s *Set) order() {
-	for _, v6 := range []bool{false, true} {
-		records, size := s.family(v6)
-		r := *records
-		for lo, hi := 0, 0; lo < len(r); lo = hi {
-			for hi = lo; hi < len(r) && bytes.Equal(r[hi:hi+size-3], r[lo:lo+size-3]); hi += size {
-				s.not += int(r[hi+size-2] >> 7)
+	var run []Entry // of one address
+	for v6 := range uint8(2) {
+		to := s.records[v6][:0]
+		for i := range s.len(v6) {
+			e := s.at(v6, i)
+			if len(run) > 0 && e.addr != run[0].addr {
+				to, run = appendReversed(to, run), run[:0]
 			}
-			for i, j := lo, hi-size; i < j; i, j = i+size, j-size {
-				for k := range size {
-					r[i+k], r[j+k] = r[j+k], r[i+k]
-				}
-			}
+			run = append(run, e)
 		}
-		if cap(r) > len(r)+len(r)/4 { // as when several lists have the same entries
-			*records = bytes.Clone(r)
+		appendReversed(to, run)
+		run = run[:0]
+		if r := s.records[v6]; cap(r) > len(r)+len(r)/4 { // as when several lists have the same entries
+			s.records[v6] = bytes.Clone(r)
 		}
 	}
+	s.count()
+}
+
+func appendReversed(to []byte, run []Entry) []byte {
+	for _, e := range slices.Backward(run) {
+		to = e.append(to)
+	}
+	return to
+}
+
+// count counts the negated entries, and finds which lengths of prefixes there are.
+func (s *Set) count() {
+	for v6 := range uint8(2) {
+		var seen [129]bool
+		for i := range s.len(v6) {
+			e := s.at(v6, i)
+			seen[e.bits] = true
+			if e.Not {
+				s.not++
+			}
+		}
+		for n, is := range slices.Backward(seen[:]) {
+			if is {
+				s.lengths[v6] = append(s.lengths[v6], uint8(n))
+			}
+		}
+	}
+}
+
+// before reports whether a set has e before o, which is of the same family.
+func (e *Entry) before(o *Entry) bool {
+	c := e.addr.compare(o.addr)
+	return c < 0 || c == 0 && e.bits > o.bits
+}
+
+// Lookup returns the entry that decides for an address as pf does, by the longest prefix, and the list
+// it comes from, as [Set.At] returns it; ok reports whether the address is in the table. When a negated
+// entry decides, ok is false and entry is that entry; when no entry does, entry is the zero Prefix and
+// list is NoList. An IPv4-mapped IPv6 address is looked up as IPv4, a zone is ignored, the zero Addr is
+// in no table. Lookup does not allocate.
+func (s *Set) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) {
+	if s == nil || !a.IsValid() {
+		return NoList, netip.Prefix{}, false
+	}
+	a = a.Unmap()
+	addr := NewEntry(netip.PrefixFrom(a, a.BitLen()), false, NoList)
+	n, most := s.len(addr.v6), addr.bits
+	for _, length := range s.lengths[addr.v6] {
+		if length > most {
+			continue
+		}
+		want := Entry{addr: addr.addr.first(length), bits: length}
+		i := sort.Search(n, func(i int) bool {
+			e := s.at(addr.v6, i)
+			return !e.before(&want)
+		})
+		// A wider entry around the address is also around one of the two at this place.
+		most = 0
+		if i < n {
+			e := s.at(addr.v6, i)
+			if e.bits == length && e.addr == want.addr {
+				return e.List, e.Prefix(), !e.Not
+			}
+			most = e.addr.common(addr.addr)
+		}
+		if i > 0 {
+			e := s.at(addr.v6, i-1)
+			most = max(most, e.addr.common(addr.addr))
+		}
+	}
+	return NoList, netip.Prefix{}, false
 }
 
 // All returns all entries in order, each with whether it is negated.
@@ -171,15 +222,10 @@ func (s *Set) Chunks(size int) iter.Seq[[]byte] {
 			return
 		}
 		var chunk []byte
-		size = max(size, 1+size6)
-		for _, f := range []struct {
-			family  byte
-			records []byte
-			size    int
-		}{{4, s.v4, size4}, {6, s.v6, size6}} {
-			for part := range slices.Chunk(f.records, (size-1)/f.size*f.size) {
-				chunk = append(append(chunk[:0], f.family), part...)
-				if !yield(chunk) {
+		for v6, family := range []byte{4, 6} {
+			room := max(1, (size-1)/sizes[v6])
+			for part := range slices.Chunk(s.records[v6], room*sizes[v6]) {
+				if chunk = append(append(chunk[:0], family), part...); !yield(chunk) {
 					return
 				}
 			}
@@ -191,21 +237,23 @@ func (s *Set) Chunks(size int) iter.Seq[[]byte] {
 // the same, lists included.
 func (s *Set) Sum() [sha256.Size]byte {
 	h := sha256.New()
-	names, n := s.Lists(), s.Counts()
-	fmt.Fprintf(h, "%q %d %d ", names, n.V4, n.V6)
+	n := s.Counts()
+	fmt.Fprintf(h, "%q %d %d ", s.Lists(), n.V4, n.V6)
 	if s != nil {
-		h.Write(s.v4)
-		h.Write(s.v6)
+		h.Write(s.records[0])
+		h.Write(s.records[1])
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// Loader makes a Set from chunks that another process sent. It checks everything.
+// Loader makes a Set from chunks that another process sent. It checks everything. After an error it
+// makes none.
 type Loader struct {
 	set  Set
-	want Counts
-	err  error
+	want [2]int // entries of each family; -1 after an error
 }
+
+var closed = [2]int{-1, -1}
 
 // NewLoader returns a Loader for a set with the given lists and numbers of entries (n.Not is ignored),
 // of which there may be most. It allocates the memory for them at once.
@@ -216,78 +264,70 @@ func NewLoader(lists []string, n Counts, most int) (*Loader, error) {
 	case len(lists) > MaxLists:
 		return nil, fmt.Errorf("policy: set of %d lists: %w, the limit is %d", len(lists), ErrTooMany, MaxLists)
 	}
-	return &Loader{want: n, set: Set{lists: slices.Clone(lists), v4: make([]byte, 0, n.V4*size4), v6: make([]byte, 0, n.V6*size6)}}, nil
+	l := &Loader{want: [2]int{n.V4, n.V6}, set: Set{lists: slices.Clone(lists)}}
+	for v6, n := range l.want {
+		l.set.records[v6] = make([]byte, 0, n*sizes[v6])
+	}
+	return l, nil
 }
 
-// Add adds the next chunk. After an error no set can be made.
+// Add adds the next chunk.
 func (l *Loader) Add(chunk []byte) error {
-	if l.err == nil {
-		l.err = l.add(chunk)
+	err := l.add(chunk)
+	if err != nil {
+		l.want = closed
 	}
-	return l.err
+	return err
 }
 
 func (l *Loader) add(chunk []byte) error {
-	if len(chunk) == 0 {
-		return errors.New("policy: chunk is empty")
+	if len(chunk) == 0 || chunk[0] != 4 && chunk[0] != 6 || len(chunk)%sizes[chunk[0]/6] != 1 {
+		return fmt.Errorf("policy: chunk of %d bytes: not the records of a family", len(chunk))
 	}
-	s, family, chunk := &l.set, chunk[0], chunk[1:]
-	to, size := s.family(family != 4)
-	room, most := l.want.V6, uint8(128)
-	if family == 4 {
-		room, most = l.want.V4, 32
-	}
-	n := len(*to) / size
+	s, family, v6 := &l.set, chunk[0], chunk[0]/6
+	n := s.len(v6)
 	switch {
-	case family != 4 && family != 6 || len(chunk)%size != 0:
-		return fmt.Errorf("policy: chunk of family %d with %d bytes", family, 1+len(chunk))
-	case family == 4 && len(s.v6) > 0:
+	case v6 == 0 && s.len(1) > 0:
 		return errors.New("policy: chunk of IPv4 entries comes after IPv6 entries")
-	case len(chunk)/size > room-n:
-		return fmt.Errorf("policy: chunk has more than the %d IPv%d entries announced", room, family)
+	case len(chunk)/sizes[v6] > l.want[v6]-n:
+		return fmt.Errorf("policy: chunk has more than the %d IPv%d entries announced", l.want[v6], family)
 	}
-	*to = append(*to, chunk...)
-	for ; n < len(*to)/size; n++ {
-		e, err := decode((*to)[n*size:][:size]), error(nil)
+	s.records[v6] = append(s.records[v6], chunk[1:]...)
+	var before Entry
+	if n > 0 {
+		before = s.at(v6, n-1)
+	}
+	for i := n; i < s.len(v6); i++ {
+		e, err := s.at(v6, i), error(nil)
 		switch {
-		case e.bits > most:
+		case e.bits > 32 && e.bits > 128*v6:
 			err = fmt.Errorf("prefix length %d", e.bits)
 		case !e.covers(e.addr):
 			err = fmt.Errorf("bits set behind prefix length %d", e.bits)
 		case int(e.List) >= len(s.lists) && !(e.Not && e.List == NoList):
 			err = fmt.Errorf("list %d of %d", e.List, len(s.lists))
-		case n > 0 && !decode((*to)[(n-1)*size:][:size]).before(e):
+		case i > 0 && !before.before(&e):
 			err = errors.New("out of order")
 		}
 		if err != nil {
-			return fmt.Errorf("policy: IPv%d entry %d: %w", family, n, err)
+			return fmt.Errorf("policy: IPv%d entry %d: %w", family, i, err)
 		}
-		if e.Not {
-			s.not++
-		}
+		before = e
 	}
 	return nil
 }
 
-// before reports whether a set may have e before o, which is of the same family.
-func (e Entry) before(o Entry) bool {
-	return e.addr.less(o.addr) || e.addr == o.addr && e.bits > o.bits
-}
-
-// Set returns the set when all of it has come and has the given sum.
+// Set returns the set when all of it has come and has the given sum. It returns it once.
 func (l *Loader) Set(sum [sha256.Size]byte) (*Set, error) {
-	n := l.set.Counts()
+	s, want := l.set, l.want
+	l.want = closed
+	n := s.Counts()
 	switch {
-	case l.err != nil:
-		return nil, l.err
-	case n.V4 != l.want.V4 || n.V6 != l.want.V6:
-		l.err = fmt.Errorf("policy: set has %d and %d entries, %d and %d were announced", n.V4, n.V6, l.want.V4, l.want.V6)
-		return nil, l.err
-	case l.set.Sum() != sum:
-		l.err = errors.New("policy: the checksum of the set differs from the one announced")
-		return nil, l.err
+	case n.V4 != want[0] || n.V6 != want[1]:
+		return nil, fmt.Errorf("policy: set has %d and %d entries, %d and %d were announced", n.V4, n.V6, want[0], want[1])
+	case s.Sum() != sum:
+		return nil, errors.New("policy: the checksum of the set differs from the one announced")
 	}
-	s := l.set
-	l.err = errors.New("policy: the set has been taken")
+	s.count()
 	return &s, nil
 }

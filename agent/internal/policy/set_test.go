@@ -17,7 +17,7 @@ func TestSetNil(t *testing.T) {
 	if s.Len() != 0 || s.Counts() != (policy.Counts{}) || s.Lists() != nil {
 		t.Error("a nil set is not empty")
 	}
-	if l, e, ok := policy.NewIndex(s).Lookup(netip.MustParseAddr("192.0.2.1")); ok || e.IsValid() || l != policy.NoList {
+	if l, e, ok := s.Lookup(netip.MustParseAddr("192.0.2.1")); ok || e.IsValid() || l != policy.NoList {
 		t.Errorf("a nil set has %v of list %d", e, l)
 	}
 }
@@ -27,7 +27,7 @@ func TestLookup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := policy.NewIndex(p.Block)
+	x := p.Block
 	for _, c := range []struct {
 		addr, entry, list string
 		ok                bool
@@ -147,9 +147,9 @@ func TestLoaderRefuses(t *testing.T) {
 		{"a list nobody knows", policy.Counts{V4: 1}, [][]byte{four("\x0a\x01\x02\x00\x18\x00\x02")}, "policy: IPv4 entry 0: list 2 of 2"},
 		{"listed by no list", policy.Counts{V4: 1}, [][]byte{four("\x0a\x01\x02\x00\x18\x3f\xff")}, "policy: IPv4 entry 0: list 16383 of 2"},
 		{"negated by no list", policy.Counts{V4: 1}, [][]byte{four("\x0a\x01\x02\x00\x18\xbf\xff")}, ""},
-		{"half an entry", policy.Counts{V4: 1}, [][]byte{four(a24[:6])}, "policy: chunk of family 4 with 7 bytes"},
-		{"a family nobody knows", policy.Counts{V4: 1}, [][]byte{[]byte("\x05")}, "policy: chunk of family 5 with 1 bytes"},
-		{"nothing", policy.Counts{}, [][]byte{nil}, "policy: chunk is empty"},
+		{"half an entry", policy.Counts{V4: 1}, [][]byte{four(a24[:6])}, "policy: chunk of 7 bytes: not the records of a family"},
+		{"a family nobody knows", policy.Counts{V4: 1}, [][]byte{[]byte("\x05")}, "policy: chunk of 1 bytes: not the records of a family"},
+		{"nothing", policy.Counts{}, [][]byte{nil}, "policy: chunk of 0 bytes: not the records of a family"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, err := policy.NewLoader(lists, c.n, 10)

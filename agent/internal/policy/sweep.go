@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"iter"
 	"math/bits"
 	"slices"
 	"sort"
@@ -25,7 +24,8 @@ type sweep struct {
 	to         *Set
 
 	subjects, allowing bitset // the lists that the table is of; the lists that keep addresses out of it
-	stack              []node
+	entries            []Entry
+	stack              [2 + 128]node // of the root, and one for each length
 }
 
 // node is a node that the sweep is in.
@@ -41,8 +41,6 @@ type node struct {
 	table     bool      // the verdict that the table gives inside it, as far as it is emitted
 	some      bool      // something inside is blocked
 	mark      int       // the length of the table before it
-	next      u128      // the first address after its last child
-	full      bool      // its last child ends where it ends
 }
 
 // bitset has one bit for each list.
@@ -56,7 +54,7 @@ func (b *bitset) set(l ListID, on bool) {
 	}
 }
 
-func (b *bitset) has(l ListID) bool { return b[l/64]>>(l%64)&1 != 0 }
+func (b *bitset) has(l ListID) bool { return l != NoList && b[l/64]>>(l%64)&1 != 0 }
 
 // first returns the first list that b and o have in common, or NoList.
 func (b *bitset) first(o *bitset) ListID {
@@ -68,114 +66,115 @@ func (b *bitset) first(o *bitset) ListID {
 	return NoList
 }
 
-// table makes the table from the sorted entries.
+// table makes the table from the sorted entries, of which each list has one for a prefix.
 func (s *sweep) table(entries []Entry) {
 	for i, l := range s.lists {
 		s.subjects.set(ListID(i), l.Kind == s.kind)
 		s.allowing.set(ListID(i), l.Kind == Allow && s.kind == Block)
 	}
-	v4 := sort.Search(len(entries), func(i int) bool { return entries[i].v6 })
-	s.family(entries[:v4], false)
-	s.family(entries[v4:], true)
+	v4 := sort.Search(len(entries), func(i int) bool { return entries[i].v6 == 1 })
+	for v6, es := range [][]Entry{entries[:v4], entries[v4:]} {
+		if len(es) == 0 {
+			continue
+		}
+		if s.smallest == nil {
+			s.to.records[v6] = slices.Grow(s.to.records[v6], len(es)*sizes[v6])
+		}
+		s.entries, s.stack[0] = es, node{Entry: Entry{v6: uint8(v6)}}
+		s.inside(0)
+		if s.smallest != nil {
+			s.smallest.table(uint8(v6), s.to)
+		}
+	}
 	s.to.order()
 }
 
-// family makes the table of one family from its sorted entries.
-func (s *sweep) family(entries []Entry, v6 bool) {
-	if len(entries) == 0 {
-		return
-	}
-	records, size := s.to.family(v6)
-	if s.smallest == nil {
-		*records = slices.Grow(*records, len(entries)*size)
-	}
-	s.stack = append(s.stack[:0], node{Entry: Entry{v6: v6}, mark: s.to.len(v6)})
-	for len(entries) > 0 {
-		first, n := &entries[0], 1
-		for n < len(entries) && entries[n].samePrefix(first) {
-			n++
+// inside visits all that is inside the node at a depth of the stack: the nodes, and between them its own
+// part.
+func (s *sweep) inside(depth int) {
+	n := &s.stack[depth]
+	next, full := n.addr, false
+	for len(s.entries) > 0 && n.covers(s.entries[0].addr) {
+		own := s.entries[:1]
+		for len(own) < len(s.entries) && s.entries[len(own)].samePrefix(&own[0]) {
+			own = s.entries[:len(own)+1]
 		}
-		for !s.stack[len(s.stack)-1].covers(first.addr) {
-			s.leave()
+		s.entries = s.entries[len(own):]
+		if next != own[0].addr {
+			s.part(n, next)
 		}
-		s.enter(entries[:n])
-		entries = entries[n:]
+		child := s.visit(depth+1, own)
+		next, full = child.last().next(), child.last() == n.last()
 	}
-	for len(s.stack) > 0 {
-		s.leave()
-	}
-	if s.smallest != nil {
-		s.smallest.table(v6, s.to)
+	if !full {
+		s.part(n, next)
 	}
 }
 
-// enter visits the node of the given entries.
-func (s *sweep) enter(own []Entry) {
-	up := &s.stack[len(s.stack)-1]
-	if up.next != own[0].addr {
-		s.part(up)
+// part notes that the addresses from first up to the next child are in n's own part.
+func (s *sweep) part(n *node, first u128) {
+	n.some = n.some || n.blocked
+	if s.smallest != nil {
+		list := NoList
+		if n.blocked {
+			list = n.state.first(&s.subjects)
+		}
+		s.smallest.part(first, list)
 	}
-	s.stack = append(s.stack, node{Entry: own[0], own: own, state: up.state, excepted: up.excepted, table: up.table,
-		mark: s.to.len(own[0].v6), next: own[0].addr})
-	n, owner := &s.stack[len(s.stack)-1], NoList
-	for i, e := range own {
-		switch {
-		case e.List == NoList:
+}
+
+// visit visits the node of the given entries, and all inside it.
+func (s *sweep) visit(depth int, own []Entry) *node {
+	up, n := &s.stack[depth-1], &s.stack[depth]
+	*n = node{Entry: own[0], own: own, state: up.state, excepted: up.excepted, table: up.table, mark: s.to.len(own[0].v6)}
+	n.List = NoList
+	for _, e := range own {
+		if e.List == NoList {
 			n.excepted = true
 			n.exception, s.exceptions = &s.exceptions[0], s.exceptions[1:]
-			s.around(n.exception)
-		case i == 0 || own[i-1].List != e.List: // the first of a list stands, a negated one before a listed one
-			n.state.set(e.List, !e.Not)
-			if !e.Not && !n.listed && s.subjects.has(e.List) {
-				n.listed, owner = true, e.List
-			}
+			s.around(n.exception, depth)
+			continue
 		}
+		n.state.set(e.List, !e.Not)
+		if s.isListed(e) && !n.listed {
+			n.listed, n.List = true, e.List
+		}
+	}
+	if n.excepted && n.listed {
+		s.within(n, depth)
 	}
 	n.allowed = n.state.first(&s.allowing) != NoList
 	list := n.state.first(&s.subjects)
 	n.blocked = list != NoList && !n.allowed && !n.excepted
-	if n.listed && n.excepted {
-		s.inside(n)
-	}
 	if !n.listed {
-		owner = list
+		n.List = list
 	}
 	if s.smallest == nil && (n.listed && n.blocked || n.blocked != n.table) {
-		n.emit(s.to, owner, n.blocked)
+		s.emit(n, n.blocked)
 	}
-	n.List = owner
-}
 
-// emit adds the node to a table, for a list or negated.
-func (n *node) emit(to *Set, l ListID, blocked bool) {
-	to.append(Entry{addr: n.addr, bits: n.bits, v6: n.v6, List: l, Not: !blocked})
-	n.table = blocked
-}
-
-// leave takes the top off the stack.
-func (s *sweep) leave() {
-	n := &s.stack[len(s.stack)-1]
-	if !n.full {
-		s.part(n)
-	}
-	s.stack = s.stack[:len(s.stack)-1]
-	if len(s.stack) == 0 {
-		return
-	}
-	up := &s.stack[len(s.stack)-1]
-	up.next, up.full = n.last().next(), n.last() == up.last()
+	s.inside(depth)
 	up.some = up.some || n.some
-	s.count(n)
+	s.report(n)
 	switch {
 	case s.smallest != nil:
 	case !n.some:
 		s.to.cut(n.v6, n.mark)
 		if up.table {
-			n.emit(s.to, NoList, false)
+			s.emit(n, false)
 		}
 	case n.listed && !n.blocked:
 		s.halve(n)
 	}
+	return n
+}
+
+// emit adds the node to the table, for its list or negated.
+func (s *sweep) emit(n *node, blocked bool) {
+	e := n.Entry
+	e.Not = !blocked
+	s.to.append(e)
+	n.table = blocked
 }
 
 // halve emits n, which is listed and has something blocked in it, but whose own part an allow list lists:
@@ -186,61 +185,29 @@ func (s *sweep) halve(n *node) {
 		inside = inside[1:]
 	}
 	half := Entry{addr: n.addr, bits: n.bits + 1, v6: n.v6, Not: true}
-	for _, half.addr = range []u128{n.addr, n.addr.with(bit(n.bits))} {
+	for range 2 {
 		if !slices.ContainsFunc(inside, func(e Entry) bool { return e.samePrefix(&half) }) {
 			inside = append(inside, half)
 		}
+		half.addr = half.last().next()
 	}
 	slices.SortFunc(inside, compare)
-	n.emit(s.to, n.List, true)
+	s.emit(n, true)
 	for _, e := range inside {
 		s.to.append(e)
 	}
 }
 
-// part notes that the addresses from n.next up to the next child are in n's own part.
-func (s *sweep) part(n *node) {
-	n.some = n.some || n.blocked
-	if s.smallest != nil {
-		list := NoList
-		if n.blocked {
-			list = n.state.first(&s.subjects)
-		}
-		s.smallest.part(n.next, list)
-	}
-}
-
-// listed returns the entries of n by which lists of the kind list it, one a list.
-func (s *sweep) listed(n *node) iter.Seq[Entry] {
-	return func(yield func(Entry) bool) {
-		for i, e := range n.own {
-			if e.List != NoList && !e.Not && s.subjects.has(e.List) && (i == 0 || n.own[i-1].List != e.List) && !yield(e) {
-				return
-			}
-		}
-	}
-}
-
-// inside notes the entries listed at n for the exceptions around them.
-func (s *sweep) inside(n *node) {
-	for e := range s.listed(n) {
-		for i := range s.stack {
-			if x := s.stack[i].exception; x != nil {
-				x.Inside++
-				x.name(e)
-			}
-		}
-	}
-}
+// isListed reports whether a list of the kind lists the prefix of an entry.
+func (s *sweep) isListed(e Entry) bool { return !e.Not && s.subjects.has(e.List) }
 
 // around notes for an exception, at which the sweep has arrived, the innermost entry of each list that
 // lists it.
-func (s *sweep) around(x *Excepted) {
-	above := s.stack[:len(s.stack)-1]
-	state := above[len(above)-1].state
-	for i := range slices.Backward(above) {
-		for e := range s.listed(&above[i]) {
-			if state.has(e.List) {
+func (s *sweep) around(x *Excepted, depth int) {
+	state := s.stack[depth-1].state
+	for _, n := range slices.Backward(s.stack[:depth]) {
+		for _, e := range n.own {
+			if s.isListed(e) && state.has(e.List) {
 				state.set(e.List, false)
 				x.Around++
 				x.name(e)
@@ -249,21 +216,27 @@ func (s *sweep) around(x *Excepted) {
 	}
 }
 
-// count counts what became of the entries at n.
-func (s *sweep) count(n *node) {
+// within notes for the exceptions around n, and at n, the entries that list it.
+func (s *sweep) within(n *node, depth int) {
+	for _, e := range n.own {
+		for i := range s.stack[:depth+1] {
+			if x := s.stack[i].exception; x != nil && s.isListed(e) {
+				x.Inside++
+				x.name(e)
+			}
+		}
+	}
+}
+
+// report counts what became of the entries at n.
+func (s *sweep) report(n *node) {
 	shared := false
-	for i, e := range n.own {
-		if e.List == NoList || !s.subjects.has(e.List) {
+	for _, e := range n.own {
+		if !s.subjects.has(e.List) {
 			continue
 		}
 		l := &s.lists[e.List]
 		switch {
-		case i > 0 && n.own[i-1].List == e.List && n.own[i-1].Not == e.Not:
-			l.Duplicates++
-			continue
-		case i > 0 && n.own[i-1].List == e.List:
-			l.Conflicts++
-			continue
 		case e.Not:
 			l.Negated++
 			continue

@@ -118,6 +118,6 @@ func matcherOf(b *testing.B, entries []netip.Prefix) *matcher {
 	}
 	r := &Reporter{havePolicy: make(chan struct{}), history: newHistory(time.Now)}
 	r.o.Now = time.Now
-	r.SetPolicy(policy.NewIndex(p.Block), []netip.Addr{netip.MustParseAddr("203.0.113.7")})
+	r.SetPolicy(p.Block, []netip.Addr{netip.MustParseAddr("203.0.113.7")})
 	return r.matcher.Load()
 }

@@ -121,7 +121,7 @@ func TestPolicyIsSwapped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.SetPolicy(policy.NewIndex(p.Block), nil)
+	g.SetPolicy(p.Block, nil)
 	g.iface.Log(hit(3))
 	g.until("third", func(s Stats) bool { return s.Live.Seen == 3 })
 	g.stop()

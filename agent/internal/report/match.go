@@ -10,7 +10,7 @@ import (
 
 // A matcher is a policy in force, ready to match packets.
 type matcher struct {
-	index   *policy.Index
+	set     *policy.Set
 	own     map[netip.Addr]struct{}
 	names   []string // by ListID
 	since   time.Time
@@ -23,7 +23,7 @@ const noList = "(none)"
 // listed looks one address up. Own addresses are looked for only when they are listed, which
 // is rare, so that the others need no second look-up.
 func (m *matcher) listed(a netip.Addr, p *capture.Packet) bool {
-	list, _, ok := m.index.Lookup(a)
+	list, _, ok := m.set.Lookup(a)
 	if !ok {
 		return false
 	}
@@ -46,17 +46,14 @@ func (m *matcher) match(p *capture.Packet) bool {
 	return src || dst
 }
 
-// SetPolicy puts a policy in force: packets are matched against index from now on, without a
+// SetPolicy puts a policy in force: packets are matched against set from now on, without a
 // pause, but for the addresses in own, which are this host's and never the far end of a
-// packet. A nil index matches nothing. Both are kept and must not change.
+// packet. A nil set matches nothing. Both are kept and must not change.
 //
 // Until the first call there is nothing to match against: packets are then counted as
 // Stats.NoPolicy, and pflogd's files, where there are any, are read for them later.
-func (r *Reporter) SetPolicy(index *policy.Index, own []netip.Addr) {
-	if index == nil {
-		index = policy.NewIndex(nil)
-	}
-	m := &matcher{index: index, own: make(map[netip.Addr]struct{}, len(own)), names: index.Lists(), since: r.o.Now(), history: r.history}
+func (r *Reporter) SetPolicy(set *policy.Set, own []netip.Addr) {
+	m := &matcher{set: set, own: make(map[netip.Addr]struct{}, len(own)), names: set.Lists(), since: r.o.Now(), history: r.history}
 	for _, a := range own {
 		m.own[a.Unmap().WithZone("")] = struct{}{}
 	}

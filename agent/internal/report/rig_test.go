@@ -32,7 +32,7 @@ var (
 )
 
 // index has two lists, and an own address on one of them.
-func index(t testing.TB) *policy.Index {
+func index(t testing.TB) *policy.Set {
 	t.Helper()
 	x, err := newIndex()
 	if err != nil {
@@ -41,7 +41,7 @@ func index(t testing.TB) *policy.Index {
 	return x
 }
 
-func newIndex() (*policy.Index, error) {
+func newIndex() (*policy.Set, error) {
 	prefix := netip.MustParsePrefix
 	p, err := policy.Build([]policy.List{
 		{Name: "one", Entries: policy.Prefixes{prefix("198.51.100.0/24"), prefix("192.0.2.0/24")}},
@@ -50,7 +50,7 @@ func newIndex() (*policy.Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	return policy.NewIndex(p.Block), nil
+	return p.Block, nil
 }
 
 // hit is the n-th of a run of packets that are hits, a millisecond apart, each with a

@@ -300,7 +300,7 @@ func (r *role) commit(reporter *Reporter) error {
 	}
 	r.loader = nil
 	if reporter != nil {
-		reporter.SetPolicy(policy.NewIndex(set), r.head.Own)
+		reporter.SetPolicy(set, r.head.Own)
 	}
 	r.first.Do(func() { close(r.policy) })
 	r.log.Debug().Int("entries", set.Len()).Msg("policy taken")

@@ -45,7 +45,7 @@ type stage struct {
 	client   *dnsfetch.Client
 	lists    []*dnsfetch.List
 	policy   *policy.Policy
-	index    *policy.Index
+	index    *policy.Set
 	enforced apply.Result
 }
 
@@ -86,7 +86,7 @@ func (s *stage) update(names ...string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.lists, s.policy, s.index, s.enforced = lists, p, policy.NewIndex(p.Block), res
+	s.lists, s.policy, s.index, s.enforced = lists, p, p.Block, res
 }
 
 // holds checks the table against the entries that were published, which are

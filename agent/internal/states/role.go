@@ -87,7 +87,7 @@ func (r *role) handle(kind byte, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	cut := policy.NewIndex(set)
+	cut := set
 	r.asked, r.loader = nil, nil
 	// Main has left out the host's own addresses. Killing their states would cut the owner off, so that
 	// it is checked once more.
@@ -117,7 +117,7 @@ const clockEvery = 256
 //
 // At the deadline the rest is left. Reading the state table, which comes first, cannot be interrupted.
 // After an error the numbers are those reached until then.
-func kill(pf *pfioctl.PF, cut *policy.Index, deadline time.Time) (done Killed, err error) {
+func kill(pf *pfioctl.PF, cut *policy.Set, deadline time.Time) (done Killed, err error) {
 	late := func() bool { return !time.Now().Before(deadline) }
 	var failed error
 	err = pf.EachState(func(s pfioctl.State, left int) bool {
@@ -144,7 +144,7 @@ func kill(pf *pfioctl.PF, cut *policy.Index, deadline time.Time) (done Killed, e
 	return done, cmp.Or(err, failed)
 }
 
-func contains(cut *policy.Index, a netip.Addr) bool {
+func contains(cut *policy.Set, a netip.Addr) bool {
 	_, _, ok := cut.Lookup(a)
 	return ok
 }
