@@ -167,6 +167,7 @@ func (s *Set) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) {
 	}
 	a = a.Unmap()
 	addr := NewEntry(netip.PrefixFrom(a, a.BitLen()), false, NoList)
+	records, size := s.records[addr.v6], sizes[addr.v6]
 	n, most := s.len(addr.v6), addr.bits
 	for _, length := range s.lengths[addr.v6] {
 		if length > most {
@@ -174,8 +175,9 @@ func (s *Set) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) {
 		}
 		want := Entry{addr: addr.addr.first(length), bits: length}
 		i := sort.Search(n, func(i int) bool {
-			e := s.at(addr.v6, i)
-			return !e.before(&want)
+			r := records[i*size:][:size]
+			c := number(r[:size-3]).compare(want.addr)
+			return c > 0 || c == 0 && r[size-3] <= length
 		})
 		// A wider entry around the address is also around one of the two at this place.
 		most = 0
