@@ -58,18 +58,18 @@ func (h *host) readIDs(path string, fields int) (map[string]account, error) {
 
 // free returns want if that is not 0 and no user's id, else an id that is neither a user's nor a group's.
 func (a accounts) free(want int) (int, error) {
-	users, groups := map[int]bool{0: true}, make(map[int]bool)
+	taken := map[int]bool{0: true}
 	for _, u := range a.users {
-		users[u.id] = true
+		taken[u.id] = true
 	}
-	for _, g := range a.groups {
-		groups[g.id] = true
-	}
-	if !users[want] {
+	if !taken[want] {
 		return want, nil
 	}
+	for _, g := range a.groups {
+		taken[g.id] = true
+	}
 	for id := lowID; id <= highID; id++ {
-		if !users[id] && !groups[id] {
+		if !taken[id] {
 			return id, nil
 		}
 	}

@@ -1,8 +1,7 @@
 package install
 
-// A package sets these with the linker's -X, as install/port does.
-// With a packager [Install] and [Uninstall] refuse: what the package system put there is
-// its own to change.
+// A package sets these with the linker's -X, as install/port does. With a packager [Install] and [Uninstall]
+// refuse: what the package system put there is its own to change.
 var (
 	packager = ""
 	prefix   = "/usr/local"
