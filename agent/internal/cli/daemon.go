@@ -1,10 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -14,7 +14,10 @@ import (
 
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/daemon"
+	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/privsep"
+	"example.org/threatstopd/agent/internal/report"
+	"example.org/threatstopd/agent/internal/states"
 	"example.org/threatstopd/agent/internal/status"
 )
 
@@ -34,8 +37,7 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 
 // daemonOnce runs until ctx ends, or a configuration needs another process.
 func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
-	// A bad configuration at the start is reported the way the other modes do;
-	// later ones go to the log.
+	// A bad configuration at the start is reported the way the other modes do; later ones go to the log.
 	cfg, err := load(env, f)
 	if err != nil {
 		return err
@@ -53,9 +55,8 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	if err != nil {
 		return err
 	}
-	// Users are looked up once: later their file is out of sight, and another user
-	// is a reason to begin again.
-	service := lookupUser(cfg.User)
+	// Users are looked up once: later their file is out of sight, and another user is a reason to begin again.
+	service := serviceUser(cfg.User)
 	if _, err := user.Lookup(cfg.User); err != nil && env.Confine != nil && os.Geteuid() == 0 {
 		missing = append(missing, fmt.Errorf("USER: no user %s: the processes for the network run as root: `threatstopd --install` creates it", cfg.User))
 	}
@@ -67,7 +68,7 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	closeCrash := openCrash(env, log)
 	err = daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
-			cfg, warnings, err := config.Load(f.file)
+			cfg, warnings, err := loadForDaemon(f.file)
 			var slips []string
 			for _, w := range warnings {
 				if w.Slip {
@@ -76,11 +77,8 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 					log.Warn().Msg(w.Error())
 				}
 			}
-			if err == nil {
-				err = tableFiles(cfg)
-			}
 			if err != nil {
-				return nil, usageError{err}
+				return nil, notTried(err)
 			}
 			setup := daemonSetup(cfg, env, f, service, log.GetLevel())
 			setup.Warnings, setup.Hash, setup.Read = slips, cfg.Hash, env.Now()
@@ -120,42 +118,37 @@ func openCrash(env Env, log zerolog.Logger) (closeCrash func()) {
 	return func() { crash.Close() }
 }
 
-// listen makes the sockets that the daemon answers at. A host without the socket for
-// monitoring is better off than one without the daemon: it is left out, and reported.
+// listen makes the sockets that the daemon answers at. A host without the socket for monitoring is better off than one
+// without the daemon: it is left out, and reported.
 func listen(cfg *config.Config, env Env) (l status.Listeners, missing []error, err error) {
 	if env.Socket != "" {
 		if l.Full, err = status.Listen(env.Socket, ""); err != nil {
 			return l, nil, err
 		}
 	}
-	if env.StatusSocket != "" && cfg.StatusGroup != "" {
-		if l.ReadOnly, err = status.Listen(env.StatusSocket, cfg.StatusGroup); err != nil {
-			missing = append(missing, fmt.Errorf("STATUS_GROUP: %w", err))
+	miss := func(key string, err error) {
+		if err != nil {
+			missing = append(missing, fmt.Errorf("%s: %w", key, err))
 		}
+	}
+	if env.StatusSocket != "" && cfg.StatusGroup != "" {
+		l.ReadOnly, err = status.Listen(env.StatusSocket, cfg.StatusGroup)
+		miss("STATUS_GROUP", err)
 	}
 	if cfg.Metrics.IsValid() {
-		if l.Metrics, err = status.ListenTCP("metrics", cfg.Metrics); err != nil {
-			missing = append(missing, fmt.Errorf("METRICS: %w", err))
-		}
+		l.Metrics, err = status.ListenTCP("metrics", cfg.Metrics)
+		miss("METRICS", err)
 	}
 	if cfg.StatusPage.IsValid() {
-		if l.Page, err = status.ListenTCP("status page", cfg.StatusPage); err != nil {
-			missing = append(missing, fmt.Errorf("STATUS_PAGE: %w", err))
-		}
+		l.Page, err = status.ListenTCP("status page", cfg.StatusPage)
+		miss("STATUS_PAGE", err)
 	}
 	return l, missing, nil
 }
 
-// openLog returns where events go: to syslog in the background, readable to
-// Stderr with -d.
+// openLog returns where events go: to syslog in the background, readable to Stderr with -d.
 func openLog(env Env, f *flags) (zerolog.Logger, error) {
-	level := zerolog.InfoLevel
-	switch {
-	case f.verbose > 1:
-		level = zerolog.TraceLevel
-	case f.verbose > 0:
-		level = zerolog.DebugLevel
-	}
+	level := zerolog.InfoLevel - zerolog.Level(min(f.verbose, 2))
 	if f.debug {
 		w := zerolog.ConsoleWriter{Out: env.Stderr, NoColor: true, TimeFormat: time.DateTime, TimeLocation: env.Local}
 		return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
@@ -167,30 +160,30 @@ func openLog(env Env, f *flags) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(level), nil
 }
 
-func daemonSetup(c *config.Config, env Env, f *flags, u account, level zerolog.Level) *daemon.Setup {
+// daemonSetup cuts a configuration into what each part of the daemon needs; service is the confinement of a process
+// that becomes the service user.
+func daemonSetup(c *config.Config, env Env, f *flags, service privsep.Confinement, level zerolog.Level) *daemon.Setup {
 	s := &daemon.Setup{
-		Sources:      sourcesOptions(c),
-		Apply:        applyOptions(c, env),
-		Fetch:        fetchOptions(c),
-		PollInterval: c.PollInterval,
-		FullCheck:    c.FullCheck,
-		StaleAfter:   c.StaleAfter,
-		KillStates:   c.KillStates,
-		LockDir:      filepath.Dir(c.BlockFile),
-		Report:       reporting(c, level),
-		Fixed:        fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String(), c.StatusPage.String()}),
+		Sources:          sourcesOptions(c),
+		Apply:            applyOptions(c, env),
+		Fetch:            fetchOptions(c),
+		FetchConfinement: fetchConfinement(c, service),
+		PollInterval:     c.PollInterval,
+		FullCheck:        c.FullCheck,
+		StaleAfter:       cmp.Or(c.StaleAfter, 3*c.PollInterval),
+		KillStates:       c.KillStates,
+		LockDir:          filepath.Dir(c.BlockFile),
+		Confinement:      mainConfinement(c, env, f),
+		Report:           reporting(c, service, level),
+		Fixed:            fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String(), c.StatusPage.String()}),
 	}
-	s.Confinement, s.FetchConfinement, s.Report.Confinement = confinements(c, env, f, u)
-	s.States.Confinement = privsep.Confinement{UID: u.uid, GID: u.gid}
-	if s.StaleAfter == 0 {
-		s.StaleAfter = 3 * c.PollInterval
-	}
+	s.States.Confinement = service
 	return s
 }
 
-// confinements are those of main, and of the roles that fetch and that report.
-func confinements(c *config.Config, env Env, f *flags, u account) (main, fetch, reporting privsep.Confinement) {
-	main.Paths = map[string]string{
+// mainConfinement is that of the main process.
+func mainConfinement(c *config.Config, env Env, f *flags) privsep.Confinement {
+	paths := map[string]string{
 		privsep.PathConfig:       absolute(f.file),
 		privsep.PathConfigDir:    filepath.Dir(absolute(f.file)),
 		privsep.PathProgram:      privsep.Program(env.Roles),
@@ -200,41 +193,34 @@ func confinements(c *config.Config, env Env, f *flags, u account) (main, fetch, 
 		"ALLOW_FILE":             c.AllowFile,
 	}
 	if _, err := os.Stat(filepath.Dir(c.AllowFile)); err != nil && len(c.AllowLists) == 0 {
-		main.Paths["ALLOW_FILE"] = "" // nothing is written there
+		paths["ALLOW_FILE"] = "" // nothing is written there
 	}
 	if c.StatusGroup != "" {
-		main.Paths[privsep.PathStatusSocket] = env.StatusSocket
+		paths[privsep.PathStatusSocket] = env.StatusSocket
 	}
-	fetch = fetchConfinement(c, u)
-	reporting = privsep.Confinement{UID: u.uid, GID: u.gid, Memory: privsep.Memory(c.MaxEntries), Paths: map[string]string{"SPOOL_DIR": "", "CA_FILE": ""}}
-	if c.Upload != config.UploadNone {
-		reporting.Paths["SPOOL_DIR"], reporting.Paths["CA_FILE"] = c.SpoolDir, c.CAFile
-		reporting.Names = isName(c.URL.Hostname()) || c.Proxy != nil && isName(c.Proxy.Hostname())
-		// Batches that wait in memory, and one that is sent.
-		reporting.Memory += 10 * uint64(c.UploadBatchBytes)
-	}
-	return main, fetch, reporting
+	return privsep.Confinement{Paths: paths}
 }
 
-// fetchConfinement is that of the role that fetches and looks up names.
-func fetchConfinement(c *config.Config, u account) privsep.Confinement {
-	x := privsep.Confinement{UID: u.uid, GID: u.gid, Memory: privsep.Memory(c.MaxEntries)}
-	for _, r := range reach(c) {
-		x.Names = x.Names || isName(r.Host)
-	}
-	return x
-}
-
-// isName reports whether host is a name, not an address.
-func isName(host string) bool {
-	_, err := netip.ParseAddr(host)
-	return err != nil
-}
-
-// absolute is a path as it stands wherever it is read.
+// absolute is a path as it is wherever it is read.
 func absolute(path string) string {
 	if a, err := filepath.Abs(path); err == nil {
 		return a
 	}
 	return path
+}
+
+// RoleBodies are the lives of the other processes, by the roles' names: for privsep.Serve, when this process is one,
+// and for privsep.InProcess.
+func RoleBodies(env Env) map[string]privsep.Body {
+	return map[string]privsep.Body{
+		"fetch": fetch.Body(env.Confine, env.Lookup),
+		"report": report.Body(report.Env{
+			OpenPflog:   env.OpenPflog,
+			FlushPflogd: env.FlushPflogd,
+			Confine:     env.Confine,
+			Location:    env.Local,
+			Now:         env.Now,
+		}),
+		states.Name: states.Body(states.Env{OpenPF: env.OpenPF, Confine: env.Confine}),
+	}
 }

@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 
-	"golang.org/x/term"
-
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/config"
-	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/install"
 )
@@ -30,20 +26,20 @@ func uninstallHost(ctx context.Context, env Env, f *flags) error {
 // packaged makes it wrong usage to install what a package has installed.
 func packaged(err error) error {
 	if errors.Is(err, install.ErrPackaged) {
-		return usageError{err}
+		return notTried(err)
 	}
 	return err
 }
 
-// installOptions takes the running system, or, with DESTDIR, the files of one
-// that is not running.
+// installOptions takes the running system, or, with DESTDIR, the files of one that is not running.
 func installOptions(env Env, f *flags) install.Options {
+	screen := &screen{env: env}
 	o := install.Options{
 		Yes:       f.yes,
 		In:        env.Stdin,
 		Out:       env.Stdout,
 		Commands:  install.Exec,
-		Program:   readProgram,
+		Program:   func() ([]byte, error) { return os.ReadFile(program) },
 		PF:        env.packetFilter,
 		OS:        runtime.GOOS,
 		Superuser: os.Geteuid() == 0,
@@ -51,6 +47,10 @@ func installOptions(env Env, f *flags) install.Options {
 		Terminal:  isTerminal(env.Stdin),
 		// What it finds it has printed.
 		Preflight: func(ctx context.Context) { _ = testAll(ctx, env, f) },
+		Working: func(what string, do func() error) error {
+			what, _, _ = strings.Cut(what, "\n")
+			return screen.during(func() string { return what }, do)
+		},
 	}
 	o.Conf.Try = func(ctx context.Context, text string) error { return tryServers(ctx, env, text) }
 	if root := env.Destdir; root != "" && filepath.Clean(root) != "/" {
@@ -61,27 +61,24 @@ func installOptions(env Env, f *flags) install.Options {
 
 // InstallConf is what the installer needs of the configuration.
 func InstallConf() install.Conf {
-	c := install.Conf{Path: config.DefaultPath, Example: config.Example(), Parse: installSettings, Fill: config.Fill}
-	c.Questions = []install.Question{
-		{Key: "device_id", Text: "Device id (TDID)"},
-		{Key: "DNS_SERVERS", Text: "Policy servers"},
-		{Key: "BLOCK_LISTS", Text: "Block lists of the policy"},
-		{Key: "ALLOW_LISTS", Text: "Allow lists, if it has any", Optional: true},
-		{Key: "url", Text: "URL of the log server"},
-	}
+	c := install.Conf{Path: config.DefaultPath, Example: config.Example(), Parse: installSettings, Fill: config.Fill,
+		Questions: []install.Question{
+			{Key: "device_id", Text: "Device id (TDID)"},
+			{Key: "DNS_SERVERS", Text: "Policy servers"},
+			{Key: "BLOCK_LISTS", Text: "Block lists of the policy"},
+			{Key: "ALLOW_LISTS", Text: "Allow lists, if it has any", Optional: true},
+			{Key: "url", Text: "URL of the log server"},
+		}}
+	examples := make(map[string]string)
 	for _, k := range config.Keys() {
-		for i := range c.Questions {
-			if q := &c.Questions[i]; q.Key == k.Name && !k.Placeholder {
-				q.Default = k.Example
-			}
+		if !k.Placeholder {
+			examples[k.Name] = k.Example
 		}
 	}
+	for i := range c.Questions {
+		c.Questions[i].Default = examples[c.Questions[i].Key]
+	}
 	return c
-}
-
-func isTerminal(r io.Reader) bool {
-	f, ok := r.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // tryServers fetches the lists of a configuration, in the process that fetches, and prints how that went.
@@ -90,15 +87,15 @@ func tryServers(ctx context.Context, env Env, text string) error {
 	if err != nil {
 		return err
 	}
-	client, err := fetch.New(ctx, fetch.Options{
-		Starter: env.Roles, Fetch: fetchOptions(cfg), Confinement: fetchConfinement(cfg, lookupUser(cfg.User)), Once: true,
-	})
+	client, err := startFetch(ctx, env, cfg, nil)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	src := sources.New(sourcesOptions(cfg))
-	src.Fetch(ctx, client, sources.Progress{})
+	src, screen := sources.New(sourcesOptions(cfg)), &screen{env: env}
+	silent := func(string) {}
+	src.Fetch(ctx, client, sources.Narrate(&apply.Narrator{Say: silent, Warn: silent, Draw: screen.draw}))
+	screen.erase()
 	for _, l := range src.Lists() {
 		if l.Err != nil {
 			return fmt.Errorf("%w\nA new device takes 15 minutes to an hour until the servers know it, by its public address", l.Err)
@@ -110,26 +107,16 @@ func tryServers(ctx context.Context, env Env, text string) error {
 }
 
 // installSettings reads a configuration for the installer.
-func installSettings(name, text string) (install.Settings, []error, error) {
-	c, warnings, err := config.Parse(name, strings.NewReader(text))
-	all := make([]error, len(warnings))
-	for i, w := range warnings {
-		all[i] = errors.New(w.Error())
+func installSettings(name, text string) (s install.Settings, warnings []error, err error) {
+	c, problems, err := config.Parse(name, strings.NewReader(text))
+	for _, p := range problems {
+		warnings = append(warnings, p)
 	}
-	if err != nil {
-		return install.Settings{}, all, err
+	if err == nil {
+		s = install.Settings{BlockTable: c.BlockTable, BlockFile: c.BlockFile, AllowTable: c.AllowTable, AllowFile: c.AllowFile,
+			SpoolDir: c.SpoolDir, User: c.User}
 	}
-	return install.Settings{BlockTable: c.BlockTable, BlockFile: c.BlockFile, AllowTable: c.AllowTable, AllowFile: c.AllowFile,
-		SpoolDir: c.SpoolDir, User: c.User}, all, nil
-}
-
-// readProgram reads the program that is running.
-func readProgram() ([]byte, error) {
-	name, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(name)
+	return s, warnings, err
 }
 
 // packetFilter returns whether pf is enabled, and the names of all tables.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -138,8 +139,8 @@ func TestFlagsAreDocumented(t *testing.T) {
 		if !strings.Contains(manual, item+"\n") && !strings.Contains(manual, item+" ") {
 			t.Errorf("%q is not in the manual", item)
 		}
-		m, _ := flag.Value.(*modeFlag)
-		if takes := flag.Value.Type() == "string" || m != nil && m.m.least == 1; takes != strings.Contains(manual, item+" Ar ") {
+		needs := slices.ContainsFunc(modes, func(m *mode) bool { return m.name == flag.Name && m.least == 1 })
+		if takes := flag.Value.Type() == "string" || needs; takes != strings.Contains(manual, item+" Ar ") {
 			t.Errorf("%q: takes an argument: %v", item, takes)
 		}
 	})

@@ -2,16 +2,19 @@ package cli
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os/user"
 	"strconv"
+	"strings"
 
 	"github.com/rs/zerolog"
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/privsep"
 	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/dnsfetch"
@@ -63,22 +66,26 @@ func reach(c *config.Config) []sources.Reach {
 
 // serverHost takes the port off a server as DNS_SERVERS has it.
 func serverHost(s string) string {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return s
+	if host, _, err := net.SplitHostPort(s); err == nil {
+		return host
 	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().String()
-	}
-	u := url.URL{Host: s}
-	return u.Hostname()
+	return strings.Trim(s, "[]")
 }
 
-// reporting is what the role that reports needs to know.
-func reporting(c *config.Config, level zerolog.Level) report.Config {
-	r := report.Config{Mode: string(c.Upload), Interface: c.PflogIf, LogLevel: int(level)}
+// pflogdInterface is what pflogd(8) reads, unless its flags say otherwise.
+const pflogdInterface = "pflog0"
+
+// reporting is what the role that reports needs to know; service is the confinement of the service user.
+func reporting(c *config.Config, service privsep.Confinement, level zerolog.Level) report.Config {
+	r := report.Config{Mode: string(c.Upload), Interface: c.PflogIf, LogLevel: int(level), Confinement: service}
+	x := &r.Confinement
+	x.Memory, x.Paths = privsep.Memory(c.MaxEntries), map[string]string{"SPOOL_DIR": "", "CA_FILE": ""}
 	if c.Upload == config.UploadNone {
 		return r
 	}
+	x.Paths["SPOOL_DIR"], x.Paths["CA_FILE"] = c.SpoolDir, c.CAFile
+	x.Names = isName(c.URL.Hostname()) || c.Proxy != nil && isName(c.Proxy.Hostname())
+	x.Memory += 10 * uint64(c.UploadBatchBytes) // batches that wait in memory, and one that is sent
 	r.Interval, r.BatchLines, r.BatchBytes = c.UploadInterval, c.UploadBatch, int(c.UploadBatchBytes)
 	r.SpoolDir, r.SpoolMax, r.SpoolAge, r.Backfill = c.SpoolDir, c.SpoolMax, c.SpoolAge, c.Backfill
 	r.URL, r.DeviceID, r.FileField, r.DeviceField = c.URL.String(), c.DeviceID, c.UploadField, c.UploadIDField
@@ -86,30 +93,37 @@ func reporting(c *config.Config, level zerolog.Level) report.Config {
 	if c.Proxy != nil {
 		r.Proxy = c.Proxy.String()
 	}
-	if c.PflogIf == pflogdInterface {
-		r.LogFile = c.PflogFile
-	} else {
-		r.NoLogs = fmt.Sprintf("pflogd logs %s, not %s", pflogdInterface, c.PflogIf)
+	if r.LogFile = c.PflogFile; c.PflogIf != pflogdInterface {
+		r.LogFile, r.NoLogs = "", fmt.Sprintf("pflogd logs %s, not %s", pflogdInterface, c.PflogIf)
 	}
 	return r
 }
 
-// pflogdInterface is what pflogd reads unless its flags say otherwise
-// (pflogd(8)).
-const pflogdInterface = "pflog0"
-
-// account is a user's numbers, 0 when there is no such user.
-type account struct{ uid, gid int }
-
-func lookupUser(name string) account {
+// serviceUser returns the confinement of a process that becomes a user, or stays what it is if there is no such user.
+func serviceUser(name string) (c privsep.Confinement) {
 	u, err := user.Lookup(name)
 	if err != nil {
-		return account{}
+		return c
 	}
 	uid, errU := strconv.Atoi(u.Uid)
 	gid, errG := strconv.Atoi(u.Gid)
-	if errU != nil || errG != nil {
-		return account{}
+	if errU == nil && errG == nil {
+		c.UID, c.GID = uid, gid
 	}
-	return account{uid, gid}
+	return c
+}
+
+// fetchConfinement is that of the role that fetches and looks up names, as the service user.
+func fetchConfinement(c *config.Config, service privsep.Confinement) privsep.Confinement {
+	service.Memory = privsep.Memory(c.MaxEntries)
+	for _, r := range reach(c) {
+		service.Names = service.Names || isName(r.Host)
+	}
+	return service
+}
+
+// isName reports whether host is a name, not an address.
+func isName(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err != nil
 }

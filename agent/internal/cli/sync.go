@@ -3,13 +3,12 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"path/filepath"
+	"slices"
 	"strings"
-	"time"
 
 	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/config"
 	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/privsep"
@@ -21,8 +20,7 @@ import (
 // errInterrupted is why a run ended early.
 var errInterrupted = errors.New("interrupted: the policy in force stays")
 
-// syncNow is one policy run: the daemon's where one is running, and else our
-// own.
+// syncNow is one policy run: the daemon's where one is running, and else our own.
 func syncNow(ctx context.Context, env Env, f *flags) error {
 	st, err := daemonStatus(ctx, env)
 	if err != nil {
@@ -37,11 +35,11 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	}
 	if st != nil {
 		if err := overlap(cfg, f.file, st); err != nil {
-			return usageError{err}
+			return notTried(err)
 		}
 	}
 	if err := tableFiles(cfg); err != nil {
-		return usageError{err}
+		return notTried(err)
 	}
 	unlock, err := apply.Lock(filepath.Dir(cfg.BlockFile))
 	if err != nil {
@@ -50,15 +48,9 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	defer unlock()
 	// The fetching process gets ready beside us. It is not heard before we are confined.
 	confined := make(chan struct{})
-	fetcher, err := fetch.New(ctx, fetch.Options{
-		Starter:     env.Roles,
-		Fetch:       fetchOptions(cfg),
-		Confinement: fetchConfinement(cfg, lookupUser(cfg.User)),
-		Hold:        confined,
-		Once:        true,
-	})
+	fetcher, err := startFetch(ctx, env, cfg, confined)
 	if err != nil {
-		return usageError{err}
+		return notTried(err)
 	}
 	defer fetcher.Close()
 	pf, err := env.OpenPF()
@@ -78,23 +70,15 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 		return err
 	}
 	pf.Pledged()
-	if env.Confine != nil {
-		keeps := privsep.Confinement{Paths: map[string]string{"BLOCK_FILE": cfg.BlockFile, "ALLOW_FILE": cfg.AllowFile}}
-		if err := env.Confine.Confine("--sync-now", keeps); err != nil {
-			return err
-		}
+	keeps := privsep.Confinement{Paths: map[string]string{"BLOCK_FILE": cfg.BlockFile, "ALLOW_FILE": cfg.AllowFile}}
+	if err := env.confine("--sync-now", keeps); err != nil {
+		return err
 	}
 	close(confined)
 
 	screen := &screen{env: env, quiet: f.quiet}
-	n := &apply.Narrator{
-		Say:     screen.say,
-		Warn:    screen.warn,
-		Draw:    screen.draw,
-		Verbose: f.verbose > 0,
-		Local:   env.Local,
-		Version: shortVersion(),
-	}
+	n := &apply.Narrator{Say: screen.say, Warn: screen.warn, Draw: screen.draw,
+		Verbose: f.verbose > 0, Local: env.Local, Version: shortVersion()}
 	n.Begin(env.Now())
 	if notice := pf.Notice(); notice != "" {
 		screen.warn("warning: " + notice)
@@ -117,6 +101,13 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	return nil
 }
 
+// startFetch starts the process that fetches, for one run. Nothing is read from it before hold, unless that is nil, is
+// closed.
+func startFetch(ctx context.Context, env Env, cfg *config.Config, hold <-chan struct{}) (*fetch.Client, error) {
+	return fetch.New(ctx, fetch.Options{Starter: env.Roles, Fetch: fetchOptions(cfg),
+		Confinement: fetchConfinement(cfg, serviceUser(cfg.User)), Hold: hold, Once: true})
+}
+
 // daemonStatus returns the status of the running daemon, nil if none runs.
 func daemonStatus(ctx context.Context, env Env) (*status.Status, error) {
 	if env.Socket == "" {
@@ -132,8 +123,7 @@ func daemonStatus(ctx context.Context, env Env) (*status.Status, error) {
 	return client.Status(ctx)
 }
 
-// askDaemon has the daemon do it and shows its progress. The daemon continues when the caller
-// does not wait.
+// askDaemon has the daemon do it and shows its progress. The daemon continues when the caller does not wait.
 func askDaemon(ctx context.Context, env Env, f *flags) error {
 	client, err := status.Dial(ctx, env.Socket)
 	if err != nil {
@@ -148,58 +138,35 @@ func askDaemon(ctx context.Context, env Env, f *flags) error {
 			screen.say(line)
 		}
 	})
-	if err != nil {
-		return err
-	}
-	if exit != exitOK {
+	if err == nil && exit != exitOK {
 		return errSaid
 	}
-	return nil
+	return err
 }
 
-// screen writes what is done to Stdout, what is wrong to Stderr, and on a
-// terminal a line that shows how far the work has come.
-type screen struct {
-	env   Env
-	quiet bool      // print only what is wrong
-	drawn int       // width of the line that is to be replaced
-	last  time.Time // when one was drawn
-}
-
-// A line that is drawn fits into the narrowest terminal, since one that was
-// wrapped could not be taken back; and a serial console of 9600 baud must not
-// hold the work up.
-const (
-	drawWidth = 79
-	drawEvery = 200 * time.Millisecond
-)
-
-func (s *screen) say(line string) {
-	if s.quiet {
-		return
+// showStatus prints the state of the running daemon. It reads no configuration and needs no privilege but that of
+// connecting to one of the sockets. Its error distinguishes a daemon that needs its owner from none.
+func showStatus(ctx context.Context, env Env, f *flags) error {
+	sockets := slices.DeleteFunc([]string{env.Socket, env.StatusSocket}, func(s string) bool { return s == "" })
+	client, err := status.Dial(ctx, sockets...)
+	if err != nil {
+		return exitError{err, exitNone}
 	}
-	s.erase()
-	fmt.Fprintln(s.env.Stdout, line)
-}
-
-func (s *screen) warn(line string) {
-	s.erase()
-	fmt.Fprintf(s.env.Stderr, "threatstopd: %s\n", line)
-}
-
-func (s *screen) draw(line string) {
-	if s.quiet || !s.env.Terminal || s.drawn > 0 && time.Since(s.last) < drawEvery {
-		return
+	if err := env.confine("--status", privsep.Confinement{}); err != nil {
+		client.Close()
+		return err
 	}
-	s.last = time.Now()
-	line = line[:min(len(line), drawWidth)]
-	io.WriteString(s.env.Stderr, "\r"+line+strings.Repeat(" ", max(0, s.drawn-len(line))))
-	s.drawn = len(line)
-}
-
-func (s *screen) erase() {
-	if s.drawn > 0 {
-		io.WriteString(s.env.Stderr, "\r"+strings.Repeat(" ", s.drawn)+"\r")
-		s.drawn = 0
+	st, err := client.Status(ctx)
+	if err != nil {
+		return exitError{err, exitNone}
 	}
+	if f.json {
+		err = st.WriteJSON(env.Stdout)
+	} else {
+		err = st.WriteText(env.Stdout, env.Local, f.verbose > 0)
+	}
+	if err == nil && len(status.NeedsOwner(st)) > 0 {
+		return errSaid
+	}
+	return err
 }
