@@ -3,6 +3,7 @@ package fetch
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -53,18 +54,20 @@ type Client struct {
 	keep     *privsep.Keeper
 	busy     chan struct{} // has one element during a request
 
-	mu      sync.Mutex
-	conn    *privsep.Conn // to the role that is ready; nil: none
-	down    string        // why there is none, once it was known
-	over    bool          // and there will be none
-	changed chan struct{} // closed when that changes
-	asked   *request      // nil: none
+	mu    sync.Mutex
+	conn  *privsep.Conn // to the role that is ready; nil: none
+	down  error         // why there is none, once it was known
+	over  bool          // and there will be none
+	asked *request      // nil: none
 }
 
-// request is what the role was asked for, and what has come of it.
+// request is what the role is asked for, and what has come of it.
 type request struct {
-	done chan struct{} // closed when all has come or err is set
-	err  error
+	kind    byte
+	message any
+	sent    bool
+	done    chan struct{} // closed when all has come or err is set
+	err     error
 
 	list     *dnsfetch.Request // nil: names
 	got      *dnsfetch.List    // from the header on
@@ -73,12 +76,6 @@ type request struct {
 
 	names []string
 	found []Name
-}
-
-// Name is what a look-up of a host name brought: addresses, or why there are none.
-type Name struct {
-	Addrs []netip.Addr
-	Err   error
 }
 
 // New starts a role, and keeps it running until ctx ends or Close. The error is that of the options;
@@ -96,7 +93,7 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		o: o, checked: checked,
 		// Longer than a server that gives a list slowly may take, and the next one after it.
 		limit:    2 * cmp.Or(o.Fetch.ListTimeout, dnsfetch.DefaultListTimeout),
-		patience: cancelWait, busy: make(chan struct{}, 1), changed: make(chan struct{}),
+		patience: cancelWait, busy: make(chan struct{}, 1),
 	}
 	ctx, c.end = context.WithCancel(ctx)
 	context.AfterFunc(ctx, func() { c.set(nil, "ended", true) })
@@ -105,7 +102,7 @@ func New(ctx context.Context, o Options) (*Client, error) {
 		Role: Role, Takes: toMain, Hold: o.Hold, Handle: c.handle, Log: o.Log, Once: o.Once,
 		Begin: func(conn *privsep.Conn) error {
 			latest = conn
-			return conn.SendJSON(kindSetup, setup{Options: c.o.Fetch, Confinement: c.o.Confinement})
+			return conn.SendJSON(kindSetup, setup{Options: o.Fetch, Confinement: o.Confinement})
 		},
 		Up: func() {
 			c.set(latest, "", false)
@@ -134,59 +131,46 @@ func (c *Client) Close() error {
 // has failed.
 func (c *Client) set(conn *privsep.Conn, down string, over bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.over {
+	if !c.over {
+		c.conn, c.over = conn, over
+		if conn == nil {
+			c.down = fmt.Errorf("%w: %s", ErrRole, down)
+			if c.asked != nil && (c.asked.sent || over) {
+				c.finish(c.down)
+			}
+		}
+	}
+	c.mu.Unlock()
+	c.send()
+}
+
+// send sends the role what it has not been asked for, when it is ready.
+func (c *Client) send() {
+	c.mu.Lock()
+	conn, q := c.conn, c.asked
+	idle := conn == nil || q == nil || q.sent
+	if !idle {
+		q.sent = true
+	}
+	c.mu.Unlock()
+	if idle {
 		return
 	}
-	c.conn, c.down, c.over = conn, down, over
-	close(c.changed)
-	c.changed = make(chan struct{})
-	if conn == nil && c.asked != nil {
-		c.asked.err = fmt.Errorf("%w: %s", ErrRole, down)
-		c.finish()
+	if err := conn.SendJSON(q.kind, q.message); err != nil && err != privsep.ErrDown {
+		c.keep.Kill("cannot be asked: " + err.Error()) // which ends the request
 	}
 }
 
 // finish ends the request.
-func (c *Client) finish() {
+func (c *Client) finish(err error) {
+	c.asked.err = err
 	close(c.asked.done)
 	c.asked = nil
 }
 
-// ready waits until the role is ready, and notes the request. From then on that has an end: an answer, or that of
-// the role. A role that died is waited for only as long as it may take to start it again.
-func (c *Client) ready(ctx context.Context, q *request) (*privsep.Conn, error) {
-	late := time.After(startWait)
-	for {
-		c.mu.Lock()
-		conn, down, over, changed := c.conn, c.down, c.over, c.changed
-		if conn != nil {
-			c.asked = q
-		}
-		c.mu.Unlock()
-		if conn != nil {
-			return conn, nil
-		}
-		err := fmt.Errorf("%w: %s", ErrRole, down)
-		if over {
-			return nil, err
-		}
-		var died <-chan time.Time
-		if down != "" {
-			died = late
-		}
-		select {
-		case <-changed:
-		case <-died:
-			return nil, err
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// ask has a request carried out. The error of the role itself matches [ErrRole].
-func (c *Client) ask(ctx context.Context, q *request, kind byte, message any) error {
+// ask has a request carried out. It always has an end: an answer, or that of the role. A role that died is
+// waited for only as long as it may take to start it again. The error of the role itself matches [ErrRole].
+func (c *Client) ask(ctx context.Context, q *request) error {
 	select {
 	case c.busy <- struct{}{}:
 		defer func() { <-c.busy }()
@@ -194,22 +178,37 @@ func (c *Client) ask(ctx context.Context, q *request, kind byte, message any) er
 		return context.Cause(ctx)
 	}
 	q.done, q.progress = make(chan struct{}), make(chan dnsfetch.Progress, 1)
-	conn, err := c.ready(ctx, q)
-	if err != nil {
-		return err
+	c.mu.Lock()
+	c.asked = q
+	if c.over {
+		c.finish(c.down)
 	}
-	if err := conn.SendJSON(kind, message); err != nil && err != privsep.ErrDown {
-		c.keep.Kill("cannot be asked: " + err.Error()) // which ends the request
-	}
-	late, why, given := time.After(c.limit), fmt.Sprintf("no answer within %v", c.limit), ctx.Done()
+	c.mu.Unlock()
+	c.send()
+	starting, given := time.After(startWait), ctx.Done()
+	late, why := time.After(c.limit), fmt.Sprintf("no answer within %v", c.limit)
 	for {
 		select {
 		case p := <-q.progress:
 			q.list.Progress(p)
+		case <-starting:
+			c.mu.Lock()
+			if c.asked == q && !q.sent && c.down != nil {
+				c.finish(c.down)
+			}
+			c.mu.Unlock()
 		case <-given:
 			given = nil
-			conn.Send(kindCancel, nil)
 			late, why = time.After(c.patience), "did not give up a request"
+			c.mu.Lock()
+			conn := c.conn
+			if c.asked == q && !q.sent {
+				c.finish(nil)
+			}
+			c.mu.Unlock()
+			if conn != nil {
+				conn.Send(kindCancel, nil)
+			}
 		case <-late:
 			c.keep.Kill(why)
 		case <-q.done:
@@ -223,10 +222,10 @@ func (c *Client) ask(ctx context.Context, q *request, kind byte, message any) er
 
 // Fetch fetches a list as [dnsfetch.Client.Fetch] does. An error of the role itself matches [ErrRole].
 func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List, error) {
-	q := &request{list: &r}
+	q := &request{kind: kindFetch, message: fetch{r.Name, r.AllowEmpty, r.Progress != nil}, list: &r}
 	err := fmt.Errorf("%w: %.200q", dnsfetch.ErrName, r.Name)
 	if plain(r.Name, maxName) { // else it would come back as another
-		err = c.ask(ctx, q, kindFetch, fetch{Name: r.Name, AllowEmpty: r.AllowEmpty, Progress: r.Progress != nil})
+		err = c.ask(ctx, q)
 	}
 	var e *dnsfetch.Error
 	switch {
@@ -244,19 +243,19 @@ func (c *Client) Lookup(ctx context.Context, names []string) []Name {
 	if len(names) == 0 {
 		return nil
 	}
-	q := &request{names: names}
+	q := &request{kind: kindLookup, message: names, names: names}
 	err := fmt.Errorf("%d names to look up, at most %d are", len(names), maxNames)
 	if len(names) <= maxNames {
-		err = c.ask(ctx, q, kindLookup, names)
+		err = c.ask(ctx, q)
 	}
 	if err != nil {
-		return slices.Repeat([]Name{{Err: err}}, len(names))
+		return slices.Repeat([]Name{{Err: err.Error()}}, len(names))
 	}
 	return q.found
 }
 
 // handle takes what the role sends. An error is misbehaviour, for which it is killed.
-func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) error {
+func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := c.asked
@@ -267,76 +266,142 @@ func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) error {
 		return errors.New("addresses without a request")
 	case kind != kindAddresses && (q == nil || q.list == nil):
 		return errors.New("list without a request")
-	case kind == kindAddresses:
-		var a addresses
-		if err := receive("addresses", payload, &a, len(q.names)); err != nil {
-			return err
-		}
-		q.found = a.names()
-	case kind == kindProgress:
+	}
+	var failed error // of the request
+	switch kind {
+	case kindAddresses:
+		err = q.takeNames(payload)
+	case kindProgress:
 		return q.takeProgress(payload, c.o.Fetch.MaxEntries)
-	case kind == kindHeader:
-		if err := c.takeHeader(q, payload); err != nil {
-			return err
-		}
-	case kind == kindEntries && q.got == nil:
-		return errors.New("entries without a header")
-	case kind == kindEntries:
-		entries, err := parseEntries(payload, q.left)
-		if err != nil {
-			return err
-		}
-		q.got.Chunks, q.left = append(q.got.Chunks, entries), q.left-len(entries)
-	case kind == kindFailure:
+	case kindHeader:
+		err = c.takeHeader(q, payload)
+	case kindEntries:
+		err = q.takeEntries(payload)
+	case kindFailure:
 		var f failure
-		if err := receive("failure", payload, &f, 0); err != nil {
-			return err
+		if err = privsep.Unmarshal(payload, &f); err == nil {
+			failed, err = f.take(q.list.Name)
+		} else {
+			err = fmt.Errorf("failure: %w", err)
 		}
 		if q.got != nil {
-			return errors.New("list and error in one")
+			err = errors.New("list and error in one")
 		}
-		q.err = f.error(q.list.Name)
 	}
-	if q.left == 0 {
-		c.finish()
+	if err == nil && q.left == 0 {
+		c.finish(failed)
 	}
-	return nil
+	return err
 }
 
-// takeHeader takes the header of the list that was asked for.
+// take returns the error that a failure stands for, and what is wrong with the failure.
+func (f *failure) take(list string) (*dnsfetch.Error, error) {
+	if f.Text == "" || !plain(f.Text, maxText) || f.Kind > dnsfetch.KindNXDomain {
+		return nil, fmt.Errorf("failure of kind %d without a printable reason of at most %d characters", f.Kind, maxText)
+	}
+	return &dnsfetch.Error{List: list, Kind: f.Kind, Err: errors.New(f.Text)}, nil
+}
+
+// takeHeader takes the header of the list that was asked for. The numbers that are only shown must be
+// possible ones.
 func (c *Client) takeHeader(q *request, payload []byte) error {
 	var h header
-	if err := receive("header", payload, &h, c.o.Fetch.MaxEntries); err != nil {
-		return err
+	if err := privsep.Unmarshal(payload, &h); err != nil {
+		return fmt.Errorf("header: %w", err)
 	}
-	switch {
+	switch most := c.o.Fetch.MaxEntries; {
 	case q.got != nil:
 		return errors.New("list begun twice")
 	case h.Name != q.list.Name:
-		return fmt.Errorf("list %s where %s was asked for", h.Name, q.list.Name)
+		return fmt.Errorf("list %.100q where %s was asked for", h.Name, q.list.Name)
 	case !c.checked.Knows(h.Server):
-		return fmt.Errorf("list %s from %s, which is none of the policy servers", h.Name, h.Server)
+		return fmt.Errorf("list from %.100q, which is none of the policy servers", h.Server)
+	case h.Layout < dnsfetch.LayoutParts || h.Layout > dnsfetch.LayoutAddresses || h.Parts <= 0 || h.Parts > 1<<20 ||
+		h.Restarts < 0 || h.Restarts > 9 || h.Bytes < 0 || h.Elapsed < 0:
+		return fmt.Errorf("list of layout %d, %d parts, %d restarts, %d bytes, in %v", h.Layout, h.Parts, h.Restarts, h.Bytes, h.Elapsed)
+	case h.Entries < 0 || h.Entries > most:
+		return fmt.Errorf("list of %d entries where the limit is %d", h.Entries, most)
 	case h.Entries == 0 && !q.list.AllowEmpty:
 		return errors.New("empty list where it may not be")
+	case len(h.Failed) > maxFailed || len(h.Chunks) > 0:
+		return fmt.Errorf("list with %d servers that failed, and %d chunks of entries in the header", len(h.Failed), len(h.Chunks))
+	}
+	for _, f := range h.Failed {
+		e, err := f.take(h.Name)
+		if err != nil {
+			return err
+		}
+		h.List.Failed = append(h.List.Failed, e)
 	}
 	q.got, q.left = &h.List, h.Entries
 	return nil
 }
 
-// takeProgress keeps the latest progress for Fetch.
-func (q *request) takeProgress(payload []byte, most int) error {
-	var p progress
-	if err := receive("progress", payload, &p, most); err != nil {
+// takeEntries takes a chunk of the list. Each entry is one that a list can have.
+func (q *request) takeEntries(b []byte) error {
+	all := make([]dnsfetch.Entry, len(b)/entryLen)
+	switch {
+	case q.got == nil:
+		return errors.New("entries without a header")
+	case len(all) == 0 || len(b)%entryLen != 0:
+		return fmt.Errorf("chunk of %d bytes", len(b))
+	case len(all) > q.left:
+		return errors.New("more entries than announced")
+	}
+	if _, err := binary.Decode(b, binary.LittleEndian, all); err != nil {
 		return err
 	}
-	if q.got != nil || q.list.Progress == nil {
+	for _, e := range all {
+		if !e.Valid() {
+			return fmt.Errorf("entry %v is not a network", e)
+		}
+	}
+	q.got.Chunks, q.left = append(q.got.Chunks, all), q.left-len(all)
+	return nil
+}
+
+// takeProgress keeps the latest progress for Fetch. The numbers are only shown, but must be possible.
+func (q *request) takeProgress(payload []byte, most int) error {
+	var p dnsfetch.Progress
+	if err := privsep.Unmarshal(payload, &p); err != nil {
+		return fmt.Errorf("progress: %w", err)
+	}
+	switch {
+	case q.got != nil || q.list.Progress == nil:
 		return errors.New("progress of a list that was not asked for")
+	case !plain(p.Server, maxName):
+		return errors.New("progress with a server that cannot be")
+	case p.Done < 0 || p.Parts < p.Done || p.Parts > 1<<20 || p.Entries < 0 || p.Entries > most || p.Bytes < 0:
+		return fmt.Errorf("progress of %d parts of %d, %d entries, %d bytes", p.Done, p.Parts, p.Entries, p.Bytes)
 	}
 	select {
 	case <-q.progress:
 	default:
 	}
 	p.List = q.list.Name
-	q.progress <- dnsfetch.Progress(p)
+	q.progress <- p
+	return nil
+}
+
+// takeNames takes the answers to a look-up.
+func (q *request) takeNames(payload []byte) error {
+	if err := privsep.Unmarshal(payload, &q.found); err != nil {
+		return fmt.Errorf("addresses: %w", err)
+	}
+	if len(q.found) != len(q.names) {
+		return fmt.Errorf("addresses of %d names where %d were asked for", len(q.found), len(q.names))
+	}
+	for _, n := range q.found {
+		switch bad := slices.IndexFunc(n.Addrs, func(a netip.Addr) bool { return !usable(a) }); {
+		case len(n.Addrs) > maxAddrs:
+			return fmt.Errorf("%d addresses of one name", len(n.Addrs))
+		case (len(n.Addrs) == 0) == (n.Err == ""):
+			return errors.New("neither addresses nor a reason, or both")
+		case !plain(n.Err, maxReason):
+			return errors.New("reason that is not printable")
+		case bad >= 0:
+			return fmt.Errorf("%s, which no host has, as the address of one", n.Addrs[bad])
+		}
+	}
 	return nil
 }

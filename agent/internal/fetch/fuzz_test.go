@@ -42,13 +42,13 @@ func FuzzHandle(f *testing.F) {
 	h := a.head(3)
 	h.Failed = []failure{{Text: "server 127.0.0.1:8: query refused"}}
 	whole := message(kindHeader, text(h))
-	whole = append(whole, message(kindEntries, raw(1, "10.0.0.0", 8, 0))...)
-	whole = append(whole, message(kindEntries, append(raw(1, "2001:db8::", 32, entryV6), raw(1, "10.1.0.0", 16, entryNot)...))...)
+	whole = append(whole, message(kindEntries, raw(1, "10.0.0.0", 8, 0, 0))...)
+	whole = append(whole, message(kindEntries, append(raw(1, "2001:db8::", 32, 1, 0), raw(1, "10.1.0.0", 16, 0, 1)...))...)
 	f.Add(whole, false)
 	failure := text(failure{Kind: dnsfetch.KindNoData, Text: "no records"})
-	found := text(addresses{{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}})
-	none := text(addresses{{Error: "no such host"}})
-	step := text(progress{Server: "127.0.0.1:9", Done: 1, Parts: 2, Entries: 3, Bytes: 4})
+	found := text([]Name{{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}})
+	none := text([]Name{{Err: "no such host"}})
+	step := text(dnsfetch.Progress{Server: "127.0.0.1:9", Done: 1, Parts: 2, Entries: 3, Bytes: 4})
 	f.Add(message(kindFailure, failure), false)
 	f.Add(message(kindAddresses, found), true)
 	f.Add(message(kindAddresses, none), true)
@@ -96,7 +96,7 @@ func checkEnd(t *testing.T, q *request, most int) {
 	switch {
 	case q.list == nil:
 		n := q.found[0]
-		if q.err != nil || len(q.found) != 1 || len(n.Addrs) > maxAddrs || (len(n.Addrs) == 0) == (n.Err == nil) {
+		if q.err != nil || len(q.found) != 1 || len(n.Addrs) > maxAddrs || (len(n.Addrs) == 0) == (n.Err == "") {
 			t.Fatalf("%v, %v", q.found, q.err)
 		}
 		for _, a := range n.Addrs {

@@ -1,7 +1,9 @@
 package fetch
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -86,7 +88,7 @@ func (r *role) handle(kind byte, payload []byte) error {
 		if err := privsep.Unmarshal(payload, &names); err != nil {
 			return fmt.Errorf("lookup: %w", err)
 		}
-		r.begin(func(ctx context.Context) { r.SendJSON(kindAddresses, r.lookUp(ctx, names)) })
+		r.begin(func(ctx context.Context) { r.SendJSON(kindAddresses, LookUp(ctx, names, r.look)) })
 	case kindCancel:
 		r.cancel()
 	default:
@@ -136,22 +138,14 @@ func (r *role) send(l *dnsfetch.List) error {
 	for _, err := range l.Failed[:min(len(l.Failed), maxFailed)] {
 		h.Failed = append(h.Failed, newFailure(err, maxOther))
 	}
-	if err := r.SendJSON(kindHeader, h); err != nil {
-		return err
-	}
-	b := make([]byte, 0, min(maxEntries, h.Entries*entryLen))
-	for e := range l.All() {
-		if b = appendEntry(b, e); len(b) == maxEntries {
-			if err := r.Send(kindEntries, b); err != nil {
-				return err
-			}
-			b = b[:0]
+	err := r.SendJSON(kindHeader, h)
+	for _, c := range l.Chunks {
+		for part := range slices.Chunk(c, maxChunk) {
+			b, _ := binary.Append(nil, binary.LittleEndian, part) // cannot fail
+			err = cmp.Or(err, r.Send(kindEntries, b))
 		}
 	}
-	if len(b) > 0 {
-		return r.Send(kindEntries, b)
-	}
-	return nil
+	return err
 }
 
 // fail sends main the reason why there is no list.
@@ -163,33 +157,11 @@ func (r *role) fail(list string, err error) error {
 	return r.SendJSON(kindFailure, newFailure(e, maxText))
 }
 
-// lookUp looks up names, and leaves out addresses that a host cannot have.
-func (r *role) lookUp(ctx context.Context, names []string) addresses {
-	all := make(addresses, len(names))
-	for i, n := range LookUp(ctx, names, r.look) {
-		a := &all[i]
-		for _, addr := range n.Addrs {
-			addr = addr.Unmap().WithZone("")
-			if len(a.Addresses) < maxAddrs && usable(addr) && !slices.Contains(a.Addresses, addr) {
-				a.Addresses = append(a.Addresses, addr)
-			}
-		}
-		switch {
-		case len(a.Addresses) > 0:
-		case n.Err != nil:
-			a.Error = printable(n.Err.Error(), maxReason)
-		default:
-			a.Error = "no usable address"
-		}
-	}
-	return all
-}
-
 // lookupTimeout bounds the look-ups of all names together. The system's resolver would wait half a minute
 // for each while no resolver can be reached.
 const lookupTimeout = 10 * time.Second
 
-// LookUp looks up all names at once, for at most 10 seconds.
+// LookUp looks up all names at once, for at most 10 seconds. It leaves out addresses that a host cannot have.
 func LookUp(ctx context.Context, names []string, look func(context.Context, string) ([]netip.Addr, error)) []Name {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
@@ -197,27 +169,25 @@ func LookUp(ctx context.Context, names []string, look func(context.Context, stri
 	var lookups sync.WaitGroup
 	for i, name := range names {
 		lookups.Go(func() {
-			found[i].Addrs, found[i].Err = look(ctx, name)
-			// The name, and the resolver asked, would make two more colons.
-			if d := (*net.DNSError)(nil); errors.As(found[i].Err, &d) {
-				found[i].Err = errors.New(d.Err)
+			addrs, err := look(ctx, name)
+			n := &found[i]
+			for _, a := range addrs {
+				a = a.Unmap().WithZone("")
+				if len(n.Addrs) < maxAddrs && usable(a) && !slices.Contains(n.Addrs, a) {
+					n.Addrs = append(n.Addrs, a)
+				}
+			}
+			if d := (*net.DNSError)(nil); errors.As(err, &d) {
+				err = errors.New(d.Err) // the name, and the resolver asked, would make two more colons
+			}
+			if err == nil {
+				err = errors.New("no usable address")
+			}
+			if len(n.Addrs) == 0 {
+				n.Err = printable(err.Error(), maxReason)
 			}
 		})
 	}
 	lookups.Wait()
 	return found
-}
-
-// printable returns s with anything but printable ASCII replaced, cut to most characters.
-func printable(s string, most int) string {
-	b := make([]byte, 0, min(len(s), most))
-	for _, r := range s {
-		if r < ' ' || r > '~' {
-			r = '?'
-		}
-		if b = append(b, byte(r)); len(b) == most {
-			break
-		}
-	}
-	return string(b)
 }

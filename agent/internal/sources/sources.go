@@ -190,7 +190,7 @@ func (s *Sources) Names(ctx context.Context, f Fetcher) {
 func (s *Sources) Take(r Result, now time.Time) *List {
 	if r.Host != nil {
 		n := *r.Host
-		if n.Err != nil {
+		if n.Err != "" {
 			n.Addrs = s.names[r.Name].Addrs
 		}
 		s.names[r.Name] = n
@@ -296,8 +296,8 @@ func (s *Sources) Facts(facts policy.Facts) (policy.Facts, []string) {
 		for _, a := range n.Addrs {
 			facts.Servers = append(facts.Servers, policy.Server{Role: role, Addr: a})
 		}
-		if len(n.Addrs) == 0 && n.Err != nil {
-			warnings = append(warnings, fmt.Sprintf("%s: %v: its address is not kept out of the block table in this run", role, n.Err))
+		if len(n.Addrs) == 0 && n.Err != "" {
+			warnings = append(warnings, fmt.Sprintf("%s: %s: its address is not kept out of the block table in this run", role, n.Err))
 		}
 	}
 	return facts, warnings
