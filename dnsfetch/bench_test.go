@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -139,7 +140,7 @@ func BenchmarkList(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			got := 0
-			for e := range l.All() {
+			for _, e := range slices.Concat(l.Chunks...) {
 				if e.Bits > 8 && !e.Not {
 					got++
 				}

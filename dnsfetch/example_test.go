@@ -36,8 +36,8 @@ func ExampleClient_Fetch() {
 		log.Fatal(err)
 	}
 	fmt.Println(list.Len(), "entries,", list.Layout)
-	for e := range list.All() {
-		fmt.Println(e)
+	for prefix, not := range list.All() {
+		fmt.Println(prefix, not)
 	}
 
 	srv.Fail(dnstest.On{}, dnstest.Refused)
@@ -46,8 +46,8 @@ func ExampleClient_Fetch() {
 
 	// Output:
 	// 3 entries, PTR+APL
-	// 192.0.2.0/24
-	// !192.0.2.1/32
-	// 2001:db8::/32
+	// 192.0.2.0/24 false
+	// 192.0.2.1/32 true
+	// 2001:db8::/32 false
 	// refused: true
 }

@@ -110,7 +110,7 @@ func TestRandomLists(t *testing.T) {
 		if err != nil {
 			t.Fatalf("list %d: %v", i, err)
 		}
-		if g, w := sorted(slices.Collect(got.All())), sorted(l.Entries); !slices.Equal(g, w) {
+		if g, w := sorted(slices.Concat(got.Chunks...)), sorted(l.Entries); !slices.Equal(g, w) {
 			t.Errorf("list %d, %v: got %d entries, want %d", i, l.Layout, len(g), len(w))
 		}
 		if got.Layout != l.Layout || got.Len() != n {
@@ -171,7 +171,7 @@ func TestFaults(t *testing.T) {
 			if l.Server != good.Addr() || len(l.Failed) != 1 || !errors.Is(l.Failed[0], tt.want) {
 				t.Errorf("from %s after %v; want %v", l.Server, l.Failed, tt.want)
 			}
-			if g, w := sorted(slices.Collect(l.All())), sorted(list.Entries); !slices.Equal(g, w) {
+			if g, w := sorted(slices.Concat(l.Chunks...)), sorted(list.Entries); !slices.Equal(g, w) {
 				t.Errorf("got %d entries, want %d", len(g), len(w))
 			}
 		})
@@ -214,7 +214,7 @@ func TestListIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g, w := sorted(slices.Collect(l.All())), sorted(next.Entries); !slices.Equal(g, w) || l.Restarts != 1 {
+	if g, w := sorted(slices.Concat(l.Chunks...)), sorted(next.Entries); !slices.Equal(g, w) || l.Restarts != 1 {
 		t.Errorf("after %d restarts got %d entries, want %d", l.Restarts, len(g), len(w))
 	}
 }

@@ -2,6 +2,7 @@ package dnsfetch
 
 import (
 	"iter"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -52,12 +53,12 @@ func (l *List) Len() int {
 	return n
 }
 
-// All returns the entries.
-func (l *List) All() iter.Seq[Entry] {
-	return func(yield func(Entry) bool) {
+// All returns the network of each entry, and whether the list negates it.
+func (l *List) All() iter.Seq2[netip.Prefix, bool] {
+	return func(yield func(netip.Prefix, bool) bool) {
 		for _, c := range l.Chunks {
 			for _, e := range c {
-				if !yield(e) {
+				if !yield(e.Prefix(), e.Not) {
 					return
 				}
 			}

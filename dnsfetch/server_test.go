@@ -323,7 +323,7 @@ func client(t testing.TB, o Options, servers ...string) *Client {
 
 func entries(l *List) []string {
 	var out []string
-	for e := range l.All() {
+	for _, e := range slices.Concat(l.Chunks...) {
 		out = append(out, e.String())
 	}
 	slices.Sort(out)

@@ -199,8 +199,8 @@ func try(ctx context.Context, c *dnsfetch.Client, t trial) outcome {
 	}
 	o.entries, o.bytes = l.Len(), l.Bytes
 	got := make([]dnstest.Entry, 0, o.entries)
-	for e := range l.All() {
-		got = append(got, dnstest.Entry{Prefix: e.Prefix(), Not: e.Not})
+	for prefix, not := range l.All() {
+		got = append(got, dnstest.Entry{Prefix: prefix, Not: not})
 	}
 	o.err = differ(got, t.list.Entries)
 	if o.err == nil && l.Layout.String() != o.layout {

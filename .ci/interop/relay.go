@@ -252,8 +252,8 @@ func relayFaults(ctx context.Context, r *nameserver.Server, dir string, rep *rep
 			got, err := c.Fetch(ctx, dnsfetch.Request{Name: list.Name})
 			var entries []dnstest.Entry
 			if err == nil {
-				for x := range got.All() {
-					entries = append(entries, dnstest.Entry{Prefix: x.Prefix(), Not: x.Not})
+				for prefix, not := range got.All() {
+					entries = append(entries, dnstest.Entry{Prefix: prefix, Not: not})
 				}
 			}
 			if err == nil && differ(entries, list.Entries) == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
@@ -42,7 +43,7 @@ func Example() {
 		return
 	}
 	fmt.Println(list.Layout, list.Parts, "part,", list.Len(), "entries")
-	for e := range list.All() {
+	for _, e := range slices.Concat(list.Chunks...) {
 		fmt.Println(e)
 	}
 

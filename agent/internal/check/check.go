@@ -290,7 +290,7 @@ func (c *checker) policy(ctx context.Context) {
 	}
 	var p *policy.Policy
 	if !src.Failed() {
-		if p, err = src.Build(never, c.Policy); err != nil {
+		if p, err = policy.Build(src.Inputs(), policy.Exceptions(never), c.Policy); err != nil {
 			c.say("policy", "%v", err)
 		}
 	}

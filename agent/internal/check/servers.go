@@ -49,7 +49,7 @@ func (t *tester) servers(ctx context.Context) {
 	for _, w := range warnings {
 		t.say(rules.Warn, []string{"check the name, and the resolver (/etc/resolv.conf)"}, "policy: %s", w)
 	}
-	p, err := lists.Build(never, t.Policy)
+	p, err := policy.Build(lists.Inputs(), policy.Exceptions(never), t.Policy)
 	if err != nil {
 		t.fail("policy", err)
 		return

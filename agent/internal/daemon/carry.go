@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"strconv"
 	"syscall"
@@ -52,7 +51,6 @@ func PassCarry(f *os.File) ([]string, error) {
 type carried struct {
 	Started  time.Time
 	LastGood time.Time
-	Names    map[string][]netip.Addr
 	Troubles map[string]*trouble
 	Deaths   map[string][]time.Time
 	Tables   [2]tableHistory
@@ -63,7 +61,7 @@ func (d *Daemon) save() {
 	if d.o.Carry == nil {
 		return
 	}
-	c := carried{Started: d.started, LastGood: d.lastGood, Names: d.sources.Addresses(), Troubles: d.trouble.open, Deaths: d.deaths}
+	c := carried{Started: d.started, LastGood: d.lastGood, Troubles: d.trouble.open, Deaths: d.deaths}
 	for i := range d.tables {
 		c.Tables[i] = d.tables[i].tableHistory
 	}
@@ -101,7 +99,7 @@ func (d *Daemon) restore() {
 	}
 	if err == nil {
 		// The decoder has read ahead.
-		err = d.sources.Load(io.MultiReader(dec.Buffered(), d.o.Carry), c.Names)
+		err = d.sources.Load(io.MultiReader(dec.Buffered(), d.o.Carry))
 	}
 	if err != nil {
 		d.o.Log.Warn().Err(err).Msg("state not kept over the restart")

@@ -94,6 +94,7 @@ var attacks = map[string]struct {
 	"sends host bits":              {do: entry(raw(1, "10.0.0.1", 8, 0, 0)), want: "is not a network"},
 	"sends 0.0.0.1/0":              {do: entry(raw(1, "0.0.0.1", 0, 0, 0)), want: "is not a network"},
 	"sends a length of 33":         {do: entry(raw(1, "10.0.0.1", 33, 0, 0)), want: "is not a network"},
+	"sends unknown flags":          {do: entry(raw(1, "10.0.0.1", 32, 4, 0)), want: "is not a network"},
 	"sends IPv6 host bits":         {do: entry(raw(1, "2001:db8::1", 64, 1, 0)), want: "is not a network"},
 	"sends a length of 129":        {do: entry(raw(1, "2001:db8::1", 129, 1, 0)), want: "is not a network"},
 	"sends IPv4 with a tail":       {do: entry(raw(1, "2001:db8::1", 32, 0, 0)), want: "is not a network"},

@@ -3,7 +3,6 @@ package fetch
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -348,12 +347,11 @@ func (q *request) takeEntries(b []byte) error {
 	case len(all) > q.left:
 		return errors.New("more entries than announced")
 	}
-	if _, err := binary.Decode(b, binary.LittleEndian, all); err != nil {
-		return err
-	}
-	for _, e := range all {
-		if !e.Valid() {
-			return fmt.Errorf("entry %v is not a network", e)
+	for i := range all {
+		r := b[i*entryLen:][:entryLen]
+		all[i] = dnsfetch.Entry{Addr: [16]byte(r), Bits: r[16], V6: r[17] == 1, Not: r[18] == 1}
+		if r[17] > 1 || r[18] > 1 || !all[i].Valid() {
+			return fmt.Errorf("entry %x is not a network", r)
 		}
 	}
 	q.got.Chunks, q.left = append(q.got.Chunks, all), q.left-len(all)

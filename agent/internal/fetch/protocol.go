@@ -7,7 +7,6 @@
 package fetch
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"example.org/threatstopd/agent/internal/privsep"
@@ -29,7 +28,7 @@ const (
 const (
 	kindProgress  = privsep.FirstKind + 16 + iota // progress
 	kindHeader                                    // header
-	kindEntries                                   // entries, as encoding/binary lays them out
+	kindEntries                                   // entries of entryLen bytes
 	kindFailure                                   // failure
 	kindAddresses                                 // a Name for each name, in their order
 )
@@ -43,9 +42,8 @@ const (
 	maxFailed = 64      // servers that failed before one gave a list
 	maxOther  = 1 << 10 // bytes of why another server did not give it
 	maxChunk  = 14_000  // entries in a message
+	entryLen  = 19      // bytes of an entry: address 16, prefix length, V6, Not
 )
-
-var entryLen = binary.Size(dnsfetch.Entry{})
 
 var toRole = privsep.Limits{
 	kindSetup:  1 << 20,

@@ -3,7 +3,6 @@ package fetch
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -141,11 +140,21 @@ func (r *role) send(l *dnsfetch.List) error {
 	err := r.SendJSON(kindHeader, h)
 	for _, c := range l.Chunks {
 		for part := range slices.Chunk(c, maxChunk) {
-			b, _ := binary.Append(nil, binary.LittleEndian, part) // cannot fail
+			b := make([]byte, 0, len(part)*entryLen)
+			for _, e := range part {
+				b = append(append(b, e.Addr[:]...), e.Bits, bit(e.V6), bit(e.Not))
+			}
 			err = cmp.Or(err, r.Send(kindEntries, b))
 		}
 	}
 	return err
+}
+
+func bit(is bool) byte {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // fail sends main the reason why there is no list.

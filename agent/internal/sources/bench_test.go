@@ -17,7 +17,6 @@ import (
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 	"example.org/threatstopd/pfioctl"
@@ -118,7 +117,7 @@ func numbered(n int) netip.Prefix {
 
 // build makes the policy of lists, as an update does.
 func build(l *dnsfetch.List) (*policy.Policy, error) {
-	return policy.Build([]policy.List{{Name: l.Name, Entries: sources.Entries(l)}},
+	return policy.Build([]policy.List{{Name: l.Name, Entries: l}},
 		policy.Exceptions(policy.Facts{Resolvers: []netip.Addr{netip.MustParseAddr("9.9.9.9")}}), policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
 }
 

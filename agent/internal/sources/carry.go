@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net/netip"
-	"slices"
+	"maps"
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
@@ -24,19 +24,12 @@ type saved struct {
 	Entries  int
 }
 
-// Addresses returns the addresses of the names.
-func (s *Sources) Addresses() map[string][]netip.Addr {
-	all := make(map[string][]netip.Addr)
-	for name, n := range s.names {
-		all[name] = n.Addrs
-	}
-	return all
-}
-
-// Save writes the copies of the lists for another process: for each a line of JSON, and its entries as
-// encoding/binary lays them out.
+// Save writes the addresses of the names and the copies of the lists for another process: a line of JSON
+// with the addresses, and for each list a line of JSON and its entries as encoding/binary lays them out.
 func (s *Sources) Save(w io.Writer) error {
 	b := bufio.NewWriterSize(w, 64<<10)
+	text := json.NewEncoder(b)
+	err := text.Encode(s.names)
 	for _, l := range s.lists {
 		x := saved{Kind: l.Kind, Name: l.Name, Fetched: l.Fetched, Failures: l.Failures}
 		var entries [][]dnsfetch.Entry
@@ -46,60 +39,54 @@ func (s *Sources) Save(w io.Writer) error {
 			header.Chunks, header.Failed = nil, nil
 			x.Copy = &header
 		}
-		text, err := json.Marshal(x)
-		if err != nil {
-			return err
-		}
-		b.Write(append(text, '\n'))
+		err = errors.Join(err, text.Encode(x))
 		for _, c := range entries {
-			if err := binary.Write(b, binary.LittleEndian, c); err != nil {
-				return err
-			}
+			err = errors.Join(err, binary.Write(b, binary.LittleEndian, c))
 		}
 	}
-	return b.Flush()
+	return errors.Join(err, b.Flush())
 }
 
-// Load reads what Save has written, and takes the addresses of names. Lists that are not configured are
-// left out. With an error nothing is taken.
-func (s *Sources) Load(r io.Reader, names map[string][]netip.Addr) error {
+// Load reads what Save has written. Lists that are not configured are left out. With an error nothing is
+// taken.
+func (s *Sources) Load(r io.Reader) error {
 	b := bufio.NewReaderSize(r, 64<<10)
 	if c, err := b.ReadByte(); err == nil && c != '\n' { // the end of the line before
 		b.UnreadByte()
 	}
-	var all []List
-	for {
+	next := func(into any) error {
 		line, err := b.ReadBytes('\n')
-		if err == io.EOF && len(line) == 0 {
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(line, into)
+	}
+	var names map[string]Name
+	err := next(&names)
+	var all []List
+	for err == nil {
+		if _, err = b.Peek(1); err == io.EOF {
 			break
 		}
 		var x saved
-		if err == nil {
-			err = json.Unmarshal(line, &x)
-		}
-		if err != nil {
-			return fmt.Errorf("lists: %w", err)
+		if err = next(&x); err == nil && x.Copy != nil {
+			x.Copy.Chunks = [][]dnsfetch.Entry{make([]dnsfetch.Entry, x.Entries)}
+			err = binary.Read(b, binary.LittleEndian, x.Copy.Chunks[0])
 		}
 		l := List{Kind: x.Kind, Name: x.Name, Fetched: x.Fetched, Failures: x.Failures, List: x.Copy}
 		if x.Copy != nil {
-			entries := make([]dnsfetch.Entry, x.Entries)
-			if err := binary.Read(b, binary.LittleEndian, entries); err != nil {
-				return fmt.Errorf("entries of %s: %w", l.Key(), err)
-			}
-			x.Copy.Chunks = [][]dnsfetch.Entry{entries}
+			l.entries = x.Copy
 		}
 		all = append(all, l)
 	}
-	for i, l := range s.lists {
-		if j := slices.IndexFunc(all, func(x List) bool { return x.Kind == l.Kind && x.Name == l.Name }); j >= 0 {
-			s.lists[i] = &all[j]
-			if all[j].List != nil {
-				all[j].entries = &entries{all[j].List}
-			}
+	if err != io.EOF {
+		return fmt.Errorf("lists: %w", err)
+	}
+	for _, l := range all {
+		if own := s.list(l.Kind, l.Name); own != nil {
+			*own = l
 		}
 	}
-	for name, addrs := range names {
-		s.names[name] = Name{Addrs: addrs}
-	}
+	maps.Copy(s.names, names)
 	return nil
 }

@@ -12,7 +12,6 @@ import (
 
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
-	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/dnsfetch/dnstest"
 	"example.org/threatstopd/pfioctl"
@@ -76,7 +75,7 @@ func (s *stage) update(names ...string) {
 		if lists[i], err = s.client.Fetch(s.t.Context(), dnsfetch.Request{Name: name}); err != nil {
 			s.t.Fatal(err)
 		}
-		all = append(all, policy.List{Name: name, Entries: sources.Entries(lists[i])})
+		all = append(all, policy.List{Name: name, Entries: lists[i]})
 	}
 	p, err := policy.Build(all, policy.Exceptions(policy.Facts{}), policy.Options{MinPrefixV4: 8, MinPrefixV6: 16})
 	if err != nil {

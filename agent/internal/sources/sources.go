@@ -6,10 +6,10 @@
 package sources
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -49,21 +49,8 @@ type List struct {
 	Failures       int       // tries in a row that failed
 	Absent         bool      // every server reached says that there is no such list; Err has the words
 
-	entries policy.Entries // of the copy; the same pointer while the entries are the same
+	entries policy.Entries // of the copy; the same value while the entries are the same
 	fresh   bool           // it came since the last full plan
-}
-
-// entries is a copy as a policy is made from it.
-type entries struct{ *dnsfetch.List }
-
-func (e *entries) All() iter.Seq2[netip.Prefix, bool] {
-	return func(yield func(netip.Prefix, bool) bool) {
-		for x := range e.List.All() {
-			if !yield(x.Prefix(), x.Not) {
-				return
-			}
-		}
-	}
 }
 
 // Key names a list: "block list basic.example.net".
@@ -88,29 +75,33 @@ func New(o Options) *Sources {
 
 // Configure replaces the options. Lists that are still configured keep their copies.
 func (s *Sources) Configure(o Options) {
-	old := s.lists
-	s.o, s.lists = o, nil
+	var lists []*List
 	add := func(kind policy.Kind, names []string) {
 		for _, name := range names {
-			i := slices.IndexFunc(old, func(x *List) bool { return x.Kind == kind && x.Name == name })
-			if i >= 0 {
-				s.lists = append(s.lists, old[i])
-			} else {
-				s.lists = append(s.lists, &List{Kind: kind, Name: name})
-			}
+			lists = append(lists, cmp.Or(s.list(kind, name), &List{Kind: kind, Name: name}))
 		}
 	}
 	add(policy.Allow, o.Allow)
 	add(policy.Block, o.Block)
+	s.o, s.lists = o, lists
+}
+
+// list returns a configured list, nil if it is none.
+func (s *Sources) list(kind policy.Kind, name string) *List {
+	for _, l := range s.lists {
+		if l.Kind == kind && l.Name == name {
+			return l
+		}
+	}
+	return nil
 }
 
 // Lists returns the configured lists, allow lists first. They belong to s.
 func (s *Sources) Lists() []*List { return s.lists }
 
-// Plan is what to ask for. It does not change.
+// Plan is what to ask for: lists and names of hosts. It does not change.
 type Plan struct {
-	lists []dnsfetch.Request
-	kinds []policy.Kind
+	lists []Result // without a result
 	names []string
 }
 
@@ -120,8 +111,7 @@ func (s *Sources) Plan(retry bool) Plan {
 	var p Plan
 	for _, l := range s.lists {
 		if l.fresh = l.fresh && retry; !l.fresh {
-			p.lists = append(p.lists, dnsfetch.Request{Name: l.Name, AllowEmpty: l.Kind == policy.Allow})
-			p.kinds = append(p.kinds, l.Kind)
+			p.lists = append(p.lists, Result{Kind: l.Kind, Name: l.Name})
 		}
 	}
 	for _, r := range s.o.Reach {
@@ -153,24 +143,25 @@ type Progress struct {
 // reached for a list, the next ones fail without being asked for. It returns early when ctx ends.
 func (p Plan) Run(ctx context.Context, f Fetcher, report Progress) {
 	unreached := false
-	for i, request := range p.lists {
-		kind := p.kinds[i]
+	for _, r := range p.lists {
 		if unreached {
-			report.Done(Result{Kind: kind, Name: request.Name, Err: apply.ErrUnreached})
+			r.Err = apply.ErrUnreached
+			report.Done(r)
 			continue
 		}
 		if report.Begin != nil {
-			report.Begin(kind, request.Name)
+			report.Begin(r.Kind, r.Name)
 		}
+		request := dnsfetch.Request{Name: r.Name, AllowEmpty: r.Kind == policy.Allow}
 		if report.Part != nil {
-			request.Progress = func(x dnsfetch.Progress) { report.Part(kind, x) }
+			request.Progress = func(x dnsfetch.Progress) { report.Part(r.Kind, x) }
 		}
-		l, err := f.Fetch(ctx, request)
+		r.List, r.Err = f.Fetch(ctx, request)
 		if ctx.Err() != nil {
 			return
 		}
-		unreached = kindOf(err) == dnsfetch.KindUnreached
-		report.Done(Result{Kind: kind, Name: request.Name, List: l, Err: err})
+		unreached = kindOf(r.Err) == dnsfetch.KindUnreached
+		report.Done(r)
 	}
 	for i, n := range f.Lookup(ctx, p.names) {
 		report.Done(Result{Name: p.names[i], Host: &n})
@@ -179,10 +170,7 @@ func (p Plan) Run(ctx context.Context, f Fetcher, report Progress) {
 
 // Names looks up the names alone.
 func (s *Sources) Names(ctx context.Context, f Fetcher) {
-	names := s.Plan(true).names
-	for i, n := range f.Lookup(ctx, names) {
-		s.Take(Result{Name: names[i], Host: &n}, time.Now())
-	}
+	Plan{names: s.Plan(true).names}.Run(ctx, f, Progress{Done: func(r Result) { s.Take(r, time.Now()) }})
 }
 
 // Take stores a result and returns the list that it belongs to, nil for a host name and for a list that
@@ -196,12 +184,10 @@ func (s *Sources) Take(r Result, now time.Time) *List {
 		s.names[r.Name] = n
 		return nil
 	}
-	i := slices.IndexFunc(s.lists, func(l *List) bool { return l.Kind == r.Kind && l.Name == r.Name })
-	if i < 0 {
+	l, kind := s.list(r.Kind, r.Name), kindOf(r.Err)
+	if l == nil {
 		return nil
 	}
-	l := s.lists[i]
-	kind := kindOf(r.Err)
 	if r.Kind == policy.Allow && kind == dnsfetch.KindNoData {
 		// The name exists and has no records: an allow list without entries.
 		r.List, r.Err = &dnsfetch.List{Name: r.Name}, nil
@@ -213,8 +199,10 @@ func (s *Sources) Take(r Result, now time.Time) *List {
 		return l
 	}
 	l.Absent = false
-	if l.List == nil || !l.List.SameEntries(r.List) {
-		l.entries = Entries(r.List)
+	if l.List != nil && l.List.SameEntries(r.List) {
+		r.List.Chunks = l.List.Chunks // one copy of them
+	} else {
+		l.entries = r.List
 	}
 	l.List, l.Fetched, l.Failures, l.fresh = r.List, now, 0, true
 	return l
@@ -234,7 +222,8 @@ func (s *Sources) inputs() []apply.List {
 }
 
 // Enforce makes a policy of the copies at hand and of the host as it is now, and brings pf to it: see
-// [apply.Enforcer.Run]. When own addresses cannot be read, no policy is made.
+// [apply.Enforcer.Run]. When own addresses cannot be read, no policy is made. A list that is absent for too
+// long has lost its copy then.
 func (s *Sources) Enforce(e *apply.Enforcer, o *apply.Options, host func() (policy.Facts, error), force bool,
 	setting func(policy.Kind, *policy.Set)) *apply.Outcome {
 	inputs := s.inputs()
@@ -245,27 +234,17 @@ func (s *Sources) Enforce(e *apply.Enforcer, o *apply.Options, host func() (poli
 	facts, warnings := s.Facts(facts)
 	out := e.Run(o, inputs, facts, force, setting)
 	out.Warnings = append(warnings, out.Warnings...)
-	s.settle(out.Lists)
-	return out
-}
-
-// settle stores what a run decided about absent lists. One that is absent for too long has lost its copy.
-func (s *Sources) settle(inputs []apply.List) {
-	for i, x := range inputs {
+	for i, x := range out.Lists {
 		if l := s.lists[i]; l.Absent && l.List != nil && x.Entries != l.entries {
 			l.List, l.entries = nil, x.Entries
 		}
 	}
+	return out
 }
 
 // Failed reports whether a list could not be fetched and is worth another try soon.
 func (s *Sources) Failed() bool {
 	return slices.ContainsFunc(s.lists, func(l *List) bool { return l.Err != nil && !l.Absent })
-}
-
-// Build returns the policy of the copies at hand, for a caller that does not enforce it.
-func (s *Sources) Build(facts policy.Facts, o policy.Options) (*policy.Policy, error) {
-	return policy.Build(s.Inputs(), policy.Exceptions(facts), o)
 }
 
 // Inputs returns the copies at hand as a policy is made from them.
@@ -278,9 +257,6 @@ func (s *Sources) Inputs() []policy.List {
 	}
 	return lists
 }
-
-// Entries returns the entries of a list as a policy is made from them.
-func Entries(l *dnsfetch.List) policy.Entries { return &entries{l} }
 
 // Facts completes what the host reports by what must never be blocked besides. A name without any
 // address makes a warning.

@@ -502,21 +502,21 @@ func TestSaveLoad(t *testing.T) {
 	}
 	whole := b.Bytes()
 	other := New(r.o)
-	if err := other.Load(bytes.NewReader(whole), src.Addresses()); err != nil {
+	if err := other.Load(bytes.NewReader(whole)); err != nil {
 		t.Fatal(err)
 	}
-	want, err := src.Build(policy.Facts{}, policy.Options{})
+	want, err := policy.Build(src.Inputs(), policy.Exceptions(policy.Facts{}), policy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := other.Build(policy.Facts{}, policy.Options{})
+	got, err := policy.Build(other.Inputs(), policy.Exceptions(policy.Facts{}), policy.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.Block.Len() != want.Block.Len() || got.Allow.Len() != want.Allow.Len() || got.Block.Len() != 4 {
 		t.Errorf("%d entries to block, %d to allow; want %d, %d", got.Block.Len(), got.Allow.Len(), want.Block.Len(), want.Allow.Len())
 	}
-	if a := other.Addresses()["logs.example.net"]; len(a) != 1 {
+	if a := other.names["logs.example.net"].Addrs; len(a) != 1 {
 		t.Errorf("addresses %v", a)
 	}
 	if l := other.Lists()[1]; l.Server != r.server.Addr() || l.Fetched.IsZero() {
@@ -524,7 +524,7 @@ func TestSaveLoad(t *testing.T) {
 	}
 	for n := range whole {
 		cut := New(r.o)
-		if cut.Load(bytes.NewReader(whole[:n]), nil) != nil {
+		if cut.Load(bytes.NewReader(whole[:n])) != nil {
 			continue
 		}
 		for i, l := range cut.Lists() {

@@ -77,7 +77,7 @@ func (c *command) fetch(name string) []string {
 		c.t.Fatal(err)
 	}
 	var out []string
-	for e := range l.All() {
+	for _, e := range slices.Concat(l.Chunks...) {
 		out = append(out, e.String())
 	}
 	slices.Sort(out)
