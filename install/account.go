@@ -78,16 +78,12 @@ func (a accounts) free(want int) (int, error) {
 
 const gecos = "ThreatSTOP agent"
 
-// userLine is the passwd(5) entry of a user that addUser makes, groupLine the group(5) entry of addGroup's.
+// userLine is the passwd(5) entry of a user that addUser makes, groupLine the group(5) entry of its group.
 func userLine(name string, id, gid int) string {
 	return fmt.Sprintf("%s:*:%d:%d:%s:/var/empty:/sbin/nologin", name, id, gid, gecos)
 }
 
 func groupLine(name string, id int) string { return fmt.Sprintf("%s:*:%d:", name, id) }
-
-func addGroup(name string, id int) []string {
-	return []string{groupadd, "-g", strconv.Itoa(id), name}
-}
 
 func addUser(name string, id int) []string {
 	return []string{useradd, "-u", strconv.Itoa(id), "-g", name, "-c", gecos, "-d", "/var/empty", "-s", "/sbin/nologin", "-L", "daemon", name}

@@ -155,9 +155,8 @@ func open(o Options) (h *host, unlock func(), err error) {
 	}
 	if err != nil {
 		unlock()
-		return nil, nil, err
 	}
-	return h, unlock, nil
+	return h, unlock, err
 }
 
 func (h *host) printf(format string, args ...any) { fmt.Fprintf(h.Out, format, args...) }
@@ -242,26 +241,30 @@ func (h *host) running(ctx context.Context, name string) (bool, error) {
 	return err == nil, err
 }
 
-// daemonRuns reports whether the daemon is running.
-func (h *host) daemonRuns(ctx context.Context) (bool, error) {
-	if s, err := h.stat(rcScriptPath); s == nil || err != nil {
-		return false, err
-	}
-	return h.running(ctx, service)
+// runs is the step of running commands.
+func (h *host) runs(say string, commands ...[]string) step {
+	return step{say: say, do: func(ctx context.Context) error { return h.run(ctx, "", commands...) }}
 }
 
-func (h *host) add(rec *change, say string, do func(context.Context) error) {
-	h.steps = append(h.steps, step{say: say, rec: rec, do: do})
+// rc is the step of running rcctl(8) for the daemon.
+func (h *host) rc(action string) step {
+	return h.runs(fmt.Sprintf("run `rcctl %s %s`", action, service), []string{rcctl, action, service})
 }
 
-// command adds steps that are commands.
-func (h *host) command(rec *change, say string, commands ...[]string) {
-	h.add(rec, say, func(ctx context.Context) error { return h.run(ctx, "", commands...) })
+// writes is the step of writing a file, or of removing it if s is nil.
+func (h *host) writes(say, path string, s *saved) step {
+	return step{say: say, do: func(context.Context) error {
+		if s == nil {
+			return h.remove(path)
+		}
+		return h.replace(path, s)
+	}}
 }
 
-// put adds the step of writing a file.
-func (h *host) put(rec *change, say, path string, s *saved) {
-	h.add(rec, say, func(context.Context) error { return h.replace(path, s) })
+// add adds a step of the installation.
+func (h *host) add(rec *change, s step) {
+	s.rec = rec
+	h.steps = append(h.steps, s)
 }
 
 func (h *host) advise(format string, args ...any) {
@@ -308,14 +311,13 @@ func Install(ctx context.Context, o Options) error {
 func (h *host) carryOut(ctx context.Context) error {
 	for _, s := range h.steps {
 		err := ctx.Err()
-		switch {
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("interrupted: %w", err)
-		case s.rec != nil && s.rec.Path != "":
-			err = h.parents(s.rec.Path)
 		}
-		if err == nil && s.rec != nil {
-			err = h.note(s.rec)
+		if s.rec != nil {
+			if err = h.parents(s.rec.Path); err == nil {
+				err = h.note(s.rec)
+			}
 		}
 		if err == nil {
 			err = h.Working(s.say, func() error { return s.do(ctx) })
@@ -399,8 +401,8 @@ func (h *host) readConf(ctx context.Context) error {
 		if answers := h.askConf(ctx); answers != "" {
 			// It is the owner's, and so its sum is not written down: --uninstall leaves it.
 			text, h.kept = answers, true
-			h.put(h.change(kindFile, name, ""), fmt.Sprintf("write %s with these answers (mode 0600)", name),
-				name, &saved{Mode: 0o600, content: contentOf(text)})
+			h.add(h.change(kindFile, name, ""), h.writes(fmt.Sprintf("write %s with these answers (mode 0600)", name),
+				name, &saved{Mode: 0o600, content: contentOf(text)}))
 		}
 	}
 	cfg, warnings, err := h.Conf.Parse(name, text)
@@ -471,7 +473,7 @@ func (h *host) file(name string, want *saved, keeps bool) error {
 		rec.Before = cur
 	}
 	h.changed = h.changed || name == programPath() || name == rcScriptPath
-	h.put(rec.writing(want.text()), fmt.Sprintf("%s %s (mode %04o)", verb, name, want.Mode), name, want)
+	h.add(rec.writing(want.text()), h.writes(fmt.Sprintf("%s %s (mode %04o)", verb, name, want.Mode), name, want))
 	return nil
 }
 
@@ -490,12 +492,12 @@ func (h *host) user() error {
 	}
 	if !haveGroup {
 		group.id = id
-		h.command(h.change(kindGroup, "", name).writing(groupLine(name, id)), "add the group "+name, addGroup(name, id))
+		h.add(h.change(kindGroup, "", name).writing(groupLine(name, id)), h.runs("add the group "+name, []string{groupadd, "-g", fmt.Sprint(id), name}))
 	}
 	if !haveUser {
 		h.service = account{id: id, gid: group.id}
-		h.command(h.change(kindUser, "", name).writing(userLine(name, id, group.id)),
-			fmt.Sprintf("add the user %s: no password, no shell, no home", name), addUser(name, id))
+		h.add(h.change(kindUser, "", name).writing(userLine(name, id, group.id)),
+			h.runs(fmt.Sprintf("add the user %s: no password, no shell, no home", name), addUser(name, id)))
 	}
 	return nil
 }
@@ -513,17 +515,17 @@ func (h *host) spool() error {
 	}
 	switch {
 	case cur == nil:
-		h.add(rec, fmt.Sprintf("make the directory %s, of %s (mode 0700)", dir, h.cfg.User), func(context.Context) error {
+		h.add(rec, step{say: fmt.Sprintf("make the directory %s, of %s (mode 0700)", dir, h.cfg.User), do: func(context.Context) error {
 			if err := h.do("make", dir, func() error { return os.Mkdir(h.at(dir), 0o700) }); err != nil {
 				return err
 			}
 			return h.own(dir, want)
-		})
+		}})
 	case cur.Type != typeDir:
 		return fmt.Errorf("%s: is not a directory: SPOOL_DIR must name one", dir)
 	case !cur.sameOwner(want):
-		h.add(rec, fmt.Sprintf("give the directory %s to %s (mode 0700)", dir, h.cfg.User),
-			func(context.Context) error { return h.own(dir, want) })
+		h.add(rec, step{say: fmt.Sprintf("give the directory %s to %s (mode 0700)", dir, h.cfg.User),
+			do: func(context.Context) error { return h.own(dir, want) }})
 	}
 	return nil
 }
@@ -533,8 +535,8 @@ func (h *host) table(name, table string) error {
 	if cur, err := h.stat(name); cur != nil || err != nil {
 		return err
 	}
-	h.put(h.change(kindTable, name, table).writing(""), fmt.Sprintf("make %s, empty: pf.conf does not load without it", name),
-		name, &saved{Mode: 0o600})
+	h.add(h.change(kindTable, name, table).writing(""),
+		h.writes(fmt.Sprintf("make %s, empty: pf.conf does not load without it", name), name, &saved{Mode: 0o600}))
 	return nil
 }
 
@@ -583,31 +585,27 @@ func (h *host) firewall(ctx context.Context, on []string) error {
 		}
 		slices.Sort(done)
 		rec.content = contentOf(strings.Join(slices.Compact(done), " "))
-		h.command(rec, fmt.Sprintf("turn on %s: `%s`, `%s`", x.kind, typed(enable), typed(x.start)), todo...)
+		h.add(rec, h.runs(fmt.Sprintf("turn on %s: `%s`, `%s`", x.kind, typed(enable), typed(x.start)), todo...))
 	}
 	return nil
 }
 
 // daemon has the daemon enabled, and, where its configuration is there to be used, started.
 func (h *host) daemon(ctx context.Context, on []string) error {
-	step := func(rec *change, action string) {
-		c := []string{rcctl, action, service}
-		h.command(rec, fmt.Sprintf("run `%s`", typed(c)), c)
-	}
 	if !slices.Contains(on, service) {
-		step(h.change(kindService, "", service), "enable")
+		h.add(h.change(kindService, "", service), h.rc("enable"))
 	}
 	if h.Root != "" || !h.kept {
 		return nil
 	}
-	running, err := h.daemonRuns(ctx)
+	running, err := h.running(ctx, service)
 	switch {
 	case err != nil:
 		return err
 	case !running:
-		step(nil, "start")
+		h.add(nil, h.rc("start"))
 	case h.changed:
-		step(nil, "restart")
+		h.add(nil, h.rc("restart"))
 	}
 	return nil
 }
@@ -631,8 +629,8 @@ func (h *host) takeOver() error {
 		}
 		if len(taken) > 0 {
 			tab.content = contentOf(body)
-			h.add(h.edit(kindCrontab, cronTabPath, tab, rest), "take out of root's crontab:\n"+strings.Join(taken, "\n"),
-				func(ctx context.Context) error { return h.setCrontab(ctx, rest) })
+			h.add(h.edit(kindCrontab, cronTabPath, tab, rest), step{say: "take out of root's crontab:\n" + strings.Join(taken, "\n"),
+				do: func(ctx context.Context) error { return h.setCrontab(ctx, rest) }})
 		}
 	}
 	cur, err := h.read(newsyslogPath)
@@ -643,8 +641,8 @@ func (h *host) takeOver() error {
 		if conf, was, becomes := setRotation(cur.text(), hourly, stock); was != "" {
 			want := *cur
 			want.content = contentOf(conf)
-			h.put(h.edit(kindNewsyslog, newsyslogPath, cur, conf),
-				fmt.Sprintf("rotate pflogd's file as before the scripts, in %s:\n- %s\n+ %s", newsyslogPath, was, becomes), newsyslogPath, &want)
+			say := fmt.Sprintf("rotate pflogd's file as before the scripts, in %s:\n- %s\n+ %s", newsyslogPath, was, becomes)
+			h.add(h.edit(kindNewsyslog, newsyslogPath, cur, conf), h.writes(say, newsyslogPath, &want))
 		}
 	}
 	h.nameScripts()

@@ -147,12 +147,14 @@ func (c *change) writing(text string) *change {
 	return c
 }
 
+func (c *change) sameAs(o *change) bool {
+	return c.Kind == o.Kind && c.Path == o.Path && c.Name == o.Name
+}
+
 // find returns the change of a kind at a path or of a name, nil if there is none.
 func (h *host) find(k kind, path, name string) *change {
-	for _, c := range h.changes {
-		if c.Kind == k && c.Path == path && c.Name == name {
-			return c
-		}
+	if i := slices.IndexFunc(h.changes, (&change{Kind: k, Path: path, Name: name}).sameAs); i >= 0 {
+		return h.changes[i]
 	}
 	return nil
 }
@@ -221,20 +223,17 @@ func decode(text string) ([]*change, error) {
 	if m.Format != manifestFormat {
 		return nil, fmt.Errorf("format %d, this program knows %d", m.Format, manifestFormat)
 	}
-	seen := make(map[[3]string]bool)
 	for i, c := range m.Changes {
 		if c == nil {
 			return nil, fmt.Errorf("change %d is missing", i+1)
 		}
-		id := [3]string{string(c.Kind), c.Path, c.Name}
 		err := c.check()
-		if err == nil && seen[id] {
+		if err == nil && slices.ContainsFunc(m.Changes[:i], c.sameAs) {
 			err = errors.New("is there twice")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("change %d (%s %s%s): %w", i+1, c.Kind, c.Path, c.Name, err)
 		}
-		seen[id] = true
 	}
 	return m.Changes, nil
 }

@@ -20,10 +20,8 @@ const (
 	masterPath    = "/etc/master.passwd"
 	groupPath     = "/etc/group"
 	pflogPath     = "/var/log/pflog"
+	service       = "threatstopd" // the name of the rc.d script
 )
-
-// service is the name of the rc.d script.
-const service = "threatstopd"
 
 func programPath() string { return prefix + "/sbin/threatstopd" }
 func manualPath() string  { return prefix + "/man/man8/threatstopd.8" }

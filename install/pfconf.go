@@ -2,9 +2,11 @@ package install
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -24,43 +26,33 @@ type pfConf struct {
 	unread []string  // why something could not be read: what it names is not known
 }
 
-// readPFConf reads a file of pf.conf(5), and the files that it includes. A pf.conf that does not exist is empty.
-func (h *host) readPFConf(c *pfConf, name string, seen map[string]bool) {
-	if seen[name] {
-		return
-	}
-	seen[name] = true
-	if s, err := h.stat(name); s == nil && err == nil && name == pfConfPath {
-		return
-	}
-	// What pf.conf is a link to is as good.
-	real, err := filepath.EvalSymlinks(h.at(name))
-	var f *saved
-	if err == nil {
-		f, err = new(host).read(real)
-	}
-	if err != nil {
-		c.unread = append(c.unread, fmt.Sprintf("%s cannot be read", name))
-		return
-	}
-	for _, line := range pfLines(f.text()) {
-		line.File = name
-		c.lines = append(c.lines, line)
-		for _, m := range syntax().include.FindAllStringSubmatch(line.Text, -1) {
-			to := strings.Trim(cmp.Or(m[1], m[2]), `"`)
-			if strings.Contains(to, "$") { // a macro
-				c.unread = append(c.unread, line.String())
-				continue
+// pfConf reads pf.conf(5), and the files that it includes. One that does not exist is empty.
+func (h *host) pfConf() *pfConf {
+	c, seen := new(pfConf), make(map[string]bool)
+	var read func(name string)
+	read = func(name string) {
+		if seen[name] {
+			return
+		}
+		seen[name] = true
+		data, err := os.ReadFile(h.at(name)) // what pf.conf is a link to is as good
+		if err != nil && !(name == pfConfPath && errors.Is(err, fs.ErrNotExist)) {
+			c.unread = append(c.unread, fmt.Sprintf("%s cannot be read", name))
+		}
+		for _, line := range pfLines(string(data)) {
+			line.File = name
+			c.lines = append(c.lines, line)
+			for _, m := range syntax().include.FindAllStringSubmatch(line.Text, -1) {
+				to := strings.Trim(cmp.Or(m[1], m[2]), `"`)
+				if strings.Contains(to, "$") { // a macro
+					c.unread = append(c.unread, line.String())
+					continue
+				}
+				read(path.Join("/", to)) // pfctl takes it from the directory that it is run in, which at boot is /
 			}
-			// pfctl takes it from the directory that it is run in, which at boot is /.
-			h.readPFConf(c, path.Join("/", to), seen)
 		}
 	}
-}
-
-func (h *host) pfConf() *pfConf {
-	c := new(pfConf)
-	h.readPFConf(c, pfConfPath, make(map[string]bool))
+	read(pfConfPath)
 	return c
 }
 

@@ -27,14 +27,13 @@ func Uninstall(ctx context.Context, o Options) error {
 		h.printf("threatstopd --install has changed nothing here: there is no %s.\n", manifestPath)
 		return errors.Join(h.removeTemp(manifestPath), h.remove(manifestPath))
 	}
-	stop := []string{rcctl, "stop", service}
-	running, err := h.daemonRuns(ctx)
+	running, err := h.running(ctx, service)
 	if err != nil {
 		return err
 	}
 	var steps []step
 	if running {
-		steps = append(steps, step{say: fmt.Sprintf("run `%s`", typed(stop))})
+		steps = append(steps, h.rc("stop"))
 	}
 	for _, c := range slices.Backward(h.changes) {
 		s, err := kinds[c.Kind].undo(h, c)
@@ -47,7 +46,7 @@ func Uninstall(ctx context.Context, o Options) error {
 		return err
 	}
 	if running { // first, so that it does not run beside the scripts that come back
-		err = h.run(ctx, "", stop)
+		err = steps[0].do(ctx)
 	}
 	for len(h.changes) > 0 && err == nil {
 		err = h.undoLast(ctx)
@@ -96,21 +95,6 @@ func leave(format string, args ...any) (step, error) {
 	return step{leave: fmt.Sprintf(format, args...)}, nil
 }
 
-// commands is undone by commands.
-func (h *host) commands(say string, all ...[]string) (step, error) {
-	return step{say: say, do: func(ctx context.Context) error { return h.run(ctx, "", all...) }}, nil
-}
-
-// restore is undone by giving a file its old content; before is nil where it did not exist.
-func (h *host) restore(say, path string, before *saved) (step, error) {
-	return step{say: say, do: func(context.Context) error {
-		if before == nil {
-			return h.remove(path)
-		}
-		return h.replace(path, before)
-	}}, nil
-}
-
 func (h *host) undoFile(c *change) (step, error) {
 	cur, err := h.read(c.Path)
 	switch {
@@ -123,9 +107,9 @@ func (h *host) undoFile(c *change) (step, error) {
 	case !c.wrote(cur.text()) && !(c.Before != nil && c.Before.text() == cur.text()):
 		return leave("%s was changed since it was installed, and is yours: `rm` it if you do not need it", c.Path)
 	case c.Before == nil:
-		return h.restore("remove "+c.Path, c.Path, nil)
+		return h.writes("remove "+c.Path, c.Path, nil), nil
 	}
-	return h.restore("put back what was in "+c.Path, c.Path, c.Before)
+	return h.writes("put back what was in "+c.Path, c.Path, c.Before), nil
 }
 
 func (h *host) undoDir(c *change) (step, error) {
@@ -140,9 +124,6 @@ func (h *host) undoDir(c *change) (step, error) {
 		return h.remove(c.Path)
 	}}, nil
 }
-
-// refusedDir, in the spool directory, has the batches that the log server refused.
-const refusedDir = "refused"
 
 func (h *host) undoSpool(c *change) (step, error) {
 	cur, err := h.stat(c.Path)
@@ -166,7 +147,7 @@ func (h *host) undoSpool(c *change) (step, error) {
 			if fi, err := e.Info(); err == nil {
 				size += fi.Size()
 			}
-		case !e.IsDir() || name != "." && name != refusedDir:
+		case !e.IsDir() || name != "." && name != "refused": // that has the batches that the log server refused
 			stranger = name
 			return fs.SkipAll
 		}
@@ -243,7 +224,7 @@ func (h *host) undoAccount(c *change) (step, error) {
 			}
 		}
 	}
-	return h.commands(fmt.Sprintf("remove the %s %s", c.Kind, c.Name), []string{del, c.Name})
+	return h.runs(fmt.Sprintf("remove the %s %s", c.Kind, c.Name), []string{del, c.Name}), nil
 }
 
 func (h *host) undoService(*change) (step, error) {
@@ -252,8 +233,7 @@ func (h *host) undoService(*change) (step, error) {
 	} else if s == nil {
 		return leave("%s is gone, so that rcctl cannot disable threatstopd: see to it in %s", rcScriptPath, rcConfPath)
 	}
-	disable := []string{rcctl, "disable", service}
-	return h.commands(fmt.Sprintf("run `%s`", typed(disable)), disable)
+	return h.rc("disable"), nil
 }
 
 func (h *host) undoPF(c *change) (step, error) {
@@ -268,7 +248,7 @@ func (h *host) undoPflogd(c *change) (step, error) {
 			all = append(all, []string{rcctl, x[1], "pflogd"})
 		}
 	}
-	return h.commands("turn pflogd off again", all...)
+	return h.runs("turn pflogd off again", all...), nil
 }
 
 // undoCrontab puts the crontab back, or, where somebody has changed it since, the lines that were taken out behind
@@ -317,5 +297,5 @@ func (h *host) undoNewsyslog(c *change) (step, error) {
 	}
 	want := *cur
 	want.content = contentOf(conf)
-	return h.restore("rotate pflogd's file as before in "+newsyslogPath, newsyslogPath, &want)
+	return h.writes("rotate pflogd's file as before in "+newsyslogPath, newsyslogPath, &want), nil
 }
