@@ -636,6 +636,21 @@ func TestCrashOfAnUpgrade(t *testing.T) {
 	}
 }
 
+// Each change is shown while it is made.
+func TestWorkingIsShown(t *testing.T) {
+	b := newBox(t, freshTree())
+	var shown []string
+	o := b.options(new(bytes.Buffer), "")
+	o.Working = func(what string, do func() error) error {
+		shown = append(shown, what)
+		return do()
+	}
+	if err := Install(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, strings.Join(shown, "\n"), "install /usr/local/sbin/threatstopd (mode 0555)", "run `rcctl enable threatstopd`")
+}
+
 func TestPreflightIsShown(t *testing.T) {
 	for name, files := range map[string]tree{"to be filled in": freshTree(), "the owner's": scriptsTree()} {
 		b := newBox(t, files)

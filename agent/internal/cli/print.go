@@ -82,23 +82,20 @@ func printEntries(env Env, f *flags, to io.Writer, t pfioctl.Table, n int, entri
 	return out.Flush()
 }
 
-// dumpTarget finds the table's name. Only "block" and "allow" need the configuration.
+// dumpTarget finds the table's name, in < and > as in pf.conf or without. Only "block" and "allow" need the configuration.
 func dumpTarget(env Env, f *flags) (pfioctl.Table, error) {
-	which := "block"
+	t := pfioctl.Table{Name: "block"}
 	if len(f.args) == 1 {
-		which = strings.TrimSuffix(strings.TrimPrefix(f.args[0], "<"), ">") // as pf.conf writes it
+		t.Name = strings.TrimSuffix(strings.TrimPrefix(f.args[0], "<"), ">")
 	}
-	if which != "block" && which != "allow" {
-		return pfioctl.Table{Name: which}, nil
+	if t.Name != "block" && t.Name != "allow" {
+		return t, nil
 	}
 	cfg, err := load(env, f)
-	switch {
-	case err != nil:
-		return pfioctl.Table{}, err
-	case which == "allow":
-		return pfioctl.Table{Name: cfg.AllowTable}, nil
+	if err == nil {
+		t.Name = map[string]string{"block": cfg.BlockTable, "allow": cfg.AllowTable}[t.Name]
 	}
-	return pfioctl.Table{Name: cfg.BlockTable}, nil
+	return t, err
 }
 
 // appendText appends an entry as pfctl -T show prints it, or, with counters, as pfctl -vT show does. Counters are
@@ -174,28 +171,22 @@ func readFiles(_ context.Context, env Env, f *flags) error {
 	}
 	return env.printing(func(to io.Writer) error {
 		for i, from := range files {
-			if err := printPackets(to, from, env.Local); err != nil {
+			lines := 0
+			file, err := capture.NewFileReader(from)
+			if err == nil {
+				lines, err = capture.Print(to, file, env.Local)
+			}
+			switch {
+			case errors.Is(err, io.EOF):
+				return fmt.Errorf("%s: is empty: not even a pcap header", names[i])
+			case err != nil && lines > 0:
+				return fmt.Errorf("%s: %w (after %d packets)", names[i], err, lines)
+			case err != nil:
 				return fmt.Errorf("%s: %w", names[i], err)
 			}
 		}
 		return nil
 	})
-}
-
-// printPackets prints one pflog file.
-func printPackets(to io.Writer, from io.Reader, zone *time.Location) error {
-	file, err := capture.NewFileReader(from)
-	if errors.Is(err, io.EOF) {
-		return errors.New("is empty: not even a pcap header")
-	}
-	if err != nil {
-		return err
-	}
-	lines, err := capture.Print(to, file, zone)
-	if err != nil && lines > 0 {
-		return fmt.Errorf("%w (after %d packets)", err, lines)
-	}
-	return err
 }
 
 // readerGone reports whether what was printed is not read to its end, as by head(1): nothing is wrong then.

@@ -3,8 +3,10 @@ package cli
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.org/threatstopd/dnsfetch"
@@ -90,5 +92,34 @@ func TestScreen(t *testing.T) {
 	want := "\r" + strings.Repeat("x", 79) + "\rpart 2" + strings.Repeat(" ", 73) + "\r" + strings.Repeat(" ", 6) + "\rdone\n"
 	if out.String() != want {
 		t.Errorf("%q\nwant %q", out.String(), want)
+	}
+}
+
+// Work that takes longer than a second is shown on a terminal, and leaves nothing there.
+func TestLongWorkIsShown(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		terminal bool
+		takes    time.Duration
+		want     string
+	}{
+		{"short", true, 999 * time.Millisecond, ""},
+		{"long", true, 2500 * time.Millisecond, "\r2 lines printed\r2 lines printed\r               \r"},
+		{"piped", false, 2500 * time.Millisecond, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out, errs bytes.Buffer
+				env := Env{Stdout: &out, Stderr: &errs, Terminal: c.terminal}
+				err := env.printing(func(to io.Writer) error {
+					io.WriteString(to, "one\ntwo\n")
+					time.Sleep(c.takes)
+					return nil
+				})
+				if err != nil || out.String() != "one\ntwo\n" || errs.String() != c.want {
+					t.Errorf("%v: %q, %q, want %q", err, &out, &errs, c.want)
+				}
+			})
+		})
 	}
 }
