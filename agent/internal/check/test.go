@@ -344,7 +344,7 @@ func (t *tester) pfConf(context.Context) {
 // prepare gets ready what the checks need that come when the process is confined.
 func (t *tester) prepare(context.Context) {
 	t.settle()
-	t.unseen = host.Unseen(t.ResolverFiles)
+	_, t.unseen, _ = host.Resolvers(t.ResolverFiles) // an error is that of the facts, too
 	// Go loads the system's when they are first used; a nil pool has none.
 	t.system, _ = report.Roots("")
 	if t.report() {

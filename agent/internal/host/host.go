@@ -28,7 +28,7 @@ func Read(resolverFiles []string) (policy.Facts, error) {
 		return policy.Facts{}, fmt.Errorf("gateways: %w", err)
 	}
 	f.Gateways = f.Gateways[:min(len(f.Gateways), maxGateways)]
-	if f.Resolvers, err = resolvers(resolverFiles); err != nil {
+	if f.Resolvers, _, err = Resolvers(resolverFiles); err != nil {
 		return policy.Facts{}, fmt.Errorf("resolvers: %w", err)
 	}
 	return f, nil
@@ -47,24 +47,15 @@ func interfaces() ([]policy.Interface, error) {
 		}
 		var own []netip.Prefix
 		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok {
-				own = append(own, prefix(n))
+			p, err := netip.ParsePrefix(a.String()) // with the host bits: they are the address
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", i.Name, err)
 			}
+			own = append(own, p)
 		}
 		if len(own) > 0 {
 			all = append(all, policy.Interface{Name: i.Name, Addresses: own})
 		}
 	}
 	return all, nil
-}
-
-// prefix keeps the host bits: they are the address.
-func prefix(n *net.IPNet) netip.Prefix {
-	ip, _ := netip.AddrFromSlice(n.IP)
-	ip = ip.Unmap()
-	bits, size := n.Mask.Size()
-	if size != ip.BitLen() {
-		bits -= size - ip.BitLen() // an IPv4 mask in sixteen bytes
-	}
-	return netip.PrefixFrom(ip, bits)
 }

@@ -69,7 +69,7 @@ func TestResolverFiles(t *testing.T) {
 			"192.0.2.53 192.0.2.54 2001:db8::53", "/var/unbound/etc/a.conf"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, includes := parseResolvers("/etc/"+tc.file, []byte(tc.text))
+			got, includes := parseResolvers("/etc/"+tc.file, tc.text)
 			var words []string
 			for _, a := range got {
 				words = append(words, a.String())
@@ -91,11 +91,11 @@ func TestResolversAreBounded(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := resolvers([]string{conf})
+	got, unseen, err := Resolvers([]string{conf})
 	if len(got) != maxResolvers || err != nil {
 		t.Errorf("%d, %v", len(got), err)
 	}
-	if u := Unseen([]string{conf}); len(u) != 1 || !strings.Contains(u[0], "names 200 resolvers") {
-		t.Error(u)
+	if len(unseen) != 1 || !strings.Contains(unseen[0], "names 200 resolvers") {
+		t.Error(unseen)
 	}
 }

@@ -38,7 +38,7 @@ func TestStrangeResolvConf(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				if a, err := resolvers([]string{path}); len(a) > 0 || err != nil && strings.Contains(err.Error(), "\n") {
+				if a, _, err := Resolvers([]string{path}); len(a) > 0 || err != nil && strings.Contains(err.Error(), "\n") {
 					t.Errorf("%v, %v", a, err)
 				}
 			}()
@@ -59,7 +59,7 @@ func FuzzResolvConf(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got, _ := parseResolvers("resolv.conf", text)
+		got, _ := parseResolvers("resolv.conf", string(text))
 		got = unique(got)
 		want := map[netip.Addr]bool{}
 		for line := range strings.Lines(string(text)) {

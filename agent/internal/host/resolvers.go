@@ -14,15 +14,8 @@ import (
 	"syscall"
 )
 
-// Files that name resolvers of this host: its own, and the forwarders of a local resolver.
-const (
-	ResolvConf  = "/etc/resolv.conf"
-	UnwindConf  = "/etc/unwind.conf"
-	UnboundConf = "/var/unbound/etc/unbound.conf"
-)
-
-// ResolverFiles are all of them.
-var ResolverFiles = []string{ResolvConf, UnwindConf, UnboundConf}
+// ResolverFiles name resolvers of this host: its own, and the forwarders of a local resolver.
+var ResolverFiles = []string{"/etc/resolv.conf", "/etc/unwind.conf", "/var/unbound/etc/unbound.conf"}
 
 const (
 	// maxResolverFile is more than anybody's file has, in bytes.
@@ -32,156 +25,121 @@ const (
 	maxResolvers = 32
 )
 
-// resolvers returns the resolvers that files name, each once and sorted. The kind of a file is its base name.
-// A file that does not exist names none.
-func resolvers(files []string) ([]netip.Addr, error) {
-	var all []netip.Addr
+// Resolvers returns the resolvers that files name, each once and sorted. The kind of a file is its base name. A
+// file that does not exist names none. unseen is what is not followed: included files, since a confined process
+// cannot open them, and resolvers beyond the first 32 of a file.
+func Resolvers(files []string) (all []netip.Addr, unseen []string, err error) {
 	for _, path := range files {
 		text, err := readConf(path)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		found, _ := parseResolvers(path, text)
-		all = append(all, found[:min(len(found), maxResolvers)]...)
-	}
-	return unique(all), nil
-}
-
-// Unseen returns what of these files is not followed: included files, since a confined process cannot open
-// them, and resolvers beyond the first 32 of a file.
-func Unseen(files []string) []string {
-	var all []string
-	for _, path := range files {
-		text, err := readConf(path)
 		found, includes := parseResolvers(path, text)
-		switch {
-		case err != nil:
-			all = append(all, err.Error())
-		case len(found) > maxResolvers:
-			all = append(all, fmt.Sprintf("%s names %d resolvers: only the first %d are never blocked", path, len(found), maxResolvers))
+		if len(found) > maxResolvers {
+			unseen = append(unseen, fmt.Sprintf("%s names %d resolvers: only the first %d are never blocked", path, len(found), maxResolvers))
 		}
 		for _, i := range includes {
-			all = append(all, fmt.Sprintf("%s includes %s, which is not read", path, i))
+			unseen = append(unseen, fmt.Sprintf("%s includes %s, which is not read", path, i))
 		}
+		all = append(all, found[:min(len(found), maxResolvers)]...)
 	}
-	return all
+	return unique(all), unseen, nil
 }
 
-func readConf(path string) ([]byte, error) {
+func readConf(path string) (string, error) {
 	// Without O_NONBLOCK open would wait for the writer of a FIFO.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return "", nil
 	}
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxResolverFile+1))
-	if err == nil && len(text) > maxResolverFile {
-		err = fmt.Errorf("%s: larger than %d bytes", path, maxResolverFile)
+	if len(text) > maxResolverFile {
+		return "", fmt.Errorf("%s: larger than %d bytes", path, maxResolverFile)
 	}
-	return text, err
+	return string(text), err
 }
 
-// parseResolvers returns the resolvers that a file names, in its order, and the files that it includes.
-func parseResolvers(path string, text []byte) (all []netip.Addr, includes []string) {
+// parseResolvers returns the resolvers that a file names, in its order, each once, and the files that it includes.
+func parseResolvers(path, text string) (all []netip.Addr, includes []string) {
+	parse := parseResolv
 	switch {
 	case strings.HasSuffix(path, "unwind.conf"):
-		all, includes = parseUnwind(string(text))
+		parse = parseUnwind
 	case strings.HasSuffix(path, "unbound.conf"):
-		all, includes = parseUnbound(string(text))
-	default:
-		all = parseResolv(string(text))
+		parse = parseUnbound
 	}
+	words, includes := parse(text)
 	seen := make(map[netip.Addr]bool)
-	return slices.DeleteFunc(all, func(a netip.Addr) bool {
-		again := seen[a]
-		seen[a] = true
-		return again
-	}), includes
+	for _, w := range words {
+		if host, _, err := net.SplitHostPort(w); err == nil {
+			w = host // OpenBSD's resolv.conf may have [address]:port
+		}
+		a, err := netip.ParseAddr(w)
+		if a = a.WithZone("").Unmap(); err == nil && !seen[a] {
+			seen[a], all = true, append(all, a)
+		}
+	}
+	return all, includes
 }
 
 // parseResolv reads resolv.conf(5). While unwind(8) runs, resolvd(8) comments out the resolvers behind it:
 // "#nameserver 192.0.2.53 # resolvd: em0". A nameserver in another comment is not one.
-func parseResolv(text string) (all []netip.Addr) {
+func parseResolv(text string) (addrs, includes []string) {
 	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		if len(words) < 2 || words[0] != "nameserver" && !(words[0] == "#nameserver" && strings.Contains(line, "# resolvd: ")) {
-			continue
+		w := strings.Fields(line)
+		if len(w) > 1 && (w[0] == "nameserver" || w[0] == "#nameserver" && strings.Contains(line, "# resolvd: ")) {
+			addrs = append(addrs, w[1])
 		}
-		s := words[1]
-		if host, _, err := net.SplitHostPort(s); err == nil {
-			s = host // OpenBSD's resolv.conf may have [address]:port
-		}
-		all = appendAddr(all, s)
+	}
+	return addrs, nil
+}
+
+// The forms of unwind.conf(5) and unbound.conf(5) that name resolvers and files.
+var (
+	unwindComment   = regexp.MustCompile(`("[^"\n]*")|#[^\n]*|\\\n`)
+	unwindMacro     = regexp.MustCompile(`(?m)^\s*(\w+)\s*=\s*"?([^"\s]+)`)
+	unwindForwarder = regexp.MustCompile(`\bforwarder\s*(\{[^}]*\}?|[^\n{]*)`)
+	unwindInclude   = regexp.MustCompile(`(?m)^\s*include\s+"?([^"\s]+)`)
+	unwindWord      = regexp.MustCompile(`[^\s{}"]+`)
+	unboundComment  = regexp.MustCompile(`(?m)(^|\s)#.*$`)
+	unboundAddr     = regexp.MustCompile(`(?:^|\s)(?:forward|stub)-addr:\s+"?([^"\s@#]+)`)
+	unboundInclude  = regexp.MustCompile(`(?:^|\s)include(?:-toplevel)?:\s+"?([^"\s]+)`)
+)
+
+// groups returns the first group of each match.
+func groups(form *regexp.Regexp, text string) (all []string) {
+	for _, m := range form.FindAllStringSubmatch(text, -1) {
+		all = append(all, m[1])
 	}
 	return all
 }
-
-func appendAddr(all []netip.Addr, s string) []netip.Addr {
-	if a, err := netip.ParseAddr(s); err == nil {
-		all = append(all, a.WithZone("").Unmap())
-	}
-	return all
-}
-
-// unwindWord is a string, a sign or a word of unwind.conf(5).
-var unwindWord = regexp.MustCompile(`"[^"\n]*"|#[^\n]*|[{}=\n]|[^\s{}="#]+`)
 
 // parseUnwind reads unwind.conf(5): the addresses behind forwarder, alone or in braces, and macros.
-func parseUnwind(text string) (all []netip.Addr, includes []string) {
-	words := unwindWord.FindAllString(strings.ReplaceAll(text, "\\\n", " "), -1)
+func parseUnwind(text string) (addrs, includes []string) {
+	text = unwindComment.ReplaceAllString(text, "$1 ")
 	macros := make(map[string]string)
-	forwarder, depth := false, 0
-	for i, w := range words {
-		w = strings.Trim(w, `"`)
-		next := ""
-		if i+1 < len(words) {
-			next = strings.Trim(words[i+1], `"`)
-		}
-		switch {
-		case w == "{":
-			depth++
-		case w == "}":
-			depth = max(depth-1, 0)
-			forwarder = forwarder && depth > 0
-		case w == "\n":
-			forwarder = forwarder && depth > 0
-		case w == "forwarder":
-			forwarder = true
-		case w == "include" && depth == 0:
-			includes = append(includes, next)
-		case w == "=" && i > 0 && i+1 < len(words):
-			macros[words[i-1]] = next
-		case forwarder:
-			if name, ok := strings.CutPrefix(w, "$"); ok {
-				w = macros[name]
+	for _, m := range unwindMacro.FindAllStringSubmatch(text, -1) {
+		macros["$"+m[1]] = m[2]
+	}
+	for _, f := range groups(unwindForwarder, text) {
+		for _, word := range unwindWord.FindAllString(f, -1) {
+			if value, ok := macros[word]; ok {
+				word = value
 			}
-			all = appendAddr(all, w)
+			addrs = append(addrs, word)
 		}
 	}
-	return all, includes
+	return addrs, groups(unwindInclude, text)
 }
 
 // parseUnbound reads unbound.conf(5): each "forward-addr: address[@port][#name]", and each stub-addr.
-func parseUnbound(text string) (all []netip.Addr, includes []string) {
-	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		for i := 0; i+1 < len(words) && !strings.HasPrefix(words[i], "#"); i++ {
-			value := strings.Trim(words[i+1], `"`)
-			switch words[i] {
-			case "forward-addr:", "stub-addr:":
-				if at := strings.IndexAny(value, "@#"); at >= 0 {
-					value = value[:at]
-				}
-				all = appendAddr(all, value)
-			case "include:", "include-toplevel:":
-				includes = append(includes, value)
-			}
-		}
-	}
-	return all, includes
+func parseUnbound(text string) (addrs, includes []string) {
+	text = unboundComment.ReplaceAllString(text, "")
+	return groups(unboundAddr, text), groups(unboundInclude, text)
 }
 
 // unique sorts a and drops repetitions.
