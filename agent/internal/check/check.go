@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/netip"
 	"os"
 	"strings"
@@ -195,54 +194,59 @@ func (s *subject) table(t pfioctl.Table, entries *pfioctl.List[pfioctl.AddrStats
 		s.Notes.say("table", "<%s>: %v", t.Name, err)
 		return CannotTell
 	}
+	d := decision{net: s.net}
 	var decides pfioctl.AddrStats
-	answer, by, text := s.decide(func(yield func(netip.Prefix, bool) bool) {
-		for e := range entries.All() {
-			if !yield(e.Prefix, e.Not) {
-				return
-			}
-		}
-	})
-	s.Notes.say("table", "<%s>: %s", t.Name, text)
 	for e := range entries.All() {
-		if e.Prefix == by.Prefix {
+		if d.add(e.Prefix, e.Not) {
 			decides = e
 		}
 	}
-	if by.Prefix.IsValid() {
-		s.Notes.say("counters", "%s: %s", by, counters(decides, zone))
+	answer, text := d.answer()
+	s.Notes.say("table", "<%s>: %s", t.Name, text)
+	if d.by.Prefix.IsValid() {
+		s.Notes.say("counters", "%s: %s", d.by, counters(decides, zone))
 	}
 	return answer
 }
 
-// decide returns what the entries of a table mean for a network, and in words; by is the entry
-// that decides, the longest that contains it. true stands with what an entry excludes.
-func (s *subject) decide(entries iter.Seq2[netip.Prefix, bool]) (answer Answer, by pfioctl.Addr, text string) {
-	var included, excluded int // entries for parts of the network
-	for p, not := range entries {
-		switch {
-		case p.Bits() <= s.net.Bits():
-			if p.Contains(s.net.Addr()) && (!by.Prefix.IsValid() || p.Bits() > by.Prefix.Bits()) {
-				by = pfioctl.Addr{Prefix: p, Not: not}
-			}
-		case !s.net.Contains(p.Addr()):
-		case not:
-			excluded++
-		default:
-			included++
+// A decision is what the entries of a table mean for a network. by is the entry that decides, the longest that
+// contains the network.
+type decision struct {
+	net                netip.Prefix
+	by                 pfioctl.Addr
+	included, excluded int // entries for parts of the network
+}
+
+// add takes an entry into account, and reports whether it decides so far.
+func (d *decision) add(p netip.Prefix, not bool) (decides bool) {
+	switch {
+	case p.Bits() <= d.net.Bits():
+		decides = p.Contains(d.net.Addr()) && (!d.by.Prefix.IsValid() || p.Bits() > d.by.Prefix.Bits())
+		if decides {
+			d.by = pfioctl.Addr{Prefix: p, Not: not}
 		}
+	case !d.net.Contains(p.Addr()):
+	case not:
+		d.excluded++
+	default:
+		d.included++
 	}
-	answer, text, others := NotBlocked, "not in it", included
-	if by.Prefix.IsValid() && !by.Not {
-		answer, text, others = Blocked, "in it", excluded
+	return decides
+}
+
+// answer returns the answer, and in words.
+func (d *decision) answer() (answer Answer, text string) {
+	answer, text, others := NotBlocked, "not in it", d.included
+	if d.by.Prefix.IsValid() && !d.by.Not {
+		answer, text, others = Blocked, "in it", d.excluded
 	}
-	if by.Prefix.IsValid() {
-		text += ", by " + by.String()
+	if d.by.Prefix.IsValid() {
+		text += ", by " + d.by.String()
 	}
 	if others > 0 {
 		answer, text = InPart, text+", except for "+entryCount(others)+" inside"
 	}
-	return answer, by, text
+	return answer, text
 }
 
 // counters returns what was counted of an entry, and since when.
@@ -299,7 +303,11 @@ func (c *checker) policy(ctx context.Context) {
 		if p == nil {
 			continue
 		}
-		answer, _, _ := s.decide(p.Block.All())
+		d := decision{net: s.net}
+		for entry, not := range p.Block.All() {
+			d.add(entry, not)
+		}
+		answer, _ := d.answer()
 		s.Notes.say("policy", "%s%s", [...]string{"does not block it", "blocks it", "blocks it in part"}[answer], why[answer])
 		if s.Answer == CannotTell {
 			s.Answer = answer

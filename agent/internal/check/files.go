@@ -7,21 +7,30 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"example.org/threatstopd/agent/internal/apply"
-	"example.org/threatstopd/agent/internal/report"
 	"example.org/threatstopd/agent/internal/rules"
 )
 
 // files looks at directories and files: whether they are there, whose they are, and who may write to them.
 func (t *tester) files(context.Context) {
 	cfg := t.Config
-	t.directory(filepath.Dir(cfg.BlockFile))
-	if dir := filepath.Dir(cfg.AllowFile); dir != filepath.Dir(cfg.BlockFile) {
-		t.directory(dir)
+	for _, dir := range slices.Compact([]string{filepath.Dir(cfg.BlockFile), filepath.Dir(cfg.AllowFile)}) {
+		unlock, err := apply.Lock(dir)
+		if err == nil {
+			unlock()
+		} else if errors.Is(err, apply.ErrLocked) {
+			err = nil // the daemon runs
+		}
+		t.file("table files' directory "+dir, err, rules.Fail, "mkdir -p -m 755 "+dir)
 	}
-	t.tableFile(cfg.BlockFile, true)
-	t.tableFile(cfg.AllowFile, len(cfg.AllowLists) > 0)
+	t.tableFile(cfg.BlockFile, rules.Fail)
+	if len(cfg.AllowLists) > 0 {
+		t.tableFile(cfg.AllowFile, rules.Fail)
+	} else {
+		t.tableFile(cfg.AllowFile, rules.Note)
+	}
 	uid, err := t.User(cfg.User)
 	if err != nil {
 		t.say(rules.Note, []string{"`threatstopd --install` makes the user"}, "user %s: %v: the spool is root's then", cfg.User, err)
@@ -31,113 +40,59 @@ func (t *tester) files(context.Context) {
 	if t.report() {
 		t.spool(uid, err == nil)
 	}
-	if cfg.CAFile != "" {
-		t.caFile(cfg.CAFile)
-	}
 }
 
-// A flaw is what is wrong with a file, and what to do about it.
-type flaw struct {
-	is   bool
-	what string
-	do   []string
-}
-
-// inspect looks at a file of root's, and reports the first flaw that it has. It returns whether all is well.
-// Without root much cannot be seen.
-func (t *tester) inspect(what, path string, missing rules.Level, create []string, flaws func(fs.FileInfo) []flaw) bool {
-	what += " " + path
-	i, err := os.Lstat(path)
+// file reports what is wrong with a file or directory of root's, and how it is made if it is missing. Without root
+// much cannot be seen.
+func (t *tester) file(what string, err error, missing rules.Level, create ...string) {
 	switch {
+	case err == nil:
+		t.ok("%s", what)
 	case errors.Is(err, fs.ErrPermission) && !t.Root:
 		t.say(rules.Skip, nil, "%s: only root may look", what)
 	case errors.Is(err, fs.ErrNotExist):
 		t.say(missing, create, "%s does not exist", what)
-	case err != nil:
-		t.say(rules.Fail, nil, "%s: %v", what, err)
 	default:
-		for _, f := range flaws(i) {
-			if f.is {
-				t.say(rules.Fail, f.do, "%s: %s", what, f.what)
-				return false
-			}
-		}
-		t.ok("%s", what)
-		return true
+		t.say(rules.Fail, nil, "%v", err)
 	}
-	return false
-}
-
-// directory looks at one that table files are in. It may be a symbolic link.
-func (t *tester) directory(dir string) {
-	t.inspect("table files' directory", dir, rules.Fail, []string{"mkdir -p -m 755 " + dir}, func(i fs.FileInfo) []flaw {
-		to, err := os.Stat(dir)
-		if err == nil {
-			i = to
-		}
-		set, mode := []string{"set OUT_DIR in " + t.File}, i.Mode()
-		return []flaw{
-			{err != nil, "a symbolic link to nothing", set},
-			{!i.IsDir(), "not a directory", set},
-			{mode.Perm()&0o022 != 0 && mode&fs.ModeSticky == 0, fmt.Sprintf("mode %#o: others could replace what pf loads", mode.Perm()), []string{"chmod go-w " + dir}},
-		}
-	})
 }
 
 // tableFile looks at what pf.conf loads a table from. It must be there at every boot: pf.conf does not load
 // without it.
-func (t *tester) tableFile(path string, needed bool) {
-	missing, empty := rules.Fail, "install -m 600 /dev/null "+path
-	if !needed {
-		missing = rules.Note
+func (t *tester) tableFile(path string, missing rules.Level) {
+	i, err := os.Lstat(path)
+	if err == nil {
+		err = apply.Overwritable(path)
 	}
-	create := []string{"pf.conf does not load where it names a file that does not exist:", empty}
-	t.inspect("table file", path, missing, create, func(i fs.FileInfo) []flaw {
-		mode := i.Mode()
-		all := []flaw{
-			{mode&fs.ModeSymlink != 0, "is a symbolic link, which an update would replace", []string{"name the file that it points to, in " + t.File + " and in " + t.PfConf}},
-			{!mode.IsRegular(), "is not a file", []string{"remove it, and:", empty}},
-			{mode.Perm()&0o022 != 0, fmt.Sprintf("mode %#o: others could change what pf loads", mode.Perm()), []string{"chmod 600 " + path}},
-		}
-		if !mode.IsRegular() {
-			return all
-		}
-		if err := apply.Overwritable(path); err != nil && !errors.Is(err, fs.ErrPermission) {
-			all = append(all, flaw{true, err.Error(), nil})
-		}
-		return all
-	})
+	if err == nil && i.Mode().Perm()&0o022 != 0 {
+		err = fmt.Errorf("table file %s: mode %#o: others could change what pf loads: chmod 600 it", path, i.Mode().Perm())
+	}
+	t.file("table file "+path, err, missing, "pf.conf does not load where it names a file that does not exist:", "install -m 600 /dev/null "+path)
 }
 
 // spool looks at the directory of hits that wait.
 func (t *tester) spool(uid uint32, known bool) {
 	dir, user := t.Config.SpoolDir, t.Config.User
-	create := []string{fmt.Sprintf("install -d -o %s -g %s -m 700 %s", user, user, dir)}
-	good := t.inspect("spool directory", dir, rules.Fail, create, func(i fs.FileInfo) []flaw {
+	what := "spool directory " + dir
+	i, err := os.Lstat(dir)
+	if err == nil {
 		owner, owned := t.Owner(i)
-		return []flaw{
-			{!i.IsDir(), "not a directory", []string{"set SPOOL_DIR in " + t.File}},
-			{known && owned && owner != int(uid) && owner != 0, fmt.Sprintf("belongs to user %d, not to %s (%d)", owner, user, uid), []string{t.own()}},
-			{i.Mode().Perm() != 0o700, fmt.Sprintf("mode %#o, not 0700", i.Mode().Perm()), []string{"chmod 700 " + dir}},
+		switch {
+		case !i.IsDir():
+			err = fmt.Errorf("%s: not a directory: set SPOOL_DIR in %s", what, t.File)
+		case known && owned && owner != int(uid) && owner != 0:
+			err = fmt.Errorf("%s: belongs to user %d, not to %s (%d): %s", what, owner, user, uid, t.own())
+		case i.Mode().Perm() != 0o700:
+			err = fmt.Errorf("%s: mode %#o, not 0700: chmod 700 it", what, i.Mode().Perm())
 		}
-	})
-	t.spoolUser = good && known
+	}
+	t.file(what, err, rules.Fail, fmt.Sprintf("install -d -o %s -g %s -m 700 %s", user, user, dir))
+	t.spoolUser = err == nil && known
 }
 
 // own is the command that gives the spool to its user.
 func (t *tester) own() string {
 	return fmt.Sprintf("chown -R %s:%s %s", t.Config.User, t.Config.User, t.Config.SpoolDir)
-}
-
-func (t *tester) caFile(path string) {
-	switch _, err := report.Roots(path); {
-	case err == nil:
-		t.ok("CA file %s", path)
-	case errors.Is(err, fs.ErrPermission) && !t.Root:
-		t.say(rules.Skip, nil, "CA file %s: only root may look", path)
-	default:
-		t.say(rules.Fail, []string{"CA_FILE names certificates in PEM form; without it they are the system's"}, "%v", err)
-	}
 }
 
 // tryToWrite has the user of the reporting process write to the spool. What the modes of directories say is one

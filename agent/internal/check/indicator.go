@@ -53,15 +53,11 @@ func (t *tester) indicators(ctx context.Context) {
 
 // indicator tries one address.
 func (t *tester) indicator(ctx context.Context, what string, a netip.Addr) {
-	s := &subject{net: netip.PrefixFrom(a, a.BitLen())}
-	answer, _, _ := s.decide(func(yield func(netip.Prefix, bool) bool) {
-		for _, e := range t.entries {
-			if !yield(e.Prefix, e.Not) {
-				return
-			}
-		}
-	})
-	if answer != Blocked {
+	d := decision{net: netip.PrefixFrom(a, a.BitLen())}
+	for _, e := range t.entries {
+		d.add(e.Prefix, e.Not)
+	}
+	if answer, _ := d.answer(); answer != Blocked {
 		t.say(rules.Fail, []string{"threatstopd --sync-now", "threatstopd --check " + a.String()}, "%s is not in table <%s>", what, t.Config.BlockTable)
 		return
 	}
@@ -99,15 +95,9 @@ func (t *tester) indicator(ctx context.Context, what string, a netip.Addr) {
 // that filters, or where rules return something, that can only be seen from the record.
 func (t *tester) connected(what string, err error, timedOut, logged bool) {
 	var timeout net.Error
-	is := func(all ...error) bool {
-		for _, e := range all {
-			if errors.Is(err, e) {
-				return true
-			}
-		}
-		return false
-	}
-	switch back := is(syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH); {
+	is := func(e error) bool { return errors.Is(err, e) }
+	back := is(syscall.ECONNREFUSED) || is(syscall.ECONNRESET) || is(syscall.EHOSTUNREACH)
+	switch {
 	case is(syscall.EACCES):
 		t.ok("%s: a connection to it is refused: permission denied", what)
 	case timedOut || errors.As(err, &timeout) && timeout.Timeout():

@@ -40,7 +40,7 @@ func TestAllIsWell(t *testing.T) {
 	for _, want := range []string{
 		"configuration: threatstop.conf", "running as root", "pf is enabled", "interface pflog0 is up", "pflogd is running",
 		"table <ThreatSTOP-Block> has 6 entries", "come in from <ThreatSTOP-Block> are blocked and logged: @0", "go out to <ThreatSTOP-Block> are blocked and logged: @1",
-		"pf.conf:1: table <ThreatSTOP-Block> is loaded from", "table file " + r.path("ThreatSTOP-Block.pftable"), "spool directory", "CA file",
+		"pf.conf:1: table <ThreatSTOP-Block> is loaded from", "table file " + r.path("ThreatSTOP-Block.pftable"), "spool directory",
 		"allow list " + allowList + ": 1 entry in 1 part (", "block list " + blockList + ": 4 entries", "DNS Server is ready.",
 		"policy: 6 entries to block, 1 to allow", "knows this host's public address 198.51.100.1", "entry headroom: limit 200000, in use by other tables 0, the policy has 7",
 		"answers: TLS 1.", "certificate good until", "clock: within",
@@ -143,14 +143,14 @@ func TestWhatIsWrong(t *testing.T) {
 		"pf.conf without the table": {func(r *rig) { r.write("pf.conf", "pass\n") },
 			[]string{"FAIL does not define table <ThreatSTOP-Block> > table <ThreatSTOP-Block> persist file"}},
 
-		"a directory that anybody may write to": {func(r *rig) { r.chmod(".", 0o777) }, []string{"FAIL table files' directory; mode 0777 > chmod go-w"}},
+		"a directory that anybody may write to": {func(r *rig) { r.chmod(".", 0o777) }, []string{"FAIL directory of the persist files; mode 0777; chmod o-w"}},
 		"no directory": {func(r *rig) { r.conf["OUT_DIR"] = "/nonexistent/x" },
 			[]string{"FAIL pf.conf:1: table <ThreatSTOP-Block> is loaded from", "FAIL pf.conf:2: table <ThreatSTOP-Allow> is loaded from",
 				"FAIL table files' directory /nonexistent/x does not exist > mkdir -p", "FAIL table file; does not exist > install -m 600", "FAIL table file; does not exist"}},
 		"a file for a directory": {func(r *rig) {
 			r.write("f", "")
 			r.conf["SPOOL_DIR"] = r.path("f")
-		}, []string{"FAIL spool directory; not a directory > SPOOL_DIR"}},
+		}, []string{"FAIL spool directory; not a directory; SPOOL_DIR"}},
 		"no table file": {func(r *rig) { r.remove("ThreatSTOP-Block.pftable") }, []string{"FAIL table file; does not exist > pf.conf does not load"}},
 		"no allow file, and no allow lists": {func(r *rig) {
 			r.remove("ThreatSTOP-Allow.pftable")
@@ -161,23 +161,23 @@ func TestWhatIsWrong(t *testing.T) {
 			if err := os.Symlink(r.path("x"), r.path("ThreatSTOP-Block.pftable")); err != nil {
 				r.t.Fatal(err)
 			}
-		}, []string{"FAIL is a symbolic link > name the file"}},
+		}, []string{"FAIL is a symbolic link: name the file"}},
 		"a directory for a table file": {func(r *rig) {
 			r.remove("ThreatSTOP-Block.pftable")
 			if err := os.Mkdir(r.path("ThreatSTOP-Block.pftable"), 0o700); err != nil {
 				r.t.Fatal(err)
 			}
-		}, []string{"FAIL is not a file > install"}},
-		"a table file that others may write to": {func(r *rig) { r.chmod("ThreatSTOP-Allow.pftable", 0o666) }, []string{"FAIL table file; mode 0666 > chmod 600"}},
+		}, []string{"FAIL is not a regular file: move it away"}},
+		"a table file that others may write to": {func(r *rig) { r.chmod("ThreatSTOP-Allow.pftable", 0o666) }, []string{"FAIL table file; mode 0666; chmod 600"}},
 		"no user":                               {func(r *rig) { r.o.User = func(string) (uint32, error) { return 0, errors.New("unknown user") } }, []string{"note user _threatstop: unknown user > threatstopd --install"}},
 		"no spool":                              {func(r *rig) { r.remove("spool") }, []string{"FAIL spool directory; does not exist > install -d -o _threatstop -g _threatstop -m 700"}},
-		"an open spool":                         {func(r *rig) { r.chmod("spool", 0o755) }, []string{"FAIL spool directory; mode 0755, not 0700 > chmod 700"}},
+		"an open spool":                         {func(r *rig) { r.chmod("spool", 0o755) }, []string{"FAIL spool directory; mode 0755, not 0700: chmod 700"}},
 		"somebody else's spool": {func(r *rig) {
 			r.o.User = func(string) (uint32, error) { return 4711, nil }
 			r.o.Owner = func(fs.FileInfo) (int, bool) { return 1234, true }
-		}, []string{"FAIL spool directory; not to _threatstop (4711) > chown -R _threatstop:_threatstop"}},
-		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA_FILE; no such file > PEM", "FAIL log server; no such file > PEM"}},
-		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA_FILE; no PEM certificate in it", "FAIL log server; no PEM certificate in it"}},
+		}, []string{"FAIL spool directory; not to _threatstop (4711): chown -R _threatstop:_threatstop"}},
+		"no CA file":                     {func(r *rig) { r.remove("ca.pem") }, []string{"FAIL CA file; does not exist > PEM"}},
+		"a CA file without certificates": {func(r *rig) { r.write("ca.pem", "x") }, []string{"FAIL CA_FILE; no PEM certificate in it"}},
 
 		"no policy server": {func(r *rig) { r.dns.Close() }, []string{"FAIL policy server; cannot connect; refused > ports 53 and 5353", "FAIL no policy server gives all lists > above"}},
 		"a policy server by a name that is none": {func(r *rig) { r.conf["DNS_SERVERS"] = "nowhere.example" },

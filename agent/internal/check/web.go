@@ -94,7 +94,7 @@ func (t *tester) logServer(ctx context.Context) {
 		return
 	}
 	if t.rootsErr != nil {
-		t.say(rules.Fail, []string{"CA_FILE names certificates in PEM form that root can read; without it they are the system's"}, "log server: %v", t.rootsErr)
+		t.file("CA file "+cfg.CAFile, t.rootsErr, rules.Fail, "CA_FILE names certificates in PEM form; without it they are the system's")
 		return
 	}
 	where := "log server " + cfg.URL.Host
