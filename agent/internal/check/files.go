@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/rules"
 )
 
@@ -31,14 +32,13 @@ func (t *tester) files(context.Context) {
 	} else {
 		t.tableFile(cfg.AllowFile, rules.Note)
 	}
-	uid, err := t.User(cfg.User)
-	if err != nil {
-		t.say(rules.Note, []string{"`threatstopd --install` makes the user"}, "user %s: %v: the spool is root's then", cfg.User, err)
+	if t.UID < 0 {
+		t.say(rules.Note, []string{"`threatstopd --install` makes the user"}, "there is no user %s: the spool is root's then", cfg.User)
 	} else {
 		t.ok("user %s is there", cfg.User)
 	}
 	if t.report() {
-		t.spool(uid, err == nil)
+		t.spool()
 	}
 }
 
@@ -71,23 +71,23 @@ func (t *tester) tableFile(path string, missing rules.Level) {
 }
 
 // spool looks at the directory of hits that wait.
-func (t *tester) spool(uid uint32, known bool) {
+func (t *tester) spool() {
 	dir, user := t.Config.SpoolDir, t.Config.User
 	what := "spool directory " + dir
 	i, err := os.Lstat(dir)
 	if err == nil {
-		owner, owned := t.Owner(i)
+		owner, owned := host.Owner(i)
 		switch {
 		case !i.IsDir():
 			err = fmt.Errorf("%s: not a directory: set SPOOL_DIR in %s", what, t.File)
-		case known && owned && owner != int(uid) && owner != 0:
-			err = fmt.Errorf("%s: belongs to user %d, not to %s (%d): %s", what, owner, user, uid, t.own())
+		case t.UID >= 0 && owned && owner != t.UID && owner != 0:
+			err = fmt.Errorf("%s: belongs to user %d, not to %s (%d): %s", what, owner, user, t.UID, t.own())
 		case i.Mode().Perm() != 0o700:
 			err = fmt.Errorf("%s: mode %#o, not 0700: chmod 700 it", what, i.Mode().Perm())
 		}
 	}
 	t.file(what, err, rules.Fail, fmt.Sprintf("install -d -o %s -g %s -m 700 %s", user, user, dir))
-	t.spoolUser = err == nil && known
+	t.spoolGood = err == nil
 }
 
 // own is the command that gives the spool to its user.
@@ -99,7 +99,7 @@ func (t *tester) own() string {
 // thing, those above them and read-only file systems another.
 func (t *tester) tryToWrite() {
 	dir, user := t.Config.SpoolDir, t.Config.User
-	if uid, err := t.User(user); err != nil || !t.spoolUser || os.Geteuid() != int(uid) {
+	if !t.spoolGood || os.Geteuid() != t.UID {
 		return
 	}
 	f, err := os.CreateTemp(dir, ".threatstopd-test-*")

@@ -11,11 +11,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
-	"os/user"
 	"strconv"
 	"time"
 
@@ -49,13 +47,12 @@ type Options struct {
 	Indicators    []string // names or addresses of hosts that every policy blocks and that do no harm
 
 	Root       bool // this process is root's
+	UID        int  // of Config.User, -1 if there is no such user
 	OpenPF     func() (*pfioctl.PF, error)
 	Interfaces func() ([]rules.Interface, error) // all of the machine
 	Host       func() (policy.Facts, error)
 	Lookup     func(context.Context, string) ([]netip.Addr, error)
 	Dial       func(ctx context.Context, network, address string) (net.Conn, error) // from SOURCE_ADDRESS
-	User       func(name string) (uid uint32, err error)
-	Owner      func(fs.FileInfo) (uid int, ok bool)
 	OpenPflog  func(capture.Options) (capture.Source, error)
 	// FlushPflogd has pflogd(8) write out what it has; the error says that it
 	// does not run, or wraps errors.ErrUnsupported.
@@ -120,16 +117,6 @@ func Interfaces() (all []rules.Interface, err error) {
 		all = append(all, x)
 	}
 	return all, err
-}
-
-// UserID returns the number of a user.
-func UserID(name string) (uint32, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, err
-	}
-	n, err := strconv.ParseUint(u.Uid, 10, 32)
-	return uint32(n), err
 }
 
 // WriteJSON writes v as indented JSON.

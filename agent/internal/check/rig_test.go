@@ -21,7 +21,6 @@ import (
 	"unsafe"
 
 	"example.org/threatstopd/agent/internal/config"
-	"example.org/threatstopd/agent/internal/host"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/agent/reporttest"
@@ -121,7 +120,6 @@ func newRig(t *testing.T) *rig {
 		r.write(f, "")
 	}
 	r.write("pf.conf", fmt.Sprintf("table <%s> persist file \"%s/ThreatSTOP-Block.pftable\"\ntable <%s> persist file \"%s/ThreatSTOP-Allow.pftable\"\n", block.Name, r.dir, allow.Name, r.dir))
-	uid := uint32(os.Getuid())
 	// What takes privileges, or a file, must not be asked for any more when the process
 	// has been confined.
 	var confined atomic.Bool
@@ -166,8 +164,7 @@ func newRig(t *testing.T) *rig {
 			return nil, fmt.Errorf("lookup %s: no such host", name)
 		},
 		Dial:        r.dial,
-		User:        func(string) (uint32, error) { before("users"); return uid, nil },
-		Owner:       host.Owner,
+		UID:         os.Getuid(),
 		OpenPflog:   func(o capture.Options) (capture.Source, error) { before("pflog"); return r.pflog.Open(o) },
 		FlushPflogd: func() error { before("pflogd"); return nil },
 		Logs:        func() ([]*os.File, error) { before("pflogd's files"); return r.logs() },

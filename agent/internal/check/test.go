@@ -62,7 +62,7 @@ type tester struct {
 	count     [rules.Fail + 1]int
 	pf        *pfioctl.PF // nil when it cannot be asked, or any more
 	tables    []pfioctl.TableStats
-	spoolUser bool           // the spool directory is there, and the user
+	spoolGood bool           // the spool directory is as it has to be
 	noPflog   bool           // the interface that hits are read from is not there
 	refused   bool           // some policy server does not know this host
 	policy    *policy.Policy // what the lists make, nil if they could not be fetched
@@ -249,9 +249,10 @@ func (t *tester) rules(context.Context) {
 		t.fail("tables", err)
 		return
 	}
-	t.table(t.block(), t.Config.BlockFile, true)
-	if len(t.Config.AllowLists) > 0 {
-		t.table(t.allow(), t.Config.AllowFile, false)
+	for _, d := range t.definitions() {
+		if d.need || len(t.Config.AllowLists) > 0 {
+			t.table(d)
+		}
 	}
 	loaded, err := t.pf.Rules()
 	st := t.stats(t.block())
@@ -308,23 +309,26 @@ func (t *tester) stats(table pfioctl.Table) (st pfioctl.TableStats) {
 	return st
 }
 
+// definitions are those of both tables.
+func (t *tester) definitions() []definition {
+	return []definition{{t.block(), t.Config.BlockFile, true}, {t.allow(), t.Config.AllowFile, false}}
+}
+
 // table looks at one table of the kernel.
-func (t *tester) table(table pfioctl.Table, file string, needed bool) {
-	st := t.stats(table)
-	d := definition{table: table, file: file}
-	load := "pfctl -f " + t.PfConf
+func (t *tester) table(d definition) {
+	st, name, load := t.stats(d.table), d.table.Name, "pfctl -f "+t.PfConf
 	switch {
-	case !st.Active() && needed:
-		t.say(rules.Fail, []string{"add to pf.conf, above the rules:", d.line(), load}, "table <%s> is not there", table.Name)
+	case !st.Active() && d.need:
+		t.say(rules.Fail, []string{"add to pf.conf, above the rules:", d.line(), load}, "table <%s> is not there", name)
 	case !st.Active():
 		t.say(rules.Note, []string{"rules that name it do not see that one: define it in pf.conf:", d.line()},
-			"table <%s> is not there: it is made at the first update", table.Name)
+			"table <%s> is not there: it is made at the first update", name)
 	case st.Flags&pfioctl.TableConst != 0:
-		t.say(rules.Fail, []string{"write in pf.conf:", d.line(), load}, "table <%s> is const: it cannot be updated", table.Name)
-	case st.Addresses == 0 && needed:
-		t.say(rules.Warn, []string{"threatstopd --sync-now"}, "table <%s> is empty: nothing is blocked", table.Name)
+		t.say(rules.Fail, []string{"write in pf.conf:", d.line(), load}, "table <%s> is const: it cannot be updated", name)
+	case st.Addresses == 0 && d.need:
+		t.say(rules.Warn, []string{"threatstopd --sync-now"}, "table <%s> is empty: nothing is blocked", name)
 	default:
-		t.ok("table <%s> has %s", table.Name, entryCount(st.Addresses))
+		t.ok("table <%s> has %s", name, entryCount(st.Addresses))
 	}
 }
 
@@ -335,10 +339,7 @@ func (t *tester) pfConf(context.Context) {
 		t.say(rules.Skip, nil, "pf.conf: not known what it loads: %v", err)
 		return
 	}
-	t.find(judgePfConf(t.PfConf, string(text), []definition{
-		{t.block(), t.Config.BlockFile, true},
-		{t.allow(), t.Config.AllowFile, false},
-	}))
+	t.find(judgePfConf(t.PfConf, string(text), t.definitions()))
 }
 
 // prepare gets ready what the checks need that come when the process is confined.

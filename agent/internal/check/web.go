@@ -138,12 +138,10 @@ func (t *tester) remedy(err error) string {
 		return fmt.Sprintf("this host's clock says %s: set it (rdate pool.ntp.org; rcctl enable ntpd), or the certificate is past its time", t.Now().In(t.Local).Format(time.DateTime))
 	case errors.As(err, &unknown):
 		return "CA_FILE names the certificates to trust; something on the way may be opening the connection"
-	case errors.As(err, &name):
-		return "look at url in " + t.File
 	case strings.Contains(err.Error(), "Proxy Authentication Required"):
 		return proxyPassword
-	case errors.As(err, &dns):
-		return "look at url, and at the resolver (/etc/resolv.conf)"
+	case errors.As(err, &name) || errors.As(err, &dns):
+		return "look at url in " + t.File + ", and at the resolver (/etc/resolv.conf)"
 	}
 	return "let TCP to it out, here and at any firewall on the way, or set PROXY"
 }

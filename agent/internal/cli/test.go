@@ -118,6 +118,7 @@ func checkOptions(command string, c *config.Config, env Env, f *flags) check.Opt
 	if c.SourceAddress.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.SourceAddress, 0))
 	}
+	service := serviceUser(c.User)
 	o := check.Options{
 		Config:        c,
 		File:          f.file,
@@ -134,13 +135,15 @@ func checkOptions(command string, c *config.Config, env Env, f *flags) check.Opt
 		Host:          env.Host,
 		Lookup:        env.Lookup,
 		Dial:          dialer.DialContext,
-		User:          check.UserID,
-		Owner:         host.Owner,
+		UID:           service.UID,
 		OpenPflog:     env.OpenPflog,
 		FlushPflogd:   env.FlushPflogd,
 		Logs:          func() ([]*os.File, error) { return report.OpenLogs(c.PflogFile) },
 		Now:           env.Now,
 		Local:         env.Local,
+	}
+	if service.UID == 0 { // there is no such user
+		o.UID = -1
 	}
 	if command == "--test" && len(f.args) > 0 {
 		o.Indicators = f.args
@@ -148,7 +151,7 @@ func checkOptions(command string, c *config.Config, env Env, f *flags) check.Opt
 	if env.Confine == nil {
 		return o
 	}
-	x := fetchConfinement(c, serviceUser(c.User))
+	x := fetchConfinement(c, service)
 	x.Memory = 0 // the test ends; its tables may be large
 	x.Names = x.Names || command == "--test" && slices.ContainsFunc(o.Indicators, isName)
 	x.Names = x.Names || c.AuthURL != nil && isName(c.AuthURL.Hostname())

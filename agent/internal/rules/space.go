@@ -153,8 +153,8 @@ func newSpace(rules []*pfioctl.Rule, o *Options, f flow) *space {
 	return s
 }
 
-// set makes an axis of n classes.
-func (s *space) set(ax, n int, phrase func(set) string, asks func(*pfioctl.Rule) func(class int) bool) *axis {
+// define makes an axis of n classes.
+func (s *space) define(ax, n int, phrase func(set) string, asks func(*pfioctl.Rule) func(class int) bool) *axis {
 	s.axes[ax] = axis{all: full(n), usual: full(n), phrase: phrase, asks: asks}
 	return &s.axes[ax]
 }
@@ -196,7 +196,7 @@ func (s *space) interfaceAxes() {
 		return name == "" || (class < len(s.ifaces) && s.ifaces[class].is(name)) != not
 	}
 	on := listing("on ", names)
-	s.set(axIface, len(names), func(x set) string {
+	s.define(axIface, len(names), func(x set) string {
 		switch last := len(names) - 1; {
 		case !s.o.guessed || !x[last]:
 			return on(x)
@@ -209,7 +209,7 @@ func (s *space) interfaceAxes() {
 			return is(r.Iface, r.IfaceNot, class) && (s.flow.dir == pfioctl.DirOut || is(r.Received, r.ReceivedNot, class))
 		}
 	})
-	s.set(axReceived, len(names)+1, listing("received on ", append(names, "the firewall itself")), func(r *pfioctl.Rule) func(int) bool {
+	s.define(axReceived, len(names)+1, listing("received on ", append(names, "the firewall itself")), func(r *pfioctl.Rule) func(int) bool {
 		return func(class int) bool { return s.flow.dir == pfioctl.DirIn || is(r.Received, r.ReceivedNot, class) }
 	})
 }
@@ -244,7 +244,7 @@ func (s *space) protoAxis() {
 	}
 	list, n := listing("", names), len(names)
 	s.common = where(n, func(i int) bool { return names[i] != other })
-	s.set(axProto, n, func(x set) string {
+	s.define(axProto, n, func(x set) string {
 		return strings.Replace(list(x), "tcp, "+other, "tcp", 1)
 	}, func(r *pfioctl.Rule) func(int) bool {
 		return func(class int) bool {
@@ -288,7 +288,7 @@ func (s *space) valueAxes() {
 		}
 		slices.SortFunc(names[1:], func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
 		names = slices.Compact(names)
-		s.set(a.ax, len(names), listing(a.prefix, names), func(r *pfioctl.Rule) func(int) bool {
+		s.define(a.ax, len(names), listing(a.prefix, names), func(r *pfioctl.Rule) func(int) bool {
 			v, not := a.value(r)
 			if v == "" {
 				return nil
@@ -315,7 +315,7 @@ func (s *space) rangeAxes() {
 		}
 		line := cut(interval{number(0), number(a.top)}, at)
 		first := func(class int) uint32 { return value(line[class].first) }
-		ax := s.set(a.ax, len(line), func(x set) string {
+		ax := s.define(a.ax, len(line), func(x set) string {
 			return a.prefix + runs(line, x, len(line), interval.numbers)
 		}, func(r *pfioctl.Rule) func(int) bool {
 			v := a.value(r)
@@ -340,7 +340,7 @@ func (s *space) addressAxes() {
 	for _, p := range s.o.Never {
 		never = append(never, prefixInterval(p))
 	}
-	s.set(axFamily, 2, listing("", []string{"IPv4", "IPv6"}), func(r *pfioctl.Rule) func(int) bool {
+	s.define(axFamily, 2, listing("", []string{"IPv4", "IPv6"}), func(r *pfioctl.Rule) func(int) bool {
 		src, fromSome := addrInterval(&r.Src)
 		dst, toSome := addrInterval(&r.Dst)
 		return func(class int) bool {
@@ -365,7 +365,7 @@ func (s *space) addressAxis(ax int, zero netip.Addr, listed bool, prefix string,
 	in := func(all []interval) set {
 		return where(len(line), func(class int) bool { return slices.ContainsFunc(all, line[class].inside) })
 	}
-	a := s.set(ax, len(line), func(x set) string {
+	a := s.define(ax, len(line), func(x set) string {
 		const most = 4
 		return prefix + runs(line, x, most, interval.addresses)
 	}, func(r *pfioctl.Rule) func(int) bool {
