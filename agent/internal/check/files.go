@@ -33,7 +33,7 @@ func (t *tester) files(context.Context) {
 		t.tableFile(cfg.AllowFile, rules.Note)
 	}
 	if t.UID < 0 {
-		t.say(rules.Note, []string{"`threatstopd --install` makes the user"}, "there is no user %s: the spool is root's then", cfg.User)
+		t.say(rules.Note, []string{"`threatstopd --install` makes the user"}, "user %s: does not exist: the spool is root's then", cfg.User)
 	} else {
 		t.ok("user %s is there", cfg.User)
 	}

@@ -168,7 +168,7 @@ func TestWhatIsWrong(t *testing.T) {
 			}
 		}, []string{"FAIL is not a regular file: move it away"}},
 		"a table file that others may write to": {func(r *rig) { r.chmod("ThreatSTOP-Allow.pftable", 0o666) }, []string{"FAIL table file; mode 0666; chmod 600"}},
-		"no user":                               {func(r *rig) { r.o.UID = -1 }, []string{"note there is no user _threatstop > threatstopd --install"}},
+		"no user":                               {func(r *rig) { r.o.UID = -1 }, []string{"note user _threatstop: does not exist > threatstopd --install"}},
 		"no spool":                              {func(r *rig) { r.remove("spool") }, []string{"FAIL spool directory; does not exist > install -d -o _threatstop -g _threatstop -m 700"}},
 		"an open spool":                         {func(r *rig) { r.chmod("spool", 0o755) }, []string{"FAIL spool directory; mode 0755, not 0700: chmod 700"}},
 		"somebody else's spool": {func(r *rig) {
