@@ -152,7 +152,7 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 		return nil, &Error{List: r.Name, Err: err}
 	}
 	var failed []*Error
-	absent := make(map[netip.Addr]bool) // servers that said that there is no such list
+	absent := make(map[netip.Addr]bool) // servers that said that there is no such list, or that it is empty
 	for ep, err := range c.endpoints(ctx) {
 		if ctx.Err() != nil {
 			break
@@ -173,7 +173,7 @@ func (c *Client) Fetch(ctx context.Context, r Request) (*List, error) {
 			return l, nil
 		}
 		failed = append(failed, e)
-		absent[ep.addr.Addr()] = e.Kind == KindNoData || e.Kind == KindNXDomain
+		absent[ep.addr.Addr()] = e.Kind >= KindEmpty
 	}
 	if ctx.Err() != nil {
 		return nil, &Error{List: r.Name, Err: context.Cause(ctx)}

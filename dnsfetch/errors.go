@@ -15,10 +15,11 @@ var (
 	ErrSource = errors.New("source address and server are of different families")
 
 	// The way to the server.
-	ErrLookup  = errors.New("cannot look up the server's name")
-	ErrConnect = errors.New("cannot connect")
-	ErrTimeout = errors.New("timed out")                          // a connection, one answer, or the whole list
-	ErrCut     = errors.New("connection closed before an answer") // or in the middle of one
+	ErrLookup   = errors.New("cannot look up the server's name")
+	ErrConnect  = errors.New("cannot connect")
+	ErrNotLocal = errors.New("the source address is not an address of this host")
+	ErrTimeout  = errors.New("timed out")                          // a connection, one answer, or the whole list
+	ErrCut      = errors.New("connection closed before an answer") // or in the middle of one
 
 	// What the server said.
 	ErrRefused   = errors.New("query refused (REFUSED)")
@@ -42,12 +43,13 @@ var advice = []struct {
 	ofPart bool // for a part of a list only
 	text   string
 }{
-	{ErrRefused, false, "this device's public address may not be registered yet; new devices take up to an hour"},
+	{ErrRefused, false, "this device's public address may not be registered yet; new devices take up to an hour; " +
+		"on a relay, access-control must name this host"},
+	{ErrServFail, false, "a relay answers so when its server fails, or when its msg-buffer-size is too small for the list"},
 	{ErrTruncated, false, "the records do not fit in 64 KiB: the publisher must split the list"},
 	{ErrEmpty, false, "an empty list is accepted for allow lists only"},
 	{ErrTooLarge, false, "raise the limit if the list is meant to be that large"},
 	{ErrSource, false, "give a source address of the server's family, or none"},
-	{syscall.EADDRNOTAVAIL, false, "the source address is not an address of this host"},
 	// What a sender gets on OpenBSD when pf blocks its packet on the way out.
 	{syscall.EACCES, false, "the packet filter blocks the way out"},
 	{ErrNXDomain, true, "the server has the list in part only"},
@@ -60,10 +62,11 @@ var advice = []struct {
 type Kind uint8
 
 // The kinds. Servers that were not reached do not count. If the kinds of the others differ, the kind is
-// KindNXDomain if each of them is KindNXDomain or KindNoData, and else KindFailed.
+// KindFailed if one of them is, and else KindNXDomain: they agree that there is nothing to block or allow.
 const (
 	KindFailed    Kind = iota // a server failed, or its answer is not to be relied on
 	KindUnreached             // no server could be reached: no other list can be fetched either
+	KindSource                // likewise, because of the source address: see ErrNotLocal
 	KindEmpty                 // by an APL record without items, from each server reached
 	KindNoData                // authoritative answers without records, from each server reached
 	KindNXDomain              // authoritative NXDOMAIN, from each server reached
@@ -110,10 +113,10 @@ func combine(list string, failed []*Error) *Error {
 	all := &Error{List: list, Kind: KindUnreached, Err: allFailed(failed)}
 	for _, e := range failed {
 		switch {
-		case e.Kind == KindUnreached || e.Kind == all.Kind:
-		case all.Kind == KindUnreached:
+		case e.Kind == KindUnreached || e.Kind == all.Kind || e.Kind == KindSource && all.Kind != KindUnreached:
+		case all.Kind == KindUnreached || all.Kind == KindSource:
 			all.Kind = e.Kind
-		case e.Kind >= KindNoData && all.Kind >= KindNoData:
+		case e.Kind >= KindEmpty && all.Kind >= KindEmpty:
 			all.Kind = KindNXDomain
 		default:
 			all.Kind = KindFailed

@@ -57,6 +57,8 @@ func (a *attempt) run(ctx context.Context) (*List, *Error) {
 	switch {
 	case errors.Is(err, ErrEmpty):
 		e.Kind = KindEmpty
+	case errors.Is(err, ErrNotLocal) && !a.progress:
+		e.Kind = KindSource
 	case errors.Is(err, ErrConnect) && !a.progress:
 		e.Kind = KindUnreached
 	}

@@ -220,9 +220,10 @@ func TestTraps(t *testing.T) {
 			say: "this device's public address may not be registered yet; new devices take up to an hour"},
 		{name: "REFUSED without question", handle: raw(func(q fakeQuery) []byte {
 			return append(slices.Clone(q.msg[:2]), 0x80, 5, 0, 0, 0, 0, 0, 0, 0, 0)
-		}), want: ErrRefused, say: "up to an hour"},
+		}), want: ErrRefused, say: "up to an hour; on a relay, access-control must name this host"},
 		{name: "REFUSED for a part", handle: z.with(part2+" APL", rcode(dns.RcodeRefused)), want: ErrRefused, part: part2},
-		{name: "SERVFAIL", handle: rcode(dns.RcodeServerFailure), want: ErrServFail, say: "SERVFAIL"},
+		{name: "SERVFAIL", handle: rcode(dns.RcodeServerFailure), want: ErrServFail,
+			say: "server failure (SERVFAIL); a relay answers so when its server fails, or when its msg-buffer-size is too small for the list"},
 		{name: "NOTAUTH", handle: rcode(dns.RcodeNotAuth), want: ErrRcode, say: "NOTAUTH"},
 		{name: "an rcode without a name", handle: rcode(12), want: ErrRcode, say: "RCODE12"},
 		{name: "NXDOMAIN", handle: rcode(dns.RcodeNameError), want: ErrNXDomain, say: "check the list's name"},

@@ -53,7 +53,9 @@ func TestKinds(t *testing.T) {
 		{"NXDOMAIN for a part", []handler{lost}, KindFailed, ErrNXDomain},
 		{"an empty block list", []handler{empty}, KindEmpty, ErrEmpty},
 		{"an empty block list of two servers", []handler{empty, empty}, KindEmpty, ErrEmpty},
-		{"one server empty, one no data", []handler{empty, nodata}, KindFailed, ErrEmpty},
+		{"one server empty, one no data", []handler{empty, nodata}, KindNXDomain, ErrEmpty},
+		{"an empty block list, the other server is down", []handler{nil, empty}, KindEmpty, ErrEmpty},
+		{"an empty block list, the other server fails", []handler{empty, says(dns.RcodeServerFailure)}, KindFailed, ErrEmpty},
 		{"silence in place of an answer", []handler{func(net.Conn, fakeQuery) bool { return false }}, KindFailed, ErrCut},
 		{"no server is up", []handler{nil, nil}, KindUnreached, ErrConnect},
 		{"the one server is down", []handler{nil}, KindUnreached, ErrConnect},
@@ -91,13 +93,17 @@ func TestUnreachedName(t *testing.T) {
 
 // A server that does not have a list is not asked again on its other port; one that fails is.
 func TestOtherPort(t *testing.T) {
+	says := func(rcode byte) handler { return raw(func(q fakeQuery) []byte { return reply(q, rcode) }) }
 	for _, tt := range []struct {
 		name  string
-		rcode byte
+		h     handler
 		asked int
-	}{{"no such list", dns.RcodeNameError, 0}, {"refused", dns.RcodeRefused, 1}} {
-		h := raw(func(q fakeQuery) []byte { return reply(q, tt.rcode) })
-		first, second := serve(t, h), serve(t, h)
+	}{
+		{"no such list", says(dns.RcodeNameError), 0},
+		{"an empty list", zone{}.apl(list, "").serves, 0},
+		{"refused", says(dns.RcodeRefused), 1},
+	} {
+		first, second := serve(t, tt.h), serve(t, tt.h)
 		c := client(t, Options{Servers: []string{"127.0.0.1"}, Ports: []uint16{portOf(first.addr), portOf(second.addr)}})
 		if l, err := c.Fetch(t.Context(), Request{Name: list}); err == nil {
 			t.Errorf("%s: got %v", tt.name, l)

@@ -140,12 +140,20 @@ func (a *attempt) connect() error {
 		context.AfterFunc(a.ctx, func() { nc.Close() })
 		return nil
 	}
+	return a.connectError(err)
+}
+
+// connectError returns the error of a connection that could not be opened because of err.
+func (a *attempt) connectError(err error) error {
 	if isTimeout(err) {
 		return fmt.Errorf("%w: %w: no answer within %v", ErrConnect, ErrTimeout, a.c.opt.Timeout)
 	}
 	// OpError would repeat the addresses, which our own message has.
 	if op := (*net.OpError)(nil); errors.As(err, &op) {
 		err = op.Err
+	}
+	if errors.Is(err, syscall.EADDRNOTAVAIL) && a.c.opt.Source.IsValid() {
+		return fmt.Errorf("%w: %w: %w", ErrConnect, ErrNotLocal, err)
 	}
 	return fmt.Errorf("%w: %w", ErrConnect, err)
 }
@@ -218,7 +226,7 @@ func (a *attempt) lost(err error) error {
 	case a.ctx.Err() != nil:
 		return a.ctx.Err()
 	case errors.Is(err, ErrConnect):
-		if !a.progress || errors.Is(err, ErrTimeout) {
+		if !a.progress || errors.Is(err, ErrTimeout) || errors.Is(err, syscall.ETIMEDOUT) {
 			return err
 		}
 	case isTimeout(err) && partial > 0:
@@ -258,7 +266,9 @@ func (a *attempt) lost(err error) error {
 	return nil
 }
 
+// isTimeout reports whether one of our deadlines has passed. ETIMEDOUT, which is a time-out to net.Error,
+// may come long before.
 func isTimeout(err error) bool {
 	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
+	return errors.As(err, &t) && t.Timeout() && !errors.Is(err, syscall.ETIMEDOUT)
 }

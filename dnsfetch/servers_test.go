@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -252,7 +253,7 @@ func TestAllServersFail(t *testing.T) {
 		refusing.addr + ": query refused (REFUSED); " +
 		short.addr + ": part " + part2 + ": unusable answer: it answers another question than " + part2 + " APL; " +
 		alike.addr + ": query refused (REFUSED); " +
-		"this device's public address may not be registered yet; new devices take up to an hour"
+		"this device's public address may not be registered yet; new devices take up to an hour; on a relay, access-control must name this host"
 	if err.Error() != want {
 		t.Errorf("got  %s\nwant %s", err, want)
 	}
@@ -300,12 +301,45 @@ func TestSource(t *testing.T) {
 		t.Errorf("connected from %s", a)
 	}
 	_, err := client(t, Options{Source: netip.MustParseAddr("192.0.2.99")}, s.addr).Fetch(t.Context(), Request{Name: list})
-	if !errors.Is(err, ErrConnect) || !errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "not an address of this host") {
+	if e := (*Error)(nil); !errors.Is(err, ErrConnect) || !errors.Is(err, ErrNotLocal) || !errors.Is(err, syscall.EADDRNOTAVAIL) ||
+		!errors.As(err, &e) || e.Kind != KindSource {
 		t.Errorf("foreign source address: error %v", err)
+	}
+	// A name that cannot be looked up, and a server of the other family, are not the cause.
+	o := Options{Source: netip.MustParseAddr("192.0.2.99"), Resolver: names{}}
+	_, err = client(t, o, "gone.example", s.addr, "[::1]:53").Fetch(t.Context(), Request{Name: list})
+	if e := (*Error)(nil); !errors.As(err, &e) || e.Kind != KindSource {
+		t.Errorf("foreign source address, beside others: error %v", err)
 	}
 	_, err = client(t, Options{Source: netip.MustParseAddr("2001:db8::1")}, s.addr).Fetch(t.Context(), Request{Name: list})
 	if !errors.Is(err, ErrSource) || !strings.Contains(err.Error(), s.addr) {
 		t.Errorf("source address of the other family: error %v", err)
+	}
+}
+
+// Only the end of the time-out is "no answer within": an errno that means the same may come at once.
+func TestConnectErrors(t *testing.T) {
+	op := func(errno syscall.Errno) error {
+		return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", errno)}
+	}
+	a := &attempt{c: client(t, Options{Timeout: 10 * time.Second}, "192.0.2.1")}
+	for _, tt := range []struct {
+		name string
+		err  error
+		want string
+	}{
+		{"the deadline", &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}, "cannot connect: timed out: no answer within 10s"},
+		{"ETIMEDOUT", op(syscall.ETIMEDOUT), "cannot connect: connect: " + syscall.ETIMEDOUT.Error()},
+		{"no address without a source", op(syscall.EADDRNOTAVAIL), "cannot connect: connect: " + syscall.EADDRNOTAVAIL.Error()},
+	} {
+		if got := a.connectError(tt.err); got.Error() != tt.want || !errors.Is(got, ErrConnect) {
+			t.Errorf("%s: %v, want %s", tt.name, got, tt.want)
+		}
+	}
+	// On a connection, too: the kernel has given up sending.
+	a.ctx, a.progress, a.tries = t.Context(), true, maxTries
+	if got := a.lost(op(syscall.ETIMEDOUT)); !errors.Is(got, ErrCut) || errors.Is(got, ErrTimeout) {
+		t.Errorf("ETIMEDOUT on a connection: %v", got)
 	}
 }
 
