@@ -8,10 +8,7 @@ import (
 
 // Service accounts of the base system have ids below 200, those of packages from 500 to 999
 // (ports/infrastructure/db/user.list). Neither will ever need one between them.
-const (
-	lowID  = 300
-	highID = 499
-)
+const lowID, highID = 300, 499
 
 // accounts are the users and groups of the host, as passwd(5) and group(5) have them.
 type accounts struct {
@@ -86,5 +83,6 @@ func userLine(name string, id, gid int) string {
 func groupLine(name string, id int) string { return fmt.Sprintf("%s:*:%d:", name, id) }
 
 func addUser(name string, id int) []string {
-	return []string{useradd, "-u", strconv.Itoa(id), "-g", name, "-c", gecos, "-d", "/var/empty", "-s", "/sbin/nologin", "-L", "daemon", name}
+	return []string{useradd, "-u", strconv.Itoa(id), "-g", name, "-c", gecos,
+		"-d", "/var/empty", "-s", "/sbin/nologin", "-L", "daemon", name}
 }

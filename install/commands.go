@@ -16,9 +16,9 @@ import (
 	"syscall"
 )
 
-// Commands runs a command of the base system: the absolute path of a program and its arguments, with stdin as its
-// standard input. It returns what the command printed. The error of one that ran and failed names its exit status
-// and what it printed.
+// Commands runs a command of the base system: the absolute path of a program and its arguments, with stdin as
+// its standard input. It returns what the command printed. The error of one that ran and failed names its exit
+// status and what it printed.
 type Commands func(ctx context.Context, stdin string, args ...string) (stdout string, err error)
 
 // errStatus is in the errors of commands that ran and failed.
@@ -46,8 +46,8 @@ func failed(args []string, status int, output string) error {
 	return fmt.Errorf("%s: %w %d%s", typed(args), errStatus, status, output)
 }
 
-// Exec is the Commands of this host. It runs each to its end: an interrupt from the keyboard does not reach a useradd
-// that is about to rewrite the password file. ctx counts before the command starts.
+// Exec is the Commands of this host. It runs each to its end: an interrupt from the keyboard does not reach a
+// useradd that is about to rewrite the password file. ctx counts before the command starts.
 func Exec(ctx context.Context, stdin string, args ...string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -69,11 +69,12 @@ func Exec(ctx context.Context, stdin string, args ...string) (string, error) {
 	return stdout.String(), err
 }
 
-// Tree returns the Commands for the files below root of a system that is not running: an image that is being made, or
-// what a test has laid out. It knows the commands that this package runs, in the form in which it runs them, and
-// starts no process.
+// Tree returns the Commands for the files below root of a system that is not running: an image that is being
+// made, or what a test has laid out. It knows the commands that this package runs, in the form in which it runs
+// them, and starts no process.
 //
-// Users are added to passwd and master.passwd as text; `pwd_mkdb -p -d DIR/etc master.passwd` makes the databases.
+// Users are added to passwd and master.passwd as text; `pwd_mkdb -p -d DIR/etc master.passwd` makes the
+// databases.
 func Tree(root string) Commands {
 	return func(ctx context.Context, stdin string, args ...string) (string, error) {
 		if err := ctx.Err(); err != nil {

@@ -176,8 +176,8 @@ func (h *host) sync(f *os.File) error {
 	return f.Sync()
 }
 
-// lock keeps two installations from changing a host at the same time. It locks a directory, and so leaves nothing
-// behind; not that of the manifest, which a running daemon has locked.
+// lock keeps two installations from changing a host at the same time. It locks a directory, and so leaves
+// nothing behind; not that of the manifest, which a running daemon has locked.
 func lock(dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {

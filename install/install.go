@@ -1,14 +1,14 @@
-// Package install puts threatstopd on a host and removes it again: program, manual pages, rc.d script, service user,
-// configuration, spool, table files. Where the vendor's scripts run it takes their place: their lines leave root's
-// crontab, and newsyslog(8) rotates pflogd's file as it did before them.
+// Package install puts threatstopd on a host and removes it again: program, manual pages, rc.d script, service
+// user, configuration, spool, table files. Where the vendor's scripts run it takes their place: their lines
+// leave root's crontab, and newsyslog(8) rotates pflogd's file as it did before them.
 //
-// Every change is first written down in a manifest, with what was there before, and then made. So an installation
-// that was interrupted anywhere is finished by running it again, and [Uninstall] restores what was there; what the
-// owner has changed in the meantime it leaves and names. Neither edits pf.conf, nor removes or empties a table file
-// that pf.conf names: pf.conf would not load.
+// Every change is first written down in a manifest, with what was there before, and then made. So an
+// installation that was interrupted anywhere is finished by running it again, and [Uninstall] restores what was
+// there; what the owner has changed in the meantime it leaves and names. Neither edits pf.conf, nor removes or
+// empties a table file that pf.conf names: pf.conf would not load.
 //
-// What only commands can do (useradd(8), rcctl(8), crontab(1)) goes through [Commands]: [Exec] runs them, [Tree] does
-// the same to the files of a system that is not running.
+// What only commands can do (useradd(8), rcctl(8), crontab(1)) goes through [Commands]: [Exec] runs them, [Tree]
+// does the same to the files of a system that is not running.
 package install
 
 import (
@@ -54,8 +54,8 @@ type Options struct {
 	Working func(what string, do func() error) error
 	// Program returns the program that is installed: this one.
 	Program func() ([]byte, error)
-	// PF returns whether pf is enabled, and the names of the tables that are loaded in any anchor; nil where there
-	// is none to ask. The tables of one that cannot be asked are taken to be in use.
+	// PF returns whether pf is enabled, and the names of the tables that are loaded in any anchor; nil where
+	// there is none to ask. The tables of one that cannot be asked are taken to be in use.
 	PF   func() (enabled bool, tables []string, err error)
 	Conf Conf
 	// Preflight checks the installation at the end and prints what it finds, if the configuration is the owner's
@@ -66,8 +66,8 @@ type Options struct {
 	// Chown sets the owner of a file; nil for os.Lchown.
 	Chown func(path string, uid, gid int) error
 
-	// Of tests: the owner that Chown has set, and what is called before each change: its error is what a crash at
-	// that point is.
+	// Of tests: the owner that Chown has set, and what is called before each change: its error is what a crash
+	// at that point is.
 	owner func(path string) (uid, gid int, ok bool)
 	fault func(what string) error
 }
@@ -78,8 +78,8 @@ type Conf struct {
 	Example string // the commented example that is installed where there is none
 	// Parse reads the text of a configuration. Warnings are for the owner to see, and no reason to stop.
 	Parse func(name, text string) (s Settings, warnings []error, err error)
-	// Questions are asked on a terminal where there is no configuration but the example. Fill returns the example
-	// with the answers, by key; Try tries what it says, and prints what it finds.
+	// Questions are asked on a terminal where there is no configuration but the example. Fill returns the
+	// example with the answers, by key; Try tries what it says, and prints what it finds.
 	Questions []Question
 	Fill      func(answers map[string]string) string
 	Try       func(ctx context.Context, text string) error
@@ -271,9 +271,9 @@ func (h *host) advise(format string, args ...any) {
 	h.advice = append(h.advice, fmt.Sprintf(format, args...))
 }
 
-// Install puts threatstopd on the host. It looks first, shows what it is about to do, asks, and does it. What is in
-// place already is left alone: to run it again after an upgrade replaces what has changed, and after an interruption
-// finishes it. pf.conf is never changed; what it needs is printed.
+// Install puts threatstopd on the host. It looks first, shows what it is about to do, asks, and does it. What is
+// in place already is left alone: to run it again after an upgrade replaces what has changed, and after an
+// interruption finishes it. pf.conf is never changed; what it needs is printed.
 //
 // The error wraps ErrDeclined when the owner said no, ErrPackaged in a program that came with a package.
 func Install(ctx context.Context, o Options) error {
@@ -417,7 +417,8 @@ func (h *host) readConf(ctx context.Context) error {
 		h.advise("%v", w)
 	}
 	if s != nil && s.Type == "" && s.Mode&0o077 != 0 {
-		h.advise("%s has mode %04o: `chmod 600` it: writable by others, or readable with a password in it, it is refused", name, s.Mode)
+		h.advise("%s has mode %04o: `chmod 600` it: writable by others, or readable with a password in it, it is refused",
+			name, s.Mode)
 	}
 	return nil
 }
@@ -425,7 +426,8 @@ func (h *host) readConf(ctx context.Context) error {
 // askConf asks for what a configuration needs and tries it. It returns the configuration, or "" for the example,
 // which the owner fills in.
 func (h *host) askConf(ctx context.Context) string {
-	h.printf("What %s needs, as the web site of the service shows it. Without an answer\nthe example is installed, to be filled in.\n", h.Conf.Path)
+	h.printf("What %s needs, as the web site of the service shows it. Without an answer\n"+
+		"the example is installed, to be filled in.\n", h.Conf.Path)
 	answers := make(map[string]string)
 	for _, q := range h.Conf.Questions {
 		prompt := q.Text
@@ -515,7 +517,8 @@ func (h *host) spool() error {
 	}
 	switch {
 	case cur == nil:
-		h.add(rec, step{say: fmt.Sprintf("make the directory %s, of %s (mode 0700)", dir, h.cfg.User), do: func(context.Context) error {
+		say := fmt.Sprintf("make the directory %s, of %s (mode 0700)", dir, h.cfg.User)
+		h.add(rec, step{say: say, do: func(context.Context) error {
 			if err := h.do("make", dir, func() error { return os.Mkdir(h.at(dir), 0o700) }); err != nil {
 				return err
 			}
@@ -610,8 +613,8 @@ func (h *host) daemon(ctx context.Context, on []string) error {
 	return nil
 }
 
-// takeOver has the vendor's scripts retired: what runs them is undone. The scripts themselves stay where they are, and
-// do nothing by themselves. Without a configuration they keep their work.
+// takeOver has the vendor's scripts retired: what runs them is undone. The scripts themselves stay where they
+// are, and do nothing by themselves. Without a configuration they keep their work.
 func (h *host) takeOver() error {
 	tab, err := h.read(cronTabPath)
 	if err != nil {
@@ -621,7 +624,8 @@ func (h *host) takeOver() error {
 		_, body := cutHeader(tab.text())
 		rest, taken, left := takeCron(body)
 		if len(taken) > 0 && !h.kept {
-			h.advise("The vendor's scripts continue to update the tables until %s is filled in\nand `threatstopd --install` has been run again.", h.Conf.Path)
+			h.advise("The vendor's scripts continue to update the tables until %s is filled in\n"+
+				"and `threatstopd --install` has been run again.", h.Conf.Path)
 			return nil
 		}
 		for _, l := range left {
@@ -649,8 +653,8 @@ func (h *host) takeOver() error {
 	return nil
 }
 
-// edit returns the change of a file of the owner's from cur to text. If somebody has changed it again since it was
-// changed, that is what is to be given back.
+// edit returns the change of a file of the owner's from cur to text. If somebody has changed it again since it
+// was changed, that is what is to be given back.
 func (h *host) edit(k kind, path string, cur *saved, text string) *change {
 	rec := h.change(k, path, "")
 	if rec.Before == nil || !rec.wrote(cur.text()) {

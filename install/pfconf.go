@@ -56,8 +56,8 @@ func (h *host) pfConf() *pfConf {
 	return c
 }
 
-// pfLines returns the lines that are not empty (pf.conf(5): parse.y's lexer): a backslash at the end joins a line
-// with the next, a # outside quotes begins a comment.
+// pfLines returns the lines that are not empty (pf.conf(5): parse.y's lexer): a backslash at the end joins a
+// line with the next, a # outside quotes begins a comment.
 func pfLines(text string) (all []mention) {
 	joined, start := "", 1
 	for n, raw := range strings.Split(text+"\n", "\n") {
@@ -74,8 +74,8 @@ func pfLines(text string) (all []mention) {
 	return all
 }
 
-// naming returns the lines that name a file. The last part of its path is enough: the rest may be in a macro, or be
-// written in another way. Rather one line too many.
+// naming returns the lines that name a file. The last part of its path is enough: the rest may be in a macro, or
+// be written in another way. Rather one line too many.
 func (c *pfConf) naming(file string) []mention { return c.with(path.Base(file)) }
 
 // using returns the lines that use a table.

@@ -21,8 +21,8 @@ var syntax = sync.OnceValue(func() (s struct{ cronHeader, script, cronLine, rota
 	// A script of the vendor's: by a name that is nobody else's, or where its installer puts it.
 	script := `(?:\S*/)?(?:threatstop-pf\.sh|loguploadclient\.pl)|` + regexp.QuoteMeta(scriptsDir) + `sendlog\.sh`
 	s.script = regexp.MustCompile(script)
-	// A line of a crontab (crontab(5)) that runs one: when, options, a directory to change to, a shell or perl, the
-	// script, and the rest.
+	// A line of a crontab (crontab(5)) that runs one: when, options, a directory to change to, a shell or perl,
+	// the script, and the rest.
 	s.cronLine = regexp.MustCompile(`^(?:@\S+|[\w*,/~-]+(?:\s+[\w*,/~-]+){4})\s+(?:-[nqs]+\s+)*(?:cd\s+\S+?(?:\s*;|\s+&&)\s+)?` +
 		`(?:(?:\S*/)?(?:sh|ksh|perl)\s+)?(?:` + script + `)(\s.*)?$`)
 	// A line of newsyslog.conf(5): file, owner and group, which may be left out, mode, count, size, interval.
@@ -42,8 +42,8 @@ func cutHeader(tab string) (header, body string) {
 	return header, tab[len(header):]
 }
 
-// runsScript reports whether a line of a crontab, or of a shell script, runs one of the vendor's scripts; and whether
-// it is a crontab's and does nothing else.
+// runsScript reports whether a line of a crontab, or of a shell script, runs one of the vendor's scripts; and
+// whether it is a crontab's and does nothing else.
 func runsScript(line string) (runs, alone bool) {
 	line = strings.TrimSpace(line)
 	if strings.HasPrefix(line, "#") || !syntax().script.MatchString(line) {
@@ -82,10 +82,7 @@ func takeCron(body string) (rest string, taken, left []string) {
 // kept, from which size in kilobytes and after how many hours the file is rotated.
 type rotation [3]string
 
-var (
-	stock  = rotation{"3", "250", "*"} // OpenBSD's
-	hourly = rotation{"10", "*", "1"}
-)
+var stock, hourly = rotation{"3", "250", "*"}, rotation{"10", "*", "1"} // OpenBSD's, and the vendor's
 
 // setRotation returns newsyslog.conf with the first line for pflogd's file that has the one rotation changed to the
 // other, and that line before and after; was is "" if there is none. A file may be a glob(7) since OpenBSD 8.0; one

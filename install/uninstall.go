@@ -11,12 +11,12 @@ import (
 	"strings"
 )
 
-// Uninstall stops threatstopd and restores what was there before it was installed, change by change, the last one
-// first. What has been changed since by somebody else stays, and is named. A table file stays as it is while pf.conf
-// names it or its table is loaded; the lines to remove first are named.
+// Uninstall stops threatstopd and restores what was there before it was installed, change by change, the last
+// one first. What has been changed since by somebody else stays, and is named. A table file stays as it is while
+// pf.conf names it or its table is loaded; the lines to remove first are named.
 //
-// It can be interrupted and run again. Where nothing is installed it does nothing.
-// The error wraps ErrDeclined and ErrPackaged as that of Install.
+// It can be interrupted and run again. Where nothing is installed it does nothing. The error wraps ErrDeclined
+// and ErrPackaged as that of Install.
 func Uninstall(ctx context.Context, o Options) error {
 	h, unlock, err := open(o)
 	if err != nil {
@@ -88,8 +88,8 @@ func (h *host) undoLast(ctx context.Context) error {
 	return h.writeManifest()
 }
 
-// The functions below look at what a change has become, and return what there is to do. What is as it was before is
-// done already, or never happened.
+// The functions below look at what a change has become, and return what there is to do. What is as it was before
+// is done already, or never happened.
 
 func leave(format string, args ...any) (step, error) {
 	return step{leave: fmt.Sprintf(format, args...)}, nil
@@ -251,8 +251,8 @@ func (h *host) undoPflogd(c *change) (step, error) {
 	return h.runs("turn pflogd off again", all...), nil
 }
 
-// undoCrontab puts the crontab back, or, where somebody has changed it since, the lines that were taken out behind
-// its end.
+// undoCrontab puts the crontab back, or, where somebody has changed it since, the lines that were taken out
+// behind its end.
 func (h *host) undoCrontab(c *change) (step, error) {
 	tab, err := h.read(cronTabPath)
 	if err != nil {

@@ -125,9 +125,9 @@ var goesWith = []struct{ flag, modes, otherwise string }{
 		"-f does not go with --install: " + config.DefaultPath + " is what is installed, or kept"},
 }
 
-// Run carries out what args, which come without the program's name, ask for and returns the exit code. A run that
-// changes something ends early when ctx does, or on SIGINT or SIGTERM; one that only prints is ended by these as any
-// program is.
+// Run carries out what args, which come without the program's name, ask for and returns the exit code. A run
+// that changes something ends early when ctx does, or on SIGINT or SIGTERM; one that only prints is ended by
+// these as any program is.
 func Run(ctx context.Context, args []string, env Env) int {
 	f, err := parse(args)
 	if err != nil {
@@ -242,8 +242,8 @@ func unexpected(arg string) error {
 	return fmt.Errorf("unexpected argument %q", arg)
 }
 
-// confine takes from this process, for the rest of its life, what the command of this name in privsep.Roles does not
-// need.
+// confine takes from this process, for the rest of its life, what the command of this name in privsep.Roles does
+// not need.
 func (env Env) confine(command string, c privsep.Confinement) error {
 	if env.Confine == nil {
 		return nil

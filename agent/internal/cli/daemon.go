@@ -118,8 +118,8 @@ func openCrash(env Env, log zerolog.Logger) (closeCrash func()) {
 	return func() { crash.Close() }
 }
 
-// listen makes the sockets that the daemon answers at. A host without the socket for monitoring is better off than one
-// without the daemon: it is left out, and reported.
+// listen makes the sockets that the daemon answers at. A host without the socket for monitoring is better off
+// than one without the daemon: it is left out, and reported.
 func listen(cfg *config.Config, env Env) (l status.Listeners, missing []error, err error) {
 	if env.Socket != "" {
 		if l.Full, err = status.Listen(env.Socket, ""); err != nil {
@@ -160,8 +160,8 @@ func openLog(env Env, f *flags) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(level), nil
 }
 
-// daemonSetup cuts a configuration into what each part of the daemon needs; service is the confinement of a process
-// that becomes the service user.
+// daemonSetup cuts a configuration into what each part of the daemon needs; service is the confinement of a
+// process that becomes the service user.
 func daemonSetup(c *config.Config, env Env, f *flags, service privsep.Confinement, level zerolog.Level) *daemon.Setup {
 	s := &daemon.Setup{
 		Sources:          sourcesOptions(c),
@@ -175,7 +175,8 @@ func daemonSetup(c *config.Config, env Env, f *flags, service privsep.Confinemen
 		LockDir:          filepath.Dir(c.BlockFile),
 		Confinement:      mainConfinement(c, env, f),
 		Report:           reporting(c, service, level),
-		Fixed:            fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable, c.User, c.StatusGroup, c.Metrics.String(), c.StatusPage.String()}),
+		Fixed: fmt.Sprintf("%q", []string{c.BlockFile, c.AllowFile, c.BlockTable, c.AllowTable,
+			c.User, c.StatusGroup, c.Metrics.String(), c.StatusPage.String()}),
 	}
 	s.States.Confinement = service
 	return s
@@ -209,8 +210,8 @@ func absolute(path string) string {
 	return path
 }
 
-// RoleBodies are the lives of the other processes, by the roles' names: for privsep.Serve, when this process is one,
-// and for privsep.InProcess.
+// RoleBodies are the lives of the other processes, by the roles' names: for privsep.Serve, when this process is
+// one, and for privsep.InProcess.
 func RoleBodies(env Env) map[string]privsep.Body {
 	return map[string]privsep.Body{
 		"fetch": fetch.Body(env.Confine, env.Lookup),

@@ -98,8 +98,8 @@ func dumpTarget(env Env, f *flags) (pfioctl.Table, error) {
 	return t, err
 }
 
-// appendText appends an entry as pfctl -T show prints it, or, with counters, as pfctl -vT show does. Counters are
-// there only in a table with `counters`, and once the entry was hit.
+// appendText appends an entry as pfctl -T show prints it, or, with counters, as pfctl -vT show does. Counters
+// are there only in a table with `counters`, and once the entry was hit.
 func appendText(b []byte, s pfioctl.AddrStats, counters bool, zone *time.Location) []byte {
 	sign := "   "
 	if s.Not {
@@ -121,8 +121,8 @@ func appendText(b []byte, s pfioctl.AddrStats, counters bool, zone *time.Locatio
 	return b
 }
 
-// appendJSON appends an entry as a JSON object. It is put together by hand, as there may be millions: neither a prefix
-// nor a time has anything to be quoted.
+// appendJSON appends an entry as a JSON object. It is put together by hand, as there may be millions: neither a
+// prefix nor a time has anything to be quoted.
 func appendJSON(b []byte, s pfioctl.AddrStats, counters, last bool) []byte {
 	b = append(s.Prefix.AppendTo(append(b, `{"prefix":"`...)), '"')
 	if s.Not {
@@ -133,11 +133,13 @@ func appendJSON(b []byte, s pfioctl.AddrStats, counters, last bool) []byte {
 	}
 	if counters && s.Counted {
 		b = append(b, `,"counters":{`...)
-		for dir, name := range [2]string{`"in"`, `,"out"`} {
-			b = fmt.Appendf(b, `%s:{"block":{"packets":%d,"bytes":%d},"match":{"packets":%d,"bytes":%d},"pass":{"packets":%d,"bytes":%d}}`,
-				name, s.Packets[dir][0], s.Bytes[dir][0], s.Packets[dir][1], s.Bytes[dir][1], s.Packets[dir][2], s.Bytes[dir][2])
+		for dir, name := range [2]string{`"in":{`, `},"out":{`} {
+			b = append(b, name...)
+			for op, name := range [3]string{`"block"`, `,"match"`, `,"pass"`} {
+				b = fmt.Appendf(b, `%s:{"packets":%d,"bytes":%d}`, name, s.Packets[dir][op], s.Bytes[dir][op])
+			}
 		}
-		b = append(b, '}')
+		b = append(b, "}}"...)
 	}
 	if last {
 		return append(b, "}\n"...)
@@ -145,8 +147,8 @@ func appendJSON(b []byte, s pfioctl.AddrStats, counters, last bool) []byte {
 	return append(b, "},\n"...)
 }
 
-// readFiles prints pflog files as tcpdump -n -e -S -r does. It needs neither a configuration nor any privilege but
-// that of reading the files.
+// readFiles prints pflog files as tcpdump -n -e -S -r does. It needs neither a configuration nor any privilege
+// but that of reading the files.
 func readFiles(_ context.Context, env Env, f *flags) error {
 	names := f.args
 	if len(names) == 0 {

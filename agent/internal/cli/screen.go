@@ -12,8 +12,8 @@ import (
 	"golang.org/x/term"
 )
 
-// screen writes what is done to Stdout, what is wrong to Stderr, and on a terminal a line that shows how far the work
-// has come.
+// screen writes what is done to Stdout, what is wrong to Stderr, and on a terminal a line that shows how far the
+// work has come.
 type screen struct {
 	env   Env
 	quiet bool      // print only what is wrong
@@ -21,8 +21,8 @@ type screen struct {
 	last  time.Time // when one was drawn
 }
 
-// A line that is drawn fits into the narrowest terminal, since one that was wrapped could not be taken back; and a
-// serial console of 9600 baud must not hold the work up.
+// A line that is drawn fits into the narrowest terminal, since one that was wrapped could not be taken back; and
+// a serial console of 9600 baud must not hold the work up.
 const (
 	drawWidth = 79
 	drawEvery = 200 * time.Millisecond

@@ -101,8 +101,8 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	return nil
 }
 
-// startFetch starts the process that fetches, for one run. Nothing is read from it before hold, unless that is nil, is
-// closed.
+// startFetch starts the process that fetches, for one run. Nothing is read from it before hold, unless that is
+// nil, is closed.
 func startFetch(ctx context.Context, env Env, cfg *config.Config, hold <-chan struct{}) (*fetch.Client, error) {
 	return fetch.New(ctx, fetch.Options{Starter: env.Roles, Fetch: fetchOptions(cfg),
 		Confinement: fetchConfinement(cfg, serviceUser(cfg.User)), Hold: hold, Once: true})
@@ -144,8 +144,8 @@ func askDaemon(ctx context.Context, env Env, f *flags) error {
 	return err
 }
 
-// showStatus prints the state of the running daemon. It reads no configuration and needs no privilege but that of
-// connecting to one of the sockets. Its error distinguishes a daemon that needs its owner from none.
+// showStatus prints the state of the running daemon. It reads no configuration and needs no privilege but that
+// of connecting to one of the sockets. Its error distinguishes a daemon that needs its owner from none.
 func showStatus(ctx context.Context, env Env, f *flags) error {
 	sockets := slices.DeleteFunc([]string{env.Socket, env.StatusSocket}, func(s string) bool { return s == "" })
 	client, err := status.Dial(ctx, sockets...)

@@ -42,8 +42,8 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 // maxChecked bounds what one --check takes: each is looked for in the whole table and in all lists.
 const maxChecked = 64
 
-// networks reads the arguments of --check, addresses and networks; "-" stands for those on standard input. Each is
-// returned once.
+// networks reads the arguments of --check, addresses and networks; "-" stands for those on standard input. Each
+// is returned once.
 func networks(args []string, stdin io.Reader) ([]netip.Prefix, error) {
 	var all []netip.Prefix
 	for _, arg := range args {
@@ -111,8 +111,9 @@ func checkAddress(ctx context.Context, env Env, f *flags) error {
 	return notTried(err)
 }
 
-// checkOptions are what --test or --check needs to know. Both go on to connect to the servers of the configuration
-// and to others: they become the user that the daemon's processes for the network are, as is what they read.
+// checkOptions are what --test or --check needs to know. Both go on to connect to the servers of the
+// configuration and to others: they become the user that the daemon's processes for the network are, as is what
+// they read.
 func checkOptions(command string, c *config.Config, env Env, f *flags) check.Options {
 	dialer := &net.Dialer{}
 	if c.SourceAddress.IsValid() {
