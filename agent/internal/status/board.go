@@ -3,6 +3,7 @@ package status
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,23 +16,22 @@ const MaxEncoded = 4 << 20
 // ones are kept.
 func Encode(s Status) ([]byte, error) {
 	s.Format = Format
-	b, err := json.Marshal(s)
-	for named := 1000; err == nil && len(b) > MaxEncoded && named > 0; named /= 10 {
-		s.Tables = append([]Table(nil), s.Tables...)
+	s.Tables = slices.Clone(s.Tables)
+	for named := 1000; ; named /= 10 {
+		b, err := json.Marshal(s)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("status: %w", err)
+		case len(b) <= MaxEncoded:
+			return b, nil
+		case named == 0:
+			return nil, fmt.Errorf("status: %d bytes, at most %d can be sent", len(b), MaxEncoded)
+		}
 		for i := range s.Tables {
 			t := &s.Tables[i]
-			t.Excepted = t.Excepted[:min(len(t.Excepted), named)]
-			t.Dropped = t.Dropped[:min(len(t.Dropped), named)]
+			t.Excepted, t.Dropped = t.Excepted[:min(len(t.Excepted), named)], t.Dropped[:min(len(t.Dropped), named)]
 		}
-		b, err = json.Marshal(s)
 	}
-	if err == nil && len(b) > MaxEncoded {
-		err = fmt.Errorf("%d bytes, at most %d can be sent", len(b), MaxEncoded)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("status: %w", err)
-	}
-	return b, nil
 }
 
 // Decode is the inverse of [Encode]. A status of another format is an error.
@@ -79,11 +79,9 @@ func (b *Board) Put(s *Status) {
 // reported for [OldAfter], whether the policy is enforced is not known: the rest is what main
 // reported last.
 func (b *Board) Status() Status {
-	timer := time.NewTimer(firstTime)
-	defer timer.Stop()
 	select {
 	case <-b.first:
-	case <-timer.C:
+	case <-time.After(firstTime):
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -93,16 +91,15 @@ func (b *Board) Status() Status {
 func (b *Board) at(now time.Time) Status {
 	s := b.last
 	s.Reported, s.Now = s.Now, now
+	why := ""
 	switch old := now.Sub(b.came); {
 	case b.came.IsZero():
-		s.unknown("main has not reported yet")
+		why = "main has not reported yet"
 	case old > OldAfter:
-		s.unknown(fmt.Sprintf("main has not reported for %d s", old/time.Second))
+		why = fmt.Sprintf("main has not reported for %d s", old/time.Second)
+	}
+	if why != "" {
+		s.Enforced, s.NotEnforced, s.Unsure, s.NotKnown = false, "", "", why
 	}
 	return s
-}
-
-// unknown makes s say that nothing is known of what pf enforces.
-func (s *Status) unknown(why string) {
-	s.Enforced, s.NotEnforced, s.Unsure, s.NotKnown = false, "", "", why
 }

@@ -41,26 +41,20 @@ type Client struct {
 // ErrNotRunning when none has, and fs.ErrPermission when there may be one that the caller may
 // not connect to.
 func Dial(ctx context.Context, paths ...string) (*Client, error) {
-	var refused, failed error
+	failed := ErrNotRunning
 	for _, path := range paths {
 		conn, err := connect(ctx, path)
 		switch {
 		case err == nil:
 			return &Client{conn: conn, path: path}, nil
 		case errors.Is(err, fs.ErrPermission):
-			refused = fmt.Errorf("unix socket %s: %w: only root, wheel and, for the status, STATUS_GROUP may ask", path, fs.ErrPermission)
+			failed = fmt.Errorf("unix socket %s: %w: only root, wheel and, for the status, STATUS_GROUP may ask", path, fs.ErrPermission)
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		case failed == nil:
+		case failed == ErrNotRunning:
 			failed = fmt.Errorf("unix socket %s: %w", path, cause(err))
 		}
 	}
-	switch {
-	case refused != nil:
-		return nil, refused
-	case failed != nil:
-		return nil, failed
-	}
-	return nil, ErrNotRunning
+	return nil, failed
 }
 
 // Close ends the connection. It is needed only where no request is made.
@@ -100,14 +94,12 @@ func (c *Client) do(ctx context.Context, method, target string, take func(body *
 // failed is the error for an answer that did not come, or not to its end.
 func (c *Client) failed(ctx context.Context, err error) error {
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case errors.Is(ctx.Err(), context.DeadlineExceeded), ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded):
 		err = errors.New("the daemon does not answer")
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		err = errors.New("the daemon closed the connection before the end of its answer")
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = errors.New("the daemon does not answer")
 	default:
 		err = errors.New(printable(err.Error()))
 	}
@@ -146,14 +138,13 @@ func (c *Client) Sync(ctx context.Context, force bool, say func(line string, war
 			if errors.Is(err, bufio.ErrBufferFull) {
 				return fmt.Errorf("sync: a line of more than %d bytes", maxEvent)
 			}
-			if err != nil {
-				return err
-			}
 			var e Event
-			if err := json.Unmarshal(line, &e); err != nil {
-				return fmt.Errorf("sync: %w", err)
+			if err == nil {
+				err = json.Unmarshal(line, &e)
 			}
 			switch {
+			case err != nil:
+				return fmt.Errorf("sync: %w", err)
 			case e.Exit == nil:
 				say(printable(e.Text), e.Warn)
 			case *e.Exit < 0 || *e.Exit > 255:

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/user"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -39,8 +38,6 @@ const maxPath = 103
 // socketMode admits the owner and the group: connecting requires write permission.
 const socketMode = 0o660
 
-var umaskMu sync.Mutex
-
 // Listen makes the socket at path and listens on it. The socket has mode 0660 from its first
 // moment; its group is that of the directory (on OpenBSD a file inherits it, and /var/run is
 // wheel's), or the one named where group is not "".
@@ -48,96 +45,77 @@ var umaskMu sync.Mutex
 // A socket left from before is replaced when nobody answers there; anything else at path, and
 // a daemon that answers, is an error. The umask of the process changes during the call, for
 // all threads. Call it before pledge(2): it needs chown and reads /etc/group.
-func Listen(path, group string) (net.Listener, error) {
-	fail := func(format string, args ...any) error {
-		return fmt.Errorf("unix socket %s: "+format, append([]any{path}, args...)...)
-	}
+func Listen(path, group string) (l net.Listener, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("unix socket %s: %w", path, cause(err))
+		}
+	}()
 	if len(path) > maxPath {
-		return nil, fail("its path has %d bytes, at most %d are possible", len(path), maxPath)
+		return nil, fmt.Errorf("its path has %d bytes, at most %d are possible", len(path), maxPath)
 	}
 	gid := -1
 	if group != "" {
 		g, err := user.LookupGroup(group)
 		if err != nil {
-			return nil, fail("%w: make it with groupadd %s, or leave STATUS_GROUP out", err, group)
+			return nil, fmt.Errorf("%w: make it with groupadd %s, or leave STATUS_GROUP out", err, group)
 		}
 		if gid, err = strconv.Atoi(g.Gid); err != nil {
-			return nil, fail("group %s has the id %q", group, g.Gid)
+			return nil, err
 		}
 	}
 	if err := removeStale(path); err != nil {
-		return nil, fail("%w", err)
+		return nil, err
 	}
-	l, err := bind(path)
+	// The mode is set by the umask: before a chmod others could connect. Both OpenBSD
+	// (uipc_usrreq.c: unp_bind) and Linux make it 0777 less the umask.
+	old := syscall.Umask(0o777 &^ socketMode)
+	l, err = net.Listen("unix", path)
+	syscall.Umask(old)
 	if err != nil {
-		return nil, fail("listen: %w", cause(err))
+		return nil, fmt.Errorf("listen: %w", cause(err))
 	}
 	if gid >= 0 {
 		// Until here its group was that of the directory, which may do no less.
 		if err := os.Lchown(path, -1, gid); err != nil {
 			l.Close()
-			return nil, fail("give it to group %s: %w", group, cause(err))
+			return nil, fmt.Errorf("give it to group %s: %w", group, cause(err))
 		}
 	}
 	return l, nil
 }
 
-// bind makes the socket with its mode: after a chmod there would have been a moment in which
-// others can connect.
-func bind(path string) (net.Listener, error) {
-	umaskMu.Lock()
-	defer umaskMu.Unlock()
-	// Both OpenBSD (uipc_usrreq.c: unp_bind) and Linux make it 0777 less the umask.
-	old := syscall.Umask(0o777 &^ socketMode)
-	defer syscall.Umask(old)
-	return net.Listen("unix", path)
-}
-
 // removeStale removes a socket at path on which nobody listens.
 func removeStale(path string) error {
 	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err != nil {
-		return cause(err)
-	}
-	if fi.Mode().Type() != fs.ModeSocket {
+	case err != nil:
+		return err
+	case fi.Mode().Type() != fs.ModeSocket:
 		return errors.New("there is something that is not a socket: remove it")
 	}
 	// The report process, which holds the socket too, ends some moments after a main that
 	// was killed: a start right after that waits for it.
-	const patience, pause = 2 * time.Second, 50 * time.Millisecond
-	for until := time.Now().Add(patience); ; time.Sleep(pause) {
-		used, err := answers(path)
-		if err != nil {
+	for until := time.Now().Add(2 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		c, err := connect(ctx, path)
+		cancel()
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("left from before, cannot be removed: %w", cause(err))
+			}
+			return nil
+		case err != nil:
 			return fmt.Errorf("cannot find out whether another threatstopd answers there: %w", cause(err))
 		}
-		if !used {
-			break
-		}
+		c.Close()
 		if time.Now().After(until) {
 			return errors.New("another threatstopd answers there: `rcctl stop threatstopd` stops it")
 		}
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("left from before, cannot be removed: %w", cause(err))
-	}
-	return nil
-}
-
-// answers reports whether somebody listens on the socket at path.
-func answers(path string) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	c, err := connect(ctx, path)
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, c.Close()
 }
 
 // connect connects to a socket. OpenBSD refuses a connection also when too many wait to be
@@ -167,19 +145,14 @@ func ListenTCP(what string, at netip.AddrPort) (net.Listener, error) {
 	return l, nil
 }
 
-// cause removes from an error what the message around it contains already.
+// cause returns the system's error, where err is one of a call: the message around it has the rest.
 func cause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err
-	}
-	var call *os.SyscallError
-	if errors.As(err, &call) {
-		return call.Err
-	}
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return path.Err
+	switch err.(type) {
+	case *net.OpError, *os.SyscallError, *fs.PathError:
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			return errno
+		}
 	}
 	return err
 }

@@ -3,7 +3,9 @@ package status
 import (
 	"bytes"
 	_ "embed"
+	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -55,29 +57,25 @@ var labelValue = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 // a counter if its name ends in _total. The first sample counts for each set of labels: a second
 // one would make the whole text invalid. It returns "".
 func (m *metrics) sample(name, help string, value any, labels ...string) string {
-	const prefix = "threatstopd_"
 	figure := number(value)
 	if figure == "" {
 		return ""
 	}
-	name = prefix + name
+	name = "threatstopd_" + name
 	if name != m.last {
 		kind := "gauge"
 		if strings.HasSuffix(name, "_total") {
 			kind = "counter"
 		}
-		m.b.WriteString("# HELP " + name + " " + help + "\n# TYPE " + name + " " + kind + "\n")
+		fmt.Fprintf(&m.b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 		m.last = name
 	}
-	for i := 0; i < len(labels); i += 2 {
-		sep := "{"
-		if i > 0 {
-			sep = ","
-		}
-		name += sep + labels[i] + `="` + labelValue.Replace(strings.ToValidUTF8(labels[i+1], "?")) + `"`
+	var pairs []string
+	for pair := range slices.Chunk(labels, 2) {
+		pairs = append(pairs, pair[0]+`="`+labelValue.Replace(strings.ToValidUTF8(pair[1], "?"))+`"`)
 	}
-	if len(labels) > 0 {
-		name += "}"
+	if pairs != nil {
+		name += "{" + strings.Join(pairs, ",") + "}"
 	}
 	if !m.seen[name] {
 		m.seen[name] = true
@@ -88,23 +86,22 @@ func (m *metrics) sample(name, help string, value any, labels ...string) string 
 
 // number formats a value: 1 for true, seconds for a time or a duration, "" for no time.
 func number(value any) string {
-	var f float64
+	var seconds float64
 	switch v := value.(type) {
-	case int:
-		f = float64(v)
-	case int64:
-		f = float64(v)
 	case bool:
 		if v {
-			f = 1
+			return "1"
 		}
+		return "0"
 	case Seconds:
-		f = v.Duration().Seconds()
+		seconds = v.Duration().Seconds()
 	case time.Time:
 		if v.IsZero() {
 			return ""
 		}
-		f = float64(v.UnixMilli()) / 1000
+		seconds = float64(v.UnixMilli()) / 1000
+	default:
+		return fmt.Sprint(v)
 	}
-	return strconv.FormatFloat(f, 'f', -1, 64)
+	return strconv.FormatFloat(seconds, 'f', -1, 64)
 }

@@ -49,6 +49,14 @@ func (n *needs) add(format string, args ...any) {
 	n.all = append(n.all, fmt.Sprintf(format, args...))
 }
 
+// then joins two texts, if the second is not empty.
+func then(text, sep, more string) string {
+	if more == "" {
+		return text
+	}
+	return text + sep + more
+}
+
 // lists adds absent lists, and stale ones, those with the same error as one need: servers that
 // do not answer are one cause.
 func (n *needs) lists(s *Status) {
@@ -77,10 +85,8 @@ func (n *needs) lists(s *Status) {
 				ages = append(ages, old)
 			}
 		}
-		if cause != "" {
-			cause = ": " + cause
-		}
-		n.add("%s: stale, %s (limit %s)%s", strings.Join(names, ", "), strings.Join(ages, ", "), age(s.Poll.StaleAfter.Duration()), cause)
+		text := fmt.Sprintf("%s: stale, %s (limit %s)", strings.Join(names, ", "), strings.Join(ages, ", "), age(s.Poll.StaleAfter.Duration()))
+		n.add("%s", then(text, ": ", cause))
 	}
 }
 
@@ -93,8 +99,7 @@ func (l List) cause() string {
 }
 
 func (n *needs) tables(s *Status) {
-	for i := range s.Tables {
-		t := &s.Tables[i]
+	for _, t := range s.Tables {
 		switch {
 		case t.Held != nil:
 			force := ""
@@ -126,24 +131,16 @@ func (n *needs) reporting(s *Status) {
 	}
 	u := &s.Uploads
 	if u.Aside.Batches > 0 {
-		why := ""
-		if u.AsideError != "" {
-			why = " (" + u.AsideError + ")"
-		}
-		n.add("%s refused by the log server%s: %s set aside in %s", plural(u.Aside.Batches, "batch", "batches"), why,
-			plural(u.Aside.Lines, "line", "lines"), u.SpoolDir)
+		n.add("%s refused by the log server%s: %s set aside in %s", plural(u.Aside.Batches, "batch", "batches"),
+			strings.TrimSuffix(" ("+u.AsideError+")", " ()"), plural(u.Aside.Lines, "line", "lines"), u.SpoolDir)
 	}
 	for _, d := range s.Hits.Drops {
-		if d.Count > 0 && d.hits() && !d.Last.IsZero() && s.Now.Sub(d.Last) < lostRecently {
-			n.add("%s lost: %s, last %s ago", plural(d.Count, "hit", "hits"), d.text(), age(s.Now.Sub(d.Last)))
+		if hits, text := d.reason(); d.Count > 0 && hits && !d.Last.IsZero() && s.Now.Sub(d.Last) < lostRecently {
+			n.add("%s lost: %s, last %s ago", plural(d.Count, "hit", "hits"), text, age(s.Now.Sub(d.Last)))
 		}
 	}
 	if lasts := s.Now.Sub(u.FailingSince); !u.FailingSince.IsZero() && (u.Advice != "" || lasts >= failingFor) {
-		advice := ""
-		if u.Advice != "" {
-			advice = ": " + u.Advice
-		}
-		n.add("uploads have failed for %s: %s%s", age(lasts), u.Error, advice)
+		n.add("uploads have failed for %s: %s", age(lasts), then(u.Error, ": ", u.Advice))
 	}
 	if u.SpoolError != "" {
 		n.add("hits stay in memory: %s", u.SpoolError)
@@ -186,22 +183,12 @@ var reasons = []struct {
 	{DropRefused, true, "refused by the log server, and no room to keep them"},
 }
 
-// hits reports whether what was lost should have been delivered.
-func (d Drop) hits() bool {
+// reason returns the row of the reason; a newer daemon may have others.
+func (d Drop) reason() (hits bool, text string) {
 	for _, r := range reasons {
 		if r.name == d.Reason {
-			return r.hits
+			return r.hits, r.text
 		}
 	}
-	return true
-}
-
-// text is the meaning of the reason, its name where a newer daemon has another one.
-func (d Drop) text() string {
-	for _, r := range reasons {
-		if r.name == d.Reason {
-			return r.text
-		}
-	}
-	return d.Reason
+	return true, d.Reason
 }

@@ -84,7 +84,7 @@ var pages = []struct {
 	}},
 	{"starting", "empty", func(s *Status) {
 		*s = Status{Version: "v1.2.0", Config: "/usr/local/etc/threatstop.conf", Started: at.Add(-2 * time.Second), Now: at}
-		s.unknown("main has not reported yet")
+		s.Enforced, s.NotEnforced, s.Unsure, s.NotKnown = false, "", "", "main has not reported yet"
 		s.Poll.Running = true
 	}, []string{"Starting main has not reported yet No poll has ended yet, one is under way", "Lists", "none yet"}},
 	{"no_hits_yet", "just_started", nil, []string{

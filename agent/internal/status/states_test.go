@@ -196,7 +196,7 @@ var states = []state{
 	{
 		name: "not_known",
 		change: func(s *Status) {
-			s.unknown("main has not reported for 130 s")
+			s.Enforced, s.NotEnforced, s.Unsure, s.NotKnown = false, "", "", "main has not reported for 130 s"
 			s.Poll.Running, s.Poll.Applying = true, at.Add(-130*time.Second)
 			s.Tables[0].Kernel = 7
 		},

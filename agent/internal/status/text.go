@@ -107,7 +107,7 @@ func (v *view) funcs() template.FuncMap {
 		"counted": func(name string, all []Counted) string { return counted(name, all[:min(len(all), top)]) },
 		"due":     v.due,
 		"few":     func(n int) int { return min(n, few) },
-		"lost":    Drop.text,
+		"lost":    func(d Drop) string { _, text := d.reason(); return text },
 		"more":    func(n, named int) int { return max(0, n-named) },
 		"ms":      func(d Seconds) time.Duration { return d.Duration().Round(time.Millisecond) },
 		"row":     row,
