@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"example.org/threatstopd/pfioctl"
+	"example.org/threatstopd/agent/internal/status"
 )
 
 // carryEnv names the descriptor of the carry file to the program that is executed.
@@ -52,80 +52,66 @@ type carried struct {
 	Started  time.Time
 	LastGood time.Time
 	Troubles map[string]*trouble
-	Deaths   map[string][]time.Time
-	Tables   [2]tableHistory
+	Roles    []*role
+	Tables   [2]status.Table
 }
 
 // save writes the state to the carry file. A state that cannot be written is lost, and nothing else.
 func (d *Daemon) save() {
-	if d.o.Carry == nil {
+	f := d.o.Carry
+	if f == nil {
 		return
 	}
-	c := carried{Started: d.started, LastGood: d.lastGood, Troubles: d.trouble.open, Deaths: d.deaths}
-	for i := range d.tables {
-		c.Tables[i] = d.tables[i].tableHistory
+	c := carried{d.started, d.lastGood, d.trouble.open, d.roles, [2]status.Table{d.tables[0].history, d.tables[1].history}}
+	err := f.Truncate(0)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
 	}
-	err := func() error {
-		if err := d.o.Carry.Truncate(0); err != nil {
-			return err
-		}
-		if _, err := d.o.Carry.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		if err := json.NewEncoder(d.o.Carry).Encode(c); err != nil {
-			return err
-		}
-		return d.sources.Save(d.o.Carry)
-	}()
+	if err == nil {
+		err = json.NewEncoder(f).Encode(c)
+	}
+	if err == nil {
+		err = d.sources.Save(f)
+	}
 	if err != nil {
 		d.o.Log.Warn().Err(err).Msg("state not kept over the restart")
-		d.o.Carry.Truncate(0)
+		f.Truncate(0)
 	}
 }
 
 // restore takes over the state that the process before left, if it left any.
 func (d *Daemon) restore() {
-	if d.o.Carry == nil {
+	f := d.o.Carry
+	if f == nil {
 		return
 	}
-	if _, err := d.o.Carry.Seek(0, io.SeekStart); err != nil {
-		return
+	c := carried{Started: d.started}
+	dec := json.NewDecoder(f)
+	_, err := f.Seek(0, io.SeekStart)
+	if err == nil {
+		err = dec.Decode(&c)
 	}
-	var c carried
-	dec := json.NewDecoder(d.o.Carry)
-	err := dec.Decode(&c)
 	if err == io.EOF {
 		return // a first start
 	}
 	if err == nil {
 		// The decoder has read ahead.
-		err = d.sources.Load(io.MultiReader(dec.Buffered(), d.o.Carry))
+		err = d.sources.Load(io.MultiReader(dec.Buffered(), f))
 	}
 	if err != nil {
 		d.o.Log.Warn().Err(err).Msg("state not kept over the restart")
 		return
 	}
-	d.started, d.lastGood = c.Started, c.LastGood
+	d.started, d.lastGood, d.roles = c.Started, c.LastGood, c.Roles
+	for _, r := range d.roles {
+		r.Started = time.Time{}
+	}
 	if c.Troubles != nil {
 		d.trouble.open = c.Troubles
 		d.trouble.forget([]string{"socket "}, nil) // Missing has those of this process
 	}
-	if c.Deaths != nil {
-		d.deaths = c.Deaths
-	}
 	for i := range c.Tables {
-		d.tables[i].tableHistory = c.Tables[i]
+		d.tables[i].history = c.Tables[i]
 	}
-	d.o.Carry.Truncate(0)
-}
-
-// tableHistory is what happened to a table, over several polls.
-type tableHistory struct {
-	Change  pfioctl.Delta // what the last change was
-	Updated time.Time     // when it came
-	Written time.Time     // when the table file was last replaced
-	Checked time.Time     // when the table was last compared with the policy
-	Mended  int           // how often something else had changed it
-	Drift   pfioctl.Delta // what the last repair was
-	DriftAt time.Time     // when it was made
+	f.Truncate(0)
 }

@@ -109,12 +109,11 @@ type Daemon struct {
 	states   *states.Client // nil without KillStates
 
 	trouble troubles
-	deaths  map[string][]time.Time // of roles, lately
+	roles   []*role // in the order in which they were first heard of
 
-	processes []status.Process // of roles, in the order in which they were first heard of
-	schedule  schedule
-	poll      *poll      // under way; nil: none is
-	waiting   []*request // syncs for the next poll
+	schedule schedule
+	poll     *poll      // under way; nil: none is
+	waiting  []*request // syncs for the next poll
 
 	last     *apply.Outcome // of the last poll
 	policy   *policy.Policy // the last that was made; nil before the first
@@ -134,8 +133,7 @@ type Daemon struct {
 func New(o Options) *Daemon {
 	return &Daemon{
 		o: o, started: time.Now(), calls: make(chan func(), 1024), stopped: make(chan struct{}),
-		enforcer: apply.New(o.PF), deaths: make(map[string][]time.Time),
-		trouble: troubles{log: o.Log, open: make(map[string]*trouble)},
+		enforcer: apply.New(o.PF), trouble: troubles{log: o.Log, open: make(map[string]*trouble)},
 	}
 }
 
@@ -332,36 +330,22 @@ func (d *Daemon) boundStates(s *states.Setup) {
 }
 
 func (d *Daemon) startFetcher(s *Setup) (*fetch.Client, error) {
-	return fetch.New(d.ctx, fetch.Options{
-		Starter:     d.o.Roles,
-		Fetch:       s.Fetch,
-		Confinement: s.FetchConfinement,
-		Down:        func(reason string) { d.do(func() { d.down(fetchProcess, reason) }) },
-		Up:          func() { d.do(func() { d.up(fetchProcess) }) },
-		Log:         d.o.Log,
-	})
+	down, up := d.lives(fetch.Role)
+	return fetch.New(d.ctx, fetch.Options{Starter: d.o.Roles, Fetch: s.Fetch, Confinement: s.FetchConfinement,
+		Down: down, Up: up, Log: d.o.Log})
 }
 
 func (d *Daemon) startReport() {
+	down, up := d.lives("report")
 	d.report = report.Start(d.ctx, report.ClientOptions{
-		Starter:   d.o.Roles,
-		Config:    d.setup.Report,
-		Listeners: d.o.Listeners,
-		Sync:      d.Sync,
-		Down:      func(reason string) { d.do(func() { d.down(reportProcess, reason) }) },
-		Up:        func() { d.do(func() { d.up(reportProcess) }) },
-		Trouble:   func(key, text string) { d.do(func() { d.trouble.check(key, text, false) }) },
-		Log:       d.o.Log,
+		Starter: d.o.Roles, Config: d.setup.Report, Listeners: d.o.Listeners, Sync: d.Sync, Down: down, Up: up,
+		Trouble: func(key, text string) { d.do(func() { d.trouble.check(key, text, false) }) },
+		Log:     d.o.Log,
 	}, d.match.set, d.match.own)
 	d.push()
 }
 
 func (d *Daemon) startStates() {
-	d.states = states.Start(d.ctx, states.Options{
-		Starter: d.o.Roles,
-		Setup:   d.setup.States,
-		Down:    func(reason string) { d.do(func() { d.down(statesProcess, reason) }) },
-		Up:      func() { d.do(func() { d.up(statesProcess) }) },
-		Log:     d.o.Log,
-	})
+	down, up := d.lives(states.Name)
+	d.states = states.Start(d.ctx, states.Options{Starter: d.o.Roles, Setup: d.setup.States, Down: down, Up: up, Log: d.o.Log})
 }

@@ -10,6 +10,7 @@ import (
 	"example.org/threatstopd/agent/internal/apply"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/sources"
+	"example.org/threatstopd/agent/internal/status"
 )
 
 // request is a sync that somebody waits for.
@@ -177,7 +178,7 @@ type table struct {
 	apply.Table              // of the last run
 	known       bool         // there was one
 	inForce     *apply.Table // what pf has as far as the daemon knows; nil before the first policy
-	tableHistory
+	history     status.Table // when and how it was changed, checked, written and repaired
 }
 
 // tookTable keeps what became of a table in a run.
@@ -192,18 +193,19 @@ func (d *Daemon) tookTable(t apply.Table) {
 		d.trouble.over(key)
 	}
 	x.Table, x.known = t, true
+	h := &x.history
 	if t.Steps > 0 {
-		x.Updated, x.Change = now, t.Delta
+		h.Updated, h.Change = now, status.Change(t.Delta)
 	}
 	// When only the table file failed the new policy is in force, and must not be repaired back to
 	// the old one.
 	if t.InPF() {
-		x.Checked, x.inForce = now, &t
+		h.Checked, x.inForce = now, &t
 	}
 	if t.FileWritten {
-		x.Written = now
-	} else if st, err := os.Stat(d.setup.Apply.Target(t.Kind).File); err == nil && x.Written.IsZero() {
-		x.Written = st.ModTime()
+		h.FileWritten = now
+	} else if st, err := os.Stat(d.setup.Apply.Target(t.Kind).File); err == nil && h.FileWritten.IsZero() {
+		h.FileWritten = st.ModTime()
 	}
 }
 

@@ -1,17 +1,9 @@
 package daemon
 
 import (
-	"strings"
 	"time"
 
 	"example.org/threatstopd/agent/internal/status"
-)
-
-// Names of the processes of roles, as troubles have them.
-const (
-	fetchProcess  = "fetch process"
-	reportProcess = "report process"
-	statesProcess = "states process"
 )
 
 // A role that dies is started again. The owner is needed when it dies so often, and the trouble then
@@ -21,49 +13,61 @@ const (
 	deathsMany = 3
 )
 
-// down notes that a role died, and why.
-func (d *Daemon) down(process, reason string) {
-	recent := append(d.recent(process), time.Now())
-	d.deaths[process] = recent[max(0, len(recent)-deathsMany):]
-	d.trouble.is(process, process+": "+reason, len(recent) >= deathsMany)
-	p := d.process(process)
-	p.Started, p.Restarts = time.Time{}, p.Restarts+1
+// role is what is known of the process of a role.
+type role struct {
+	status.Process
+	Deaths []time.Time // lately
 }
 
-// process returns what the status has about the process of a role.
-func (d *Daemon) process(process string) *status.Process {
-	name := strings.TrimSuffix(process, " process")
-	for i := range d.processes {
-		if d.processes[i].Name == name {
-			return &d.processes[i]
+// role returns what is known of a role.
+func (d *Daemon) role(name string) *role {
+	for _, r := range d.roles {
+		if r.Name == name {
+			return r
 		}
 	}
-	d.processes = append(d.processes, status.Process{Name: name})
-	return &d.processes[len(d.processes)-1]
+	r := &role{Process: status.Process{Name: name}}
+	d.roles = append(d.roles, r)
+	return r
 }
 
-// up notes that a role works.
-func (d *Daemon) up(process string) {
-	d.process(process).Started = time.Now()
-	if len(d.recent(process)) < deathsMany {
-		d.trouble.over(process)
+// key is that of the trouble with the role.
+func (r *role) key() string { return r.Name + " process" }
+
+// recent forgets the deaths that are long ago, and returns how many there are.
+func (r *role) recent() int {
+	for len(r.Deaths) > 0 && time.Since(r.Deaths[0]) > deathsLong {
+		r.Deaths = r.Deaths[1:]
 	}
+	return len(r.Deaths)
+}
+
+// lives returns what the supervisor of a role calls: when it died, and why, and when it works.
+func (d *Daemon) lives(name string) (down func(reason string), up func()) {
+	return func(reason string) {
+			d.do(func() {
+				r := d.role(name)
+				r.Started, r.Restarts = time.Time{}, r.Restarts+1
+				r.Deaths = append(r.Deaths, time.Now())
+				r.Deaths = r.Deaths[max(0, r.recent()-deathsMany):]
+				d.trouble.is(r.key(), r.key()+": "+reason, len(r.Deaths) >= deathsMany)
+			})
+		}, func() {
+			d.do(func() {
+				r := d.role(name)
+				r.Started = time.Now()
+				if r.recent() < deathsMany {
+					d.trouble.over(r.key())
+				}
+			})
+		}
 }
 
 // settle resolves the troubles of roles that have stopped dying.
 func (d *Daemon) settle() {
-	for process := range d.deaths {
-		if len(d.recent(process)) == 0 {
-			d.trouble.over(process)
+	for _, r := range d.roles {
+		if r.recent() == 0 {
+			d.trouble.over(r.key())
 		}
 	}
-}
-
-// recent returns when a role died lately.
-func (d *Daemon) recent(process string) []time.Time {
-	all := d.deaths[process]
-	for len(all) > 0 && time.Since(all[0]) > deathsLong {
-		all = all[1:]
-	}
-	return all
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
@@ -15,37 +16,30 @@ func (d *Daemon) Status() status.Status { return *d.latest.Load() }
 
 // status is what the loop knows.
 func (d *Daemon) status() status.Status {
-	s := status.Status{Version: d.o.Version, Config: d.o.Config,
-		Started: d.started, Now: time.Now()}
-	s.Processes = append([]status.Process{{Name: "main", Started: d.started}}, d.processes...)
-	for _, t := range d.trouble.list() {
-		s.Troubles = append(s.Troubles, status.Trouble{Text: t.Text, Since: t.Since, Last: t.Last, Count: t.Count, NeedsOwner: t.NeedsOwner})
+	g := d.glance
+	s := status.Status{Version: d.o.Version, Config: d.o.Config, Started: d.started, Now: time.Now(), Troubles: d.trouble.list()}
+	s.Processes = []status.Process{{Name: "main", Started: d.started}}
+	for _, r := range d.roles {
+		s.Processes = append(s.Processes, r.Process)
 	}
-	if d.glanced {
-		s.NotEnforced, s.Unsure = d.glance.NotEnforced(), d.glance.Unsure()
-	} else {
+	switch {
+	case !d.glanced:
 		s.NotKnown = "the state of pf cannot be read"
+	case g.NotEnforced() != "":
+		s.NotEnforced = g.NotEnforced()
+	case g.Block.Entries <= 0:
+		s.NotEnforced = "the block table is empty: no policy has come yet"
+	default:
+		s.Enforced, s.Unsure = g.Enforced(), g.Unsure()
 	}
-	s.Enforced = d.glanced && d.glance.Enforced() && d.glance.Block.Entries > 0
-	if d.glanced && s.NotEnforced == "" && d.glance.Block.Entries <= 0 {
-		s.Unsure, s.NotEnforced = "", "the block table is empty: no policy has come yet"
-	}
-	s.PF.Running, s.PF.Unknown = d.glance.Running || d.glance.Evaluated, !d.glance.Known && !d.glance.Evaluated
-	s.PF.Notice = d.glance.Notice
-	s.Poll = status.Poll{
-		Running:    d.poll != nil,
-		Applying:   d.applying,
-		LastGood:   d.lastGood,
-		Next:       d.schedule.next,
-		Interval:   status.Seconds(d.setup.PollInterval),
-		StaleAfter: status.Seconds(d.setup.StaleAfter),
-	}
-	var report policy.Report
+	s.PF.Running, s.PF.Unknown, s.PF.Notice = g.Running || g.Evaluated, !g.Known && !g.Evaluated, g.Notice
+	s.Poll = status.Poll{Running: d.poll != nil, Applying: d.applying, LastGood: d.lastGood, Next: d.schedule.next,
+		Interval: status.Seconds(d.setup.PollInterval), StaleAfter: status.Seconds(d.setup.StaleAfter)}
 	if d.last != nil {
 		s.Poll.Last = d.last.Began.Add(d.last.Elapsed)
-		s.Poll.Took = status.Seconds(d.last.Elapsed)
-		s.Poll.Error = errText(d.last.Err)
+		s.Poll.Took, s.Poll.Error = status.Seconds(d.last.Elapsed), errText(d.last.Err)
 	}
+	var report policy.Report
 	if d.policy != nil {
 		report = d.policy.Report
 	}
@@ -55,29 +49,17 @@ func (d *Daemon) status() status.Status {
 				s.Lists = append(s.Lists, d.describeList(l, report))
 			}
 		}
-		target := d.setup.Apply.Target(kind)
-		x := status.Table{Kind: kind.String(), Name: target.Table.String(), Loaded: target.Load}
-		if t := &d.tables[kind]; t.known {
-			x = describeTable(t)
-		}
-		x.File = target.File
-		x.Kernel, x.Rules = d.glance.Allow.Entries, d.glance.Allow.Rules
+		x := d.describeTable(kind)
 		if kind == policy.Block {
-			x.Kernel, x.Rules = d.glance.Block.Entries, d.glance.Block.Rules
 			describeReport(&x, report)
 		}
 		s.PF.Reload += x.Policy
 		s.Tables = append(s.Tables, x)
 	}
-	if limit, err := d.o.PF.Limit(pfioctl.LimitTableEntries); err == nil {
-		s.PF.Limit = limit
-	}
-	if used, _, err := d.o.PF.Used(); err == nil {
-		s.PF.Used = used
-	}
-	if advice, err := d.enforcer.ReloadAdvice(s.PF.Reload); err == nil {
-		s.PF.Advice = advice
-	}
+	// What pf does not return stays 0: not known.
+	s.PF.Limit, _ = d.o.PF.Limit(pfioctl.LimitTableEntries)
+	s.PF.Used, _, _ = d.o.PF.Used()
+	s.PF.Advice, _ = d.enforcer.ReloadAdvice(s.PF.Reload)
 	return s
 }
 
@@ -105,21 +87,23 @@ func (d *Daemon) describeList(l *sources.List, report policy.Report) status.List
 	return x
 }
 
-func describeTable(t *table) status.Table {
-	change := func(d pfioctl.Delta) status.Change {
-		return status.Change{Added: d.Added, Deleted: d.Deleted, Changed: d.Changed}
+func (d *Daemon) describeTable(kind policy.Kind) status.Table {
+	t, target := &d.tables[kind], d.setup.Apply.Target(kind)
+	x := t.history
+	x.Kind, x.Name, x.Loaded, x.File = kind.String(), target.Table.String(), target.Load, target.File
+	seen := d.glance.Block
+	if kind == policy.Allow {
+		seen = d.glance.Allow
 	}
-	x := status.Table{
-		Kind: t.Kind.String(), Name: t.Table.Table.String(), Loaded: t.Load,
-		Updated: t.Updated, Change: change(t.Change),
-		Error:   errText(t.Err),
-		Checked: t.Checked, FileWritten: t.Written,
-		Drift: status.Drift{Mended: t.Mended, Last: t.DriftAt, Change: change(t.Drift)},
-	}
+	x.Kernel, x.Rules = seen.Entries, seen.Rules
 	if t.inForce != nil {
 		x.Policy, x.Not = t.inForce.Set.Len(), t.inForce.Set.Counts().Not
 		x.FileEntries = x.Policy
 	}
+	if !t.known {
+		return x
+	}
+	x.Error = errText(t.Err)
 	if !t.Decision.Allowed() {
 		x.Held = &status.Held{Why: t.Decision.Why, Entries: t.Set.Len(), Since: t.Decision.Since, Until: t.Decision.Until,
 			Forcible: t.Decision.Verdict != policy.RefuseEmpty}
@@ -127,6 +111,7 @@ func describeTable(t *table) status.Table {
 	return x
 }
 
+// describeReport adds what the exceptions and limits met.
 func describeReport(t *status.Table, report policy.Report) {
 	name := func(id policy.ListID) string {
 		if int(id) < len(report.Lists) {
@@ -136,21 +121,18 @@ func describeReport(t *status.Table, report policy.Report) {
 	}
 	for _, x := range report.Excepted {
 		c := status.Excepted{Prefix: x.Prefix, Why: x.Why, Inside: x.Inside, Around: x.Around}
-		seen := make(map[string]bool)
 		for _, e := range x.Entries {
-			if n := name(e.List); n != "" && !seen[n] {
-				seen[n] = true
+			if n := name(e.List); n != "" && !slices.Contains(c.Lists, n) {
 				c.Lists = append(c.Lists, n)
 			}
 		}
 		t.Excepted = append(t.Excepted, c)
 	}
-	t.ExceptedCount = len(report.Excepted)
 	for _, x := range report.Dropped {
 		entry := pfioctl.Addr{Prefix: x.Prefix, Not: x.Not}
 		t.Dropped = append(t.Dropped, status.Dropped{Entry: entry.String(), List: name(x.List), Why: x.Why})
 	}
-	t.DroppedCount = report.DroppedCount
+	t.ExceptedCount, t.DroppedCount = len(report.Excepted), report.DroppedCount
 }
 
 // logStatus logs a line about the state of pf; the role that reports logs one about hits and uploads.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"example.org/threatstopd/agent/internal/status"
 )
 
 // remind is how often a trouble that lasts is logged again.
@@ -19,10 +21,8 @@ type troubles struct {
 }
 
 type trouble struct {
-	Text                string
-	Since, Last, Logged time.Time
-	Count               int64
-	NeedsOwner          bool
+	status.Trouble
+	Logged time.Time
 }
 
 // is notes a trouble. It is logged when it is new, when its text has changed, and once a day. needsOwner
@@ -31,7 +31,7 @@ func (t *troubles) is(key, text string, needsOwner bool) {
 	now := time.Now()
 	x := t.open[key]
 	if x == nil {
-		x = &trouble{Since: now}
+		x = &trouble{Trouble: status.Trouble{Since: now}}
 		t.open[key] = x
 	}
 	x.Last, x.NeedsOwner = now, needsOwner
@@ -67,12 +67,11 @@ func (t *troubles) check(key, text string, needsOwner bool) {
 }
 
 // list returns the troubles there are, the oldest first.
-func (t *troubles) list() []*trouble {
-	var all []*trouble
+func (t *troubles) list() (all []status.Trouble) {
 	for _, x := range t.open {
-		all = append(all, x)
+		all = append(all, x.Trouble)
 	}
-	slices.SortFunc(all, func(a, b *trouble) int { return a.Since.Compare(b.Since) })
+	slices.SortFunc(all, func(a, b status.Trouble) int { return a.Since.Compare(b.Since) })
 	return all
 }
 

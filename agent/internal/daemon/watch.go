@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
+	"example.org/threatstopd/agent/internal/status"
 )
 
 // watch looks at pf and the host each minute, without the network: it notices when pf is disabled or no
@@ -89,13 +90,13 @@ func (d *Daemon) mend() {
 		if err != nil {
 			continue
 		}
-		x.Checked = d.checked
+		h := &x.history
+		h.Checked = d.checked
 		if res.FileWritten {
-			x.Written = d.checked
+			h.FileWritten = d.checked
 		}
 		if res.Steps > 0 {
-			x.Mended++
-			x.Drift, x.DriftAt = res.Delta, d.checked
+			h.Drift = status.Drift{Mended: h.Drift.Mended + 1, Last: d.checked, Change: status.Change(res.Delta)}
 		}
 		if res.Steps > 0 || res.FileWritten {
 			d.o.Log.Warn().Str("table", res.Table.String()).
