@@ -82,17 +82,6 @@ type answer struct {
 	Error string // why not all was done; empty: nothing failed
 }
 
-// check returns what is wrong with an answer to the request of this number.
-func (a answer) check(id uint64) error {
-	switch d := a.Done; {
-	case a.ID != id:
-		return fmt.Errorf("answer to request %d, not %d", a.ID, id)
-	case d.Considered < 0 || d.Killed < 0 || d.Left < 0, d.Considered > maxStates || d.Left > maxStates-d.Considered, d.Killed > d.Considered:
-		return fmt.Errorf("impossible answer: %d states considered, %d killed, %d left", d.Considered, d.Killed, d.Left)
-	}
-	return nil
-}
-
 // Memory returns the bound for the memory of the role where pf has at most so many states (its limit),
 // in bytes: the state table is read whole, with some room, besides the addresses of a
 // request.
@@ -112,7 +101,6 @@ type Options struct {
 
 // A Client keeps a process of the role running, and sends it requests.
 type Client struct {
-	o      Options
 	ctx    context.Context
 	keeper *privsep.Keeper
 	asking sync.Mutex // one request at a time
@@ -129,19 +117,19 @@ type result struct {
 
 // Start starts the role, and keeps it running until ctx ends.
 func Start(ctx context.Context, o Options) *Client {
-	c := &Client{o: o, ctx: ctx}
+	c := &Client{ctx: ctx}
 	c.keeper = privsep.Keep(ctx, o.Starter, privsep.Job{
 		Role:   Name,
 		Takes:  fromRole,
 		Handle: c.handle,
 		Begin: func(conn *privsep.Conn) error {
 			c.end(result{err: errors.New("states process: was replaced")})
-			return conn.SendJSON(kindSetup, c.o.Setup)
+			return conn.SendJSON(kindSetup, o.Setup)
 		},
 		Down: func(reason string) {
 			c.end(result{err: errors.New("states process: " + reason)})
-			if c.o.Down != nil {
-				c.o.Down(reason)
+			if o.Down != nil {
+				o.Down(reason)
 			}
 		},
 		Up:  o.Up,
@@ -172,11 +160,13 @@ func (c *Client) handle(_ *privsep.Conn, _ byte, payload []byte) error {
 	c.mu.Lock()
 	id, waits := c.last, c.result != nil
 	c.mu.Unlock()
-	if !waits {
+	switch d := a.Done; {
+	case !waits:
 		return errors.New("answer without a request")
-	}
-	if err := a.check(id); err != nil {
-		return err
+	case a.ID != id:
+		return fmt.Errorf("answer to request %d, not %d", a.ID, id)
+	case d.Considered < 0 || d.Killed < 0 || d.Left < 0, d.Considered > maxStates || d.Left > maxStates-d.Considered, d.Killed > d.Considered:
+		return fmt.Errorf("impossible answer: %d states considered, %d killed, %d left", d.Considered, d.Killed, d.Left)
 	}
 	r := result{done: a.Done}
 	if a.Error != "" {
@@ -201,11 +191,6 @@ func (c *Client) KillStates(before, now *policy.Set, own []netip.Addr, deadline 
 	case cut.Len() == 0:
 		return Killed{}, nil
 	}
-	return c.ask(cut, own, deadline)
-}
-
-// ask has the states of the addresses in cut killed.
-func (c *Client) ask(cut *policy.Set, own []netip.Addr, deadline time.Time) (Killed, error) {
 	results := make(chan result, 1)
 	c.mu.Lock()
 	c.last++
@@ -213,7 +198,17 @@ func (c *Client) ask(cut *policy.Set, own []netip.Addr, deadline time.Time) (Kil
 	q := request{ID: c.last, V4: n.V4, V6: n.V6, Sum: cut.Sum(), Wait: min(max(time.Until(deadline), 0), maxWait), Own: own}
 	c.result = results
 	c.mu.Unlock()
-	if err := send(c.keeper.Conn(), cut, q); err != nil {
+	conn := c.keeper.Conn()
+	err = conn.SendJSON(kindRequest, q)
+	for chunk := range cut.Chunks(chunkSize) {
+		if err == nil {
+			err = conn.Send(kindRanges, chunk)
+		}
+	}
+	if err == nil {
+		err = conn.Send(kindGo, nil)
+	}
+	if err != nil {
 		c.end(result{err: fmt.Errorf("states process: %w", err)})
 	}
 	select {
@@ -225,16 +220,4 @@ func (c *Client) ask(cut *policy.Set, own []netip.Addr, deadline time.Time) (Kil
 		c.keeper.Restart()
 		return Killed{}, fmt.Errorf("states process: no answer within %v", (q.Wait + grace).Round(time.Second))
 	}
-}
-
-func send(conn *privsep.Conn, cut *policy.Set, q request) error {
-	if err := conn.SendJSON(kindRequest, q); err != nil {
-		return err
-	}
-	for chunk := range cut.Chunks(chunkSize) {
-		if err := conn.Send(kindRanges, chunk); err != nil {
-			return err
-		}
-	}
-	return conn.Send(kindGo, nil)
 }

@@ -60,8 +60,9 @@ type role struct {
 }
 
 // handle takes a message of main. An error ends the role: main does not make mistakes.
-func (r *role) handle(kind byte, payload []byte) error {
-	if kind == kindRequest {
+func (r *role) handle(kind byte, payload []byte) (err error) {
+	switch {
+	case kind == kindRequest:
 		var q request
 		if err := privsep.Unmarshal(payload, &q); err != nil {
 			return fmt.Errorf("request: %w", err)
@@ -69,30 +70,24 @@ func (r *role) handle(kind byte, payload []byte) error {
 		if q.V4+q.V6 < 1 || q.Wait < 0 || q.Wait > maxWait {
 			return fmt.Errorf("request of %d networks in %v", q.V4+q.V6, q.Wait)
 		}
-		loader, err := policy.NewLoader([]string{"new"}, policy.Counts{V4: q.V4, V6: q.V6}, maxEntries)
-		if err != nil {
-			return err
-		}
-		r.asked, r.deadline, r.loader = &q, time.Now().Add(q.Wait), loader
-		return nil
-	}
-	if r.asked == nil {
+		r.asked, r.deadline = &q, time.Now().Add(q.Wait)
+		r.loader, err = policy.NewLoader([]string{"new"}, policy.Counts{V4: q.V4, V6: q.V6}, maxEntries)
+		return err
+	case r.asked == nil:
 		return fmt.Errorf("message of kind %d without a request", kind)
-	}
-	if kind == kindRanges {
+	case kind == kindRanges:
 		return r.loader.Add(payload)
 	}
 	q := r.asked
-	set, err := r.loader.Set(q.Sum)
+	cut, err := r.loader.Set(q.Sum)
 	if err != nil {
 		return err
 	}
-	cut := set
 	r.asked, r.loader = nil, nil
 	// Main has left out the host's own addresses. Killing their states would cut the owner off, so that
 	// it is checked once more.
 	for _, a := range q.Own {
-		if contains(cut, a) {
+		if _, _, ok := cut.Lookup(a); ok {
 			return fmt.Errorf("request for %v, an address of this host", a)
 		}
 	}
@@ -100,8 +95,8 @@ func (r *role) handle(kind byte, payload []byte) error {
 	if a.Done, err = kill(r.pf, cut, r.deadline); err != nil {
 		a.Error = privsep.Clean(explained(err).Error(), maxText)
 	}
-	if set.Len() > 1<<12 {
-		set, cut = nil, nil
+	if cut.Len() > 1<<12 {
+		cut = nil
 		debug.FreeOSMemory() // the next request is hours away
 	}
 	return r.w.SendJSON(kindAnswer, a)
@@ -125,7 +120,7 @@ func kill(pf *pfioctl.PF, cut *policy.Set, deadline time.Time) (done Killed, err
 		if done.Considered%clockEvery == 0 && late() {
 			return false
 		}
-		if hasAddr(s, func(a netip.Addr) bool { return contains(cut, a) }) {
+		if concerns(s, cut) {
 			// This takes the kernel's locks and time, unlike examining.
 			if late() {
 				return false
@@ -144,17 +139,13 @@ func kill(pf *pfioctl.PF, cut *policy.Set, deadline time.Time) (done Killed, err
 	return done, cmp.Or(err, failed)
 }
 
-func contains(cut *policy.Set, a netip.Addr) bool {
-	_, _, ok := cut.Lookup(a)
-	return ok
-}
-
-// hasAddr reports whether f holds for an address of one of the state's keys.
-func hasAddr(s pfioctl.State, f func(netip.Addr) bool) bool {
+// concerns reports whether an address of one of the state's keys is in cut.
+func concerns(s pfioctl.State, cut *policy.Set) bool {
 	for i := range 2 {
-		wire, stack := s.Wire[i].Addr(), s.Stack[i].Addr()
-		if f(wire) || stack != wire && f(stack) {
-			return true
+		for _, a := range []netip.Addr{s.Wire[i].Addr(), s.Stack[i].Addr()} {
+			if _, _, ok := cut.Lookup(a); ok {
+				return true
+			}
 		}
 	}
 	return false
