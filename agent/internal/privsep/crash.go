@@ -1,6 +1,7 @@
 package privsep
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,28 +52,17 @@ func OpenCrashFile(path string) (c *CrashFile, last string, err error) {
 			last = "no report: SIGKILL, SIGABRT by pledge(2), or the host went down; " + Clean(mark, maxText)
 		}
 	}
-	if err := f.Truncate(0); err != nil {
-		return nil, "", err
+	mark := func() error {
+		_, err := fmt.Fprintf(f, "running since %s, pid %d\n", time.Now().UTC().Format(time.RFC3339), os.Getpid())
+		return err
 	}
-	if err := f.Chmod(0o600); err != nil {
-		return nil, "", err
-	}
-	if _, err := fmt.Fprintf(f, "running since %s, pid %d\n", time.Now().UTC().Format(time.RFC3339), os.Getpid()); err != nil {
-		return nil, "", err
-	}
-	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
-		return nil, "", err
-	}
-	return &CrashFile{f}, last, nil
+	err = errors.Join(f.Truncate(0), f.Chmod(0o600), mark(), debug.SetCrashOutput(f, debug.CrashOptions{}))
+	return &CrashFile{f}, last, err
 }
 
 // Close removes the mark. It needs no promise but "stdio". It must not be deferred: a panic runs deferred
 // calls before the runtime reports it.
 func (c *CrashFile) Close() error {
 	debug.SetCrashOutput(nil, debug.CrashOptions{})
-	err := c.f.Truncate(0)
-	if e := c.f.Close(); err == nil {
-		err = e
-	}
-	return err
+	return errors.Join(c.f.Truncate(0), c.f.Close())
 }

@@ -129,19 +129,17 @@ func (e *execute) Start(role string, files []*os.File) (Child, error) {
 func socketpair() (ours net.Conn, theirs *os.File, err error) {
 	syscall.ForkLock.RLock() // macOS has no SOCK_CLOEXEC
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
-	if err == nil {
-		syscall.CloseOnExec(fds[0])
-		syscall.CloseOnExec(fds[1])
-	}
-	syscall.ForkLock.RUnlock()
 	if err != nil {
+		syscall.ForkLock.RUnlock()
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	for _, fd := range fds {
+		syscall.CloseOnExec(fd)
 		// A smaller buffer works as well.
 		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, socketBuffer)
 		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, socketBuffer)
 	}
+	syscall.ForkLock.RUnlock()
 	theirs = os.NewFile(uintptr(fds[1]), "role")
 	f := os.NewFile(uintptr(fds[0]), "main")
 	defer f.Close()
@@ -220,22 +218,20 @@ const (
 // endOf returns how a process ended, nil for exit status 0. said is the beginning of what it wrote to
 // its standard error.
 func endOf(status syscall.WaitStatus, err error, said string) error {
-	var how string
-	switch {
+	how := fmt.Sprintf("exit status %d", status.ExitStatus())
+	switch sig := status.Signal(); {
 	case err != nil:
 		how = "gone: " + err.Error()
-	case status.Signaled() && status.Signal() == syscall.SIGKILL:
+	case sig == syscall.SIGKILL:
 		how = "killed"
-	case status.Signaled() && status.Signal() == syscall.SIGABRT:
+	case sig == syscall.SIGABRT:
 		// The kernel's answer to a broken promise. The Go runtime ends with exit status 2.
 		how = "SIGABRT, pledge violation?"
 	case status.Signaled():
-		how = unix.SignalName(status.Signal())
+		how = unix.SignalName(sig)
 	case status.ExitStatus() == exitFailed && said != "":
 		return errors.New(Clean(said, maxReason))
-	case status.ExitStatus() != 0:
-		how = fmt.Sprintf("exit status %d", status.ExitStatus())
-	default:
+	case status.ExitStatus() == 0:
 		return nil
 	}
 	if text := crashExcerpt(said); text != "" {

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -116,23 +117,19 @@ func (c *Conn) Next() (kind byte, payload []byte, err error) {
 	if _, err := io.ReadFull(c.conn, header[:]); err != nil {
 		return 0, nil, err
 	}
-	n, kind := binary.BigEndian.Uint32(header[:]), header[4]
+	n, kind := int64(binary.BigEndian.Uint32(header[:])), header[4]
 	most, ok := c.takes[kind]
 	switch {
 	case !ok:
 		return 0, nil, fmt.Errorf("%w: unknown kind %d", ErrMessage, kind)
-	case int64(n) > int64(most):
+	case n > int64(most):
 		return 0, nil, fmt.Errorf("%w: %d bytes of kind %d, at most %d are taken", ErrMessage, n, kind, most)
-	case int(n) > cap(c.buf):
-		c.buf = make([]byte, n)
 	}
-	payload = c.buf[:n]
-	if _, err := io.ReadFull(c.conn, payload); err == io.EOF {
-		return 0, nil, io.ErrUnexpectedEOF
-	} else if err != nil {
-		return 0, nil, err
+	c.buf = slices.Grow(c.buf[:0], int(n))[:n]
+	if _, err = io.ReadFull(c.conn, c.buf); err == io.EOF {
+		err = io.ErrUnexpectedEOF
 	}
-	return kind, payload, nil
+	return kind, c.buf, err
 }
 
 // Close closes the connection. A Send or Next that waits returns an error.
@@ -152,8 +149,8 @@ func withOwn(takes, own Limits) Limits {
 
 // gone reports whether an error means that the other end is closed.
 func gone(err error) bool {
-	return err == io.EOF || err == ErrDown || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+	ends := []error{io.EOF, ErrDown, io.ErrClosedPipe, net.ErrClosed, syscall.EPIPE, syscall.ECONNRESET}
+	return slices.ContainsFunc(ends, func(end error) bool { return errors.Is(err, end) })
 }
 
 // Unmarshal reads one JSON value from the payload of a message. Fields that into does not have, and

@@ -1,6 +1,7 @@
 package privsep
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -120,17 +121,16 @@ func (w *Worker) Setup(kind byte, into any) error {
 	w.conn.SetReadDeadline(time.Now().Add(setupWait))
 	defer w.conn.SetReadDeadline(time.Time{})
 	got, payload, err := w.next()
-	switch {
-	case err == ErrEnded:
-		return err
-	case err == nil && got != kind:
+	if err == nil && got != kind {
 		err = fmt.Errorf("message of kind %d, not %d", got, kind)
-	case err == nil:
-		if err = Unmarshal(payload, into); err == nil {
-			return nil
-		}
 	}
-	return fmt.Errorf("setup: %w", err)
+	if err == nil {
+		err = Unmarshal(payload, into)
+	}
+	if err != nil && err != ErrEnded {
+		err = fmt.Errorf("setup: %w", err)
+	}
+	return err
 }
 
 // Ready reports to main, once, that the role is confined and at work.
@@ -165,10 +165,7 @@ func (e events) Write(p []byte) (int, error) { return e.WriteLevel(zerolog.NoLev
 
 // WriteLevel sends an event. One that is too long is replaced by its level and length.
 func (e events) WriteLevel(level zerolog.Level, p []byte) (int, error) {
-	event := p
-	if n := len(event); n > 0 && event[n-1] == '\n' {
-		event = event[:n-1]
-	}
+	event := bytes.TrimSuffix(p, []byte("\n"))
 	if len(event) > maxLog {
 		event = fmt.Appendf(nil, `{"level":%q,"bytes":%d,"message":"log event left out: too long"}`, level, len(event))
 	}
