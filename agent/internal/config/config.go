@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// DefaultPath is where an installation keeps its configuration. A package sets it
-// with the linker's -X.
+// DefaultPath is where an installation keeps its configuration. A package sets it with the linker's -X.
 var DefaultPath = "/usr/local/etc/threatstop.conf"
 
 // UploadMode is which of the packets that pf logs are reported.

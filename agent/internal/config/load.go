@@ -266,9 +266,8 @@ func quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// WriteTo writes the whole configuration, defaults included, as a file that Parse
-// reads to an equal Config, but for secrets: passwords, and what looks like one in
-// the parameters of a URL, come out as xxxxx.
+// WriteTo writes the whole configuration, defaults included, as a file that Parse reads to an equal Config,
+// but for secrets: passwords, and what looks like one in the parameters of a URL, come out as xxxxx.
 func (c *Config) WriteTo(w io.Writer) (int64, error) {
 	var b bytes.Buffer
 	for name, value := range c.All() {

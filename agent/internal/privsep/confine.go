@@ -116,11 +116,10 @@ func plan(role string, c Confinement) (steps []step, err error) {
 	return steps, nil
 }
 
-// show unveils a path. A path out of reach anyway is left out, since opening it later reports the
-// reason: a directory on the way is missing, is not a directory or is closed to the user, or the path
-// is missing on a read-only file system (unveil(2) looks it up as if it were to be created,
-// vfs_syscalls.c: sys_unveil; /etc/hosts may be missing there). It may have been the only path, so that
-// everything else is hidden.
+// show unveils a path. A path out of reach anyway is left out, since opening it later reports the reason: a
+// directory on the way is missing, is not a directory or is closed to the user, or the path is missing on a
+// read-only file system (unveil(2) looks it up as if it were to be created, vfs_syscalls.c: sys_unveil;
+// /etc/hosts may be missing there). It may have been the only path, so that everything else is hidden.
 func show(unveil func(path, permissions string) error, path, permissions string) error {
 	err := unveil(path, permissions)
 	if slices.ContainsFunc([]error{fs.ErrNotExist, fs.ErrPermission, syscall.ENOTDIR, syscall.EROFS}, func(e error) bool { return errors.Is(err, e) }) {

@@ -3,9 +3,8 @@
 // supervises and connects them; it does not know what they do.
 //
 // A role finds its name in argv[0] ("threatstopd: NAME") and everything else in the first message on
-// descriptor 3, one end of a socketpair. It inherits no environment but TZ, and no descriptor but
-// that one, /dev/null twice, a pipe that takes the Go runtime's report of a crash, and those that are
-// passed to it.
+// descriptor 3, one end of a socketpair. It inherits no environment but TZ, and no descriptor but that one,
+// /dev/null twice, a pipe that takes the Go runtime's report of a crash, and those that are passed to it.
 //
 // A message is the length of its payload (4 bytes, most significant first), a kind (1 byte) and the
 // payload: one JSON value, or binary records. The receiver lists the kinds that it takes and the

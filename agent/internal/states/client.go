@@ -82,9 +82,8 @@ type answer struct {
 	Error string // why not all was done; empty: nothing failed
 }
 
-// Memory returns the bound for the memory of the role where pf has at most so many states (its limit),
-// in bytes: the state table is read whole, with some room, besides the addresses of a
-// request.
+// Memory returns the bound for the memory of the role where pf has at most so many states (its limit), in
+// bytes: the state table is read whole, with some room, besides the addresses of a request.
 func Memory(states int) uint64 {
 	const state, entries = 288, 23 * maxEntries
 	return privsep.Memory(0) + entries + state*uint64(max(0, states))

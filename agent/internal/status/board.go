@@ -11,9 +11,8 @@ import (
 // MaxEncoded is the most bytes that Encode returns.
 const MaxEncoded = 4 << 20
 
-// Encode returns a status as main sends it to the process that serves it; [Decode] reads it.
-// Where exceptions, dropped entries and texts make it longer than MaxEncoded, only their first
-// ones are kept.
+// Encode returns a status as main sends it to the process that serves it; [Decode] reads it. Where
+// exceptions, dropped entries and texts make it longer than MaxEncoded, only their first ones are kept.
 func Encode(s Status) ([]byte, error) {
 	s.Format = Format
 	s.Tables = slices.Clone(s.Tables)
@@ -53,8 +52,7 @@ const OldAfter = 2 * time.Minute
 // firstTime is how long a client of a new process may wait for main's first report.
 const firstTime = 3 * time.Second
 
-// A Board holds main's part of the status for the process that serves it. It is safe for
-// concurrent use.
+// A Board holds main's part of the status for the process that serves it. It is safe for concurrent use.
 type Board struct {
 	mu    sync.Mutex
 	last  Status
@@ -75,9 +73,8 @@ func (b *Board) Put(s *Status) {
 	b.last, b.came = *s, time.Now()
 }
 
-// Status returns main's part as of now; it waits a moment for the first. When main has not
-// reported for [OldAfter], whether the policy is enforced is not known: the rest is what main
-// reported last.
+// Status returns main's part as of now; it waits a moment for the first. When main has not reported for
+// [OldAfter], whether the policy is enforced is not known: the rest is what main reported last.
 func (b *Board) Status() Status {
 	select {
 	case <-b.first:

@@ -37,9 +37,8 @@ type Client struct {
 	path string
 }
 
-// Dial connects to the first of the sockets that has a listener. The error is, or wraps,
-// ErrNotRunning when none has, and fs.ErrPermission when there may be one that the caller may
-// not connect to.
+// Dial connects to the first of the sockets that has a listener. The error is, or wraps, ErrNotRunning when
+// none has, and fs.ErrPermission when there may be one that the caller may not connect to.
 func Dial(ctx context.Context, paths ...string) (*Client, error) {
 	failed := ErrNotRunning
 	for _, path := range paths {

@@ -17,8 +17,7 @@
 // Each serves a bounded number of clients for a bounded time.
 package status
 
-// Where the sockets are. Their paths fit in OpenBSD's sockaddr_un (sys/un.h: sun_path has 104
-// bytes).
+// Where the sockets are. Their paths fit in OpenBSD's sockaddr_un (sys/un.h: sun_path has 104 bytes).
 const (
 	SocketPath       = "/var/run/threatstopd.sock"        // every request: 0660 root:wheel
 	StatusSocketPath = "/var/run/threatstopd-status.sock" // no /sync: 0660 root:STATUS_GROUP

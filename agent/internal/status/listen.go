@@ -31,8 +31,7 @@ func (l Listeners) Close() {
 	}
 }
 
-// maxPath is what fits in the smallest sockaddr_un with its NUL (OpenBSD's
-// sys/un.h: sun_path has 104 bytes).
+// maxPath is what fits in the smallest sockaddr_un with its NUL (OpenBSD's sys/un.h: sun_path has 104 bytes).
 const maxPath = 103
 
 // socketMode admits the owner and the group: connecting requires write permission.

@@ -38,8 +38,7 @@ type Event struct {
 // maxClients is how many connections each listener admits.
 const maxClients = 32
 
-// limits are how long a client may take: for its request, for its answer, for one line of a
-// sync.
+// limits are how long a client may take: for its request, for its answer, for one line of a sync.
 type limits struct{ request, answer, line time.Duration }
 
 // Serve answers on l until ctx ends, and closes it. It returns when the last client is gone,
@@ -87,8 +86,7 @@ type server struct {
 	syncing sync.Mutex // tried, never waited for
 }
 
-// listen serves one listener until ctx ends. A connection has one request: idle ones would
-// keep others out.
+// listen serves one listener until ctx ends. A connection has one request: idle ones would keep others out.
 func (s *server) listen(l net.Listener, h http.Handler) {
 	r := &room{Listener: l}
 	srv := &http.Server{
@@ -117,8 +115,7 @@ func (s *server) listen(l net.Listener, h http.Handler) {
 	<-served
 }
 
-// crashing is a Handler whose panic ends the process like any other: net/http would only drop
-// the connection.
+// crashing is a Handler whose panic ends the process like any other: net/http would only drop the connection.
 type crashing struct{ http.Handler }
 
 func (h crashing) ServeHTTP(w http.ResponseWriter, r *http.Request) {

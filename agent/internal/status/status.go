@@ -16,8 +16,7 @@ const Format = 1
 // or does not apply has its zero value. A zero time is "never" or "not planned". Counts are
 // since Started where nothing else is documented.
 //
-// Strings may come from strangers (a server's error) and contain anything: text and metrics
-// clean them.
+// Strings may come from strangers (a server's error) and contain anything: text and metrics clean them.
 type Status struct {
 	Format   int       `json:"format"` // Format; filled in when the status is sent
 	Version  string    `json:"version"`
@@ -26,16 +25,14 @@ type Status struct {
 	Now      time.Time `json:"now"`               // the daemon's clock; ages are counted to it
 	Reported time.Time `json:"reported,omitzero"` // when main made its part of this status
 
-	// Enforced says that pf acts on the policy in force: pf is enabled, the
-	// block table has entries, a loaded rule refers to it. Where it is false, NotEnforced
-	// is the reason and what to do about it, in one line; or NotKnown is the reason why
-	// nothing is known about it.
+	// Enforced says that pf acts on the policy in force: pf is enabled, the block table has entries, a
+	// loaded rule refers to it. Where it is false, NotEnforced is the reason and what to do about it, in
+	// one line; or NotKnown is the reason why nothing is known about it.
 	Enforced    bool   `json:"enforced"`
 	NotEnforced string `json:"not_enforced,omitempty"`
 	NotKnown    string `json:"not_known,omitempty"`
-	// Unsure is, where Enforced is false and the other two are empty, why it is not known
-	// whether pf acts on the policy, though nothing is wrong: the release is newer than the
-	// program.
+	// Unsure is, where Enforced is false and the other two are empty, why it is not known whether pf acts
+	// on the policy, though nothing is wrong: the release is newer than the program.
 	Unsure string `json:"unsure,omitempty"`
 
 	Poll   Poll    `json:"poll"`
@@ -177,8 +174,7 @@ type PF struct {
 	// OpenBSD that is newer than the program.
 	Unknown bool   `json:"unknown,omitempty"`
 	Notice  string `json:"notice,omitempty"`
-	// Limit is pf's table-entries, 0 when it is not known; Used the entries in
-	// all tables of the host.
+	// Limit is pf's table-entries, 0 when it is not known; Used the entries in all tables of the host.
 	Limit int `json:"limit"`
 	Used  int `json:"used"`
 	// Reload is how many more pf needs for as long as `pfctl -f` takes, which
