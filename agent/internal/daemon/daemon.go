@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -126,7 +125,6 @@ type Daemon struct {
 	checked  time.Time // when whole tables were last compared with the policy
 	applying time.Time // since when tables are being set; zero: they are not
 	again    bool      // the program must be executed again
-	latest   atomic.Pointer[status.Status]
 }
 
 // New returns a Daemon that has not begun to run.
@@ -310,7 +308,6 @@ func (d *Daemon) confine() error {
 			d.o.Log.Warn().Err(err).Msg("limit not read")
 		}
 	}
-	_, _ = time.Now().Zone() // reads the zone's file
 	d.o.PF.Pledged()
 	if err := d.o.Confine.Confine("main", d.setup.Confinement); err != nil {
 		return fmt.Errorf("confine the main process: %w", err)

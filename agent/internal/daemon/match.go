@@ -29,15 +29,6 @@ func (d *Daemon) readInForce() {
 	}
 }
 
-// matchPolicy puts the policy of a run in force for matching, and removes states if the owner wants that.
-func (d *Daemon) matchPolicy(out *apply.Outcome) {
-	before := d.matchTables(out)
-	if before != nil && d.states != nil {
-		now, own := d.match.set, d.match.own
-		go d.killStates(before, now, own)
-	}
-}
-
 // matchTables matches packets against the policy of a run, where pf has it. It returns the policy before,
 // nil when pf's block table has not changed, or is set for the first time.
 func (d *Daemon) matchTables(out *apply.Outcome) (before *policy.Set) {

@@ -168,7 +168,9 @@ func (d *Daemon) enforce(force bool, setting func(policy.Kind, *policy.Set)) *ap
 	for _, t := range out.Tables {
 		d.tookTable(t)
 	}
-	d.matchPolicy(out)
+	if before := d.matchTables(out); before != nil && d.states != nil {
+		go d.killStates(before, d.match.set, d.match.own)
+	}
 	d.look()
 	return out
 }
@@ -229,20 +231,20 @@ func (d *Daemon) logOutcome(out *apply.Outcome) {
 			server = l.Server
 		}
 	}
-	event = event.Int("lists", len(out.Lists)).Int("entries", entries)
+	event.Int("lists", len(out.Lists)).Int("entries", entries)
 	if server != "" {
-		event = event.Str("server", server)
+		event.Str("server", server)
 	}
 	held, changed := false, false
 	for _, t := range out.Tables {
 		held = held || t.Err != nil || !t.Decision.Allowed()
 		changed = changed || t.Steps > 0 || t.FileWritten
 		if t.Kind == policy.Allow {
-			event = event.Int("allowed", t.InForce)
-			continue
+			event.Int("allowed", t.InForce)
+		} else {
+			event.Int("blocked", t.InForce).Int("excepted", len(out.Policy.Report.Excepted)).
+				Int("added", t.Delta.Added).Int("deleted", t.Delta.Deleted).Int("changed", t.Delta.Changed)
 		}
-		event = event.Int("blocked", t.InForce).Int("excepted", len(out.Policy.Report.Excepted)).
-			Int("added", t.Delta.Added).Int("deleted", t.Delta.Deleted).Int("changed", t.Delta.Changed)
 	}
 	text := "policy enforced"
 	switch {

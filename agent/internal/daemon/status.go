@@ -10,10 +10,6 @@ import (
 	"example.org/threatstopd/pfioctl"
 )
 
-// Status returns the status as of the last event, without hits and uploads, which the role that reports
-// adds. It may be called by any goroutine once the roles have started.
-func (d *Daemon) Status() status.Status { return *d.latest.Load() }
-
 // status is what the loop knows.
 func (d *Daemon) status() status.Status {
 	g := d.glance
@@ -65,9 +61,7 @@ func (d *Daemon) status() status.Status {
 
 // push hands the status to those who ask for it.
 func (d *Daemon) push() {
-	s := d.status()
-	d.latest.Store(&s)
-	d.report.Status(s)
+	d.report.Status(d.status())
 }
 
 func (d *Daemon) describeList(l *sources.List, report policy.Report) status.List {

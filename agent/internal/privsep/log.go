@@ -28,7 +28,7 @@ var keyForm = regexp.MustCompile(`^[\w.-]{1,40}$`)
 // roleField is the field of a log event that names its role.
 const roleField = "role"
 
-// logEvent logs an event of a role: one JSON object as zerolog writes it. Anything else is an error.
+// logEvent logs an event of a role: one JSON object as zerolog writes it, with no other in it. Anything else is an error.
 // Characters that could forge or hide a line are spelled out. Main adds the time and the role's name,
 // and logs the levels that would end a process as errors.
 func logEvent(log zerolog.Logger, role string, payload []byte) error {
@@ -58,31 +58,20 @@ func logEvent(log zerolog.Logger, role string, payload []byte) error {
 	delete(fields, zerolog.LevelFieldName)
 	delete(fields, zerolog.MessageFieldName)
 	event := log.WithLevel(min(level, zerolog.ErrorLevel)).Str(roleField, role)
+	reserved := []string{zerolog.TimestampFieldName, roleField, zerolog.CallerFieldName}
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		if !keyForm.MatchString(key) || key == zerolog.TimestampFieldName || key == roleField || key == zerolog.CallerFieldName {
+		value := fields[key]
+		switch v := value.(type) {
+		case string:
+			value = Clean(v, maxText)
+		case []any, map[string]any:
+			return fmt.Errorf("field %q is nested", Clean(key, maxKey))
+		}
+		if !keyForm.MatchString(key) || slices.Contains(reserved, key) {
 			return fmt.Errorf("field %q", Clean(key, maxKey))
 		}
-		event.Interface(key, cleanValue(fields[key]))
+		event.Interface(key, value)
 	}
 	event.Msg(Clean(message, maxText))
 	return nil
-}
-
-// cleanValue returns a JSON value in which every text is clean.
-func cleanValue(v any) any {
-	switch v := v.(type) {
-	case string:
-		return Clean(v, maxText)
-	case []any:
-		for i := range v {
-			v[i] = cleanValue(v[i])
-		}
-	case map[string]any:
-		clean := make(map[string]any, len(v))
-		for key, value := range v {
-			clean[Clean(key, maxText)] = cleanValue(value)
-		}
-		return clean
-	}
-	return v
 }

@@ -97,6 +97,7 @@ func TestMisbehaviour(t *testing.T) {
 		{"log: two events", "misbehaved, killed: log event: something follows the object"},
 		{"log: too long", "misbehaved, killed: message refused: 16398 bytes of kind 1, at most 16384 are taken"},
 		{"log: 50 fields", "misbehaved, killed: log event: 51 fields, at most 40 are taken"},
+		{"log: a list", `misbehaved, killed: log event: field "a" is nested`},
 		{"log: nested", "misbehaved, killed: log event: "},
 		{"fails", `pflog0: no such\x0ainterface\x1b[31m`},
 		{"exits 0", "ended by itself"},
@@ -404,7 +405,7 @@ func TestLog(t *testing.T) {
 			k.Wait()
 			want := `{"level":"debug","role":"logs","n":-5,"message":"debug"}
 {"level":"info","role":"logs","text":"a\\x0aJan  1 00:00:00 host sshd[1]: accepted\\x0d\\x1b[2J\\u202e\\x00\"\\","message":"two\\x0alines�"}
-{"level":"warn","role":"logs","f":1.5,"list":["a\\x09b","c"],"m":{"k\\x0a":null},"ok":true,"message":"warn"}
+{"level":"warn","role":"logs","f":1.5,"m":null,"ok":true,"message":"warn"}
 {"level":"error","role":"logs","error":"bad � bytes","message":"error"}
 {"level":"error","role":"logs","message":"panic"}
 {"level":"info","role":"logs","message":"no level"}

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -60,7 +59,6 @@ func (s *Status) WritePage(w io.Writer, zone *time.Location) error {
 	funcs["odd"] = func(i int) bool { return i%2 == 1 }
 	funcs["first"] = func(all []Counted) []Counted { return all[:min(len(all), topShow)] }
 	funcs["span"] = func(d Seconds) string { return age(d.Duration()) }
-	funcs["meter"] = newMeter
 	t, err := template.New("page").Funcs(funcs).Parse(pageText)
 	if err != nil {
 		return err
@@ -114,25 +112,6 @@ func (v *view) Others() []string {
 		return v.Needs[1:]
 	}
 	return v.Needs
-}
-
-// A meter shows how much of a limit is used, and how much More would be, in percent.
-type meter struct {
-	Used, More float64
-	Over       bool
-}
-
-// newMeter returns nil when there is no limit.
-func newMeter(used, more, limit any) *meter {
-	n := [3]float64{}
-	for i, x := range []any{used, more, limit} {
-		n[i], _ = strconv.ParseFloat(fmt.Sprint(x), 64)
-	}
-	if n[2] <= 0 {
-		return nil
-	}
-	percent := func(x float64) float64 { return min(100, max(0, 100*x/n[2])) }
-	return &meter{percent(n[0]), percent(n[0] + n[1]), n[0]+n[1] > n[2]}
 }
 
 // A plot is a bar chart, in the units of the template's viewBox.
