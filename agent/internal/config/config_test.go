@@ -524,13 +524,6 @@ var cases = []struct {
 		},
 	},
 	{
-		name: "bad a key set on the same line",
-		text: "OUT_DIR=/x BLOCK_FILE=$OUT_DIR/b",
-		bad: []string{
-			`t.conf:1: BLOCK_FILE: $OUT_DIR is set on the same line, and shells differ in what that means: set it on a line above`,
-		},
-	},
-	{
 		name: "bad a refused key is not missed again",
 		text: "OUT_DIR=$(x)\nBLOCK_FILE=$OUT_DIR/b\nALLOW_FILE=$BLOCK_FILE.x",
 		bad: []string{

@@ -112,7 +112,6 @@ func lineKey(text string) (key string, n int) {
 // statement reads the assignments up to the next newline or semicolon. After an error it skips the line.
 func (s *shell) statement() {
 	key, from := "", "" // the last assignment, and the text from there on
-	same := make(map[string]bool)
 	for first := true; ; first = false {
 		s.advance(len(blankForm.FindString(s.text)))
 		next, n := lineKey(s.text)
@@ -124,10 +123,9 @@ func (s *shell) statement() {
 			return
 		case n > 0:
 			key, from = next, s.text[n-len(next)-1:]
-			if s.advance(n); !s.assign(key, from, same) {
+			if s.advance(n); !s.assign(key, from) {
 				return
 			}
-			same[key] = true
 			continue
 		}
 		word, _, _ := strings.Cut(s.text, "\n")
@@ -165,11 +163,11 @@ type fault struct {
 	stop     bool   // where the value ends is not known
 }
 
-// assign evaluates the value of a key, at the beginning of the text; from is the text from the key on,
-// same has the keys that are set in the same statement. It returns false if it refuses the value.
-func (s *shell) assign(key, from string, same map[string]bool) bool {
+// assign evaluates the value of a key, at the beginning of the text; from is the text from the key on. It
+// returns false if it refuses the value.
+func (s *shell) assign(key, from string) bool {
 	a, text, k := assignment{line: s.line, key: key}, s.text, find(key)
-	n, f := s.value(&a, same)
+	n, f := s.value(&a)
 	s.advance(n)
 	switch {
 	case f == nil:
@@ -191,7 +189,7 @@ func (s *shell) assign(key, from string, same map[string]bool) bool {
 // value evaluates the value at the beginning of the text into a, and returns its length, as far as it can
 // be read. An assignment undergoes neither field splitting nor pathname expansion (POSIX, Shell Command
 // Language, 2.9.1), so that blanks from $KEY, * and ? stay as they are.
-func (s *shell) value(a *assignment, same map[string]bool) (n int, found *fault) {
+func (s *shell) value(a *assignment) (n int, found *fault) {
 	var b strings.Builder
 	fail := func(f fault) {
 		if found == nil || f.stop {
@@ -237,7 +235,7 @@ func (s *shell) value(a *assignment, same map[string]bool) (n int, found *fault)
 				b.WriteByte(text[i])
 			}
 		case c == '$' || c == '`':
-			value, length, f := s.substitute(a, text[i:], quote, same)
+			value, length, f := s.substitute(a, text[i:], quote)
 			if s.size+b.Len()+len(value) > maxValues {
 				f = &fault{text: fmt.Sprintf("the values of all keys come to more than %d bytes", maxValues)}
 			}
@@ -258,9 +256,9 @@ func (s *shell) value(a *assignment, same map[string]bool) (n int, found *fault)
 
 // substitute returns what a shell puts in place of the $ or ` at the beginning of text, and the length of
 // what it replaces, 0 if that does not end on its line.
-func (s *shell) substitute(a *assignment, text string, quote byte, same map[string]bool) (string, int, *fault) {
+func (s *shell) substitute(a *assignment, text string, quote byte) (string, int, *fault) {
 	if m := paramForm.FindStringSubmatch(text); m != nil {
-		value, f := s.param(a, m[1]+m[2], same)
+		value, f := s.param(a, m[1]+m[2])
 		return value, len(m[0]), f
 	}
 	next := (text + "\n")[1]
@@ -309,13 +307,10 @@ func substitution(text string) int {
 }
 
 // param returns the value of $KEY.
-func (s *shell) param(a *assignment, name string, same map[string]bool) (string, *fault) {
+func (s *shell) param(a *assignment, name string) (string, *fault) {
 	v, set := s.vars[name]
 	text := ""
 	switch {
-	case same[name]:
-		// A=1 B=$A: dash expands both before it sets either, ksh does not.
-		text = fmt.Sprintf("$%s is set on the same line, and shells differ in what that means: set it on a line above", brief(name))
 	case v.bad:
 	case v.unread:
 		text = fmt.Sprintf("$%s has no plain value (line %d): write its value here", brief(name), v.line)
