@@ -46,7 +46,7 @@ func askStatus(t *testing.T, st *status.Status, args ...string) (code int, stdou
 func TestStatus(t *testing.T) {
 	now := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 	well := status.Status{Version: "v1", Started: now.Add(-time.Hour), Now: now, Enforced: true,
-		Tables: []status.Table{{Kind: status.KindBlock, Name: "ThreatSTOP-Block", Loaded: true, Policy: 3, Kernel: 3, Rules: 1,
+		Tables: []status.Table{{Kind: "block", Name: "ThreatSTOP-Block", Loaded: true, Policy: 3, Kernel: 3, Rules: 1,
 			Excepted: []status.Excepted{{Prefix: netip.MustParsePrefix("10.0.0.1/32"), Why: "gateway", Inside: 1}}, ExceptedCount: 1}},
 		Hits: status.Hits{Mode: "no"}}
 	ill := well

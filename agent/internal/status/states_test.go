@@ -25,17 +25,17 @@ func healthy() *Status {
 		Poll: Poll{Last: at.Add(-19 * time.Minute), Took: Seconds(412 * time.Millisecond), LastGood: at.Add(-19 * time.Minute),
 			Next: at.Add(41 * time.Minute), Interval: Seconds(time.Hour), StaleAfter: Seconds(3 * time.Hour)},
 		Lists: []List{
-			{Kind: KindBlock, Name: "basic.threatstop.local", Server: "192.0.2.53:53", Layout: "PTR+APL", Parts: 12, Entries: 26421,
+			{Kind: "block", Name: "basic.threatstop.local", Server: "192.0.2.53:53", Layout: "PTR+APL", Parts: 12, Entries: 26421,
 				Fetched: at.Add(-19 * time.Minute), Tried: at.Add(-19 * time.Minute), Enforced: 26420},
-			{Kind: KindAllow, Name: "mine.threatstop.local", Server: "192.0.2.53:53", Layout: "APL", Parts: 1, Entries: 3,
+			{Kind: "allow", Name: "mine.threatstop.local", Server: "192.0.2.53:53", Layout: "APL", Parts: 1, Entries: 3,
 				Fetched: at.Add(-19 * time.Minute), Tried: at.Add(-19 * time.Minute), Enforced: 3},
 		},
 		Tables: []Table{
-			{Kind: KindBlock, Name: "ThreatSTOP-Block", Loaded: true, Policy: 26424, Not: 3, Kernel: 26424, Rules: 2,
+			{Kind: "block", Name: "ThreatSTOP-Block", Loaded: true, Policy: 26424, Not: 3, Kernel: 26424, Rules: 2,
 				Updated: at.Add(-139 * time.Minute), Change: Change{12, 3, 0}, Checked: at.Add(-4 * time.Minute),
 				Excepted: []Excepted{{netip.MustParsePrefix("198.18.0.1/32"), "own address of em0", 1, 0, []string{"basic.threatstop.local"}}}, ExceptedCount: 1,
 				File: "/var/db/ThreatSTOP-Block.pftable", FileWritten: at.Add(-139 * time.Minute), FileEntries: 26424},
-			{Kind: KindAllow, Name: "ThreatSTOP-Allow", Loaded: true, Policy: 3, Kernel: 3, Rules: 0,
+			{Kind: "allow", Name: "ThreatSTOP-Allow", Loaded: true, Policy: 3, Kernel: 3, Rules: 0,
 				Updated: at.Add(-76 * time.Hour), Change: Change{3, 0, 0}, Checked: at.Add(-4 * time.Minute),
 				File: "/var/db/ThreatSTOP-Allow.pftable", FileWritten: at.Add(-700 * time.Hour), FileEntries: 3},
 		},
@@ -81,8 +81,8 @@ var states = []state{
 			*s = Status{
 				Format: Format, Version: s.Version, Config: s.Config, Started: at.Add(-2 * time.Second), Now: at, Enforced: true,
 				Poll:  Poll{Running: true, Interval: s.Poll.Interval, StaleAfter: s.Poll.StaleAfter},
-				Lists: []List{{Kind: KindBlock, Name: "basic.threatstop.local"}},
-				Tables: []Table{{Kind: KindBlock, Name: "ThreatSTOP-Block", Loaded: true, Kernel: 26424, Rules: 1,
+				Lists: []List{{Kind: "block", Name: "basic.threatstop.local"}},
+				Tables: []Table{{Kind: "block", Name: "ThreatSTOP-Block", Loaded: true, Kernel: 26424, Rules: 1,
 					File: "/var/db/ThreatSTOP-Block.pftable", FileWritten: at.Add(-2 * time.Hour), FileEntries: 26424}},
 				PF:      PF{Running: true, Limit: 200000, Used: 26424},
 				Hits:    Hits{Mode: "hits", Interface: "pflog0", Capturing: true, Hourly: Series{From: s.Hits.Hourly.From, Counts: make([]int64, HistoryHours)}},
@@ -145,9 +145,9 @@ var states = []state{
 			s.Enforced, s.NotEnforced = false, "pf is disabled: pfctl -e enables it"
 			s.Poll.Running = true
 			s.Lists[0].Fetched, s.Lists[0].Kept, s.Lists[0].Failures, s.Lists[0].Error = at.Add(-50*time.Hour), true, 1, noNetwork
-			s.Lists = append(s.Lists, List{Kind: KindBlock, Name: "a-list-with-a-name.of-a-customer-that-is-rather-long.threatstop.local", Server: "[2001:db8:1234:5678:9abc:def0:1234:5678]:5353",
+			s.Lists = append(s.Lists, List{Kind: "block", Name: "a-list-with-a-name.of-a-customer-that-is-rather-long.threatstop.local", Server: "[2001:db8:1234:5678:9abc:def0:1234:5678]:5353",
 				Parts: 260, Entries: 1234567, Fetched: at.Add(-time.Minute)},
-				List{Kind: KindBlock, Name: "strange.threatstop.local", Error: "server says \"\x1b[2J\x07h\u00e9llo\nworld\"", Failures: 2, Tried: at.Add(-time.Hour)})
+				List{Kind: "block", Name: "strange.threatstop.local", Error: "server says \"\x1b[2J\x07h\u00e9llo\nworld\"", Failures: 2, Tried: at.Add(-time.Hour)})
 			b := &s.Tables[0]
 			b.Kernel, b.Drift = 26425, Drift{3, at.Add(-3 * time.Hour), Change{12, 3, 1}}
 			b.Excepted = append(b.Excepted, Excepted{netip.MustParsePrefix("10.0.0.0/8"), "network of em1", 12, 1, []string{"basic.threatstop.local", "strange.threatstop.local"}},

@@ -24,7 +24,6 @@ type Status struct {
 	Started  time.Time `json:"started"`
 	Now      time.Time `json:"now"`               // the daemon's clock; ages are counted to it
 	Reported time.Time `json:"reported,omitzero"` // when main made its part of this status
-
 	// Enforced says that pf acts on the policy in force: pf is enabled, the block table has entries, a
 	// loaded rule refers to it. Where it is false, NotEnforced is the reason and what to do about it, in
 	// one line; or NotKnown is the reason why nothing is known about it.
@@ -33,18 +32,14 @@ type Status struct {
 	NotKnown    string `json:"not_known,omitempty"`
 	// Unsure is, where Enforced is false and the other two are empty, why it is not known whether pf acts
 	// on the policy, though nothing is wrong: the release is newer than the program.
-	Unsure string `json:"unsure,omitempty"`
-
-	Poll   Poll    `json:"poll"`
-	Lists  []List  `json:"lists"`  // in the order of the configuration, block lists first
-	Tables []Table `json:"tables"` // block first
-	PF     PF      `json:"pf"`
-
-	Hits    Hits    `json:"hits"`
-	Uploads Uploads `json:"uploads"`
-
-	Troubles []Trouble `json:"troubles"` // those that last, the oldest first
-
+	Unsure    string    `json:"unsure,omitempty"`
+	Poll      Poll      `json:"poll"`
+	Lists     []List    `json:"lists"`  // in the order of the configuration, block lists first
+	Tables    []Table   `json:"tables"` // block first
+	PF        PF        `json:"pf"`
+	Hits      Hits      `json:"hits"`
+	Uploads   Uploads   `json:"uploads"`
+	Troubles  []Trouble `json:"troubles"`            // those that last, the oldest first
 	Processes []Process `json:"processes,omitempty"` // main, then the roles
 }
 
@@ -58,59 +53,45 @@ type Poll struct {
 	LastGood time.Time `json:"last_good,omitzero"`      // when one last brought both tables to what the servers have
 	Next     time.Time `json:"next,omitzero"`           // when the next begins, a retry too
 	Interval Seconds   `json:"interval_seconds"`        // POLL_INTERVAL
-	// StaleAfter is the age from which a list is stale, STALE_AFTER or three intervals.
-	// 0: no list ever is.
+	// StaleAfter is the age from which a list is stale, STALE_AFTER or three intervals; 0: no list ever is.
 	StaleAfter Seconds `json:"stale_after_seconds"`
 }
 
-// Values of List.Kind and Table.Kind, which are those of policy.Kind's String.
-const (
-	KindBlock = "block"
-	KindAllow = "allow"
-)
-
 // List is one list of the policy.
 type List struct {
-	Kind string `json:"kind"` // KindBlock or KindAllow
+	Kind string `json:"kind"` // "block" or "allow"
 	Name string `json:"name"`
-
 	// What is in use. It is an earlier copy when Kept is set: the last attempt failed, and
 	// Error is the reason. With Fetched zero no copy has come since the start, and what the
 	// table files hold is in force.
-	Server  string    `json:"server,omitempty"` // that gave it
-	Layout  string    `json:"layout,omitempty"` // the records it is made of
-	Parts   int       `json:"parts"`
-	Entries int       `json:"entries"`
-	Fetched time.Time `json:"fetched,omitzero"`
-	Kept    bool      `json:"kept,omitempty"`
-
+	Server   string    `json:"server,omitempty"` // that gave it
+	Layout   string    `json:"layout,omitempty"` // the records it is made of
+	Parts    int       `json:"parts"`
+	Entries  int       `json:"entries"`
+	Fetched  time.Time `json:"fetched,omitzero"`
+	Kept     bool      `json:"kept,omitempty"`
 	Tried    time.Time `json:"tried,omitzero"`     // the last attempt
 	Failures int       `json:"failures,omitempty"` // in a row, up to the last attempt
 	Error    string    `json:"error,omitempty"`    // of the last attempt; "" when it was good
 	Absent   bool      `json:"absent,omitempty"`   // the servers answered that there is no such list
 	Retry    time.Time `json:"retry,omitzero"`     // when it is fetched again before the next poll
-
-	Enforced int `json:"enforced"`          // of its entries, those that count in the table
-	Dropped  int `json:"dropped,omitempty"` // of its entries, those refused as too wide
+	Enforced int       `json:"enforced"`           // of its entries, those that count in the table
+	Dropped  int       `json:"dropped,omitempty"`  // of its entries, those refused as too wide
 }
 
 // Table is one pf table.
 type Table struct {
-	Kind string `json:"kind"` // KindBlock or KindAllow
-	Name string `json:"name"` // with its anchor, as pfioctl.Table's String has it
-
-	Loaded bool `json:"loaded"` // it is set in pf; false with RELOAD_PF=no
-	Policy int  `json:"policy"` // entries of the policy last enforced, negated ones included
-	Not    int  `json:"not"`    // of these, negated
-	Kernel int  `json:"kernel"` // entries that pf counts in it; -1: pf has no such table
-	Rules  int  `json:"rules"`  // loaded rules and anchors that refer to it
-
+	Kind    string    `json:"kind"`             // "block" or "allow"
+	Name    string    `json:"name"`             // with its anchor, as pfioctl.Table's String has it
+	Loaded  bool      `json:"loaded"`           // it is set in pf; false with RELOAD_PF=no
+	Policy  int       `json:"policy"`           // entries of the policy last enforced, negated ones included
+	Not     int       `json:"not"`              // of these, negated
+	Kernel  int       `json:"kernel"`           // entries that pf counts in it; -1: pf has no such table
+	Rules   int       `json:"rules"`            // loaded rules and anchors that refer to it
 	Updated time.Time `json:"updated,omitzero"` // when it was last changed to a new policy
 	Change  Change    `json:"change"`           // and what that changed
 	Error   string    `json:"error,omitempty"`  // why the last policy could not be enforced
-
-	Held *Held `json:"held,omitempty"` // nil: nothing is held back
-
+	Held    *Held     `json:"held,omitempty"`   // nil: nothing is held back
 	// Excepted are the exceptions that met entries of the lists; ExceptedCount counts all
 	// of them, also where a status that would be too long names only the first.
 	Excepted      []Excepted `json:"excepted,omitempty"`
@@ -118,13 +99,11 @@ type Table struct {
 	// Dropped are the entries that were refused, DroppedCount their number, likewise.
 	Dropped      []Dropped `json:"dropped,omitempty"`
 	DroppedCount int       `json:"dropped_count"`
-
-	Checked time.Time `json:"checked,omitzero"` // when the whole table was last compared with the policy
-	Drift   Drift     `json:"drift"`
-
-	File        string    `json:"file,omitempty"`         // the persist file; "" when there is none
-	FileWritten time.Time `json:"file_written,omitzero"`  // when it was last replaced, by an earlier process too
-	FileEntries int       `json:"file_entries,omitempty"` // what it holds
+	Checked      time.Time `json:"checked,omitzero"` // when the whole table was last compared with the policy
+	Drift        Drift     `json:"drift"`
+	File         string    `json:"file,omitempty"`         // the persist file; "" when there is none
+	FileWritten  time.Time `json:"file_written,omitzero"`  // when it was last replaced, by an earlier process too
+	FileEntries  int       `json:"file_entries,omitempty"` // what it holds
 }
 
 // Change is what one step changed in a table.
@@ -192,7 +171,6 @@ type Hits struct {
 	// Capturing is set while the interface is read. Otherwise Error is the reason.
 	Capturing bool   `json:"capturing"`
 	Error     string `json:"error,omitempty"`
-
 	// Since is when Seen, Matched, Lists, Drops and the counts of Uploads began to count:
 	// they outlive the daemon. Zero: Status.Started.
 	Since   time.Time  `json:"since,omitzero"`
@@ -200,11 +178,10 @@ type Hits struct {
 	Matched int64      `json:"matched"`         // those of them with an address on the policy
 	Lists   []ListHits `json:"lists,omitempty"` // matched, by list
 	Drops   []Drop     `json:"drops,omitempty"` // what was lost, by reason; reasons with nothing lost may be missing
-
-	Hour   Top    `json:"hour"`   // the last hour
-	Day    Top    `json:"day"`    // the last day
-	Hourly Series `json:"hourly"` // hits of each of the last HistoryHours
-	Daily  Series `json:"daily"`  // hits of each of the last HistoryDays, which begin at midnight UTC
+	Hour    Top        `json:"hour"`            // the last hour
+	Day     Top        `json:"day"`             // the last day
+	Hourly  Series     `json:"hourly"`          // hits of each of the last HistoryHours
+	Daily   Series     `json:"daily"`           // hits of each of the last HistoryDays, which begin at midnight UTC
 	// CatchUp is in a few words how far the reading of pflogd's files has come, for packets
 	// that were logged while no daemon ran.
 	CatchUp string `json:"catch_up,omitempty"`
@@ -280,17 +257,15 @@ type Uploads struct {
 	Server    string  `json:"server,omitempty"` // host of the log server; "" when nothing is uploaded
 	Last      *Upload `json:"last,omitempty"`   // the last batch that was delivered; nil: none
 	Delivered Volume  `json:"delivered"`
-
-	InMemory int64  `json:"in_memory"` // lines that are not in the spool yet
-	Spool    Volume `json:"spool"`     // what waits there, of earlier processes too
-	SpoolDir string `json:"spool_dir,omitempty"`
-	DiskUsed int64  `json:"disk_used"` // bytes of its files
-	DiskMax  int64  `json:"disk_max"`  // SPOOL_MAX
+	InMemory  int64   `json:"in_memory"` // lines that are not in the spool yet
+	Spool     Volume  `json:"spool"`     // what waits there, of earlier processes too
+	SpoolDir  string  `json:"spool_dir,omitempty"`
+	DiskUsed  int64   `json:"disk_used"` // bytes of its files
+	DiskMax   int64   `json:"disk_max"`  // SPOOL_MAX
 	// SpoolError is why batches cannot be written to the spool now; they stay in memory.
-	SpoolError string `json:"spool_error,omitempty"`
-	Aside      Volume `json:"aside"`                 // refused by the server, set aside in the spool directory
-	AsideError string `json:"aside_error,omitempty"` // the server's answer to the last of them: "403"
-
+	SpoolError   string    `json:"spool_error,omitempty"`
+	Aside        Volume    `json:"aside"`                  // refused by the server, set aside in the spool directory
+	AsideError   string    `json:"aside_error,omitempty"`  // the server's answer to the last of them: "403"
 	Tried        time.Time `json:"tried,omitzero"`         // the last attempt
 	Error        string    `json:"error,omitempty"`        // of the last attempt; "" when it was good
 	Advice       string    `json:"advice,omitempty"`       // what to do about Error, when it does not pass by itself
