@@ -700,21 +700,21 @@ var cases = []struct {
 		name: "bad a NUL byte",
 		text: "POLL_INTERVAL=1h\nOUT_DIR=/x\x00y",
 		bad: []string{
-			`t.conf:2: a NUL byte: this is not a text file`,
+			`t.conf:2: a NUL byte: save the file as UTF-8 or ASCII text`,
 		},
 	},
 	{
 		name: "bad UTF-16",
 		text: "\xff\xfeP\x00O\x00",
 		bad: []string{
-			`t.conf:1: UTF-16 text: save the file as UTF-8 or ASCII`,
+			`t.conf:1: a NUL byte: save the file as UTF-8 or ASCII text`,
 		},
 	},
 	{
 		name: "bad a carriage return within a line",
 		text: "POLL_INTERVAL=1h\rOUT_DIR=/x",
 		bad: []string{
-			`t.conf:1: a carriage return within the line: end lines with a newline`,
+			`t.conf:1: POLL_INTERVAL: "1h\rOUT_DIR=/x" has a character in it that cannot be printed, U+000D; allowed: a duration from 1m to 7d, in whole w, d, h, m or s`,
 		},
 	},
 	{

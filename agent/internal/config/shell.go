@@ -64,16 +64,11 @@ var lineEnd = regexp.MustCompile(`\r+(\n|$)`)
 // clean undoes what editors of other systems do to a file, and refuses what is no text.
 func (s *shell) clean(src []byte) (text string, ok bool) {
 	text = lineEnd.ReplaceAllString(strings.TrimPrefix(string(src), "\ufeff"), "$1")
-	lineOf := func(sub string) int { return 1 + strings.Count(text[:strings.Index(text, sub)], "\n") }
 	switch {
 	case len(src) > maxFile:
 		s.errorf(0, "", "larger than %d bytes: this is not a threatstop.conf", maxFile)
-	case strings.HasPrefix(text, "\xff\xfe"), strings.HasPrefix(text, "\xfe\xff"):
-		s.errorf(1, "", "UTF-16 text: save the file as UTF-8 or ASCII")
 	case strings.Contains(text, "\x00"):
-		s.errorf(lineOf("\x00"), "", "a NUL byte: this is not a text file")
-	case strings.Contains(text, "\r"):
-		s.errorf(lineOf("\r"), "", "a carriage return within the line: end lines with a newline")
+		s.errorf(1+strings.Count(text[:strings.Index(text, "\x00")], "\n"), "", "a NUL byte: save the file as UTF-8 or ASCII text")
 	default:
 		// Comments of old files may be in any character set. A value with the replacement character is
 		// refused later.

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"example.org/threatstopd/agent/internal/privsep"
 )
 
 // ErrNotRunning is that no daemon answers.
@@ -157,12 +157,5 @@ func (c *Client) Sync(ctx context.Context, force bool, say func(line string, war
 	return exit, err
 }
 
-// printable replaces in a line what would act on a terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != utf8.RuneError {
-			return r
-		}
-		return '?'
-	}, s)
-}
+// printable is one line of a daemon's answer, fit for a terminal.
+func printable(s string) string { return privsep.Clean(s, maxEvent) }

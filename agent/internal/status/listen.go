@@ -31,9 +31,6 @@ func (l Listeners) Close() {
 	}
 }
 
-// maxPath is what fits in the smallest sockaddr_un with its NUL (OpenBSD's sys/un.h: sun_path has 104 bytes).
-const maxPath = 103
-
 // socketMode admits the owner and the group: connecting requires write permission.
 const socketMode = 0o660
 
@@ -50,9 +47,6 @@ func Listen(path, group string) (l net.Listener, err error) {
 			err = fmt.Errorf("unix socket %s: %w", path, cause(err))
 		}
 	}()
-	if len(path) > maxPath {
-		return nil, fmt.Errorf("its path has %d bytes, at most %d are possible", len(path), maxPath)
-	}
 	gid := -1
 	if group != "" {
 		g, err := user.LookupGroup(group)
