@@ -30,10 +30,10 @@ func (d *Daemon) status() status.Status {
 	}
 	s.PF.Running, s.PF.Unknown, s.PF.Notice = g.Running || g.Evaluated, !g.Known && !g.Evaluated, g.Notice
 	s.Poll = status.Poll{Running: d.poll != nil, Applying: d.applying, LastGood: d.lastGood, Next: d.schedule.next,
-		Interval: status.Seconds(d.setup.PollInterval), StaleAfter: status.Seconds(d.setup.StaleAfter)}
+		Interval: status.InSeconds(d.setup.PollInterval), StaleAfter: status.InSeconds(d.setup.StaleAfter)}
 	if d.last != nil {
 		s.Poll.Last = d.last.Began.Add(d.last.Elapsed)
-		s.Poll.Took, s.Poll.Error = status.Seconds(d.last.Elapsed), errText(d.last.Err)
+		s.Poll.Took, s.Poll.Error = status.InSeconds(d.last.Elapsed), errText(d.last.Err)
 	}
 	var report policy.Report
 	if d.policy != nil {

@@ -154,7 +154,7 @@ func (g *roleRig) start(set *policy.Set) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.client = Start(ctx, g.options, set, []netip.Addr{netip.MustParseAddr("198.18.0.1")})
-	g.client.Status(status.Status{Version: "main's", Enforced: true, Now: time.Now(), Poll: status.Poll{Interval: status.Seconds(time.Hour)}})
+	g.client.Status(status.Status{Version: "main's", Enforced: true, Now: time.Now(), Poll: status.Poll{Interval: status.InSeconds(time.Hour)}})
 	stop := sync.OnceFunc(func() {
 		cancel()
 		g.client.Wait()

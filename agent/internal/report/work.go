@@ -392,7 +392,7 @@ func (r *Reporter) note(ctx context.Context, b *attempt, err error) (cut bool) {
 		}
 		r.row, r.refusing = 0, false
 		u.Tried, u.Error, u.Advice, u.FailingSince = now, "", "", time.Time{}
-		u.Last = &status.Upload{At: now, Lines: int64(b.lines), Bytes: int64(len(b.text)), Took: status.Seconds(now.Sub(b.began))}
+		u.Last = &status.Upload{At: now, Lines: int64(b.lines), Bytes: int64(len(b.text)), Took: status.InSeconds(now.Sub(b.began))}
 		add(&u.Delivered, b.lines, int64(len(b.text)))
 		log.Info().Str("batch", b.id.String()).Int("lines", b.lines).Int("bytes", len(b.text)).
 			Msg("Log file uploaded successfully for " + r.o.DeviceID)

@@ -94,7 +94,7 @@ func number(value any) string {
 		}
 		return "0"
 	case Seconds:
-		seconds = v.Duration().Seconds()
+		seconds = float64(v)
 	case time.Time:
 		if v.IsZero() {
 			return ""

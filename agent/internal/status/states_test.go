@@ -22,8 +22,8 @@ func healthy() *Status {
 	return &Status{
 		Format: Format, Version: "v1.2.0 (3f12c8c2b1aa, go1.25.1 openbsd/amd64)", Config: "/usr/local/etc/threatstop.conf",
 		Started: at.Add(-76 * time.Hour), Now: at, Enforced: true,
-		Poll: Poll{Last: at.Add(-19 * time.Minute), Took: Seconds(412 * time.Millisecond), LastGood: at.Add(-19 * time.Minute),
-			Next: at.Add(41 * time.Minute), Interval: Seconds(time.Hour), StaleAfter: Seconds(3 * time.Hour)},
+		Poll: Poll{Last: at.Add(-19 * time.Minute), Took: InSeconds(412 * time.Millisecond), LastGood: at.Add(-19 * time.Minute),
+			Next: at.Add(41 * time.Minute), Interval: InSeconds(time.Hour), StaleAfter: InSeconds(3 * time.Hour)},
 		Lists: []List{
 			{Kind: "block", Name: "basic.threatstop.local", Server: "192.0.2.53:53", Layout: "PTR+APL", Parts: 12, Entries: 26421,
 				Fetched: at.Add(-19 * time.Minute), Tried: at.Add(-19 * time.Minute), Enforced: 26420},
@@ -55,7 +55,7 @@ func healthy() *Status {
 			Daily:  Series{From: at.Truncate(24 * time.Hour).Add(-29 * 24 * time.Hour), Counts: days},
 		},
 		Uploads: Uploads{
-			Server: "logs.threatstop.com", Last: &Upload{at.Add(-12 * time.Minute), 120, 14201, Seconds(420 * time.Millisecond)},
+			Server: "logs.threatstop.com", Last: &Upload{at.Add(-12 * time.Minute), 120, 14201, InSeconds(420 * time.Millisecond)},
 			Delivered: Volume{300, 33000, 4100000}, InMemory: 12, SpoolDir: "/var/spool/threatstop", DiskMax: 64 << 20,
 			Tried: at.Add(-12 * time.Minute), Next: at.Add(3 * time.Minute),
 		},

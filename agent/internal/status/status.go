@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/netip"
-	"strconv"
 	"time"
 )
 
@@ -300,25 +299,15 @@ type Trouble struct {
 	NeedsOwner bool `json:"needs_owner,omitempty"`
 }
 
-// Seconds is a duration; in JSON a number of seconds, to the millisecond.
-type Seconds time.Duration
+// Seconds is a duration, to the millisecond.
+type Seconds float64
 
-// Duration returns d as a time.Duration.
-func (d Seconds) Duration() time.Duration { return time.Duration(d) }
+// InSeconds returns d in seconds.
+func InSeconds(d time.Duration) Seconds { return Seconds(d.Round(time.Millisecond).Seconds()) }
 
-// MarshalJSON writes d as 1.5.
-func (d Seconds) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, time.Duration(d).Round(time.Millisecond).Seconds(), 'f', -1, 64), nil
-}
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (d *Seconds) UnmarshalJSON(b []byte) error {
-	var f float64
-	if err := json.Unmarshal(b, &f); err != nil {
-		return err
-	}
-	*d = Seconds(time.Duration(f * float64(time.Second)).Round(time.Millisecond))
-	return nil
+// Duration returns s as a time.Duration.
+func (s Seconds) Duration() time.Duration {
+	return time.Duration(float64(s) * 1e9).Round(time.Millisecond)
 }
 
 // WriteJSON writes the status for programs: one object, indented, that begins with what

@@ -109,7 +109,7 @@ func (v *view) funcs() template.FuncMap {
 		"few":     func(n int) int { return min(n, few) },
 		"lost":    func(d Drop) string { _, text := d.reason(); return text },
 		"more":    func(n, named int) int { return max(0, n-named) },
-		"ms":      func(d Seconds) time.Duration { return d.Duration().Round(time.Millisecond) },
+		"ms":      Seconds.Duration,
 		"row":     row,
 		"size":    size,
 		"stale":   v.Stale,

@@ -122,6 +122,8 @@ func fill(r *rand.Rand, v reflect.Value) {
 		v.SetString(b.String())
 	case reflect.Int, reflect.Int64:
 		v.SetInt(int64(r.Uint64()) >> r.IntN(64) >> (64 - v.Type().Bits()))
+	case reflect.Float64:
+		v.SetFloat(float64(InSeconds(time.Duration(r.Uint64()) >> r.IntN(64))))
 	case reflect.Bool:
 		v.SetBool(r.IntN(2) == 0)
 	case reflect.Pointer:
@@ -309,7 +311,7 @@ func TestSeconds(t *testing.T) {
 	}{
 		{0, "0"}, {time.Second, "1"}, {1500 * time.Millisecond, "1.5"}, {time.Microsecond, "0"}, {90 * time.Minute, "5400"}, {-time.Second, "-1"},
 	} {
-		b, err := json.Marshal(Seconds(tt.d))
+		b, err := json.Marshal(InSeconds(tt.d))
 		if err != nil || string(b) != tt.want {
 			t.Errorf("%v: %s, %v", tt.d, b, err)
 		}
