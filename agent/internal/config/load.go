@@ -118,28 +118,21 @@ func read(r io.Reader) (src []byte, hash string, err error) {
 // config fills a Config from what the file assigns. What it returns is worth something only where there are no
 // errors.
 func (p *problems) config(sh *shell) *Config {
-	last := make(map[string]assignment)
 	for _, a := range sh.out {
 		if find(a.key) == nil {
 			p.unknown(a, sh.used[a.key])
-			continue
 		}
-		if before, ok := last[a.key]; ok && !a.extends {
-			p.warnf(false, a.line, a.key, "set again: this replaces the value of line %d", before.line)
-		}
-		last[a.key] = a
 	}
-
 	c := new(Config)
 	keys, bad := keysOf(c), make(map[string]bool)
 	for i := range keys {
 		k := &keys[i]
 		if bad[k.Name] = sh.vars[k.Name].bad; !bad[k.Name] && !k.unused {
-			a, given := last[k.Name]
+			a, given := sh.vars[k.Name]
 			bad[k.Name] = !p.set(k, c, a, given)
 		}
 	}
-	p.together(c, bad, func(key string) int { return last[key].line })
+	p.together(c, bad, func(key string) int { return sh.vars[key].line })
 
 	for _, k := range keys {
 		if p.unread || k.Need == "" || k.text() != "" || bad[k.Name] || k.hits && (c.Upload == UploadNone || bad["UPLOAD"]) {
@@ -149,7 +142,7 @@ func (p *problems) config(sh *shell) *Config {
 		if k.hits {
 			or = ", or UPLOAD=no to report nothing"
 		}
-		p.errorf(last[k.Name].line, k.Name, "missing: %s; add for example %s=%s%s", k.Need, k.Name, quote(k.Example), or)
+		p.errorf(sh.vars[k.Name].line, k.Name, "missing: %s; add for example %s=%s%s", k.Need, k.Name, quote(k.Example), or)
 	}
 	return c
 }

@@ -20,15 +20,8 @@ type assignment struct {
 	line       int
 	key, value string
 	extends    bool // the value holds $KEY itself: A="$A more"
-	unread     bool // see variable
-}
-
-// variable is what is known of a key behind its last assignment.
-type variable struct {
-	value string
-	line  int
-	// bad: the assignment was refused, which is reported once. unread: the value is none that this file
-	// may have, which does not matter as long as no other key uses it.
+	// bad: it was refused, which is reported once. unread: the value is none that this file may have, which
+	// does not matter as long as no other key uses it.
 	bad, unread bool
 }
 
@@ -37,17 +30,17 @@ type variable struct {
 // shell would see anything else, the file is refused.
 type shell struct {
 	*problems
-	text string // what is still to be read
-	line int    // where that begins
-	vars map[string]variable
-	used map[string]bool // keys that another key's value refers to
-	size int             // of all values
+	text string                // what is still to be read
+	line int                   // where that begins
+	vars map[string]assignment // the last of each key
+	used map[string]bool       // keys that another key's value refers to
+	size int                   // of all values
 	out  []assignment
 }
 
 // readShell returns the assignments in src in their order.
 func readShell(src []byte, p *problems) *shell {
-	s := &shell{problems: p, line: 1, vars: make(map[string]variable), used: make(map[string]bool)}
+	s := &shell{problems: p, line: 1, vars: make(map[string]assignment), used: make(map[string]bool)}
 	var ok bool
 	s.text, ok = s.clean(src)
 	s.unread = !ok
@@ -141,7 +134,7 @@ func (s *shell) statement() {
 // refuse reports an error, for a key whose value is thereby not known, and skips the rest of the line.
 func (s *shell) refuse(line int, key, text string) {
 	if key != "" {
-		s.vars[key] = variable{line: line, bad: true}
+		s.vars[key] = assignment{line: line, bad: true}
 	}
 	if text != "" {
 		s.errorf(line, key, "%s", text)
@@ -176,7 +169,10 @@ func (s *shell) assign(key, from string) bool {
 		s.refuse(a.line+strings.Count(text[:f.at], "\n"), key, f.text)
 		return false
 	}
-	s.vars[key] = variable{value: a.value, line: a.line, unread: a.unread}
+	if before, again := s.vars[key]; again && !before.bad && k != nil && !a.extends {
+		s.warnf(false, a.line, key, "set again: this replaces the value of line %d", before.line)
+	}
+	s.vars[key] = a
 	s.out = append(s.out, a)
 	return true
 }
