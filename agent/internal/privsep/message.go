@@ -93,13 +93,6 @@ func (c *Conn) send(kind byte, payload []byte, wait time.Duration) error {
 	return nil
 }
 
-// failure returns why nothing more can be sent; nil: it can.
-func (c *Conn) failure() error {
-	c.sending <- struct{}{}
-	defer func() { <-c.sending }()
-	return c.broken
-}
-
 // SendJSON sends v as a message of one JSON value.
 func (c *Conn) SendJSON(kind byte, v any) error {
 	b, err := json.Marshal(v)

@@ -209,7 +209,16 @@ func (l *life) live(child Child) string {
 		defer close(l.exited)
 		exitErr = child.Wait()
 	}()
-	why := l.begin()
+	var why error
+	if l.job.Begin != nil {
+		why = l.job.Begin(l.conn)
+	}
+	switch {
+	case gone(why):
+		why = nil // the reader sees that too
+	case why != nil:
+		why = fmt.Errorf("setup: %w", why)
+	}
 	go func() {
 		defer close(l.hungUp)
 		l.readErr = l.read()
@@ -243,7 +252,7 @@ func (l *life) live(child Child) string {
 	switch {
 	case l.readErr != nil:
 		why = misbehaved(l.readErr)
-	case l.conn.failure() == ErrNotRead:
+	case l.conn.send(kindEnd, nil, 0) == ErrNotRead:
 		why = misbehaved(ErrNotRead)
 	case why == nil && exitErr != nil:
 		return killed + Clean(exitErr.Error(), 2*maxReason)
@@ -253,18 +262,6 @@ func (l *life) live(child Child) string {
 		return ""
 	}
 	return Clean(why.Error(), 2*maxReason)
-}
-
-// begin sends the setup.
-func (l *life) begin() error {
-	if l.job.Begin == nil {
-		return nil
-	}
-	// The reader sees, too, when the role is gone.
-	if err := l.job.Begin(l.conn); err != nil && !gone(err) {
-		return fmt.Errorf("setup: %w", err)
-	}
-	return nil
 }
 
 // attend returns why the process has to be killed, or nil when it is gone or wanted to end.
