@@ -33,7 +33,8 @@ func (t *tester) files(context.Context) {
 		t.tableFile(cfg.AllowFile, rules.Note)
 	}
 	if t.UID < 0 {
-		t.say(rules.Note, []string{"`threatstopd --install` makes the user"}, "user %s: does not exist: the spool is root's then", cfg.User)
+		t.say(rules.Note, []string{"`threatstopd --install` makes the user"},
+			"user %s: does not exist: the spool is root's then", cfg.User)
 	} else {
 		t.ok("user %s is there", cfg.User)
 	}
@@ -67,7 +68,8 @@ func (t *tester) tableFile(path string, missing rules.Level) {
 	if err == nil && i.Mode().Perm()&0o022 != 0 {
 		err = fmt.Errorf("table file %s: mode %#o: others could change what pf loads: chmod 600 it", path, i.Mode().Perm())
 	}
-	t.file("table file "+path, err, missing, "pf.conf does not load where it names a file that does not exist:", "install -m 600 /dev/null "+path)
+	t.file("table file "+path, err, missing,
+		"pf.conf does not load where it names a file that does not exist:", "install -m 600 /dev/null "+path)
 }
 
 // spool looks at the directory of hits that wait.

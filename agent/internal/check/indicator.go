@@ -39,7 +39,8 @@ func (t *tester) indicators(ctx context.Context) {
 	for _, name := range t.Indicators {
 		addrs, err := t.addresses(ctx, name)
 		if err != nil {
-			t.say(rules.Warn, []string{"name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS"}, "test indicator %s: %v", name, err)
+			t.say(rules.Warn, []string{"name an address that the policy blocks and that does no harm:", "threatstopd --test ADDRESS"},
+				"test indicator %s: %v", name, err)
 		}
 		for _, a := range addrs {
 			what := "test indicator " + name
@@ -58,7 +59,8 @@ func (t *tester) indicator(ctx context.Context, what string, a netip.Addr) {
 		d.add(e.Prefix, e.Not)
 	}
 	if answer, _ := d.answer(); answer != Blocked {
-		t.say(rules.Fail, []string{"threatstopd --sync-now", "threatstopd --check " + a.String()}, "%s is not in table <%s>", what, t.Config.BlockTable)
+		t.say(rules.Fail, []string{"threatstopd --sync-now", "threatstopd --check " + a.String()},
+			"%s is not in table <%s>", what, t.Config.BlockTable)
 		return
 	}
 	t.ok("%s is in table <%s>", what, t.Config.BlockTable)

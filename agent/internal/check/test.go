@@ -153,7 +153,8 @@ func (t *tester) configuration(context.Context) {
 			t.say(rules.Fail, nil, "configuration: %v", e)
 		}
 	case t.Invalid != nil:
-		t.say(rules.Fail, []string{"write it, or name another file with -f; `threatstopd --help` has more"}, "configuration: %v", t.Invalid)
+		t.say(rules.Fail, []string{"write it, or name another file with -f; `threatstopd --help` has more"},
+			"configuration: %v", t.Invalid)
 	case len(t.Warnings) == 0:
 		t.ok("configuration: %s", t.File)
 	}

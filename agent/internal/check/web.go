@@ -23,7 +23,8 @@ const (
 )
 
 // get makes a request and returns the answer with the beginning of its body.
-func (t *tester) get(ctx context.Context, method string, page *url.URL, roots *x509.CertPool, proxy *url.URL) (*http.Response, string, error) {
+func (t *tester) get(ctx context.Context, method string, page *url.URL, roots *x509.CertPool, proxy *url.URL) (
+	*http.Response, string, error) {
 	transport := &http.Transport{
 		DialContext:            t.Dial,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: t.Now},
@@ -59,13 +60,15 @@ func (t *tester) authorised(ctx context.Context) {
 	page := t.Config.AuthURL
 	if page == nil {
 		if t.refused {
-			t.say(rules.Skip, []string{"set AUTH_URL, or look at the web site of the service"}, "authorised: the page that shows it is not set")
+			t.say(rules.Skip, []string{"set AUTH_URL, or look at the web site of the service"},
+				"authorised: the page that shows it is not set")
 		}
 		return
 	}
 	answer, body, err := t.get(ctx, http.MethodGet, page, t.system, nil)
 	if err != nil {
-		t.say(rules.Warn, []string{"look at the page with a browser behind the same public address"}, "authorised: %s: %v", page.Redacted(), err)
+		t.say(rules.Warn, []string{"look at the page with a browser behind the same public address"},
+			"authorised: %s: %v", page.Redacted(), err)
 		return
 	}
 	if answer.StatusCode != http.StatusOK {
@@ -135,7 +138,8 @@ func (t *tester) remedy(err error) string {
 	)
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Sprintf("this host's clock says %s: set it (rdate pool.ntp.org; rcctl enable ntpd), or the certificate is past its time", t.Now().In(t.Local).Format(time.DateTime))
+		return fmt.Sprintf("this host's clock says %s: set it (rdate pool.ntp.org; rcctl enable ntpd), "+
+			"or the certificate is past its time", t.Now().In(t.Local).Format(time.DateTime))
 	case errors.As(err, &unknown):
 		return "CA_FILE names the certificates to trust; something on the way may be opening the connection"
 	case strings.Contains(err.Error(), "Proxy Authentication Required"):
@@ -160,7 +164,8 @@ func (t *tester) clock(answer *http.Response) {
 	case err != nil:
 		t.say(rules.Skip, nil, "clock: the log server does not send the time")
 	case skew > most:
-		t.say(rules.Fail, []string{"rcctl enable ntpd", "rcctl start ntpd", "rdate pool.ntp.org"}, "clock: %v %s the log server's", skew, side)
+		t.say(rules.Fail, []string{"rcctl enable ntpd", "rcctl start ntpd", "rdate pool.ntp.org"},
+			"clock: %v %s the log server's", skew, side)
 	default:
 		t.ok("clock: within %v of the log server's", skew)
 	}

@@ -36,7 +36,8 @@ func Resolvers(files []string) (all []netip.Addr, unseen []string, err error) {
 		}
 		found, includes := parseResolvers(path, text)
 		if len(found) > maxResolvers {
-			unseen = append(unseen, fmt.Sprintf("%s names %d resolvers: only the first %d are never blocked", path, len(found), maxResolvers))
+			unseen = append(unseen, fmt.Sprintf("%s names %d resolvers: only the first %d are never blocked",
+				path, len(found), maxResolvers))
 		}
 		for _, i := range includes {
 			unseen = append(unseen, fmt.Sprintf("%s includes %s, which is not read", path, i))

@@ -75,10 +75,12 @@ func (s *space) chances(c *condition, r *pfioctl.Rule) {
 		key, yes, no string
 		usual        set
 	}{
-		{r.OS != 0, fmt.Sprint(r.OS), "of an operating system that a rule names", "of other operating systems than a rule names", set{true, false}},
+		{r.OS != 0, fmt.Sprint(r.OS), "of an operating system that a rule names",
+			"of other operating systems than a rule names", set{true, false}},
 		{r.Probability != 0, ruleName(r), "that probability lets through", "that probability spares", full(2)},
 		{r.RateLimit != 0, ruleName(r), "up to a rate", "beyond a rate", full(2)},
-		{r.StateLimiter.ID != 0 || r.SourceLimiter.ID != 0, ruleName(r), "within a limiter", "beyond a limiter, or if it does not exist", set{false, true}},
+		{r.StateLimiter.ID != 0 || r.SourceLimiter.ID != 0, ruleName(r), "within a limiter",
+			"beyond a limiter, or if it does not exist", set{false, true}},
 		{r.Once, ruleName(r), "the first time", "after the first time", full(2)},
 	} {
 		if x.is {

@@ -127,7 +127,8 @@ func (j *judge) otherSide(f flow) string {
 	if f.src {
 		where = "go out again"
 	}
-	return fmt.Sprintf("; forwarded ones are blocked where they %s, %s: only the firewall itself is open", where, o.axes[axIface].phrase(o.covered))
+	return fmt.Sprintf("; forwarded ones are blocked where they %s, %s: only the firewall itself is open",
+		where, o.axes[axIface].phrase(o.covered))
 }
 
 // reportPasses names what passes, by which rule, and what to do. Of more than three rules of the same level it

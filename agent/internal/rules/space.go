@@ -140,7 +140,8 @@ type space struct {
 
 // newSpace makes the space of a flow from all rules that a packet can meet.
 func newSpace(rules []*pfioctl.Rule, o *Options, f flow) *space {
-	s := &space{o: o, flow: f, rules: rules, axes: make([]axis, axes), yes: make(map[string]int), conditions: make(map[*pfioctl.Rule]*condition)}
+	s := &space{o: o, flow: f, rules: rules, axes: make([]axis, axes), yes: make(map[string]int),
+		conditions: make(map[*pfioctl.Rule]*condition)}
 	s.quickAnchor = slices.ContainsFunc(rules, func(r *pfioctl.Rule) bool { return r.Call != "" && r.Quick })
 	s.interfaceAxes()
 	s.protoAxis()
@@ -209,7 +210,8 @@ func (s *space) interfaceAxes() {
 			return is(r.Iface, r.IfaceNot, class) && (s.flow.dir == pfioctl.DirOut || is(r.Received, r.ReceivedNot, class))
 		}
 	})
-	s.define(axReceived, len(names)+1, listing("received on ", append(names, "the firewall itself")), func(r *pfioctl.Rule) func(int) bool {
+	received := append(names, "the firewall itself")
+	s.define(axReceived, len(received), listing("received on ", received), func(r *pfioctl.Rule) func(int) bool {
 		return func(class int) bool { return s.flow.dir == pfioctl.DirIn || is(r.Received, r.ReceivedNot, class) }
 	})
 }
