@@ -324,12 +324,8 @@ func (p *PF) listDeleted(t Table, a *array) error {
 		return int(io.Size2), err
 	})
 	// The kernel pushes what it walks over onto a list and copies that out
-	// from its head (pf_table.c: pfr_walktree): backwards.
-	raw := unsafe.Slice((*abi.PfrAddr)(a.pointer()), a.n)
-	slices.Reverse(raw)
-	if !slices.IsSortedFunc(raw, compareRaw) {
-		slices.SortFunc(raw, compareRaw)
-	}
+	// from its head (pf_table.c: pfr_walktree): backwards, which the sort takes as fast.
+	slices.SortFunc(unsafe.Slice((*abi.PfrAddr)(a.pointer()), a.n), compareRaw)
 	return err
 }
 

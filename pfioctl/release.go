@@ -3,6 +3,7 @@ package pfioctl
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"example.org/threatstopd/pfioctl/internal/abi"
@@ -42,23 +43,53 @@ func (p *PF) agree() error {
 	if err := p.likelyStatus(); err != nil {
 		return fmt.Errorf("status: %w", err)
 	}
-	before, err := p.AllTables()
-	if err != nil {
-		return err
-	}
 	rules, err := p.Rules()
 	if err != nil {
 		return err
 	}
-	after, err := p.AllTables()
+	all, err := p.AllTables()
 	if err != nil {
 		return err
 	}
 	if len(rules.Rules) == 0 {
 		return errors.New("no rules are loaded to compare with")
 	}
-	c := &agreement{[2]map[Table]TableStats{tableMap(before), tableMap(after)}, make(map[Table]int), make(map[*Ruleset]bool)}
-	return c.ruleset(rules)
+	tables, rulesets := tableMap(all), []*Ruleset{rules}
+	for i := 0; i < len(rulesets); i++ {
+		for nr, r := range rulesets[i].Rules {
+			err := r.agree(tables)
+			if r.Nr != nr || !r.possible() {
+				err = errUnlike
+			}
+			if err != nil {
+				return fmt.Errorf("rule %d of anchor %q: %w", nr, r.Anchor, err)
+			}
+			for _, called := range r.Called {
+				if !slices.Contains(rulesets, called) {
+					rulesets = append(rulesets, called)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// agree compares the numbers of addresses in a rule that names tables with what pf counts: those of the
+// table itself or, where that is not active, of the one of the main ruleset; -1 if neither is.
+func (r *Rule) agree(tables map[Table]TableStats) error {
+	for _, a := range []*RuleAddr{&r.Src, &r.Dst} {
+		t := tables[Table{r.Anchor, a.Name}]
+		if !t.Active() {
+			t = tables[Table{Name: a.Name}]
+		}
+		if !t.Active() {
+			t.Addresses = -1
+		}
+		if a.Type == AddrTable && a.Count != t.Addresses {
+			return fmt.Errorf("%d addresses in table <%s>, pf counts %d", a.Count, a.Name, t.Addresses)
+		}
+	}
+	return nil
 }
 
 // likelyStatus compares struct pf_status with what its members can be when rules are
@@ -85,63 +116,6 @@ func (p *PF) likelyStatus() error {
 	}
 	if n := int(u32(b[o.States:])); max(n, counted)-min(n, counted) > 64+counted/4 {
 		return fmt.Errorf("%d states, counted %d", n, counted)
-	}
-	return nil
-}
-
-// agreement compares rules with the tables before and after they were read.
-type agreement struct {
-	tables   [2]map[Table]TableStats
-	mentions map[Table]int
-	seen     map[*Ruleset]bool
-}
-
-func (c *agreement) ruleset(rs *Ruleset) error {
-	if c.seen[rs] {
-		return nil
-	}
-	c.seen[rs] = true
-	for i := range rs.Rules {
-		r := &rs.Rules[i]
-		if r.Nr != i || !r.possible() {
-			return fmt.Errorf("rule %d of anchor %q: %w", i, rs.Anchor, errUnlike)
-		}
-		for _, a := range []*RuleAddr{&r.Src, &r.Dst} {
-			if err := c.address(Table{rs.Anchor, a.Name}, a); err != nil {
-				return fmt.Errorf("rule %d of anchor %q: %w", i, rs.Anchor, err)
-			}
-		}
-		for _, called := range r.Called {
-			if err := c.ruleset(called); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// address compares the numbers in a rule that names a table, and how many rules do, with
-// what pf counts. The rule has the addresses of the table itself or, where that is not
-// active, of the one of the main ruleset; -1 if neither is.
-func (c *agreement) address(t Table, a *RuleAddr) error {
-	if a.Type != AddrTable {
-		return nil
-	}
-	var addresses, rules [2]int
-	for i, tables := range c.tables {
-		addresses[i], rules[i] = -1, tables[t].Rules
-		for _, t := range []Table{t, {Name: t.Name}} {
-			if s := tables[t]; s.Active() {
-				addresses[i] = s.Addresses
-				break
-			}
-		}
-	}
-	if c.mentions[t]++; c.mentions[t] > max(rules[0], rules[1]) {
-		return fmt.Errorf("at least %d rules name table %s, pf counts %d", c.mentions[t], t, rules[1])
-	}
-	if a.Count != addresses[0] && a.Count != addresses[1] {
-		return fmt.Errorf("%d addresses in table <%s>, pf counts %d", a.Count, a.Name, addresses[1])
 	}
 	return nil
 }

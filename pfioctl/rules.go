@@ -69,31 +69,23 @@ type Range struct {
 	A, B uint32
 }
 
+var contains = map[string]func(n, a, b uint32) bool{
+	"":   func(n, a, b uint32) bool { return true },
+	"=":  func(n, a, b uint32) bool { return n == a },
+	"!=": func(n, a, b uint32) bool { return n != a },
+	"<":  func(n, a, b uint32) bool { return n < a },
+	"<=": func(n, a, b uint32) bool { return n <= a },
+	">":  func(n, a, b uint32) bool { return n > a },
+	">=": func(n, a, b uint32) bool { return n >= a },
+	"><": func(n, a, b uint32) bool { return n > a && n < b },
+	"<>": func(n, a, b uint32) bool { return n < a || n > b },
+	":":  func(n, a, b uint32) bool { return n >= a && n <= b },
+}
+
 // Contains reports whether n fulfils the condition (pf.c: pf_match).
 func (r Range) Contains(n uint32) bool {
-	switch r.Op {
-	case "":
-		return true
-	case "=":
-		return n == r.A
-	case "!=":
-		return n != r.A
-	case "<":
-		return n < r.A
-	case "<=":
-		return n <= r.A
-	case ">":
-		return n > r.A
-	case ">=":
-		return n >= r.A
-	case "><":
-		return n > r.A && n < r.B
-	case "<>":
-		return n < r.A || n > r.B
-	case ":":
-		return n >= r.A && n <= r.B
-	}
-	return false
+	f := contains[r.Op]
+	return f != nil && f(n, r.A, r.B)
 }
 
 // RuleAddr is one side of a rule: the address and the port it matches.

@@ -2,6 +2,7 @@ package pfioctl
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -76,16 +77,14 @@ func (r *Rule) verb() string {
 
 func (r *Rule) logOptions() string {
 	var opts []string
-	for _, o := range []struct {
-		is   bool
-		name string
-	}{
-		{r.Log&LogAll != 0, "all"}, {r.Log&LogMatches != 0, "matches"}, {r.Log&logUser != 0, "user"},
-		{r.LogIf != 0, "to pflog" + strconv.Itoa(r.LogIf)},
-	} {
-		if o.is {
-			opts = append(opts, o.name)
+	for bit, name := range map[LogFlags]string{LogAll: "all", LogMatches: "matches", logUser: "user"} {
+		if r.Log&bit != 0 {
+			opts = append(opts, name)
 		}
+	}
+	slices.Sort(opts)
+	if r.LogIf != 0 {
+		opts = append(opts, "to pflog"+strconv.Itoa(r.LogIf))
 	}
 	if opts == nil {
 		return ""

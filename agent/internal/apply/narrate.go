@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,11 +118,8 @@ func (n *Narrator) End(out *Outcome) {
 	if out.Policy != nil {
 		n.exceptions(out.Policy.Report)
 	}
-	for _, t := range out.Tables {
-		if t.Steps > 0 {
-			n.say("Reloading pf...done")
-			break
-		}
+	if slices.ContainsFunc(out.Tables, func(t Table) bool { return t.Steps > 0 }) {
+		n.say("Reloading pf...done")
 	}
 	for _, t := range out.Tables {
 		n.table(t)
@@ -143,10 +141,14 @@ func (n *Narrator) End(out *Outcome) {
 	}
 }
 
+// shown is how many dropped entries and exceptions are named, shownExcepted how many entries for one
+// exception.
+const shown, shownExcepted = 10, 3
+
 // exceptions prints what was kept out of the block table and why.
 func (n *Narrator) exceptions(report policy.Report) {
-	for i, x := range report.Excepted {
-		n.few(i, n.Say, fmt.Sprintf("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists)))
+	for _, x := range report.Excepted[:min(shown, len(report.Excepted))] {
+		n.say("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists))
 	}
 	if len(report.Excepted) > shown {
 		n.say("Excepted: %d networks in all", len(report.Excepted))
@@ -154,80 +156,40 @@ func (n *Narrator) exceptions(report policy.Report) {
 	allowed := 0
 	for _, l := range report.Lists {
 		allowed += l.Allowed
+		if n.Verbose {
+			n.say("  %s", became(l))
+		}
 	}
 	if allowed > 0 {
 		n.say("Allowed: %s of block lists, all of which allow lists have", entries(allowed))
 	}
-	if n.Verbose {
-		for _, l := range report.Lists {
-			n.say("  %s", became(l))
-		}
-	}
-	for i, d := range report.Dropped {
+	for _, d := range report.Dropped[:min(shown, len(report.Dropped))] {
 		l := report.Lists[d.List]
-		n.few(i, func(line string) { n.warn("warning: %s", line) },
-			fmt.Sprintf("%s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why))
+		n.warn("warning: %s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why)
 	}
 	if report.DroppedCount > shown {
 		n.warn("warning: %s dropped in all", entries(report.DroppedCount))
 	}
 }
 
-const (
-	shown         = 10 // dropped and excepted entries that are named; the others are details
-	shownExcepted = 3  // entries that are named for one exception
-)
-
-// few prints the first lines of many, and the others as details.
-func (n *Narrator) few(i int, print func(string), line string) {
-	if i < shown {
-		print(line)
-	} else if n.Verbose {
-		n.say("  %s", line)
-	}
-}
-
 // listedAs names the entries that an exception met:
-// "10.0.0.1, 10.0.0.0/8 and 7 more in basic.example.net".
+// "10.0.0.1 in basic.example.net, 10.0.0.0/8 in strict.example.net and 7 more".
 func listedAs(x policy.Excepted, lists []policy.ListReport) string {
-	named := x.Entries[:min(len(x.Entries), shownExcepted)]
-	all := x.Inside + x.Around
-	one := all <= len(x.Entries) || blockLists(lists) == 1 // list has them
-	for _, e := range x.Entries {
-		one = one && e.List == x.Entries[0].List
-	}
 	var names []string
-	for _, e := range named {
-		name := entry(e.Prefix())
-		if !one { // each is named with its own
-			name += " in " + lists[e.List].Name
-		}
-		names = append(names, name)
+	for _, e := range x.Entries[:min(len(x.Entries), shownExcepted)] {
+		names = append(names, entry(e.Prefix())+" in "+lists[e.List].Name)
 	}
 	text := strings.Join(names, ", ")
-	if more := all - len(named); more > 0 {
+	if more := x.Inside + x.Around - len(names); more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
-	}
-	if one && len(named) > 0 {
-		text += " in " + lists[named[0].List].Name
 	}
 	return text
 }
 
-func blockLists(lists []policy.ListReport) (n int) {
-	for _, l := range lists {
-		if l.Kind == policy.Block {
-			n++
-		}
-	}
-	return n
-}
-
 // became returns what became of a list's entries:
-// "block list basic.example.net: 900 entries: 890 enforced, 10 excepted".
+// "block list basic.example.net: 900 entries, 890 enforced, 10 excepted".
 func became(l policy.ListReport) string {
 	text := fmt.Sprintf("%s list %s: %s", l.Kind, l.Name, entries(l.Entries))
-	sep := ": "
 	for _, part := range []struct {
 		n    int
 		what string
@@ -237,8 +199,7 @@ func became(l policy.ListReport) string {
 		{l.Allowed, "allowed"}, {l.Covered, "with nothing left to block"}, {l.Dropped, "dropped"},
 	} {
 		if part.n > 0 {
-			text += fmt.Sprintf("%s%d %s", sep, part.n, part.what)
-			sep = ", "
+			text += fmt.Sprintf(", %d %s", part.n, part.what)
 		}
 	}
 	return text
@@ -262,30 +223,34 @@ func Plural(n int, one, many string) string {
 
 func entries(n int) string { return Plural(n, "entry", "entries") }
 
+// table prints what became of a table.
 func (n *Narrator) table(t Table) {
-	name := t.Table.String()
+	name, held := t.Table.String(), t.Decision.Verdict
+	signs, steps := "", ""
+	if t.Delta.Changed > 0 { // entries that were there with the other sign
+		signs = fmt.Sprintf(", %d changed", t.Delta.Changed)
+	}
+	if t.Steps == 2 {
+		steps = ", in two steps for want of room"
+	}
+	delta := fmt.Sprintf("%d added, %d deleted%s, %d unchanged", t.Delta.Added, t.Delta.Deleted, signs, t.Unchanged())
 	switch {
-	case t.Err != nil:
-		if t.Steps > 0 {
-			n.say("Table %s: %s", name, changed(t))
-		}
-		n.warn("%s", Explain(t.Err))
-	case t.Decision.Verdict == policy.RefuseEmpty:
+	case t.Err == nil && held == policy.RefuseEmpty:
 		n.warn("pf table %s: held back: %s", name, t.Decision.Why)
-	case !t.Decision.Allowed():
+	case t.Err == nil && !t.Decision.Allowed():
 		n.warn("pf table %s: held back: %s; `threatstopd --sync-now --force` enforces it now", name, t.Decision.Why)
-	case !t.Load:
-		file := "the file has it already"
-		if t.FileWritten {
-			file = "the file has it now"
-		}
-		n.say("Table %s: pf would take it (%s); not loaded (RELOAD_PF=no), %s", name, delta(t), file)
-	case t.Steps == 0:
+	case t.Steps > 0:
+		n.say("Table %s: %s: %s%s", name, delta, entries(t.InForce), steps)
+	case t.Err != nil:
+	case t.Load:
 		n.say("Table %s: unchanged, %s", name, entries(t.InForce))
 	default:
-		n.say("Table %s: %s", name, changed(t))
+		n.say("Table %s: pf would take it (%s); not loaded (RELOAD_PF=no), the file has it now", name, delta)
 	}
-	if t.Decision.Verdict == policy.Waited || t.Decision.Verdict == policy.Forced {
+	if t.Err != nil {
+		n.warn("%s", Explain(t.Err))
+	}
+	if held == policy.Waited || held == policy.Forced {
 		n.say("Table %s: %s", name, t.Decision.Why)
 	}
 	// The allow table is needed only by rules that refer to it: the block table has the holes.
@@ -295,23 +260,4 @@ func (n *Narrator) table(t Table) {
 	if t.FileWritten && t.Load && n.Verbose {
 		n.say("  persist file written")
 	}
-}
-
-// changed returns what a table was changed by, and what it holds now.
-func changed(t Table) string {
-	steps := ""
-	if t.Steps == 2 {
-		steps = ", in two steps for want of room"
-	}
-	return fmt.Sprintf("%s: %s%s", delta(t), entries(t.InForce), steps)
-}
-
-// delta returns what a table was changed by. Changed are entries that were there with the other sign,
-// which is rare.
-func delta(t Table) string {
-	signs := ""
-	if t.Delta.Changed > 0 {
-		signs = fmt.Sprintf(", %d changed", t.Delta.Changed)
-	}
-	return fmt.Sprintf("%d added, %d deleted%s, %d unchanged", t.Delta.Added, t.Delta.Deleted, signs, t.Unchanged())
 }

@@ -16,10 +16,8 @@ func TestNarratesExceptions(t *testing.T) {
 		return all
 	}
 	for want, x := range map[string]policy.Excepted{
-		"10.0.0.1 in a":                                          {Inside: 1, Entries: listed(0)},
-		"10.0.0.1, 10.0.0.2 in a":                                {Inside: 1, Around: 1, Entries: listed(0, 0)},
-		"10.0.0.1 in a, 10.0.0.2 in b":                           {Inside: 2, Entries: listed(0, 1)},
-		"10.0.0.1, 10.0.0.2, 10.0.0.3 and 1 more in b":           {Inside: 4, Entries: listed(1, 1, 1, 1)},
+		"10.0.0.1 in a":                {Inside: 1, Entries: listed(0)},
+		"10.0.0.1 in a, 10.0.0.2 in b": {Inside: 1, Around: 1, Entries: listed(0, 1)},
 		"10.0.0.1 in a, 10.0.0.2 in a, 10.0.0.3 in a and 1 more": {Inside: 4, Entries: listed(0, 0, 0, 1)},
 	} {
 		if got := listedAs(x, lists); got != want {

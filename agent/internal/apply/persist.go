@@ -3,6 +3,7 @@ package apply
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -112,40 +113,41 @@ func checkMode(mode fs.FileMode) error {
 // tableFile is a persist file that is open for reading.
 type tableFile struct {
 	*bufio.Reader
-	f      *os.File
-	path   string
 	info   fs.FileInfo
 	header []byte    // the comments on top, as far as they fit in maxHeader; valid until the first read
 	table  string    // the table that this package wrote the file for; "" if it is somebody else's
 	held   time.Time // Header.Held
 }
 
-// openTable opens a persist file. It returns nil without an error if there is none, and refuses what is
-// not a regular file: a link may point to somebody else's file, and opening a FIFO may block.
-func openTable(path string) (*tableFile, error) {
+// readTable calls read with a persist file. It does nothing if there is none, and refuses what is not a
+// regular file: a link may point to somebody else's file, and opening a FIFO may block.
+func readTable(path string, read func(t *tableFile) error) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
 		if st, e := os.Lstat(path); e == nil && checkMode(st.Mode()) != nil {
-			return nil, fileError(path, "", checkMode(st.Mode()))
+			return fileError(path, "", checkMode(st.Mode()))
 		}
-		return nil, fileError(path, "open", err)
+		return fileError(path, "open", err)
 	}
-	t := &tableFile{Reader: bufio.NewReaderSize(f, maxHeader), f: f, path: path}
-	if err := t.begin(); err != nil {
-		f.Close()
-		return nil, fileError(path, "", err)
+	defer f.Close()
+	t := &tableFile{Reader: bufio.NewReaderSize(f, maxHeader)}
+	if t.info, err = f.Stat(); err == nil {
+		err = t.begin()
 	}
-	return t, nil
+	if err == nil {
+		err = read(t)
+	}
+	if err != nil {
+		return fileError(path, "", err)
+	}
+	return nil
 }
 
 // begin checks the file, and parses the comments on top.
-func (t *tableFile) begin() (err error) {
-	if t.info, err = t.f.Stat(); err != nil {
-		return err
-	}
+func (t *tableFile) begin() error {
 	if err := checkMode(t.info.Mode()); err != nil {
 		return err
 	}
@@ -174,15 +176,13 @@ func (t *tableFile) begin() (err error) {
 	return nil
 }
 
-func (t *tableFile) Close() { t.f.Close() }
-
 // scan calls line with each line of the file and its number, from 1 on. Of a line that is longer than
 // the buffer it passes what fits.
 func (t *tableFile) scan(line func(n int, text []byte) error) error {
 	for n := 1; ; n++ {
 		text, err := t.ReadSlice('\n')
 		if err := line(n, text); err != nil {
-			return fileError(t.path, "", err)
+			return err
 		}
 		for errors.Is(err, bufio.ErrBufferFull) {
 			_, err = t.ReadSlice('\n')
@@ -191,7 +191,7 @@ func (t *tableFile) scan(line func(n int, text []byte) error) error {
 			return nil
 		}
 		if err != nil {
-			return fileError(t.path, "read", err)
+			return fmt.Errorf("read: %w", err)
 		}
 	}
 }
@@ -228,16 +228,16 @@ func appendEntry(b []byte, p netip.Prefix, not bool) []byte {
 // owner and mode; and Header.Held of the file. A file that does not exist is not the same, without an
 // error.
 func checkFile(path string, e policy.Entries) (same bool, held time.Time, err error) {
-	t, err := openTable(path)
-	if t == nil {
-		return false, time.Time{}, err
-	}
-	defer t.Close()
-	if same, err = t.holds(e); err != nil {
-		return false, t.held, fileError(path, "read", err)
-	}
-	// A user who can write to the file decides what pf loads at boot.
-	return same && t.info.Mode().Perm() == fileMode && own(t.info), t.held, nil
+	err = readTable(path, func(t *tableFile) (err error) {
+		held = t.held
+		if same, err = t.holds(e); err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		// A user who can write to the file decides what pf loads at boot.
+		same = same && t.info.Mode().Perm() == fileMode && own(t.info)
+		return nil
+	})
+	return same, held, err
 }
 
 // own reports whether a file belongs to the user of this process, and has no other name under which it
@@ -250,26 +250,22 @@ func own(fi fs.FileInfo) bool {
 // readHeader returns the table that this package wrote the persist file for, and the time since when a
 // smaller one is held. They are zero if somebody else wrote the file, or there is none.
 func readHeader(path string) (table string, held time.Time, err error) {
-	t, err := openTable(path)
-	if t == nil {
-		return "", time.Time{}, err
-	}
-	t.Close()
-	return t.table, t.held, nil
+	err = readTable(path, func(t *tableFile) error {
+		table, held = t.table, t.held
+		return nil
+	})
+	return table, held, err
 }
 
 // FileEntries counts the entries of a persist file, one a line; 0 if there is none.
 func FileEntries(path string) (n int, err error) {
-	t, err := openTable(path)
-	if t == nil {
-		return 0, err
-	}
-	defer t.Close()
-	err = t.scan(func(_ int, text []byte) error {
-		if text = bytes.TrimSpace(text); len(text) > 0 && text[0] != '#' {
-			n++
-		}
-		return nil
+	err = readTable(path, func(t *tableFile) error {
+		return t.scan(func(_ int, text []byte) error {
+			if text = bytes.TrimSpace(text); len(text) > 0 && text[0] != '#' {
+				n++
+			}
+			return nil
+		})
 	})
 	return n, err
 }
@@ -279,27 +275,28 @@ func FileEntries(path string) (n int, err error) {
 // line that this package writes, is empty, or has nothing but comments, addresses and networks. A file
 // that does not exist can be made.
 func Overwritable(path string) error {
-	t, err := openTable(path)
-	if t == nil {
-		return err
-	}
-	defer t.Close()
-	if t.table != "" {
-		return nil
-	}
-	return t.scan(func(n int, text []byte) error {
-		words, _, _ := bytes.Cut(text, []byte("#"))
-		for word := range bytes.FieldsSeq(words) {
-			s := strings.TrimPrefix(string(word), "!")
-			if _, err := netip.ParsePrefix(s); err == nil {
-				continue
-			}
-			if _, err := netip.ParseAddr(s); err != nil {
-				return fmt.Errorf("line %d: %.40q is not an address: %w", n, word, ErrNotTable)
-			}
+	return readTable(path, func(t *tableFile) error {
+		if t.table != "" {
+			return nil
 		}
-		return nil
+		return t.scan(onlyAddresses)
 	})
+}
+
+// onlyAddresses returns an error for a line that has something else than addresses and networks.
+func onlyAddresses(n int, text []byte) error {
+	words, _, _ := bytes.Cut(text, []byte("#"))
+	for word := range bytes.FieldsSeq(words) {
+		s := strings.TrimPrefix(string(word), "!")
+		_, err := netip.ParsePrefix(s)
+		if err != nil {
+			_, err = netip.ParseAddr(s)
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: %.40q is not an address: %w", n, word, ErrNotTable)
+		}
+	}
+	return nil
 }
 
 // disk is where persist files are written.
@@ -340,28 +337,28 @@ func (d *disk) writeFile(path string, h Header, e policy.Entries) error {
 // zero time takes it out. The rest of the file stays as it is. A file that does not exist is not made,
 // without an error: the time then counts from the next run.
 func (d *disk) markHeld(path string, since time.Time) error {
-	t, err := openTable(path)
-	if t == nil {
-		return err
-	}
-	defer t.Close()
-	return d.replace(path, func(w *bufio.Writer) error {
-		header := bytes.Clone(t.header)
-		_, _ = t.Discard(len(header))
-		if t.table != "" {
-			n := bytes.IndexByte(header, '\n') + 1
-			_, _ = w.Write(header[:n]) // an error stays in w
-			header = header[n:]
-		}
-		_, _ = w.WriteString(heldLine(since))
-		for line := range bytes.Lines(header) {
-			if !bytes.HasPrefix(line, []byte(heldPrefix)) {
-				_, _ = w.Write(line)
+	var replaced error // it names the file
+	err := readTable(path, func(t *tableFile) error {
+		replaced = d.replace(path, func(w *bufio.Writer) error {
+			header := bytes.Clone(t.header)
+			_, _ = t.Discard(len(header))
+			if t.table != "" {
+				n := bytes.IndexByte(header, '\n') + 1
+				_, _ = w.Write(header[:n]) // an error stays in w
+				header = header[n:]
 			}
-		}
-		_, err := w.ReadFrom(t)
-		return err
+			_, _ = w.WriteString(heldLine(since))
+			for line := range bytes.Lines(header) {
+				if !bytes.HasPrefix(line, []byte(heldPrefix)) {
+					_, _ = w.Write(line)
+				}
+			}
+			_, err := w.ReadFrom(t)
+			return err
+		})
+		return nil
 	})
+	return cmp.Or(err, replaced)
 }
 
 // replace replaces the file at path by what write writes. At every instant path is the old file or the new

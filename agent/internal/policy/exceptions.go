@@ -72,36 +72,32 @@ func DefaultExceptions() []Exception { return slices.Clone(defaultExceptions) }
 // IPv4-mapped IPv6 addresses taken as IPv4.
 func Exceptions(f Facts) []Exception {
 	var es []Exception
-	at := make(map[netip.Prefix]int)
 	except := func(p netip.Prefix, why string) {
-		if p = canonical(p); !p.IsValid() {
-			return
-		}
-		if i, ok := at[p]; !ok {
-			at[p] = len(es)
+		p = canonical(p)
+		switch i := slices.IndexFunc(es, func(e Exception) bool { return e.Prefix == p }); {
+		case !p.IsValid():
+		case i < 0:
 			es = append(es, Exception{p, why})
-		} else if !slices.Contains(strings.Split(es[i].Why, ", "), why) {
+		case !slices.Contains(strings.Split(es[i].Why, ", "), why):
 			es[i].Why += ", " + why
 		}
 	}
-	host := func(a netip.Addr, why string) {
-		if a = a.Unmap().WithZone(""); a.IsValid() && !a.IsUnspecified() {
-			except(netip.PrefixFrom(a, a.BitLen()), why)
+	host := func(why string, addrs ...netip.Addr) {
+		for _, a := range addrs {
+			if a = a.Unmap().WithZone(""); a.IsValid() && !a.IsUnspecified() {
+				except(netip.PrefixFrom(a, a.BitLen()), why)
+			}
 		}
 	}
 	for _, in := range f.Interfaces {
 		for _, p := range in.Addresses {
-			host(p.Addr(), "own address of "+in.Name)
+			host("own address of "+in.Name, p.Addr())
 		}
 	}
-	for _, a := range f.Gateways {
-		host(a, "gateway")
-	}
-	for _, a := range f.Resolvers {
-		host(a, "resolver")
-	}
+	host("gateway", f.Gateways...)
+	host("resolver", f.Resolvers...)
 	for _, s := range f.Servers {
-		host(s.Addr, s.Role)
+		host(s.Role, s.Addr)
 	}
 	for _, in := range f.Interfaces {
 		for _, p := range in.Addresses {

@@ -226,16 +226,6 @@ const (
 	iocMask = 0x1fff // IOCPARM_MASK
 )
 
-// CString returns b up to its first NUL.
-func CString(b []byte) string {
-	for i, c := range b {
-		if c == 0 {
-			return string(b[:i])
-		}
-	}
-	return string(b)
-}
-
 // ioNone is _IO('D', nr), ioBoth is _IOWR('D', nr, size bytes): pf has no
 // request that goes one way only.
 func ioNone(nr uint) uint { return iocVoid | 'D'<<8 | nr }

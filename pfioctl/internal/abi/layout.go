@@ -1,6 +1,7 @@
 package abi
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
@@ -204,15 +205,12 @@ func (l *Layout) Assumed() *Layout { return layoutOf(l.Release, l.Num, l.Arch, t
 
 // parseRelease makes 78 of "7.8".
 func parseRelease(release string) (int, error) {
-	major, minor, ok := strings.Cut(release, ".")
-	if ok && len(minor) == 1 && len(major) <= 3 {
-		ma, err1 := strconv.ParseUint(major, 10, 16)
-		mi, err2 := strconv.ParseUint(minor, 10, 16)
-		if err1 == nil && err2 == nil {
-			return int(ma)*10 + int(mi), nil
-		}
+	major, minor, _ := strings.Cut(release, ".")
+	n, err := strconv.ParseUint(major+minor, 10, 16)
+	if err != nil || len(minor) != 1 || major == "" {
+		return 0, fmt.Errorf("openbsd release %q: not of the form 7.8", release)
 	}
-	return 0, fmt.Errorf("openbsd release %q: not of the form 7.8", release)
+	return int(n), nil
 }
 
 func layoutOf(release string, num int, a Arch, known bool) *Layout {
@@ -225,24 +223,15 @@ func layoutOf(release string, num int, a Arch, known bool) *Layout {
 		}
 		l.Rule, l.Iface, l.State, l.Kill = ruleLayoutOf(num, a), ifaceLayoutOf(a), stateLayout, killLayoutOf(a)
 	}
-	table := uint(SizeofPfrTable + a.Pointer + 8*4)
-	trans := uint(2*4 + a.Pointer)
+	table := func(nr uint) uint { return ioBoth(nr, uint(SizeofPfrTable+a.Pointer+8*4)) }
+	trans := func(nr uint) uint { return ioBoth(nr, uint(2*4+a.Pointer)) }
 	l.Req = Requests{
-		Start: ioNone(1), Stop: ioNone(2),
-		GetLimit: ioBoth(39, 8), SetLimit: ioBoth(40, 8),
-		ClrTables: ioBoth(60, table),
-		AddTables: ioBoth(61, table), DelTables: ioBoth(62, table),
-		GetTables: ioBoth(63, table), GetTStats: ioBoth(64, table),
-		ClrTStats: ioBoth(65, table),
-		ClrAddrs:  ioBoth(66, table),
-		AddAddrs:  ioBoth(67, table), DelAddrs: ioBoth(68, table),
-		SetAddrs: ioBoth(69, table),
-		GetAddrs: ioBoth(70, table), GetAStats: ioBoth(71, table),
-		ClrAStats: ioBoth(72, table),
-		TstAddrs:  ioBoth(73, table),
-		SetTFlags: ioBoth(74, table),
-		InaDefine: ioBoth(77, table),
-		XBegin:    ioBoth(81, trans), XCommit: ioBoth(82, trans), XRollback: ioBoth(83, trans),
+		Start: ioNone(1), Stop: ioNone(2), GetLimit: ioBoth(39, 8), SetLimit: ioBoth(40, 8),
+		ClrTables: table(60), AddTables: table(61), DelTables: table(62), GetTables: table(63),
+		GetTStats: table(64), ClrTStats: table(65), ClrAddrs: table(66), AddAddrs: table(67),
+		DelAddrs: table(68), SetAddrs: table(69), GetAddrs: table(70), GetAStats: table(71),
+		ClrAStats: table(72), TstAddrs: table(73), SetTFlags: table(74), InaDefine: table(77),
+		XBegin: trans(81), XCommit: trans(82), XRollback: trans(83),
 		GetRulesets: ioBoth(58, 1092), GetRuleset: ioBoth(59, 1092),
 	}
 	if l.Known {
@@ -279,6 +268,12 @@ func ifaceLayoutOf(a Arch) IfaceLayout {
 	flags := up(16+tree, a.Align64) + 2*64 + 8
 	counts := flags + 8 + 3*a.Pointer
 	return IfaceLayout{Size: up(up(counts+5*4, a.Pointer)+2*a.Pointer, a.Align64), Flags: flags}
+}
+
+// CString returns b up to its first NUL.
+func CString(b []byte) string {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return string(s)
 }
 
 // up rounds an offset up to where C puts a member of this alignment, or ends a struct

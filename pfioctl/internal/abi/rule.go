@@ -78,17 +78,10 @@ func ruleLayoutOf(num int, a Arch) (l RuleLayout) {
 	l.UID = l.Prob + 4 + 8 + 16
 	l.GID = l.UID + 12
 	l.Flag = l.GID + 12
-	l.Action = l.Flag + 4
-	l.Direction = l.Action + 1
-	l.Log = l.Action + 2
-	l.LogIf = l.Action + 3
-	l.Quick = l.Action + 4
-	l.IfNot = l.Action + 5
-	l.MatchTagNot = l.Action + 6
-	l.KeepState = l.Action + 7
-	l.AF = l.Action + 8
-	l.Proto = l.Action + 9
-	l.Type = l.Action + 10
+	for i, member := range []*int{&l.Action, &l.Direction, &l.Log, &l.LogIf, &l.Quick, &l.IfNot,
+		&l.MatchTagNot, &l.KeepState, &l.AF, &l.Proto, &l.Type} { // a byte each
+		*member = l.Flag + 4 + i
+	}
 	l.ICMPSize = 2
 	if num < 73 {
 		l.ICMPSize = 1
