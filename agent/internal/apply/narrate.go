@@ -194,9 +194,8 @@ func became(l policy.ListReport) string {
 		n    int
 		what string
 	}{
-		{l.Enforced, "enforced"}, {l.Shared, "in a list before it"}, {l.Duplicates, "there twice"},
-		{l.Conflicts, "listed and negated"}, {l.Negated, "negated"}, {l.Excepted, "excepted"},
-		{l.Allowed, "allowed"}, {l.Covered, "with nothing left to block"}, {l.Dropped, "dropped"},
+		{l.Enforced, "enforced"}, {l.Excepted, "excepted"}, {l.Allowed, "allowed"},
+		{l.Others(), "negated, listed before or with nothing left to block"}, {l.Dropped, "dropped"},
 	} {
 		if part.n > 0 {
 			text += fmt.Sprintf(", %d %s", part.n, part.what)

@@ -112,23 +112,21 @@ type Report struct {
 	DroppedCount int
 }
 
-// ListReport counts the entries of one list. Entries is the sum of those below it but for Dropped.
+// ListReport counts the entries of one list.
 type ListReport struct {
 	Name string
 	Kind Kind
 
-	Entries    int // accepted
-	Enforced   int // some or all of these addresses are in the table, and no list before has the prefix
-	Shared     int // the same prefix, listed by a list before this one
-	Duplicates int // the same entry once more in this list
-	Conflicts  int // listed and negated in this list: the negated entry stands
-	Negated    int // negated entries
-	Excepted   int // inside an exception
-	Allowed    int // inside an entry of an allow list, with nothing left to block
-	Covered    int // exceptions, allow lists and negated entries together leave nothing
-
-	Dropped int // not accepted; see Report.Dropped
+	Entries  int // accepted
+	Enforced int // of these: some or all of its addresses are in the table, and no list before has the prefix
+	Excepted int // of these: inside an exception
+	Allowed  int // of these: inside an entry of an allow list, with nothing left to block
+	Dropped  int // not accepted; see Report.Dropped
 }
+
+// Others returns how many entries were accepted and are not enforced for another reason: they are
+// negated, in the list twice or in one before it, or negated entries leave nothing of them.
+func (l *ListReport) Others() int { return l.Entries - l.Enforced - l.Excepted - l.Allowed }
 
 // Excepted is an exception that entries of block lists met.
 type Excepted struct {
@@ -200,16 +198,8 @@ func Build(lists []List, exceptions []Exception, o Options) (*Policy, error) {
 	}
 	sortEntries(entries[:v4])
 	sortEntries(entries[v4:])
-	entries = slices.CompactFunc(entries, func(e, before Entry) bool {
-		if e.List != before.List || !e.samePrefix(&before) {
-			return false
-		}
-		if l := &p.Report.Lists[e.List]; e.Not == before.Not {
-			l.Duplicates++
-		} else {
-			l.Conflicts++
-		}
-		return true
+	entries = slices.CompactFunc(entries, func(e, before Entry) bool { // a negated one comes first
+		return e.List == before.List && e.samePrefix(&before)
 	})
 	for kind, to := range []**Set{&p.Block, &p.Allow} {
 		s := &sweep{kind: Kind(kind), lists: p.Report.Lists, to: &Set{lists: names}}

@@ -248,14 +248,11 @@ func (s *Set) Sum() [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// Loader makes a Set from chunks that another process sent. It checks everything. After an error it
-// makes none.
+// Loader makes a Set from chunks that another process sent, and checks everything.
 type Loader struct {
 	set  Set
-	want [2]int // entries of each family; -1 after an error
+	want [2]int // entries of each family
 }
-
-var closed = [2]int{-1, -1}
 
 // NewLoader returns a Loader for a set with the given lists and numbers of entries (n.Not is ignored),
 // of which there may be most. It allocates the memory for them at once.
@@ -275,61 +272,53 @@ func NewLoader(lists []string, n Counts, most int) (*Loader, error) {
 
 // Add adds the next chunk.
 func (l *Loader) Add(chunk []byte) error {
-	err := l.add(chunk)
-	if err != nil {
-		l.want = closed
-	}
-	return err
-}
-
-func (l *Loader) add(chunk []byte) error {
 	if len(chunk) == 0 || chunk[0] != 4 && chunk[0] != 6 || len(chunk)%sizes[chunk[0]/6] != 1 {
 		return fmt.Errorf("policy: chunk of %d bytes: not the records of a family", len(chunk))
 	}
-	s, family, v6 := &l.set, chunk[0], chunk[0]/6
-	n := s.len(v6)
-	switch {
-	case v6 == 0 && s.len(1) > 0:
-		return errors.New("policy: chunk of IPv4 entries comes after IPv6 entries")
-	case len(chunk)/sizes[v6] > l.want[v6]-n:
-		return fmt.Errorf("policy: chunk has more than the %d IPv%d entries announced", l.want[v6], family)
+	v6 := chunk[0] / 6
+	if len(chunk)/sizes[v6] > l.want[v6]-l.set.len(v6) {
+		return fmt.Errorf("policy: chunk has more than the %d IPv%d entries announced", l.want[v6], chunk[0])
 	}
-	s.records[v6] = append(s.records[v6], chunk[1:]...)
-	var before Entry
-	if n > 0 {
-		before = s.at(v6, n-1)
-	}
-	for i := n; i < s.len(v6); i++ {
-		e, err := s.at(v6, i), error(nil)
-		switch {
-		case e.bits > 32 && e.bits > 128*v6:
-			err = fmt.Errorf("prefix length %d", e.bits)
-		case !e.covers(e.addr):
-			err = fmt.Errorf("bits set behind prefix length %d", e.bits)
-		case int(e.List) >= len(s.lists) && !(e.Not && e.List == NoList):
-			err = fmt.Errorf("list %d of %d", e.List, len(s.lists))
-		case i > 0 && !before.before(&e):
-			err = errors.New("out of order")
-		}
-		if err != nil {
-			return fmt.Errorf("policy: IPv%d entry %d: %w", family, i, err)
-		}
-		before = e
-	}
+	l.set.records[v6] = append(l.set.records[v6], chunk[1:]...)
 	return nil
 }
 
-// Set returns the set when all of it has come and has the given sum. It returns it once.
+// Set returns the set when all of it has come, is in order, and has the given sum. It returns it once.
 func (l *Loader) Set(sum [sha256.Size]byte) (*Set, error) {
-	s, want := l.set, l.want
-	l.want = closed
-	n := s.Counts()
-	switch {
-	case n.V4 != want[0] || n.V6 != want[1]:
-		return nil, fmt.Errorf("policy: set has %d and %d entries, %d and %d were announced", n.V4, n.V6, want[0], want[1])
-	case s.Sum() != sum:
+	s, n := l.set, l.set.Counts()
+	if n.V4 != l.want[0] || n.V6 != l.want[1] {
+		return nil, fmt.Errorf("policy: set has %d and %d entries, %d and %d were announced", n.V4, n.V6, l.want[0], l.want[1])
+	}
+	for v6 := range uint8(2) {
+		var before Entry
+		for i := range s.len(v6) {
+			e := s.at(v6, i)
+			if err := e.check(len(s.lists)); err != nil {
+				return nil, fmt.Errorf("policy: IPv%d entry %d: %w", 4+2*v6, i, err)
+			}
+			if i > 0 && !before.before(&e) {
+				return nil, fmt.Errorf("policy: IPv%d entry %d: out of order", 4+2*v6, i)
+			}
+			before = e
+		}
+	}
+	if s.Sum() != sum {
 		return nil, errors.New("policy: the checksum of the set differs from the one announced")
 	}
+	l.want[0] = -1
 	s.count()
 	return &s, nil
+}
+
+// check returns why e cannot be an entry of a set of so many lists.
+func (e *Entry) check(lists int) error {
+	switch {
+	case e.bits > 32 && e.bits > 128*e.v6:
+		return fmt.Errorf("prefix length %d", e.bits)
+	case !e.covers(e.addr):
+		return fmt.Errorf("bits set behind prefix length %d", e.bits)
+	case int(e.List) >= lists && !(e.Not && e.List == NoList):
+		return fmt.Errorf("list %d of %d", e.List, lists)
+	}
+	return nil
 }

@@ -155,7 +155,16 @@ func (s *sweep) visit(depth int, own []Entry) *node {
 
 	s.inside(depth)
 	up.some = up.some || n.some
-	s.report(n)
+	if n.listed {
+		switch l := &s.lists[n.List]; {
+		case n.some:
+			l.Enforced++
+		case n.excepted:
+			l.Excepted++
+		case n.allowed:
+			l.Allowed++
+		}
+	}
 	switch {
 	case s.smallest != nil:
 	case !n.some:
@@ -225,32 +234,5 @@ func (s *sweep) within(n *node, depth int) {
 				x.name(e)
 			}
 		}
-	}
-}
-
-// report counts what became of the entries at n.
-func (s *sweep) report(n *node) {
-	shared := false
-	for _, e := range n.own {
-		if !s.subjects.has(e.List) {
-			continue
-		}
-		l := &s.lists[e.List]
-		switch {
-		case e.Not:
-			l.Negated++
-			continue
-		case shared:
-			l.Shared++
-		case n.some:
-			l.Enforced++
-		case n.excepted:
-			l.Excepted++
-		case n.allowed:
-			l.Allowed++
-		default:
-			l.Covered++
-		}
-		shared = true
 	}
 }
