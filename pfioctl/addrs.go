@@ -62,11 +62,20 @@ func (a *Addrs) Append(p netip.Prefix, not bool) error {
 	return nil
 }
 
+// Fill puts the entries that seq yields, each a prefix and whether it is negated, into
+// the array instead of those in it.
+func (a *Addrs) Fill(seq iter.Seq2[netip.Prefix, bool]) error {
+	a.a.n = 0
+	for p, not := range seq {
+		if err := a.Append(p, not); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Len returns the number of entries.
 func (a *Addrs) Len() int { return a.a.n }
-
-// Reset drops all entries and keeps the room.
-func (a *Addrs) Reset() { a.a.n = 0 }
 
 // Close frees the memory. The array is empty afterwards and takes no entries. It may
 // be closed twice.
@@ -142,10 +151,8 @@ func (p *PF) Set(t Table, n int, seq iter.Seq2[netip.Prefix, bool]) (Delta, erro
 		return Delta{}, fail("set addresses", t, 0, err)
 	}
 	defer a.Close()
-	for prefix, not := range seq {
-		if err := a.Append(prefix, not); err != nil {
-			return Delta{}, fail("set addresses", t, 0, err)
-		}
+	if err := a.Fill(seq); err != nil {
+		return Delta{}, fail("set addresses", t, 0, err)
 	}
 	return p.SetAddrs(t, a)
 }

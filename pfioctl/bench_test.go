@@ -75,11 +75,8 @@ func BenchmarkAddrs(b *testing.B) {
 							b.Fatal(err)
 						}
 					}
-					a.Reset()
-					for p, not := range seq {
-						if err := a.Append(p, not); err != nil {
-							b.Fatal(err)
-						}
+					if err := a.Fill(seq); err != nil {
+						b.Fatal(err)
 					}
 				}
 				perSecond(b, n)

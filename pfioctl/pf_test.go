@@ -1042,8 +1042,7 @@ func TestAddrs(t *testing.T) {
 		}
 	}
 	// What was there must not show through.
-	a.Reset()
-	if err := a.Append(addr("1.2.3.4").Prefix, false); err != nil {
+	if err := a.Fill(seq(addr("1.2.3.4"))); err != nil {
 		t.Fatal(err)
 	}
 	if got := *a.slot(0); got != (abi.PfrAddr{Addr: [16]byte{1, 2, 3, 4}, AF: 2, Net: 32}) {

@@ -123,7 +123,7 @@ func (e *Enforcer) set(t Target, want policy.Entries, res *Result) error {
 		return fmt.Errorf("pf table %s: %w", t.Table, err)
 	}
 	defer array.Close()
-	if err := fill(array, want.All()); err != nil {
+	if err := array.Fill(want.All()); err != nil {
 		return fmt.Errorf("pf table %s: %w", t.Table, err)
 	}
 	// DUMMY does everything but the change: it is the comparison with what is in force, and the proof that
@@ -174,7 +174,7 @@ func (e *Enforcer) setInTwoSteps(t pfioctl.Table, array *pfioctl.Addrs, want pol
 	}
 	var first int
 	for step, entries := range []iter.Seq2[netip.Prefix, bool]{firstStep(want, old), want.All()} {
-		err := fill(array, entries)
+		err := array.Fill(entries)
 		if step == 0 {
 			first = array.Len()
 		}
@@ -218,17 +218,6 @@ func compare(a, b netip.Prefix) int {
 		return c // netip, too, has IPv4 before IPv6
 	}
 	return b.Bits() - a.Bits()
-}
-
-// fill puts the entries into an array, instead of what it holds.
-func fill(a *pfioctl.Addrs, entries iter.Seq2[netip.Prefix, bool]) error {
-	a.Reset()
-	for p, not := range entries {
-		if err := a.Append(p, not); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // hold notes in the persist file that a policy is held since header.Held: see markHeld. A missing file is

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -87,15 +86,11 @@ func (g Guard) Check(inForce, next int, since, now time.Time, force bool) Decisi
 	return d
 }
 
-// shrinks compares in whole numbers, so that exactly MaxShrink is not beyond it.
+// shrinks reports whether a table loses more than MaxShrink, or keeps less than a tenth. Exactly MaxShrink
+// is not beyond it, however its product is rounded; a MaxShrink that is no number holds any loss.
 func (g Guard) shrinks(inForce, next int) bool {
-	const million = 1e6
-	most := int64(0)
-	if g.MaxShrink > 0 { // not if it is NaN
-		most = int64(math.Round(min(g.MaxShrink, 1) * million))
-	}
-	lost := int64(inForce) - int64(next)
-	return lost > 0 && (lost*million > most*int64(inForce) || int64(next)*guardTenth < int64(inForce))
+	lost, most := float64(inForce)-float64(next), min(g.MaxShrink, 1)*float64(inForce)
+	return lost > 0 && (!(lost <= most+1e-6) || int64(next)*guardTenth < int64(inForce))
 }
 
 func stamp(t time.Time) string { return t.Format("2006-01-02 15:04") }
