@@ -63,7 +63,6 @@ func compareUpload(ctx context.Context, dir string, o *options, t *table) error 
 			if err != nil {
 				return took{}, err
 			}
-			defer c.Close()
 			began := time.Now()
 			err = c.Send(ctx, report.ID{byte(seen)}, text)
 			return took{wall: time.Since(began)}, err

@@ -93,19 +93,18 @@ func TestTakenOverReport(t *testing.T) {
 			conn.Write([]byte{0xff, 0xff, 0xff, 0xff, sayTrouble})
 			pong(conn)
 		}, "report process: misbehaved, killed: message refused"},
-		"a list":           {once(17, "entries"), "report process: misbehaved, killed: message refused"},
-		"an unknown kind":  {once(200, ""), "report process: misbehaved, killed: message refused"},
-		"another field":    {once(sayTrouble, `{"Key":"pflog","Force":true}`), "report process: misbehaved, killed: trouble: json: unknown field"},
-		"two values":       {once(sayTrouble, `{"Key":"pflog"}{}`), "report process: misbehaved, killed: trouble: "},
-		"a nest":           {once(sayTrouble, strings.Repeat(`[`, 3000)), "report process: misbehaved, killed: trouble: "},
-		"sync with more":   {once(askSync, "\x01\x01"), "report process: misbehaved, killed: message refused"},
-		"sync with a flag": {once(askSync, "\x80"), "report process: misbehaved, killed: sync asked for with 80"},
-		"two syncs":        {forever(askSync, "\x01"), "report process: misbehaved, killed: asks for a sync while it has one"},
+		"a list":          {once(17, "entries"), "report process: misbehaved, killed: message refused"},
+		"an unknown kind": {once(200, ""), "report process: misbehaved, killed: message refused"},
+		"another field":   {once(sayTrouble, `{"Key":"pflog","Force":true}`), "report process: misbehaved, killed: trouble: json: unknown field"},
+		"two values":      {once(sayTrouble, `{"Key":"pflog"}{}`), "report process: misbehaved, killed: trouble: "},
+		"a nest":          {once(sayTrouble, strings.Repeat(`[`, 3000)), "report process: misbehaved, killed: trouble: "},
+		"sync with more":  {once(askSync, "\x01"), "report process: misbehaved, killed: message refused"},
+		"two syncs":       {forever(askSync, ""), "report process: misbehaved, killed: asks for a sync while it has one"},
 		"syncs without end": {func(conn net.Conn) {
-			privsep.NewConn(conn, nil).Send(askSync, []byte{1})
+			privsep.NewConn(conn, nil).Send(askSync, nil)
 			pong(conn, func(kind byte) {
 				if kind == 22 { // the end of one
-					privsep.NewConn(conn, nil).Send(askSync, []byte{1})
+					privsep.NewConn(conn, nil).Send(askSync, nil)
 				}
 			})
 		}, "report process: misbehaved, killed: asks for syncs without end"},

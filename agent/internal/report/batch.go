@@ -9,11 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -43,20 +43,20 @@ type batch struct {
 	lines   int
 	text    []byte // nil when it is in the file
 
-	// In memory: where the text's buffer is returned to, and how the watermark moves
-	// once the batch is durable: mark is the last packet that was examined before the
-	// batch was closed, of the live run or of a gap; ends says that the gap ends with it.
-	buf       chan<- []byte
-	mark      mark
-	gap, ends bool
+	// How the watermark moves once the batch is durable: mark is the last packet that was examined
+	// before the batch was closed, of the live run or of a gap; so many gaps end with it.
+	mark mark
+	gap  bool
+	ends int
 
-	// On disk: the file's name, its size, and the generation of the watermark in it.
+	// On disk: the file's directory and name, "" when there is none, its size, and the generation of the
+	// watermark in it.
+	dir  spoolDir
 	name string
 	size int64
 	gen  uint64
 
-	own      bool // made by this process
-	aside    bool // in refused/
+	due      bool // of one in refused/: it is to be sent again
 	rejected int  // 4xx answers in a row
 	proven   bool // after them the server took another batch
 }
@@ -84,17 +84,16 @@ func (b *batch) fileName() string {
 	return b.created.UTC().Format(batchTime) + "-" + b.id.String() + batchSuffix
 }
 
+// path returns the path of the batch's file.
+func (b *batch) path() string { return filepath.Join(string(b.dir), b.name) }
+
 // parseBatchName is fileName's inverse.
 func parseBatchName(name string) (id ID, created time.Time, ok bool) {
-	stem, ok := strings.CutSuffix(name, batchSuffix)
-	at, hexID, ok2 := strings.Cut(stem, "-")
-	raw, err := hex.DecodeString(hexID)
-	if !ok || !ok2 || err != nil || len(raw) != len(id) {
-		return id, created, false
-	}
-	id = ID(raw)
-	created, err = time.Parse(batchTime, at)
-	return id, created, err == nil && (&batch{id: id, created: created}).fileName() == name
+	at, hexID, _ := strings.Cut(strings.TrimSuffix(name, batchSuffix), "-")
+	raw, _ := hex.DecodeString(hexID)
+	copy(id[:], raw)
+	created, _ = time.Parse(batchTime, at)
+	return id, created, (&batch{id: id, created: created}).fileName() == name
 }
 
 // A spoolDir is a directory of batch files: SPOOL_DIR, or refused/ in it.
@@ -111,120 +110,99 @@ func (d spoolDir) write(b *batch, text []byte, w *watermark) (size int64, err er
 }
 
 // replace writes a file under a temporary name and renames it. The error names the file.
-func (d spoolDir) replace(name string, sync bool, content ...[]byte) error {
+func (d spoolDir) replace(name string, sync bool, content ...[]byte) (err error) {
 	path := filepath.Join(string(d), name)
-	err := func() error {
-		temp := path + tempSuffix
-		// What is there is not opened: it may be a link, or another's file.
-		if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		err = adopt(f, string(d))
-		for _, c := range content {
-			if err == nil {
-				_, err = f.Write(c)
-			}
-		}
-		if err == nil && sync {
-			err = f.Sync()
-		}
-		if err = errors.Join(err, f.Close()); err == nil {
-			err = os.Rename(temp, path)
-		}
+	temp := path + tempSuffix
+	defer func() {
 		if err != nil {
 			os.Remove(temp)
-			return err
+			err = fmt.Errorf("spool file %s: %w", path, cause(err))
 		}
-		if sync {
-			return d.sync()
-		}
-		return nil
 	}()
-	if err != nil {
-		return fmt.Errorf("spool file %s: %w", path, cause(err))
+	// What is there is not opened: it may be a link, or another's file.
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return nil
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(bytes.Join(content, nil))
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err == nil && sync {
+		err = d.sync()
+	}
+	return err
 }
 
 // sync makes names durable.
 func (d spoolDir) sync() error {
-	f, err := os.OpenFile(string(d), os.O_RDONLY|openDir, 0)
+	f, err := os.OpenFile(string(d), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// openBatch opens a batch's file and reads its first line. rest is what was read behind that.
-func openBatch(path string) (f *os.File, h header, rest []byte, err error) {
-	if f, err = openOwn(path); err != nil {
-		return nil, h, nil, err
+// readBatch reads a batch's file of at most so many bytes: its header, and the text, of which the end may be
+// missing.
+func readBatch(path string, most int64) (h header, text []byte, err error) {
+	b, err := readOwn(path, most)
+	if err != nil {
+		return h, nil, err
 	}
-	buf := make([]byte, maxHeader)
-	n, err := io.ReadFull(f, buf)
-	line, rest, ok := bytes.Cut(buf[:n], []byte("\n"))
+	line, text, ok := bytes.Cut(b, []byte("\n"))
 	line, ok2 := bytes.CutPrefix(line, []byte(headerMark))
-	switch {
-	case err != nil && err != io.ErrUnexpectedEOF && err != io.EOF:
-	case !ok, !ok2, json.Unmarshal(line, &h) != nil, !h.Watermark.valid(), h.Bytes < 0, h.Bytes > maxText, h.Lines < 0:
-		err = errors.New("is not a batch")
-	default:
-		return f, h, rest, nil
+	if !ok || !ok2 || len(line) > maxHeader || json.Unmarshal(line, &h) != nil || !h.Watermark.valid() ||
+		h.Bytes < 0 || h.Bytes > maxText || h.Lines < 0 {
+		return h, nil, errors.New("is not a batch")
 	}
-	f.Close()
-	return nil, h, nil, err
+	return h, text, nil
 }
 
-// readBatch returns the text of a batch's file, unless it is not what was written.
-func readBatch(path string) (text []byte, w watermark, err error) {
-	f, h, rest, err := openBatch(path)
-	if err != nil {
-		return nil, w, err
+// readText returns the text of a batch's file and its watermark, unless it is not what was written.
+func readText(path string) (text []byte, w watermark, err error) {
+	h, text, err := readBatch(path, maxHeader+maxText)
+	if err == nil && (len(text) != h.Bytes || crc32.ChecksumIEEE(text) != h.CRC) {
+		err = errors.New("damaged")
 	}
-	defer f.Close()
-	text = make([]byte, h.Bytes)
-	n := copy(text, rest)
-	if _, err := io.ReadFull(f, text[n:]); err != nil || n < len(rest) || crc32.ChecksumIEEE(text) != h.CRC {
-		return nil, w, errors.New("damaged")
-	}
-	return text, h.Watermark, nil
+	return text, h.Watermark, err
 }
 
 // load returns the batches of a directory, oldest first, and the newest of their
-// watermarks. Temporary files are removed; what is not ours is left alone and named.
-func (d spoolDir) load() (batches []*batch, newest watermark, strange []string, err error) {
+// watermarks. Temporary files are removed; what is not ours is left alone and named, behind in.
+func (d spoolDir) load(in string) (batches []*batch, newest watermark, strange []string, err error) {
 	entries, err := os.ReadDir(string(d))
 	if err != nil {
 		return nil, newest, nil, fmt.Errorf("spool directory %s: %w", d, cause(err))
 	}
 	for _, e := range entries { // sorted by name, that is by time
-		name := e.Name()
-		path := filepath.Join(string(d), name)
-		if strings.HasSuffix(name, tempSuffix) && e.Type().IsRegular() {
+		name, path := filepath.Join(in, e.Name()), filepath.Join(string(d), e.Name())
+		id, created, ok := parseBatchName(e.Name())
+		switch {
+		case strings.HasSuffix(name, tempSuffix) && e.Type().IsRegular():
 			_ = os.Remove(path)
 			continue
-		}
-		id, created, ok := parseBatchName(name)
-		if !ok {
-			if name != watermarkFile && name != countersFile && name != refusedDir {
-				strange = append(strange, name)
-			}
+		case name == watermarkFile, name == countersFile, name == refusedDir:
+			continue
+		case !ok:
+			strange = append(strange, name)
 			continue
 		}
-		f, h, _, err := openBatch(path)
+		h, _, err := readBatch(path, maxHeader)
 		if err != nil {
 			strange = append(strange, fmt.Sprintf("%s: %v", name, cause(err)))
 			continue
 		}
-		b := &batch{id: id, created: created, name: name, lines: h.Lines, gen: h.Watermark.Gen}
-		if fi, err := f.Stat(); err == nil {
+		b := &batch{id: id, created: created, dir: d, name: e.Name(), lines: h.Lines, gen: h.Watermark.Gen}
+		if fi, err := e.Info(); err == nil {
 			b.size = fi.Size()
 		}
-		f.Close()
 		batches = append(batches, b)
 		if h.Watermark.Gen > newest.Gen {
 			newest = h.Watermark
@@ -245,12 +223,10 @@ func halves(text []byte) (a, b []byte, ok bool) {
 
 // cause strips the path from err, which the message names already.
 func cause(err error) error {
-	var pe *fs.PathError
-	var le *os.LinkError
-	switch {
-	case errors.As(err, &pe):
+	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
 		return pe.Err
-	case errors.As(err, &le):
+	}
+	if le := (*os.LinkError)(nil); errors.As(err, &le) {
 		return le.Err
 	}
 	return err

@@ -111,13 +111,14 @@ func randomEntries(n int) []netip.Prefix {
 	return ps
 }
 
-func matcherOf(b *testing.B, entries []netip.Prefix) *matcher {
+func matcherOf(b *testing.B, entries []netip.Prefix) *Reporter {
 	p, err := policy.Build([]policy.List{{Name: "basic", Entries: policy.Prefixes(entries)}}, nil, policy.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	r := &Reporter{havePolicy: make(chan struct{}), history: newHistory(time.Now)}
+	r := &Reporter{havePolicy: make(chan struct{})}
 	r.o.Now = time.Now
+	r.counters.History.init()
 	r.SetPolicy(p.Block, []netip.Addr{netip.MustParseAddr("203.0.113.7")})
-	return r.matcher.Load()
+	return r
 }

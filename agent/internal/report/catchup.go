@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/gopacket"
@@ -15,11 +16,16 @@ import (
 
 // catch reads what pflogd has logged in the watermark's gaps.
 func (r *Reporter) catch(ctx context.Context) {
-	nothing := len(r.gaps()) == 0
+	gaps := func() []gap {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.wm.Gaps
+	}
+	nothing := len(gaps()) == 0
 	if nothing {
 		r.setCatchUp("none: first start")
 		r.o.Log.Info().Msg("first start: nothing to catch up with")
-	} else if !r.awaitPolicy(ctx) || !r.awaitFirst(ctx) {
+	} else if !r.ready(ctx) {
 		r.setCatchUp("interrupted")
 	}
 	files, err := r.o.Logs()
@@ -29,59 +35,50 @@ func (r *Reporter) catch(ctx context.Context) {
 	}
 	if err != nil {
 		r.setCatchUp("failed: " + err.Error())
-		r.o.Trouble(TroubleLogs, "not caught up with what was logged while the agent was down: "+err.Error())
 		r.o.Log.Error().Err(err).Msg("pflogd's files not opened: not caught up")
 		return
 	}
-	began := r.o.Now()
-	gaps := r.gaps()
-	defer r.gapLane.flush()
-	for i, g := range gaps {
-		r.setCatchUp(fmt.Sprintf("reading %d files for gap %d of %d", len(files), i+1, len(gaps)))
-		if r.fill(ctx, files, g) != nil {
-			r.setCatchUp("interrupted")
-			return
+	began, missed := r.o.Now(), gaps()
+	for i, g := range missed {
+		r.setCatchUp(fmt.Sprintf("reading %d files for gap %d of %d", len(files), i+1, len(missed)))
+		if err = r.fill(ctx, files, g); err != nil {
+			break
 		}
 	}
-	r.setCatchUp("done")
-	n := r.gapLane.count()
-	r.o.Log.Info().Int("files", len(files)).Int64("packets", n.Seen).Int64("hits", n.Hits).Time("since", gaps[0].From.time()).
-		Dur("elapsed", r.o.Now().Sub(began)).Msg("caught up with what was logged while the agent was down")
-}
-
-// gaps returns those that are to be read, oldest first.
-func (r *Reporter) gaps() []gap {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.wm.Gaps
-}
-
-func (r *Reporter) awaitPolicy(ctx context.Context) bool {
-	r.setCatchUp("waiting for a policy")
-	if r.o.all() {
-		return true
+	if r.files.batch != nil {
+		r.closeBatch(&r.files)
 	}
-	select {
-	case <-r.havePolicy:
-		return true
-	case <-ctx.Done():
-		return false
+	if r.catchUp = "interrupted"; err == nil {
+		r.catchUp = "done"
+		r.o.Log.Info().Int("files", len(files)).Int64("packets", r.files.seen).Int64("hits", r.files.hits).
+			Time("since", missed[0].From.time()).Dur("elapsed", r.o.Now().Sub(began)).
+			Msg("caught up with what was logged while the agent was down")
 	}
 }
 
-// awaitFirst waits for the first live packet that was matched, so that files are read
+// ready waits for a policy, and for the first live packet that was matched, so that files are read
 // up to exactly that. If none comes, the end is the time from which on one would have
-// been matched.
-func (r *Reporter) awaitFirst(ctx context.Context) bool {
+// been matched. It returns false when ctx ends before.
+func (r *Reporter) ready(ctx context.Context) bool {
+	if !r.o.all() {
+		r.setCatchUp("waiting for a policy")
+		select {
+		case <-r.havePolicy:
+		case <-ctx.Done():
+			return false
+		}
+	}
 	r.setCatchUp("waiting for pflogd")
-	t := time.NewTimer(r.firstWait)
-	defer t.Stop()
 	select {
 	case <-r.first:
-	case <-t.C:
+	case <-time.After(r.firstWait):
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		since := r.started
-		if m := r.matcher.Load(); m != nil && m.since.After(since) {
-			since = m.since
+		if r.policySince.After(since) {
+			since = r.policySince
 		}
 		r.beginLive(timeMark(since))
 	case <-ctx.Done():
@@ -90,34 +87,22 @@ func (r *Reporter) awaitFirst(ctx context.Context) bool {
 	return true
 }
 
-// A spot is a record in one of several files, from 0.
-type spot struct{ file, record int }
+// onRecord takes a record and its place: that of a later record, or of one in a later file, is higher.
+type onRecord func(at int64, data []byte, ci gopacket.CaptureInfo) error
 
-func (s spot) less(o spot) bool {
-	return s.file < o.file || s.file == o.file && s.record < o.record
-}
-
-// logReader reads the records of a file from its beginning, once more each time.
-func logReader(f *os.File) (*capture.FileReader, error) {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	return capture.NewFileReader(f)
-}
-
-// records calls f with each record of a file, numbered from 0, and returns how many there were.
-func records(ctx context.Context, file *os.File, f func(n int, data []byte, ci gopacket.CaptureInfo) error) (n int, err error) {
-	fr, err := logReader(file)
+// records calls f with each record of the i-th file. It returns how many there were.
+func records(ctx context.Context, files []*os.File, i int, f onRecord) (n int64, err error) {
+	fr, err := logReader(files[i])
 	for ; err == nil; n++ {
-		if err = ctx.Err(); err != nil {
-			break
-		}
 		var data []byte
 		var ci gopacket.CaptureInfo
-		if data, ci, err = fr.ZeroCopyReadPacketData(); err != nil {
+		if err = ctx.Err(); err == nil {
+			data, ci, err = fr.ZeroCopyReadPacketData()
+		}
+		if err != nil {
 			break
 		}
-		err = f(n, data, ci)
+		err = f(int64(i)<<40+n, data, ci)
 	}
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -125,27 +110,32 @@ func records(ctx context.Context, file *os.File, f func(n int, data []byte, ci g
 	return n, err
 }
 
+// logReader reads the records of a file from its beginning.
+func logReader(f *os.File) (*capture.FileReader, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return capture.NewFileReader(f)
+}
+
 // find looks for the packets of the gap's marks, newest file first, since that is where
-// they are nearly always.
-func (r *Reporter) find(ctx context.Context, files []*os.File, g gap) (from, until *spot) {
+// they are nearly always. It returns their places, -1 for one that is not there.
+func (r *Reporter) find(ctx context.Context, files []*os.File, g gap) (from, until int64) {
 	var p capture.Packet
-	for i := len(files) - 1; i >= 0 && from == nil; i-- {
-		if !g.From.packet() && (!g.Until.packet() || until != nil) {
-			break
-		}
+	from, until = -1, -1
+	for i := len(files) - 1; i >= 0 && from < 0 && (g.From.ID != "" || g.Until.ID != "" && until < 0); i-- {
 		// What cannot be read is reported when the gap is filled.
-		_, _ = records(ctx, files[i], func(n int, data []byte, ci gopacket.CaptureInfo) error {
+		_, _ = records(ctx, files, i, func(at int64, data []byte, ci gopacket.CaptureInfo) error {
 			if usec := ci.Timestamp.UnixMicro(); usec != g.From.Usec && usec != g.Until.Usec {
 				return nil
 			}
 			_ = p.Decode(data, ci) // what is there of a damaged one identifies it as well
-			k := keyOf(&p)
-			m := k.mark()
+			m := markOf(&p)
 			if m.is(g.From) {
-				from = &spot{i, n}
+				from = at
 			}
-			if m.is(g.Until) && (until == nil || until.file > i) {
-				until = &spot{i, n}
+			if m.is(g.Until) && (until < 0 || at < until) {
+				until = at
 			}
 			return nil
 		})
@@ -156,41 +146,37 @@ func (r *Reporter) find(ctx context.Context, files []*os.File, g gap) (from, unt
 // fill reads a gap. The error is that of ctx, which has ended it early.
 func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) error {
 	from, until := r.find(ctx, files, g)
-	l := r.gapLane
-	l.mu.Lock()
-	l.matcher = r.matcher.Load()
-	l.mu.Unlock()
-	wanted := func(at spot, usec int64) bool {
+	wanted := func(at, usec int64) bool {
 		switch {
-		case from != nil && (at.less(*from) || at == *from && !g.From.Before), from == nil && usec < g.From.Usec:
+		case at < from, at == from && !g.From.Before, from < 0 && usec < g.From.Usec:
 			return false
-		case until != nil:
-			return at.less(*until)
+		case until >= 0:
+			return at < until
 		}
 		return usec < g.Until.Usec
 	}
 	oldest, filter := true, r.o.filter()
 	for i, file := range files {
-		if from != nil && i < from.file || until != nil && i > until.file {
+		if int64(i) < from>>40 || until >= 0 && int64(i) > until>>40 {
 			continue
 		}
-		n, err := records(ctx, file, func(n int, data []byte, ci gopacket.CaptureInfo) error {
+		n, err := records(ctx, files, i, func(at int64, data []byte, ci gopacket.CaptureInfo) error {
 			usec := ci.Timestamp.UnixMicro()
-			if oldest && from == nil && g.From.packet() && usec > g.From.Usec {
+			if oldest && from < 0 && g.From.ID != "" && usec > g.From.Usec {
 				r.o.Log.Warn().Time("until", g.From.time()).Time("oldest", ci.Timestamp).
 					Msg("pflogd's files do not go back to where reporting ended: what is between is not reported")
 			}
 			oldest = false
 			// The live capture has the filter in the kernel.
-			if !wanted(spot{i, n}, usec) || !filter.Match(data) {
+			if !wanted(at, usec) || !filter.Match(data) {
 				return nil
 			}
-			if err := r.gapBatch(ctx); err != nil {
+			if err := r.room(ctx); err != nil {
 				return err
 			}
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.examine(data, ci)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.examine(&r.files, data, ci)
 			return nil
 		})
 		log := r.o.Log.Warn().Str("file", file.Name()).Err(err)
@@ -205,44 +191,42 @@ func (r *Reporter) fill(ctx context.Context, files []*os.File, g gap) error {
 			log.Msg("file of pflogd not readable to the end")
 		}
 	}
-	// The gap is closed with its last batch, which may be empty.
-	if err := r.gapBatch(ctx); err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.close(true)
-	l.last = packetKey{}
+	r.endGap()
 	return nil
 }
 
-// gapBatch sees to it that there is a batch to write to. Catching up is in no hurry:
-// it waits for one, and while the spool is more than half full, since pflogd's files
-// keep what would push other hits out of it.
-func (r *Reporter) gapBatch(ctx context.Context) error {
-	l := r.gapLane
-	if l.cur != nil {
-		return nil // nobody else changes it
+// endGap closes the oldest gap: it ends with its last batch that is not durable yet, or now.
+func (r *Reporter) endGap() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.files.batch != nil {
+		r.closeBatch(&r.files)
 	}
-	full := func() bool {
+	r.files.last = mark{}
+	for _, b := range slices.Backward(r.unsaved()) {
+		if b.gap {
+			b.ends++
+			return
+		}
+	}
+	r.wm.Gen++
+	r.wm.Gaps = r.wm.Gaps[1:]
+}
+
+// room waits until there may be a batch to write to. Catching up is in no hurry: it also waits while
+// the spool is more than half full, since pflogd's files keep what would push other hits out of it.
+func (r *Reporter) room(ctx context.Context) error {
+	for {
 		r.mu.Lock()
-		defer r.mu.Unlock()
-		return volume(r.queue).Bytes > r.o.SpoolMax/2
-	}
-	for full() {
+		ok := r.files.batch != nil || r.free(&r.files) && volume(r.queue).Bytes <= r.o.SpoolMax/2
+		r.mu.Unlock()
+		if ok {
+			return nil
+		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-	select {
-	case text := <-l.free:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.begin(text)
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

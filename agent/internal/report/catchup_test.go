@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -389,7 +390,9 @@ func TestCatchUpFails(t *testing.T) {
 	g.caughtUp()
 	g.stop()
 	h.check()
-	equal(t, "reported", g.events.count("not readable to the end"), 1)
+	if g.events.count("not readable to the end") == 0 {
+		t.Error("the damaged file is not reported")
+	}
 }
 
 // pflogd cuts packets, and logs what the live capture's filter keeps out.
@@ -457,11 +460,6 @@ func TestMarkOfCutPacket(t *testing.T) {
 	if markOf(&pa) == markOf(&pb) {
 		t.Error("ports do not count")
 	}
-}
-
-func markOf(p *capture.Packet) mark {
-	k := keyOf(p)
-	return k.mark()
 }
 
 func logFile(t *testing.T, path string, gz bool, packets ...*capturetest.Packet) {
@@ -543,44 +541,34 @@ func TestOpenLogsWhileRotating(t *testing.T) {
 	h := newHost(t, 0)
 	h.log(0, 1)
 	h.rotate(true)
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	logged := 1
-	wg.Go(func() {
-		for n := 1; ; n++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			h.log(n, n+1)
+	for n := 1; n <= 40; n++ {
+		h.log(n, n+1)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
 			h.rotate(n%2 == 0)
-			logged = n + 1
-			time.Sleep(2 * time.Millisecond)
-		}
-	})
-	for range 20 {
+		})
 		files, err := OpenLogs(h.pflogd.path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var last time.Time
+		last, logs := "", 0
 		for _, f := range files {
-			at, _, ok := firstRecord(f)
-			if !ok {
+			first := firstRecord(f)
+			if first == "" {
 				continue // just begun
 			}
-			if !at.After(last) {
-				t.Errorf("%s: begins at %v, the one before at %v", f.Name(), at, last)
+			if first <= last {
+				t.Errorf("%s: begins with %.40q, the one before with %.40q", f.Name(), first, last)
 			}
-			last = at
+			last = first
+			logs++
 		}
 		closeAll(files)
-	}
-	close(stop)
-	wg.Wait()
-	if logged < 2 {
-		t.Skip("nothing was rotated")
+		wg.Wait()
+		if least := min(n, 9); logs < least {
+			t.Errorf("%d logs opened of %d", logs, least)
+		}
 	}
 }
 

@@ -1,9 +1,7 @@
 package report
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -22,39 +20,25 @@ import (
 
 // ClientOptions are what a Client needs of main.
 type ClientOptions struct {
-	Starter privsep.Starter
-	Config  Config
-	// Listeners are where the role answers. They stay main's, which closes them
-	// when the role is gone.
-	Listeners status.Listeners
+	Starter   privsep.Starter
+	Config    Config
+	Listeners status.Listeners // where the role answers; main closes them when the role is gone
 	// Sync carries out a policy run, as status.Service's does; say does not wait.
 	// It is called once at a time.
-	Sync func(ctx context.Context, force bool, say func(line string, warn bool)) (exit int)
-	// Down is called when the process died, was killed or could not be started, with the
-	// reason; Up when one works.
-	Down func(reason string)
-	Up   func()
-	// Trouble is called with what else is wrong, by one of the Trouble… keys; an empty text means
-	// that it is resolved.
-	Trouble func(key, text string)
+	Sync    func(ctx context.Context, force bool, say func(line string, warn bool)) (exit int)
+	Down    func(reason string)    // the process died, was killed or could not be started
+	Up      func()                 // one works
+	Trouble func(key, text string) // reports what else is wrong, by a Trouble… key; text is empty when it is resolved
 	Log     zerolog.Logger
 }
 
 const (
-	// sendEvery is how often main's part of the status is sent at most.
-	sendEvery = 100 * time.Millisecond
-	// While hits cannot be read the role is started anew this often.
-	firstRetry, lastRetry = time.Second, time.Minute
-	// So many syncs may be asked for at once, and then one in so long.
-	syncBurst = 10
-	syncEvery = 10 * time.Second
-	// After so many that were refused in a row it is killed.
-	syncRefused = 100
-	// maxTroubles is how many troubles a process may report at once; one more each minute.
-	maxTroubles = 50
-	// syncLines are how many lines of a sync may wait for the other end, which reads them at its
-	// pace. Others are left out.
-	syncLines = 4096
+	sendEvery             = 100 * time.Millisecond   // main's part of the status is sent, at most
+	firstRetry, lastRetry = time.Second, time.Minute // while hits cannot be read the role is started anew this often
+	syncBurst, syncEvery  = 10, 10 * time.Second     // so many syncs may be asked for at once, and then one in so long
+	syncRefused           = 100                      // after so many that were refused in a row the role is killed
+	maxTroubles           = 50                       // that a process may report at once; one more each minute
+	syncLines             = 4096                     // lines of a sync that may wait for a slow reader; others are left out
 )
 
 // A Client is main's end of the role: it keeps a process of it running, sends it each
@@ -74,14 +58,13 @@ type Client struct {
 	shown    *status.Status // what conn has of it
 	log      bool           // a line about reporting is to be logged
 	force    *inForce
-	sent     *inForce    // what conn has of it
-	head     *policyHead // which announced that; nil: nothing was sent yet
-	since    time.Time   // conn's begin
-	troubles int         // that it has reported
+	sent     *inForce  // what conn has of it
+	since    time.Time // conn's begin
+	troubles int       // that it has reported
 	retry    time.Duration
 
 	busy    *privsep.Conn // that has asked for a sync, and has no end of it yet
-	running bool          // a sync is under way, for whichever process
+	running sync.Mutex    // held while a sync is under way, for whichever process
 	spent   time.Time     // when the last sync that began is paid for, at one in syncEvery
 	refused int           // in a row
 }
@@ -117,11 +100,10 @@ func (c *Client) Wait() {
 // it has read a file that may be: the certificates.
 func (c *Client) SetUp(next Config) {
 	c.mu.Lock()
-	before, errB := json.Marshal(c.o.Config)
-	after, errA := json.Marshal(next)
+	same := next.CAFile == "" && reflect.DeepEqual(c.o.Config, next)
 	c.o.Config, c.retry = next, firstRetry
 	c.mu.Unlock()
-	if errors.Join(errB, errA) == nil && bytes.Equal(before, after) && next.CAFile == "" {
+	if same {
 		// A role that does not read must not hold up main.
 		c.tasks.Go(func() { _ = c.keeper.Conn().Send(kindRetry, nil) })
 	} else {
@@ -155,13 +137,13 @@ func (c *Client) LogStatus() {
 	signal(c.wake)
 }
 
-// files duplicates the listeners for a new process, in the order of their names.
+// files duplicates the listeners for a new process.
 func (c *Client) files() (files []*os.File, err error) {
 	for _, l := range listeners(&c.o.Listeners) {
-		if *l.listener == nil {
+		if *l == nil {
 			continue
 		}
-		f, err := (*l.listener).(interface{ File() (*os.File, error) }).File()
+		f, err := (*l).(interface{ File() (*os.File, error) }).File()
 		if err != nil {
 			closeAll(files)
 			return nil, fmt.Errorf("listener: %w", err)
@@ -171,14 +153,9 @@ func (c *Client) files() (files []*os.File, err error) {
 	return files, nil
 }
 
-// named is a listener under the name that the role knows it by.
-type named struct {
-	name     string
-	listener *net.Listener
-}
-
-func listeners(l *status.Listeners) []named {
-	return []named{{"full", &l.Full}, {"status", &l.ReadOnly}, {"metrics", &l.Metrics}, {"page", &l.Page}}
+// listeners returns them in the order of their descriptors.
+func listeners(l *status.Listeners) [4]*net.Listener {
+	return [4]*net.Listener{&l.Full, &l.ReadOnly, &l.Metrics, &l.Page}
 }
 
 // begin sends a new process its configuration, and sees to it that the policy follows.
@@ -187,11 +164,8 @@ func (c *Client) begin(conn *privsep.Conn) error {
 	config := c.o.Config
 	config.Policy = c.force != nil
 	c.mu.Unlock()
-	config.Listeners = nil
-	for _, l := range listeners(&c.o.Listeners) {
-		if *l.listener != nil {
-			config.Listeners = append(config.Listeners, l.name)
-		}
+	for i, l := range listeners(&c.o.Listeners) {
+		config.Listeners[i] = *l != nil
 	}
 	if err := conn.SendJSON(kindSetup, config); err != nil {
 		return err
@@ -200,7 +174,7 @@ func (c *Client) begin(conn *privsep.Conn) error {
 		c.o.Trouble(key, "") // of the process before; it reports the others itself
 	}
 	c.mu.Lock()
-	c.conn, c.sent, c.head, c.shown, c.troubles, c.since, c.refused = conn, nil, nil, nil, 0, time.Now(), 0
+	c.conn, c.sent, c.shown, c.troubles, c.since, c.refused = conn, nil, nil, 0, time.Now(), 0
 	c.mu.Unlock()
 	signal(c.wake)
 	return nil
@@ -232,33 +206,27 @@ func (c *Client) send() {
 	}
 }
 
-// sendPolicy sends the policy in force. Most polls bring the same again, which is not sent. An error
-// is the end of the connection, which the Keeper sees too.
+// sendPolicy sends the policy in force. An error is the end of the connection, which the Keeper sees too.
 func (c *Client) sendPolicy() {
 	c.mu.Lock()
-	conn, force, sent, before := c.conn, c.force, c.sent, c.head
+	conn, force, same := c.conn, c.force, c.force == c.sent
 	c.mu.Unlock()
-	if conn == nil || force == sent {
+	if conn == nil || same {
 		return
 	}
-	head := newHead(force.set, force.own)
-	if before == nil || !reflect.DeepEqual(*before, head) {
-		if conn.SendJSON(kindBegin, head) != nil {
-			return
+	err := conn.SendJSON(kindBegin, newHead(force.set, force.own))
+	for chunk := range force.set.Chunks(chunkSize) {
+		if err == nil {
+			err = conn.Send(kindChunk, chunk)
 		}
-		for chunk := range force.set.Chunks(chunkSize) {
-			if conn.Send(kindChunk, chunk) != nil {
-				return
-			}
-		}
-		if conn.Send(kindCommit, nil) != nil {
-			return
-		}
+	}
+	if err != nil || conn.Send(kindCommit, nil) != nil {
+		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conn == conn {
-		c.sent, c.head = force, &head
+		c.sent = force
 	}
 }
 
@@ -292,10 +260,7 @@ func (c *Client) handle(conn *privsep.Conn, kind byte, payload []byte) error {
 		}
 		return c.trouble(conn, t)
 	}
-	if len(payload) != 1 || payload[0] > 1 {
-		return fmt.Errorf("sync asked for with %x", payload)
-	}
-	return c.askSync(conn, payload[0] == 1)
+	return c.askSync(conn, kind == kindAskForce)
 }
 
 // trouble takes a trouble of the role: one of a few, and not again and again.
@@ -330,21 +295,18 @@ func (c *Client) trouble(conn *privsep.Conn, t trouble) error {
 // again starts the role anew after a pause, if conn is still that of the present process, and as soon
 // as no sync is carried out for it.
 func (c *Client) again(conn *privsep.Conn, pause time.Duration) {
-	for ; ; pause = firstRetry {
+	for busy := true; busy; pause = firstRetry {
 		select {
 		case <-time.After(pause):
 		case <-c.ctx.Done():
 			return
 		}
 		c.mu.Lock()
-		gone, busy := c.conn != conn, c.busy == conn
-		c.mu.Unlock()
-		if !gone && !busy {
+		busy = c.busy == conn
+		if c.conn == conn && !busy {
 			c.keeper.Restart()
 		}
-		if gone || !busy {
-			return
-		}
+		c.mu.Unlock()
 	}
 }
 
@@ -360,19 +322,16 @@ func (c *Client) askSync(conn *privsep.Conn, force bool) error {
 		c.spent = now
 	}
 	refuse := ""
-	switch wait := c.spent.Sub(now) - (syncBurst-1)*syncEvery; {
-	case c.running:
-		// That of a process which is gone.
-		refuse = "a sync is under way already: try again when it has ended"
-	case wait > 0:
+	if wait := c.spent.Sub(now) - (syncBurst-1)*syncEvery; wait > 0 {
 		if c.refused++; c.refused > syncRefused {
 			return errors.New("asks for syncs without end")
 		}
 		refuse = fmt.Sprintf("too many syncs: the next can begin in %v", max(wait.Round(time.Second), time.Second))
-		c.o.Trouble(TroubleSyncs, fmt.Sprintf("report process: asks for more than %d syncs, one in %v: refused", syncBurst, syncEvery))
-	default:
+		c.o.Trouble(TroubleSyncs, fmt.Sprintf("report process: asks for more than %d syncs, one in %v: refused",
+			syncBurst, syncEvery))
+	} else {
 		c.spent = c.spent.Add(syncEvery)
-		c.running, c.refused = true, 0
+		c.refused = 0
 		c.o.Trouble(TroubleSyncs, "")
 	}
 	c.busy = conn
@@ -380,33 +339,44 @@ func (c *Client) askSync(conn *privsep.Conn, force bool) error {
 	return nil
 }
 
+// syncLine is a line of a sync.
+type syncLine struct {
+	text string
+	warn bool
+}
+
 // sync carries out a sync, or refuses it. The run does not wait for the role to read.
 func (c *Client) sync(conn *privsep.Conn, force bool, refuse string) {
-	lines := make(chan []byte, syncLines)
+	lines := make(chan syncLine, syncLines)
 	var sending sync.WaitGroup
 	sending.Go(func() {
 		for l := range lines {
-			_ = conn.Send(kindLine, l)
+			kind := byte(kindLine)
+			if l.warn {
+				kind = kindWarn
+			}
+			_ = conn.Send(kind, []byte(privsep.Clean(l.text, maxSyncLine)))
 		}
 	})
-	say := func(line string, warn bool) {
+	say := func(text string, warn bool) {
 		select {
-		case lines <- append([]byte{bool01(warn)}, privsep.Clean(line, maxSyncLine)...):
+		case lines <- syncLine{text, warn}:
 		default:
 		}
 	}
 	exit := 1
-	if refuse != "" {
+	switch {
+	case refuse != "":
 		say(refuse, true)
-	} else {
+	case !c.running.TryLock(): // by that of a process which is gone
+		say("a sync is under way already: try again when it has ended", true)
+	default:
 		exit = c.o.Sync(c.ctx, force, say)
+		c.running.Unlock()
 	}
 	close(lines)
 	sending.Wait()
 	c.mu.Lock()
-	if refuse == "" {
-		c.running = false
-	}
 	if c.busy == conn {
 		c.busy = nil
 	}

@@ -1,6 +1,8 @@
 package report
 
 import (
+	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,59 +15,30 @@ import (
 	owner "example.org/threatstopd/agent/internal/host"
 )
 
-// openDir is how a directory itself is opened.
-const openDir = syscall.O_NOFOLLOW | syscall.O_DIRECTORY | syscall.O_NONBLOCK
-
 // checkDir makes a spool directory if it is missing (its parent must exist) and refuses one
 // that others could have put there or can write to. A process that runs as root may use one
-// of the service user (0: there is none).
-func checkDir(path string, service int) error {
+// of the service user.
+func (r *Reporter) checkDir(d spoolDir) error {
+	path, service := string(d), r.o.Confinement.UID
 	err := os.Mkdir(path, 0o700)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("spool directory %s: make it: %w", path, cause(err))
 	}
 	fi, err := os.Lstat(path)
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("spool directory %s: %w", path, cause(err))
-	case fi.Mode()&fs.ModeSymlink != 0:
+	}
+	uid, mode := os.Geteuid(), fi.Mode()
+	own, _ := owner.Owner(fi)
+	switch {
+	case mode&fs.ModeSymlink != 0:
 		return fmt.Errorf("spool directory %s: is a symbolic link: name the directory itself", path)
 	case !fi.IsDir():
 		return fmt.Errorf("spool directory %s: is not a directory", path)
-	}
-	uid, own := os.Geteuid(), fi.Sys().(*syscall.Stat_t).Uid
-	if int(own) != uid && (uid != 0 || service <= 0 || int(own) != service) {
+	case own != uid && (uid != 0 || service <= 0 || own != service):
 		return fmt.Errorf("spool directory %s: owned by uid %d, not by uid %d that this process runs as: chown it or name another", path, own, uid)
-	}
-	if perm := fi.Mode().Perm(); perm&0o077 != 0 {
-		return fmt.Errorf("spool directory %s: mode %04o lets others in: chmod 700 it", path, perm)
-	}
-	return nil
-}
-
-// checkRefused does the same for refused/, which belongs to the owner of the spool directory.
-func (r *Reporter) checkRefused() error {
-	path := string(r.refused)
-	if os.Mkdir(path, 0o700) == nil {
-		if f, err := os.Open(path); err == nil {
-			_ = adopt(f, r.o.SpoolDir)
-			f.Close()
-		}
-	}
-	return checkDir(path, r.o.Confinement.UID)
-}
-
-// adopt gives a file that root has just made to the owner of its directory.
-func adopt(f *os.File, dir string) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	fi, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if st := fi.Sys().(*syscall.Stat_t); st.Uid != 0 {
-		return f.Chown(int(st.Uid), int(st.Gid))
+	case mode.Perm()&0o077 != 0:
+		return fmt.Errorf("spool directory %s: mode %04o lets others in: chmod 700 it", path, mode.Perm())
 	}
 	return nil
 }
@@ -84,17 +57,12 @@ func Give(dir string, uid, gid int) error {
 		return err
 	}
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		fi, err := os.Lstat(path)
-		if err != nil {
-			return err
-		}
-		// A file with a second name may be in use elsewhere.
-		switch st := fi.Sys().(*syscall.Stat_t); {
-		case fi.Mode().IsRegular() && st.Nlink == 1:
-			err = os.Lchown(path, uid, gid)
-		case fi.IsDir() && e.Name() == refusedDir:
-			err = Give(path, uid, gid)
+		fi, err := e.Info()
+		if err == nil && fi.IsDir() && e.Name() == refusedDir {
+			err = Give(filepath.Join(dir, refusedDir), uid, gid)
+		} else if err == nil && fi.Mode().IsRegular() && fi.Sys().(*syscall.Stat_t).Nlink == 1 {
+			// A file with a second name may be in use elsewhere.
+			err = os.Lchown(filepath.Join(dir, e.Name()), uid, gid)
 		}
 		if err != nil {
 			return err
@@ -115,15 +83,31 @@ func openOwn(path string) (*os.File, error) {
 		}
 		return nil, err
 	}
-	fi, err := f.Stat()
-	if err == nil {
-		err = checkOwn(path, fi)
-	}
-	if err != nil {
+	if err = checkOwn(f); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
+}
+
+var errNotRegular = errors.New("is not a regular file: remove it")
+
+func checkOwn(f *os.File) error {
+	fi, err := f.Stat()
+	dir, errD := os.Stat(filepath.Dir(f.Name()))
+	if err = errors.Join(err, errD); err != nil {
+		return err
+	}
+	st, own := fi.Sys().(*syscall.Stat_t), dir.Sys().(*syscall.Stat_t).Uid
+	switch {
+	case !fi.Mode().IsRegular():
+		return errNotRegular
+	case st.Uid == own:
+		return nil
+	case int(st.Uid) != os.Geteuid() || st.Nlink > 1:
+		return fmt.Errorf("belongs to uid %d, the directory to uid %d: remove it", st.Uid, own)
+	}
+	return nil
 }
 
 // readOwn reads at most so many bytes of such a file.
@@ -136,23 +120,15 @@ func readOwn(path string, most int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, most))
 }
 
-var errNotRegular = errors.New("is not a regular file: remove it")
-
-func checkOwn(path string, fi fs.FileInfo) error {
-	if !fi.Mode().IsRegular() {
-		return errNotRegular
+// readJSON reads a file of at most so many bytes. The error names it.
+func (d spoolDir) readJSON(name string, most int64, into any) error {
+	path := filepath.Join(string(d), name)
+	b, err := readOwn(path, most)
+	if err == nil {
+		err = json.Unmarshal(b, into)
 	}
-	dir, err := os.Stat(filepath.Dir(path))
 	if err != nil {
-		return err
-	}
-	st, own := fi.Sys().(*syscall.Stat_t), dir.Sys().(*syscall.Stat_t).Uid
-	switch {
-	case st.Uid == own:
-	case int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("belongs to uid %d, the directory to uid %d: remove it", st.Uid, own)
-	case st.Nlink > 1:
-		return errors.New("has another name, and the directory another owner: remove it")
+		return fmt.Errorf("spool file %s: %w", path, cause(err))
 	}
 	return nil
 }
@@ -162,53 +138,50 @@ func checkOwn(path string, fi fs.FileInfo) error {
 // and the file must belong to root (or to this user) and be writable by nobody else: who could
 // replace one would choose what is read as root and reported.
 func resolve(path string) (string, error) {
+	if _, err := filepath.EvalSymlinks(path); err != nil {
+		if fi, e := os.Lstat(path); e == nil && fi.Mode()&fs.ModeSymlink != 0 {
+			return "", fmt.Errorf("%s is a symbolic link: %w", path, cause(err))
+		}
+		return path, nil // opening it reports that
+	}
 	real, linked := "/", false
 	var unsafe error
-	rest := strings.Split(filepath.Clean(path), "/")
-	for steps := 0; len(rest) > 0; steps++ {
-		if steps > 255 {
-			return "", fmt.Errorf("%s: %w", path, syscall.ELOOP)
-		}
-		name := rest[0]
+	for rest, steps := strings.Split(path, "/"), 0; len(rest) > 0; steps++ {
+		next := filepath.Join(real, rest[0]) // also for "", "." and ".."
 		rest = rest[1:]
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			real = filepath.Dir(real)
-			continue
-		}
-		next := filepath.Join(real, name)
 		fi, err := os.Lstat(next)
-		if err != nil {
-			if !linked {
-				return path, nil // opening it reports that
-			}
-			return "", fmt.Errorf("%s is a symbolic link: %w", path, err)
+		if err != nil || steps > 1000 {
+			return "", cmp.Or[error](err, syscall.ELOOP) // it was changed just now
 		}
-		mode := fi.Mode()
-		if uid, is := owner.Stranger(fi); is && unsafe == nil {
-			unsafe = fmt.Errorf("%s is a symbolic link, and %s belongs to uid %d: chown root it", path, next, uid)
+		target, err := os.Readlink(next)
+		if why := unsafeFor(fi, err == nil); why != "" && unsafe == nil {
+			unsafe = fmt.Errorf("%s is a symbolic link, and %s %s", path, next, why)
 		}
-		if mode&fs.ModeSymlink != 0 {
-			target, err := os.Readlink(next)
-			if err != nil {
-				return "", err
-			}
-			if linked = true; filepath.IsAbs(target) {
-				real = "/"
-			}
-			rest = append(strings.Split(target, "/"), rest...)
+		switch {
+		case err != nil:
+			real = next
 			continue
+		case filepath.IsAbs(target):
+			real = "/"
 		}
-		// In a directory with the sticky bit others cannot replace what is root's.
-		if mode.Perm()&0o022 != 0 && mode&fs.ModeSticky == 0 && unsafe == nil {
-			unsafe = fmt.Errorf("%s is a symbolic link, and %s has mode %04o: chmod go-w it", path, next, mode.Perm())
-		}
-		real = next
+		linked = true
+		rest = append(strings.Split(target, "/"), rest...)
 	}
 	if !linked {
 		return path, nil
 	}
 	return real, unsafe
+}
+
+// unsafeFor returns why others could replace a component of a path, "" when they cannot. In a
+// directory with the sticky bit they cannot replace what is root's.
+func unsafeFor(fi fs.FileInfo, link bool) string {
+	mode := fi.Mode()
+	if uid, is := owner.Stranger(fi); is {
+		return fmt.Sprintf("belongs to uid %d: chown root it", uid)
+	}
+	if !link && mode.Perm()&0o022 != 0 && mode&fs.ModeSticky == 0 {
+		return fmt.Sprintf("has mode %04o: chmod go-w it", mode.Perm())
+	}
+	return ""
 }

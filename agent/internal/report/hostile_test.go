@@ -94,11 +94,11 @@ func TestSlowlorisCollector(t *testing.T) {
 		}
 	}()
 	slow, err := NewUploader(Config{URL: "http://" + l.Addr().String(), DeviceID: "tdid_abcd1234",
-		timeouts: timeouts{Response: 100 * time.Millisecond, Write: 100 * time.Millisecond, Total: 300 * time.Millisecond}})
+		timeouts: timeouts{Response: 100 * time.Millisecond, Total: 300 * time.Millisecond}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer slow.Close()
+	defer slow.http.CloseIdleConnections()
 	col := collector(t)
 	sending := &switched{}
 	sending.to(slow)

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // OpenLogs opens what pflogd writes at path (/var/log/pflog) and what newsyslog(8) has made of
@@ -25,40 +24,25 @@ import (
 // rotated files are looked for beside the link and beside the file.
 //
 // It needs to be root on OpenBSD, where they have mode 0600.
-func OpenLogs(path string) ([]*os.File, error) {
+func OpenLogs(path string) (files []*os.File, err error) {
 	real, err := resolve(path)
 	if err != nil {
 		return nil, fmt.Errorf("pflogd's file %w", err)
 	}
-	files, err := openRotated(real)
-	if dir, e := filepath.EvalSymlinks(filepath.Dir(path)); err == nil && real != path && e == nil && filepath.Join(dir, filepath.Base(path)) != real {
-		var beside []*os.File
-		if beside, err = openRotated(filepath.Join(dir, filepath.Base(path))); err != nil {
-			closeAll(files)
-		}
+	places := []string{real}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil && filepath.Join(dir, filepath.Base(path)) != real {
 		// Rotated by the link's name means renamed from there: older than the file itself.
-		files = once(append(beside, files...))
+		places = append(places, filepath.Join(dir, filepath.Base(path)))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("pflogd's files: %w", err)
+	seen := make(map[string]bool)
+	for _, path := range places {
+		if files, err = openLogs(files, path, seen); err != nil {
+			closeAll(files)
+			return nil, fmt.Errorf("pflogd's files: %w", err)
+		}
 	}
+	slices.Reverse(files)
 	return files, nil
-}
-
-// openRotated opens the file at path and the rotated ones beside it.
-func openRotated(path string) ([]*os.File, error) {
-	const tries = 10
-	for try := 1; ; try++ {
-		files, err := openLogs(path)
-		if err != nil {
-			return nil, err
-		}
-		if try == tries || unmoved(path, files) {
-			return once(files), nil
-		}
-		closeAll(files)
-		time.Sleep(50 * time.Millisecond)
-	}
 }
 
 func closeAll(files []*os.File) {
@@ -67,133 +51,76 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// rotation returns where in the order a name stands: 0 for path itself, n+1 for path.n
-// and path.n.gz.
-func rotation(base, name string) (int, bool) {
-	if name == base {
-		return 0, true
-	}
-	n, ok := strings.CutPrefix(name, base+".")
-	if !ok {
-		return 0, false
-	}
-	n = strings.TrimSuffix(n, ".gz")
-	i, err := strconv.Atoi(n)
-	return i + 1, err == nil && i >= 0 && strconv.Itoa(i) == n
-}
-
-// logNames returns the names of the logs, oldest first. Where path.n.gz is beside
-// path.n, gzip(1) is at work, or was when it died: the plain one is whole.
-func logNames(path string) ([]string, error) {
+// openLogs adds the file at path and the rotated ones beside it to files, newest first: a rotation, which
+// renames a file to the next number, can so make a file come twice, but cannot hide one. Of a log that comes
+// twice the first is kept: it is newer, or plain and so whole, where path.n.gz is being made of path.n.
+func openLogs(files []*os.File, path string, seen map[string]bool) ([]*os.File, error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
-		return nil, err
+		return files, err
 	}
-	base := filepath.Base(path)
-	var names []string
+	base, last := filepath.Base(path), -1
 	for _, e := range entries {
 		n, ok := rotation(base, e.Name())
 		if ok && e.Type().IsRegular() {
-			names = append(names, e.Name())
-		} else if ok && n == 0 && e.Type() != fs.ModeSymlink {
-			return nil, fmt.Errorf("%s is not a regular file", path)
+			last = max(last, n)
+		} else if ok && n < 0 && e.Type() != fs.ModeSymlink {
+			return files, fmt.Errorf("%s is not a regular file", path)
 		}
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		i, _ := rotation(base, a)
-		j, _ := rotation(base, b)
-		if i != j {
-			return j - i
+	for n := -1; n <= last+1; n++ {
+		name := path
+		if n >= 0 {
+			name += "." + strconv.Itoa(n)
 		}
-		return len(a) - len(b)
-	})
-	return slices.CompactFunc(names, func(a, b string) bool {
-		i, _ := rotation(base, a)
-		j, _ := rotation(base, b)
-		return i == j
-	}), nil
-}
-
-func openLogs(path string) ([]*os.File, error) {
-	names, err := logNames(path)
-	if err != nil {
-		return nil, err
-	}
-	var files []*os.File
-	for _, n := range names {
-		// It was a regular file a moment ago.
-		f, err := os.OpenFile(filepath.Join(filepath.Dir(path), n), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // renamed or removed just now: unmoved will see
+		for _, name := range []string{name, name + ".gz"} {
+			if fi, err := os.Lstat(name); err != nil || !fi.Mode().IsRegular() || n < 0 && name != path {
+				continue
+			}
+			// It was a regular file a moment ago.
+			f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // renamed just now: it has the next number
+			}
+			if err != nil {
+				return files, err
+			}
+			if first := firstRecord(f); first != "" && seen[first] {
+				f.Close()
+			} else {
+				files = append(files, f)
+				seen[first] = true
+			}
+			break
 		}
-		if err != nil {
-			closeAll(files)
-			return nil, err
-		}
-		files = append(files, f)
 	}
 	return files, nil
 }
 
-// unmoved reports whether the names still belong to the files that were opened under
-// them, and there are no others.
-func unmoved(path string, files []*os.File) bool {
-	names, err := logNames(path)
-	if err != nil || len(names) != len(files) {
-		return false
+// rotation returns the number of a rotated file, -1 for the one at base itself.
+func rotation(base, name string) (int, bool) {
+	if name == base {
+		return -1, true
 	}
-	for i, f := range files {
-		opened, err := f.Stat()
-		if err != nil || filepath.Base(f.Name()) != names[i] {
-			return false
-		}
-		now, err := os.Lstat(f.Name())
-		if err != nil || !os.SameFile(opened, now) {
-			return false
-		}
-	}
-	return true
+	n, ok := strings.CutPrefix(name, base+".")
+	n = strings.TrimSuffix(n, ".gz")
+	i, err := strconv.Atoi(n)
+	return i, ok && err == nil && i >= 0 && i < maxRotated && strconv.Itoa(i) == n
 }
 
-// once leaves of the same log one file: the same inode under two names, or the
-// compressed and the plain one. The plain one is whole.
-func once(files []*os.File) []*os.File {
-	var kept []*os.File
-	for _, f := range files {
-		twin := slices.IndexFunc(kept, func(k *os.File) bool { return sameLog(k, f) })
-		if twin < 0 {
-			kept = append(kept, f)
-			continue
-		}
-		// Later in the order is newer or plain.
-		kept[twin].Close()
-		kept = append(slices.Delete(kept, twin, twin+1), f)
-	}
-	return kept
-}
+const maxRotated = 10_000 // bounds the numbers of rotated files that are looked for
 
-func sameLog(a, b *os.File) bool {
-	ia, errA := a.Stat()
-	ib, errB := b.Stat()
-	if errA != nil || errB != nil {
-		return false
-	}
-	if os.SameFile(ia, ib) {
-		return true
-	}
-	ra, dataA, okA := firstRecord(a)
-	rb, dataB, okB := firstRecord(b)
-	return okA && okB && ra.Equal(rb) && bytes.Equal(dataA, dataB)
-}
-
-// firstRecord distinguishes logs: no two begin with the same packet.
-func firstRecord(f *os.File) (time.Time, []byte, bool) {
+// firstRecord returns the first record of a log, "" if there is none: no two logs begin with the same packet.
+func firstRecord(f *os.File) string {
 	fr, err := logReader(f)
 	if err != nil {
-		return time.Time{}, nil, false
+		return ""
 	}
 	data, ci, err := fr.ZeroCopyReadPacketData()
-	return ci.Timestamp, bytes.Clone(data), err == nil
+	if err != nil {
+		return ""
+	}
+	return ci.Timestamp.String() + string(data)
 }
 
 // FlushPflogd asks every pflogd(8) to write out what it has in memory, as newsyslog.conf
@@ -239,7 +166,8 @@ func pflogdPIDs(table []byte) []int {
 		p := table[:procSize]
 		name, _, _ := bytes.Cut(p[procComm:], []byte{0})
 		pid := int(int32(ne.Uint32(p[procPID:])))
-		if string(name) == "pflogd" && pid > 1 && ne.Uint32(p[procUID:]) == 0 && ne.Uint32(p[procRUID:]) == 0 && ne.Uint32(p[procTTY:]) == noTTY {
+		if string(name) == "pflogd" && pid > 1 && ne.Uint32(p[procTTY:]) == noTTY &&
+			ne.Uint32(p[procUID:]) == 0 && ne.Uint32(p[procRUID:]) == 0 {
 			pids = append(pids, pid)
 		}
 	}

@@ -47,14 +47,10 @@ type Config struct {
 	LogLevel    int // the zerolog.Level from which on events are logged
 	Confinement privsep.Confinement
 
-	// The Client fills these in: the names of the descriptors that the role inherits, in their order,
-	// and that a policy is in force and follows.
-	Listeners []string
+	// The Client fills these in: which listeners the role inherits, and that a policy is in force and follows.
+	Listeners [4]bool
 	Policy    bool
 }
-
-// off reports whether nothing is reported.
-func (c *Config) off() bool { return c.Mode == "no" }
 
 // all reports whether every packet is reported, not only the hits.
 func (c *Config) all() bool { return c.Mode == "all" }
@@ -70,20 +66,22 @@ func (c *Config) filter() capture.Filter {
 // Kinds of messages from main to the role.
 const (
 	kindSetup     = privsep.FirstKind + iota // a Config, the first message
-	kindBegin                                // a policyHead: what follows replaces the policy in force, and one that has begun
+	kindBegin                                // a policyHead: what follows replaces the policy in force
 	kindChunk                                // of the policy (policy.Set.Chunks)
 	kindCommit                               // the policy is complete
 	kindStatus                               // main's part of a status (status.Encode), after every change and once a minute
-	kindLine                                 // of a sync that was asked for: 1 for a warning or 0, and text
+	kindLine                                 // of a sync that was asked for
 	kindDone                                 // of the sync: its exit code
 	kindLogStatus                            // asks for a line about reporting in the log
 	kindRetry                                // the configuration was read again: what the log server refused is sent again
+	kindWarn                                 // a line of a sync that is a warning
 )
 
 // Kinds of messages from the role to main.
 const (
-	kindTrouble = 32 + iota // a trouble begins or ends
-	kindAskSync             // asks for a policy run now: 1 for one with force or 0
+	kindTrouble  = 32 + iota // a trouble begins or ends
+	kindAskSync              // asks for a policy run now
+	kindAskForce             // for one with force
 )
 
 const (
@@ -96,9 +94,9 @@ const (
 var (
 	fromMain = privsep.Limits{
 		kindSetup: 64 << 10, kindBegin: 1 << 20, kindChunk: chunkSize, kindCommit: 0, kindStatus: status.MaxEncoded,
-		kindLine: 1 + maxSyncLine + cut, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
+		kindLine: maxSyncLine + cut, kindWarn: maxSyncLine + cut, kindDone: 1, kindLogStatus: 0, kindRetry: 0,
 	}
-	fromRole = privsep.Limits{kindTrouble: 16 * maxWhy, kindAskSync: 1}
+	fromRole = privsep.Limits{kindTrouble: 16 * maxWhy, kindAskSync: 0, kindAskForce: 0}
 )
 
 // policyHead announces a policy. Own are the host's addresses.
@@ -131,12 +129,4 @@ const (
 var troublePrefix = map[string]string{
 	TroubleCapture: "hits are not read: ", TroubleUploads: "no uploads, hits stay in the spool: ",
 	TroubleSpool: "", TroubleFiles: "", TroubleLogs: "",
-}
-
-// bool01 is a flag in a message.
-func bool01(b bool) byte {
-	if b {
-		return 1
-	}
-	return 0
 }

@@ -6,14 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/google/gopacket"
 	"github.com/rs/zerolog"
 
+	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/status"
 	"example.org/threatstopd/capture"
 )
@@ -27,90 +30,73 @@ type Sender interface {
 // Options for [New].
 type Options struct {
 	Config
-	// Source is where packets come from. Run closes it.
-	Source capture.Source
-	Sender Sender // where batches go
-	// Location is the zone of the times in lines, nil for time.Local.
-	Location *time.Location
+	Source   capture.Source // where packets come from; Run closes it
+	Sender   Sender         // where batches go
+	Location *time.Location // the zone of the times in lines, nil for time.Local
 	// Logs opens what pflogd has written, oldest first ([OpenLogs]), nil for no catching
 	// up. What was logged before Run began must be in them. Run calls it once and closes
 	// the files.
 	Logs func() ([]*os.File, error)
 	// Trouble, when not nil, is called when something begins to be wrong, with a key of
 	// the Trouble… constants and a text, and with an empty text when that is over.
-	Trouble func(key, text string)
-	// Log receives events; its zero value discards them.
-	Log zerolog.Logger
-	// Now is the wall clock, nil for time.Now.
-	Now func() time.Time
-	// StopTimeout is how long Run still tries to deliver when it is to end, 0 for 5 s.
-	StopTimeout time.Duration
+	Trouble     func(key, text string)
+	Log         zerolog.Logger
+	Now         func() time.Time // the wall clock, nil for time.Now
+	StopTimeout time.Duration    // how long Run still tries to deliver when it is to end, 0 for 5 s
 }
 
-// Numbers of batches in memory: together with that of the sender the bound on what the
-// reporter takes.
 const (
-	liveBatches = 4
-	gapBatches  = 2
-)
+	// liveBatches and gapBatches are how many batches each lane has in memory at most: with that of
+	// the sender the bound on what the reporter takes.
+	liveBatches, gapBatches = 4, 2
 
-const (
 	minBatchBytes = 8 << 10
 	minSpoolMax   = 128 << 10
-	// asideShare is the part of the spool for what the server refused, batchShare the
-	// part that one batch may take: it must fit in the former with its header.
-	asideShare = 8
-	batchShare = 10
-	// maxFiles bounds the files of the spool, so that its directory stays usable.
-	maxFiles = 20_000
-	// respool is how soon the disk is tried again after it would not take a batch.
-	respool = 10 * time.Second
+	asideShare    = 8                // the part of the spool for what the server refused
+	batchShare    = 10               // the part that one batch may take: with its header it fits in the former
+	maxFiles      = 20_000           // in the spool, so that its directory stays usable
+	respool       = 10 * time.Second // until the disk is tried again after it would not take a batch
+	maxLine       = 4096 + 1         // the longest line that capture prints, with its newline
 	// firstPacketWait is how long catching up waits for a live packet, which shows where
 	// to stop, before it goes by the time alone.
 	firstPacketWait = 5 * time.Second
 )
 
-// refusedDir, in the spool directory, has the batches that the server refused.
-const refusedDir = "refused"
+const refusedDir = "refused" // in the spool directory: batches that the server refused
 
 // A Reporter is one run of reporting. Make one with New, give it a policy with SetPolicy,
 // call Run once.
 type Reporter struct {
-	o          Options
-	batchLines int
-	batchBytes int
-	dir        spoolDir
-	refused    spoolDir
-	history    *history
-	started    time.Time
+	o            Options
+	dir, refused spoolDir
+	started      time.Time
+	firstWait    time.Duration // firstPacketWait
 
-	matcher    atomic.Pointer[matcher]
-	havePolicy chan struct{}
-	liveLane   *lane
-	gapLane    *lane
-	firstOnce  sync.Once
+	havePolicy chan struct{} // closed when there is a policy
 	first      chan struct{} // closed when the first live packet has come
-	firstWait  time.Duration // firstPacketWait
-
-	wake    chan struct{}   // a batch was closed, or what was refused is to be sent again
-	flushes chan chan error // each has the answer to a Flush
-	stopped chan struct{}   // closed when Run has ended
+	wake       chan struct{} // there is something to do for the worker
+	sent       chan attempt
 
 	// mu guards what follows. It is never held while the disk or the network works.
-	mu sync.Mutex
+	mu          sync.Mutex
+	set         *policy.Set // the policy in force
+	own         map[netip.Addr]bool
+	policySince time.Time // zero before the first policy
+	live, files lane
+
 	// queue is what waits, oldest first: batches with a file, then those without. aside is
-	// what the server refused; retry is what of it is to be sent again.
-	queue, aside, retry   []*batch
-	retryAt               time.Time
-	sending               *attempt
-	row                   int64 // failures in a row
-	refusing              bool  // a refusal was logged since the last delivery
-	paused                bool  // after a failure
-	pauseTimer, diskTimer *time.Timer
-	waiters               []chan error // of Flush
-	undeleted             []string     // files of delivered batches that could not be removed
-	owing                 bool         // the watermark must be filed before they are
-	diskErr               error        // why the disk takes no batch now
+	// what the server refused, and is sent again at retryAt.
+	queue, aside []*batch
+	retryAt      time.Time
+	sending      *batch
+	row          int64       // failures in a row
+	refusing     bool        // a refusal was logged since the last delivery
+	pause        *time.Timer // after a failure, until up.Next
+	waiters      []chan error
+	finishing    bool     // Run is to end
+	ended        bool     // and the worker has
+	undeleted    []*batch // delivered or lost, whose files could not be removed
+	diskErr      error    // why the disk takes no batch now
 
 	// wm is what is durable; filed is the generation that its file has, newest the highest
 	// of a batch's file. ownGap says that the last gap is the one before this run.
@@ -118,65 +104,49 @@ type Reporter struct {
 	filed, newest   uint64
 	unfiled, ownGap bool
 
-	base    counters               // of earlier runs
-	drops   map[string]status.Drop // of them and this one
-	up      status.Uploads         // likewise; Describe fills in the rest
-	left    int64                  // lines of this run that are not only in memory any more
-	kernel  capture.Stats          // the last that were known
-	catchUp string                 // in a few words how far catching up has come
+	counters counters       // of earlier runs and this one
+	up       status.Uploads // Describe fills in the rest
+	kernel   capture.Stats  // that was counted
+	catchUp  string         // in a few words how far catching up has come
 }
 
-// New checks the options, opens the spool and takes up what an earlier process left in it.
-// The error is one of the spool directory, or of the options.
+// New opens the spool and takes up what an earlier process left in it. The error is one of the spool directory.
 func New(o Options) (*Reporter, error) {
-	if o.Source == nil || o.Sender == nil {
-		return nil, errors.New("report: needs a source of packets and a sender")
-	}
-	orDefault(&o.Interval, 15*time.Minute)
-	orDefault(&o.BatchLines, 10_000)
-	orDefault(&o.BatchBytes, 960<<10)
-	orDefault(&o.SpoolMax, 64<<20)
-	orDefault(&o.RetryMin, 10*time.Second)
-	orDefault(&o.RetryMax, 15*time.Minute)
-	orDefault(&o.StopTimeout, 5*time.Second)
+	o.Interval = cmp.Or(o.Interval, 15*time.Minute)
+	o.BatchLines = cmp.Or(o.BatchLines, 10_000)
+	o.SpoolMax = max(cmp.Or(o.SpoolMax, 64<<20), minSpoolMax)
+	o.RetryMin, o.RetryMax = cmp.Or(o.RetryMin, 10*time.Second), cmp.Or(o.RetryMax, 15*time.Minute)
+	o.StopTimeout = cmp.Or(o.StopTimeout, 5*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	if o.Trouble == nil {
 		o.Trouble = func(string, string) {}
 	}
-	o.SpoolMax = max(o.SpoolMax, minSpoolMax)
-	r := &Reporter{
-		o: o, batchLines: max(1, o.BatchLines),
-		batchBytes: int(max(minBatchBytes, min(int64(o.BatchBytes), maxText, o.SpoolMax/batchShare))),
-		dir:        spoolDir(o.SpoolDir), refused: spoolDir(filepath.Join(o.SpoolDir, refusedDir)),
-		history:    newHistory(o.Now),
-		havePolicy: make(chan struct{}), first: make(chan struct{}), stopped: make(chan struct{}),
-		started: o.Now(), firstWait: firstPacketWait,
-		wake: make(chan struct{}, 1), flushes: make(chan chan error),
-	}
-	if r.batchBytes < o.BatchBytes {
-		o.Log.Warn().Int("asked", o.BatchBytes).Int("bytes", r.batchBytes).Int64("spool_max", o.SpoolMax).
+	asked := cmp.Or(o.BatchBytes, 960<<10)
+	o.BatchBytes = int(max(minBatchBytes, min(int64(asked), maxText, o.SpoolMax/batchShare)))
+	if o.BatchBytes < asked {
+		o.Log.Warn().Int("asked", asked).Int("bytes", o.BatchBytes).Int64("spool_max", o.SpoolMax).
 			Msg("batches are smaller than configured, so that the spool can hold several")
 	}
-	r.liveLane = newLane(r, liveBatches, false)
-	r.gapLane = newLane(r, gapBatches, true)
+	r := &Reporter{
+		o: o, dir: spoolDir(o.SpoolDir), refused: spoolDir(filepath.Join(o.SpoolDir, refusedDir)),
+		started: o.Now(), firstWait: firstPacketWait,
+		havePolicy: make(chan struct{}), first: make(chan struct{}),
+		wake: make(chan struct{}, 1), sent: make(chan attempt, 1),
+		live: lane{most: liveBatches}, files: lane{most: gapBatches, gap: true},
+	}
+	r.pause = time.AfterFunc(time.Hour, r.resume)
+	r.pause.Stop()
 	if err := r.load(); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-func orDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
 // load takes up the batches, the watermark and the counters of earlier processes.
 func (r *Reporter) load() error {
-	if err := checkDir(r.o.SpoolDir, r.o.Confinement.UID); err != nil {
+	if err := r.checkDir(r.dir); err != nil {
 		return err
 	}
 	strange := r.importLegacy()
@@ -186,44 +156,32 @@ func (r *Reporter) load() error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		r.o.Log.Warn().Err(err).Msg("watermark not readable, using the spool's")
 	}
-	queue, w, other, err := r.dir.load()
-	if err != nil {
-		return err
-	}
-	strange = append(strange, other...)
-	aside, v, other, err := r.loadRefused()
-	if err != nil {
-		strange = append(strange, fmt.Sprintf("%s: %v", refusedDir, cause(err)))
-	}
-	for _, name := range other {
-		strange = append(strange, filepath.Join(refusedDir, name))
-	}
-	r.queue, r.aside, r.newest = queue, aside, w.Gen
-	for _, w := range []watermark{w, v} {
+	for _, x := range []struct {
+		dir spoolDir
+		in  string
+		to  *[]*batch
+	}{{r.dir, "", &r.queue}, {r.refused, refusedDir, &r.aside}} {
+		var other []string
+		if err = r.checkDir(x.dir); err == nil {
+			*x.to, w, other, err = x.dir.load(x.in)
+		}
+		if err != nil && x.in == "" {
+			return err
+		} else if err != nil {
+			strange = append(strange, fmt.Sprintf("%s: %v", x.in, cause(err)))
+		}
+		strange = append(strange, other...)
+		r.newest = max(r.newest, w.Gen)
 		if w.Gen > r.wm.Gen {
 			r.wm = w
 		}
 	}
-	for _, b := range aside {
-		b.aside = true
-	}
 	r.loadCounters()
 	if n := len(strange); n > 0 {
-		more := ""
-		if n > 3 {
-			more = fmt.Sprintf(" and %d more", n-3)
-		}
-		r.o.Trouble(TroubleFiles, fmt.Sprintf("spool directory %s has files that are not the agent's: %q%s: remove them",
-			r.o.SpoolDir, strange[:min(n, 3)], more))
+		r.o.Trouble(TroubleFiles, fmt.Sprintf("spool directory %s has %d files that are not the agent's: %q: remove them",
+			r.o.SpoolDir, n, strange[:min(n, 3)]))
 	}
 	return nil
-}
-
-func (r *Reporter) loadRefused() ([]*batch, watermark, []string, error) {
-	if err := r.checkRefused(); err != nil {
-		return nil, watermark{}, nil, err
-	}
-	return r.refused.load()
 }
 
 // Run reads packets and reports until ctx ends or the source does. Then it closes and spools
@@ -231,8 +189,6 @@ func (r *Reporter) loadRefused() ([]*batch, watermark, []string, error) {
 // else the source's error (capture.ErrInterfaceGone: begin again when the interface is back).
 // It must be called once.
 func (r *Reporter) Run(ctx context.Context) error {
-	// What is durable so far stays as it is until this run has something durable itself;
-	// then the stretch between the two is a gap.
 	r.beginWatermark()
 	catching, stopCatching := context.WithCancel(ctx)
 	defer stopCatching()
@@ -247,8 +203,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 	// The worker outlives ctx: it takes what the end leaves.
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
-	end := make(chan struct{})
-	worker.Go(func() { r.work(sending, end) })
+	worker.Go(func() { r.work(sending) })
 
 	err := r.read(ctx)
 	stopCatching()
@@ -256,36 +211,160 @@ func (r *Reporter) Run(ctx context.Context) error {
 	// One more attempt for what is waiting, within bounds.
 	stop := time.AfterFunc(r.o.StopTimeout, stopSending)
 	defer stop.Stop()
-	close(end)
+	r.hurry(func() { r.finishing = true })
 	worker.Wait()
-	close(r.stopped)
 	return err
 }
 
 // read is the path of the packets.
 func (r *Reporter) read(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { r.o.Source.Close() })
-	defer func() {
-		if stop() {
-			r.o.Source.Close()
-		}
-	}()
+	defer stop()
+	defer r.o.Source.Close()
 	for {
 		data, ci, err := r.o.Source.ZeroCopyReadPacketData()
-		switch {
-		case err == nil:
-			r.liveLane.live(data, ci)
-		case ctx.Err() != nil:
-			return nil // the source was closed, and what it had read is in the lane
-		default:
-			if s, err := r.o.Source.Stats(); err == nil {
-				r.mu.Lock()
-				r.kernel = s
-				r.mu.Unlock()
-			}
+		if err != nil && ctx.Err() != nil {
+			return nil // the source was closed, and what it had read was examined
+		}
+		if err != nil {
+			r.countDrops()
 			return fmt.Errorf("capture: %w", err)
 		}
+		r.mu.Lock()
+		if r.policySince.IsZero() && !r.o.all() {
+			r.lose(status.DropNoPolicy, 1)
+		} else {
+			r.examine(&r.live, data, ci)
+		}
+		r.mu.Unlock()
 	}
+}
+
+// SetPolicy puts a policy in force: packets are matched against set from now on, without a
+// pause, but for the addresses in own, which are this host's and never the far end of a
+// packet. A nil set matches nothing. Both are kept and must not change.
+//
+// Until the first call there is nothing to match against: packets are then counted as
+// lost, and pflogd's files, where there are any, are read for them later.
+func (r *Reporter) SetPolicy(set *policy.Set, own []netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.policySince.IsZero() {
+		close(r.havePolicy)
+	}
+	r.set, r.own, r.policySince = set, make(map[netip.Addr]bool, len(own)), r.o.Now()
+	for _, a := range own {
+		r.own[a.Unmap().WithZone("")] = true
+	}
+	for _, l := range append(slices.Clone(set.Lists()), noList) {
+		r.counters.History.Lists[l] += 0
+	}
+}
+
+const noList = "(none)" // what hits count for whose entry belongs to no list
+
+// match reports whether a packet is a hit, and counts it for the list of each of its
+// addresses that is listed. mu is held.
+func (r *Reporter) match(p *capture.Packet) bool {
+	src := r.listed(p.Src, p)
+	dst := p.Dst != p.Src && r.listed(p.Dst, p)
+	return src || dst
+}
+
+func (r *Reporter) listed(a netip.Addr, p *capture.Packet) bool {
+	list, _, ok := r.set.Lookup(a)
+	if !ok || r.own[a.Unmap()] {
+		return false
+	}
+	name := noList
+	if names := r.set.Lists(); int(list) < len(names) {
+		name = names[list]
+	}
+	r.counters.History.hit(a, p.Proto, p.DstPort, name, p.Time, r.o.Now())
+	return true
+}
+
+// A lane turns packets into batches: the live ones, or those of a gap that are read from
+// files. Each has batches of its own, so that catching up does not take them from the live
+// capture.
+type lane struct {
+	gap        bool
+	most       int // batches in memory
+	packet     capture.Packet
+	batch      *batch // that is being filled, or nil
+	last       mark   // behind the last packet that was examined
+	seen, hits int64
+}
+
+// examine matches one packet and prints its line if it is wanted. mu is held.
+func (r *Reporter) examine(l *lane, data []byte, ci gopacket.CaptureInfo) {
+	l.seen++
+	r.counters.Seen++
+	p := &l.packet
+	if p.Decode(data, ci) != nil {
+		r.lose(status.DropUndecoded, 1)
+	}
+	if l.last = markOf(p); !l.gap {
+		r.beginLive(l.last)
+	}
+	if r.match(p) {
+		l.hits++
+		r.counters.Matched++
+	} else if !r.o.all() {
+		return
+	}
+	if l.batch == nil {
+		if !r.free(l) {
+			r.lose(status.DropMemory, 1)
+			return
+		}
+		l.batch = &batch{id: newID(), created: r.o.Now(), text: make([]byte, 0, r.o.BatchBytes), gap: l.gap}
+	}
+	b := l.batch
+	b.text = append(p.AppendLine(b.text, r.o.Location), '\n')
+	if b.lines++; b.lines >= r.o.BatchLines || len(b.text) > r.o.BatchBytes-maxLine {
+		r.closeBatch(l)
+	}
+}
+
+// free reports whether a lane may have one more batch in memory. mu is held.
+func (r *Reporter) free(l *lane) bool {
+	n := 0
+	for _, b := range r.unsaved() {
+		if b.gap == l.gap {
+			n++
+		}
+	}
+	return n < l.most
+}
+
+// closeBatch puts a lane's batch into the queue. mu is held.
+func (r *Reporter) closeBatch(l *lane) {
+	l.batch.mark = l.last
+	r.queue = append(r.queue, l.batch)
+	l.batch = nil
+	signal(r.wake)
+}
+
+// closeLive closes the live batch that is being filled, or moves the watermark over packets
+// that were no hits. mu is held.
+func (r *Reporter) closeLive() {
+	last := r.live.last
+	if r.live.batch != nil {
+		r.closeBatch(&r.live)
+	} else if len(r.unsaved()) == 0 && last != (mark{}) && last != r.wm.Done {
+		r.wm.Gen++
+		r.wm.Done = last
+	}
+}
+
+// unsaved returns the batches that wait and have no file. mu is held.
+func (r *Reporter) unsaved() []*batch {
+	i := len(r.queue)
+	for i > 0 && r.queue[i-1].name == "" {
+		i--
+	}
+	return r.queue[i:]
 }
 
 // Flush closes what is in memory and tries at once to deliver everything that waits. It
@@ -294,13 +373,13 @@ func (r *Reporter) read(ctx context.Context) error {
 // and fails after it.
 func (r *Reporter) Flush(ctx context.Context) error {
 	done := make(chan error, 1)
-	select {
-	case r.flushes <- done:
-	case <-r.stopped:
-		return errStopped
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	r.hurry(func() {
+		if r.ended {
+			done <- errStopped
+		} else {
+			r.waiters = append(r.waiters, done)
+		}
+	})
 	select {
 	case err := <-done:
 		return err
@@ -313,9 +392,21 @@ var errStopped = errors.New("report: stopped")
 
 // RetryRefused has what the server refused sent again soon: the owner may have changed
 // something.
-func (r *Reporter) RetryRefused() {
+func (r *Reporter) RetryRefused() { r.hurry(func() { r.retryAt = time.Time{} }) }
+
+// hurry closes what is in memory, ends the pause after a failure, and does f.
+func (r *Reporter) hurry(f func()) {
 	r.mu.Lock()
-	r.retryAt = time.Time{}
+	r.closeLive()
+	f()
+	r.mu.Unlock()
+	r.resume()
+}
+
+// resume ends the pause after a failure.
+func (r *Reporter) resume() {
+	r.mu.Lock()
+	r.up.Next = time.Time{}
 	r.mu.Unlock()
 	signal(r.wake)
 }

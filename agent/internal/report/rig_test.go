@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -142,7 +143,7 @@ func sender(t testing.TB, col *reporttest.Collector, response time.Duration) Sen
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(up.Close)
+	t.Cleanup(up.http.CloseIdleConnections)
 	return up
 }
 
@@ -190,7 +191,7 @@ func (g *rig) run(t testing.TB, col *reporttest.Collector, dir string, change fu
 	if g.Reporter, err = New(o); err != nil {
 		t.Fatal(err)
 	}
-	inherited.Store(g.Reporter, volume(append(slices.Clone(g.queue), g.aside...)))
+	earlier.Store(g.Reporter, inherited{volume(append(slices.Clone(g.queue), g.aside...)), g.counters.Delivered, g.counters.Failures, maps.Clone(g.counters.Drops)})
 	if g.quiet {
 		g.firstWait = time.Millisecond
 	}
@@ -225,7 +226,7 @@ func (g *rig) log(from, to int) {
 		g.burst(n, n+1)
 		if n%20 == 19 {
 			g.until("hits go to disk", func(s Stats) bool {
-				return s.Live.Hits+s.NoPolicy > g.logged.Load()-20 && s.InMemory < 2*int64(g.batchLines)
+				return s.Live.Hits+s.NoPolicy > g.logged.Load()-20 && s.InMemory < 2*int64(g.o.BatchLines)
 			})
 		}
 	}
@@ -266,7 +267,8 @@ func (g *rig) flush() {
 // at rest: see balanced.
 type Stats struct {
 	Live, Files                packets
-	NoPolicy, InMemory         int64
+	NoPolicy, Undecoded        int64
+	InMemory                   int64
 	Inherited, Spool, Aside    status.Volume // of earlier processes; what waits now
 	Delivered                  status.Volume
 	Failures                   int64
@@ -283,26 +285,47 @@ func (l Lost) Total() int64 {
 	return l.Memory + l.SpoolFull + l.SpoolAge + l.SpoolDamage + l.Unsaved + l.Refused
 }
 
-// inherited has what each reporter found in its spool.
-var inherited sync.Map
+// packets are what a lane has seen: all, those with a listed address, and those for which a line was wanted.
+type packets struct{ Seen, Hits, Reported int64 }
+
+func (r *Reporter) count(l *lane) packets {
+	if r.o.all() {
+		return packets{l.seen, l.hits, l.seen}
+	}
+	return packets{l.seen, l.hits, l.hits}
+}
+
+// inherited is what a reporter found in its spool.
+type inherited struct {
+	waiting, delivered status.Volume
+	failures           int64
+	drops              map[string]status.Drop
+}
+
+var earlier sync.Map
 
 func (r *Reporter) Stats() (s Stats) {
 	var h status.Hits
 	var u status.Uploads
-	s.Live, s.Files = r.liveLane.count(), r.gapLane.count()
 	r.Describe(&h, &u)
+	v, _ := earlier.Load(r)
+	was, _ := v.(inherited)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	lost := func(reason string) int64 { return r.drops[reason].Count - r.base.Drops[reason].Count }
+	s.Live, s.Files, s.InMemory = r.count(&r.live), r.count(&r.files), 0
+	for _, b := range append(slices.Clone(r.unsaved()), r.live.batch, r.files.batch) {
+		if b != nil {
+			s.InMemory += int64(b.lines)
+		}
+	}
+	s.Spool, s.Aside, s.Delivered = volume(r.queue), volume(r.aside), r.counters.Delivered
+	lost := func(reason string) int64 { return r.counters.Drops[reason].Count - was.drops[reason].Count }
 	s.Lost = Lost{lost(status.DropMemory), lost(status.DropSpoolFull), lost(status.DropSpoolAge), lost(status.DropSpoolDamage),
 		lost(status.DropUnsaved), lost(status.DropRefused)}
-	s.NoPolicy, s.InMemory, s.Spool, s.Aside = s.Live.NoPolicy, u.InMemory, u.Spool, u.Aside
-	if v, ok := inherited.Load(r); ok {
-		s.Inherited = v.(status.Volume)
-	}
-	s.Delivered, s.Failures = u.Delivered, u.Failures-r.base.Failures
-	s.Delivered.Batches -= r.base.Delivered.Batches
-	s.Delivered.Lines -= r.base.Delivered.Lines
+	s.NoPolicy, s.Undecoded = lost(status.DropNoPolicy), lost(status.DropUndecoded)
+	s.Inherited, s.Failures = was.waiting, r.counters.Failures-was.failures
+	s.Delivered.Batches -= was.delivered.Batches
+	s.Delivered.Lines -= was.delivered.Lines
 	s.SpoolError, s.Error, s.CatchUp, s.Next, s.Gaps = u.SpoolError, u.Error, h.CatchUp, u.Next, len(r.wm.Gaps)
 	return s
 }
@@ -442,12 +465,12 @@ func (d *pflogd) catching(o *Options) {
 // textIn returns the lines of the batches in a directory, sorted.
 func textIn(t testing.TB, dir spoolDir) (lines []string) {
 	t.Helper()
-	batches, _, _, err := dir.load()
+	batches, _, _, err := dir.load("")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range batches {
-		text, _, err := readBatch(filepath.Join(string(dir), b.name))
+		text, _, err := readText(filepath.Join(string(dir), b.name))
 		if err != nil {
 			t.Fatal(err)
 		}

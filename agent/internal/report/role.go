@@ -20,28 +20,19 @@ import (
 	"example.org/threatstopd/capture"
 )
 
-// Env is the system as the role sees it.
+// Env is the system as the role sees it. OpenPflog and FlushPflogd are called while the role is root.
 type Env struct {
-	// OpenPflog opens a pflog interface, and FlushPflogd asks pflogd(8) to write
-	// out what it has; both while the role is root.
-	OpenPflog   func(capture.Options) (capture.Source, error)
-	FlushPflogd func() error
-	// NewSender makes what batches are delivered through, nil for NewUploader.
-	NewSender func(Config) (Sender, error)
-	// Confine takes the role's privileges away.
-	Confine privsep.Confiner
-	// Location is the zone of the times in lines, nil for time.Local; Now the
-	// wall clock, nil for time.Now.
-	Location *time.Location
-	Now      func() time.Time
+	OpenPflog   func(capture.Options) (capture.Source, error) // opens a pflog interface
+	FlushPflogd func() error                                  // asks pflogd(8) to write out what it has; may be nil
+	NewSender   func(Config) (Sender, error)                  // what batches are delivered through, nil for NewUploader
+	Confine     privsep.Confiner                              // takes the role's privileges away
+	Location    *time.Location                                // of the times in lines, nil for time.Local
+	Now         func() time.Time                              // the wall clock, nil for time.Now
 }
 
 const (
-	// flushTime is how long pflogd may take to write out what it holds.
-	flushTime = time.Second
-	// policyTime is how long packets are left in the kernel's buffer for a
-	// policy that was announced.
-	policyTime = 10 * time.Second
+	flushTime  = time.Second      // that pflogd may take to write out what it holds
+	policyTime = 10 * time.Second // that packets are left in the kernel's buffer for a policy that was announced
 )
 
 // Body returns the life of the role.
@@ -79,7 +70,7 @@ type role struct {
 
 // syncing is a sync that main carries out: its lines, and when they are closed its exit code.
 type syncing struct {
-	lines chan []byte
+	lines chan syncLine
 	exit  int
 }
 
@@ -95,10 +86,8 @@ func (r *role) live(files []*os.File) error {
 		return err
 	}
 	r.log = r.w.Log().Level(zerolog.Level(r.config.LogLevel))
-	// Read now, since the file will be out of sight.
-	_, _ = time.Now().In(r.env.Location).Zone()
 	var o Options
-	if !r.config.off() {
+	if r.config.Mode != "no" {
 		o, r.why = r.open()
 	}
 	if r.env.Confine != nil {
@@ -106,11 +95,8 @@ func (r *role) live(files []*os.File) error {
 			return err
 		}
 	}
-	if !r.config.off() && r.why == nil {
+	if r.config.Mode != "no" && r.why == nil {
 		r.reporter, r.why = New(o)
-	}
-	if r.why != nil {
-		o.close()
 	}
 	if err := r.w.Ready(); err != nil {
 		return err
@@ -132,18 +118,16 @@ func (r *role) live(files []*os.File) error {
 
 // listen makes listeners of the descriptors that the role inherits.
 func (r *role) listen(files []*os.File) (l status.Listeners, err error) {
-	if len(files) != len(r.config.Listeners) {
-		return l, fmt.Errorf("%d listeners announced, %d inherited", len(r.config.Listeners), len(files))
-	}
-	for i, name := range r.config.Listeners {
-		err = fmt.Errorf("listener %q", name)
-		for _, x := range listeners(&l) {
-			if x.name == name && *x.listener == nil {
-				*x.listener, err = net.FileListener(files[i])
+	for i, to := range listeners(&l) {
+		switch {
+		case !r.config.Listeners[i]:
+		case len(files) == 0:
+			return l, errors.New("more listeners announced than inherited")
+		default:
+			if *to, err = net.FileListener(files[0]); err != nil {
+				return l, fmt.Errorf("listener %d: %w", i, err)
 			}
-		}
-		if err != nil {
-			return l, err
+			files = files[1:]
 		}
 	}
 	return l, nil
@@ -178,26 +162,12 @@ func (r *role) open() (o Options, err error) {
 			time.Sleep(flushTime)
 		}
 	}
-	logs, err := OpenLogs(c.LogFile)
-	if err != nil {
-		r.trouble(TroubleLogs, err.Error()) // also at a first start, which has nothing to read there
+	logs, logsErr := OpenLogs(c.LogFile)
+	if logsErr != nil {
+		r.trouble(TroubleLogs, logsErr.Error()) // also at a first start, which has nothing to read there
 	}
-	o.Logs = func() ([]*os.File, error) { return logs, err }
+	o.Logs = func() ([]*os.File, error) { return logs, logsErr }
 	return o, nil
-}
-
-// close closes what was opened; Run has closed some of it already.
-func (o *Options) close() {
-	if o.Source != nil {
-		o.Source.Close()
-	}
-	if o.Logs != nil {
-		logs, _ := o.Logs()
-		closeAll(logs)
-	}
-	if c, ok := o.Sender.(interface{ Close() }); ok {
-		c.Close()
-	}
 }
 
 // noSender stands in for a sender that could not be made: each attempt fails with the reason.
@@ -208,7 +178,6 @@ func (s noSender) Send(context.Context, ID, []byte) error { return s.err }
 // read reports until ctx ends. When its interface goes away the role is of no more use
 // than for its sockets; main starts another one, which may open the interface.
 func (r *role) read(ctx context.Context, reporter *Reporter) {
-	defer reporter.o.close()
 	if r.config.Policy {
 		// Packets that came before it would not be matched.
 		select {
@@ -265,11 +234,8 @@ func (r *role) handle(kind byte, payload []byte) (err error) {
 		if s, err = status.Decode(payload); err == nil {
 			r.main.Put(s)
 		}
-	case kindLine:
-		if len(payload) == 0 {
-			return errors.New("sync: an empty line")
-		}
-		r.said(payload, 0)
+	case kindLine, kindWarn:
+		r.said(&syncLine{string(payload), kind == kindWarn}, 0)
 	case kindDone:
 		if len(payload) != 1 {
 			return errors.New("sync: no exit code")
@@ -283,8 +249,6 @@ func (r *role) handle(kind byte, payload []byte) (err error) {
 		if reporter != nil {
 			reporter.RetryRefused()
 		}
-	default:
-		err = fmt.Errorf("message of kind %d", kind)
 	}
 	return err
 }
@@ -304,14 +268,13 @@ func (r *role) commit(reporter *Reporter) error {
 	}
 	r.first.Do(func() { close(r.policy) })
 	r.log.Debug().Int("entries", set.Len()).Msg("policy taken")
-	set = nil
 	debug.FreeOSMemory() // the policy before is garbage now
 	return nil
 }
 
 // runSync has main carry out a sync, and delivers the hits that wait.
 func (r *role) runSync(ctx context.Context, force bool, say func(line string, warn bool)) int {
-	s := &syncing{lines: make(chan []byte, syncLines)}
+	s := &syncing{lines: make(chan syncLine, syncLines)}
 	use := func(s *syncing) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -319,7 +282,11 @@ func (r *role) runSync(ctx context.Context, force bool, say func(line string, wa
 	}
 	use(s)
 	defer use(nil)
-	if err := r.w.Send(kindAskSync, []byte{bool01(force)}); err != nil {
+	kind := byte(kindAskSync)
+	if force {
+		kind = kindAskForce
+	}
+	if err := r.w.Send(kind, nil); err != nil {
 		say("the main process does not answer: "+err.Error(), true)
 		return 1
 	}
@@ -327,7 +294,7 @@ func (r *role) runSync(ctx context.Context, force bool, say func(line string, wa
 		select {
 		case l, ok := <-s.lines:
 			if ok {
-				say(string(l[1:]), l[0] == 1)
+				say(l.text, l.warn)
 				continue
 			}
 			reporter, why := r.reading()
@@ -346,18 +313,18 @@ func (r *role) runSync(ctx context.Context, force bool, say func(line string, wa
 }
 
 // said takes a line of the sync that is under way, or with nil its end.
-func (r *role) said(line []byte, exit int) {
+func (r *role) said(l *syncLine, exit int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case r.sync == nil:
-	case line == nil:
+	case l == nil:
 		r.sync.exit = exit
 		close(r.sync.lines)
 		r.sync = nil
 	default:
 		select {
-		case r.sync.lines <- append([]byte(nil), line...):
+		case r.sync.lines <- *l:
 		default: // the client is too slow
 		}
 	}
@@ -374,7 +341,7 @@ func (r *role) status() status.Status {
 	}
 	c := &r.config
 	s.Hits.Mode, s.Hits.Interface = c.Mode, c.Interface
-	if u, err := url.Parse(c.URL); err == nil && !c.off() {
+	if u, err := url.Parse(c.URL); err == nil && c.Mode != "no" {
 		s.Uploads.Server, s.Uploads.SpoolDir, s.Uploads.DiskMax = u.Host, c.SpoolDir, c.SpoolMax
 	}
 	return s

@@ -308,8 +308,7 @@ func TestSetUp(t *testing.T) {
 	}
 }
 
-// Of policies that come faster than they are taken the newest counts, and one that is
-// the same is not sent again.
+// Of policies that come faster than they are taken the newest counts.
 func TestNewestPolicyWins(t *testing.T) {
 	g := newRoleRig(t)
 	g.start(nil)
@@ -326,13 +325,6 @@ func TestNewestPolicyWins(t *testing.T) {
 	g.client.conn.Close() // it dies, and has the policy again when it is back
 	g.isUp(2)
 	g.hit("10.0.49.1")
-	same := set(t, "test", "10.0.49.0/24", "10.9.9.9/32")
-	g.client.Policy(same, nil)
-	g.until("passed over", func() bool {
-		g.client.mu.Lock()
-		defer g.client.mu.Unlock()
-		return g.client.sent == g.client.force && g.client.sent.set == same
-	})
 	g.client.Policy(set(t, "another", "10.0.49.0/24", "10.9.9.9/32"), nil)
 	g.until("in force", func() bool {
 		g.packet("10.9.9.9")
@@ -370,7 +362,6 @@ func TestRoleRefuses(t *testing.T) {
 		"too many":          {[]message{{kindBegin, huge}}, "too many"},
 		"committed twice":   {[]message{{kindBegin, head}, {kindChunk, chunk}, {kindCommit, []byte{}}, {kindCommit, []byte{}}}, "commit of none"},
 		"no status":         {[]message{{kindStatus, []byte("{}")}}, "status of format 0"},
-		"an empty line":     {[]message{{kindLine, []byte{}}}, "an empty line"},
 		"no exit code":      {[]message{{kindDone, []byte{}}}, "no exit code"},
 		"unknown":           {[]message{{99, []byte{}}}, "unknown kind"},
 	} {
@@ -379,7 +370,7 @@ func TestRoleRefuses(t *testing.T) {
 			ours, theirs := net.Pipe()
 			ended := make(chan error, 1)
 			go func() { ended <- Body(g.env)(theirs, nil); theirs.Close() }()
-			c := privsep.NewConn(ours, privsep.Limits{1: 16384, 4: 0, kindTrouble: 16 * maxWhy, kindAskSync: 1})
+			c := privsep.NewConn(ours, privsep.Limits{1: 16384, 4: 0, kindTrouble: 16 * maxWhy, kindAskSync: 0})
 			go func() {
 				for {
 					if _, _, err := c.Next(); err != nil {
@@ -413,7 +404,7 @@ func TestRoleRefuses(t *testing.T) {
 func TestSetupRefused(t *testing.T) {
 	for name, tc := range map[string]struct{ setup, want string }{
 		"unknown field":      {`{"Mode":"hits","Root":true}`, "unknown field"},
-		"listener announced": {`{"Listeners":["full"]}`, "1 listeners announced, 0 inherited"},
+		"listener announced": {`{"Listeners":[true]}`, "more listeners announced than inherited"},
 		"no object":          {`"hits"`, "setup"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,7 +21,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,22 +32,20 @@ import (
 type timeouts struct {
 	Dial     time.Duration // for the TCP connection, to the proxy if there is one: 15 s
 	TLS      time.Duration // for the handshake: 15 s
-	Write    time.Duration // how long the peer may take no byte at all: 30 s
 	Response time.Duration // from the request's last byte to the answer's header, and again for its body: 60 s
 	Total    time.Duration // for the whole attempt: 5 min
 }
 
-// HeaderBatch is the request header with the batch's id, which stays the same when a
-// batch is sent again.
+// HeaderBatch is the request header with the batch's id, the same when a batch is sent again.
 const HeaderBatch = "X-Threatstop-Batch"
 
 const (
-	maxAnswer    = 16 << 10 // bytes of an answer's body that are read
-	maxMessage   = 160      // bytes of it that are shown
-	maxReason    = 600      // bytes that are shown of why there was none
-	maxRedirects = 3
-	// maxRetryAfter is the most that a server may ask to wait.
-	maxRetryAfter = time.Hour
+	maxAnswer     = 16 << 10 // bytes of an answer's body that are read
+	maxMessage    = 160      // bytes of it that are shown
+	maxReason     = 600      // bytes that are shown of why there was none
+	maxRedirects  = 3
+	maxRetryAfter = time.Hour // the most that a server may ask to wait
+	maxCAFile     = 16 << 20  // larger than all the authorities that there are
 )
 
 // An Uploader sends batches: one HTTP POST each, a multipart form with the lines as a file.
@@ -67,19 +64,8 @@ func NewUploader(c Config) (*Uploader, error) {
 	}
 	u.Fragment = ""
 	t := &c.timeouts
-	t.Dial, t.TLS, t.Write = cmp.Or(t.Dial, 15*time.Second), cmp.Or(t.TLS, 15*time.Second), cmp.Or(t.Write, 30*time.Second)
+	t.Dial, t.TLS = cmp.Or(t.Dial, 15*time.Second), cmp.Or(t.TLS, 15*time.Second)
 	t.Response, t.Total = cmp.Or(t.Response, time.Minute), cmp.Or(t.Total, 5*time.Minute)
-	transport, err := newTransport(&c)
-	if err != nil {
-		return nil, err
-	}
-	return &Uploader{c: c, url: u, http: &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
-}
-
-func newTransport(c *Config) (*http.Transport, error) {
 	roots, err := Roots(c.CAFile)
 	if err != nil {
 		return nil, err
@@ -88,7 +74,7 @@ func newTransport(c *Config) (*http.Transport, error) {
 	if c.Source.IsValid() {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.Source, 0))
 	}
-	t := &http.Transport{
+	tr := &http.Transport{
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		TLSHandshakeTimeout:    c.timeouts.TLS,
 		ResponseHeaderTimeout:  c.timeouts.Response,
@@ -97,122 +83,59 @@ func newTransport(c *Config) (*http.Transport, error) {
 		IdleConnTimeout:        30 * time.Second,
 		DisableCompression:     true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			nc, err := dialer.DialContext(ctx, network, addr)
+			conn, err := dialer.DialContext(ctx, network, addr)
 			if errors.Is(err, syscall.EADDRNOTAVAIL) && c.Source.IsValid() {
-				return nil, fmt.Errorf("SOURCE_ADDRESS %s is no address of this host: change or remove it: %w", c.Source, err)
+				err = fmt.Errorf("SOURCE_ADDRESS %s is no address of this host: change or remove it: %w", c.Source, err)
 			}
-			if err != nil {
-				return nil, err
-			}
-			return &conn{Conn: nc, timeout: c.timeouts.Write}, nil
+			return conn, err
 		},
 	}
-	if c.Proxy == "" {
-		return t, nil
-	}
-	p, err := url.Parse(c.Proxy)
-	if err != nil {
-		return nil, errors.New("PROXY: is no URL")
-	}
-	t.Proxy = http.ProxyURL(p)
-	// net/http drops the proxy's status, which is not the log server's.
-	t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-		if resp.StatusCode != http.StatusOK {
-			return &proxyError{p.Redacted(), resp.StatusCode}
+	if c.Proxy != "" {
+		p, err := url.Parse(c.Proxy)
+		if err != nil {
+			return nil, errors.New("PROXY: is no URL")
 		}
-		return nil
-	}
-	return t, nil
-}
-
-// A proxyError is a proxy's refusal to connect to the log server.
-type proxyError struct {
-	proxy  string
-	status int
-}
-
-func (e *proxyError) Error() string {
-	s := fmt.Sprintf("PROXY %s answered %d %s", e.proxy, e.status, http.StatusText(e.status))
-	if e.status == http.StatusProxyAuthRequired {
-		s += ": check the user and password in PROXY"
-	}
-	return s
-}
-
-// conn gives each write a deadline of its own: a large body may take its time, but a
-// peer that takes nothing is gone. And it bounds what a peer, the proxy or the server,
-// may answer to a request: what reads it is bounded, but not everywhere.
-type conn struct {
-	net.Conn
-	timeout time.Duration
-	came    atomic.Int64 // since the last write
-}
-
-// maxCame is much more than a handshake, or the header and the beginning of a body, have.
-const maxCame = 1 << 20
-
-// writePiece is what a peer that takes anything has taken before the deadline.
-const writePiece = 16 << 10
-
-var errTooMuch = fmt.Errorf("answer of more than %d bytes", maxCame)
-
-func (c *conn) Write(b []byte) (n int, err error) {
-	c.came.Store(0)
-	for {
-		piece := b[n:min(n+writePiece, len(b))]
-		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-			return n, err
-		}
-		m, err := c.Conn.Write(piece)
-		if n += m; err != nil || n == len(b) {
-			return n, err
+		tr.Proxy = http.ProxyURL(p)
+		// net/http drops the proxy's status, which is not the log server's.
+		tr.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+			switch resp.StatusCode {
+			case http.StatusOK:
+				return nil
+			case http.StatusProxyAuthRequired:
+				return fmt.Errorf("PROXY %s answered 407: check the user and password in PROXY", p.Redacted())
+			}
+			return fmt.Errorf("PROXY %s answered %d %s", p.Redacted(), resp.StatusCode, http.StatusText(resp.StatusCode))
 		}
 	}
-}
-
-func (c *conn) Read(b []byte) (int, error) {
-	if c.came.Load() > maxCame {
-		return 0, errTooMuch
-	}
-	n, err := c.Conn.Read(b)
-	c.came.Add(int64(n))
-	return n, err
+	never := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Uploader{c: c, url: u, http: &http.Client{Transport: tr, CheckRedirect: never}}, nil
 }
 
 // An UploadError says why a batch was not delivered.
 type UploadError struct {
-	// Server is the URL without a password.
-	Server string
-	// Status is the log server's HTTP status, 0 when it did not answer.
-	Status int
-	// Message is the beginning of what the server wrote with it.
-	Message string
-	// RetryAfter is how long the server asked to wait, an hour at most; 0 when it did not.
-	RetryAfter time.Duration
-	// Err is what went wrong when it was not the status.
-	Err error
+	Server     string        // its URL without a password
+	Status     int           // the log server's HTTP status, 0 when it did not answer
+	Message    string        // the beginning of what the server wrote with it
+	RetryAfter time.Duration // how long the server asked to wait, an hour at most; 0 when it did not
+	Err        error         // what went wrong when it was not the status
 }
 
 // Error returns one line.
 func (e *UploadError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "log server %s: ", e.Server)
+	s := fmt.Sprintf("answered %d %s", e.Status, http.StatusText(e.Status))
 	if e.Err != nil {
-		b.WriteString(oneLine(e.Err.Error(), maxReason))
-		var unknown x509.UnknownAuthorityError
-		if errors.As(e.Err, &unknown) {
-			b.WriteString(" (CA_FILE names other authorities to trust)")
+		s = oneLine(e.Err.Error(), maxReason)
+		if unknown := (x509.UnknownAuthorityError{}); errors.As(e.Err, &unknown) {
+			s += " (CA_FILE names other authorities to trust)"
 		}
-	} else {
-		fmt.Fprintf(&b, "answered %d %s", e.Status, http.StatusText(e.Status))
 	}
 	if e.Message != "" {
-		fmt.Fprintf(&b, ": %q", e.Message)
+		s += fmt.Sprintf(": %q", e.Message)
 	}
 	if e.RetryAfter > 0 {
-		fmt.Fprintf(&b, ", asks to wait %v", e.RetryAfter)
+		s += fmt.Sprintf(", asks to wait %v", e.RetryAfter)
 	}
-	return b.String()
+	return "log server " + e.Server + ": " + s
 }
 
 // Unwrap returns Err.
@@ -249,35 +172,35 @@ func (e *UploadError) ofBatch() bool {
 func (c *Uploader) Send(ctx context.Context, id ID, text []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.c.timeouts.Total)
 	defer cancel()
-	form, kind, err := c.body(id, text)
-	if err != nil {
-		return c.fail(err)
-	}
+	form, kind := c.body(id, text)
 	u := c.url
 	for range maxRedirects + 1 {
-		resp, err := c.post(ctx, u, id, form, kind)
+		// With a bytes.Reader net/http begins again on a fresh connection when a kept one
+		// turns out to be closed.
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(form))
+		if err != nil {
+			return c.fail(err)
+		}
+		req.Header = http.Header{
+			"Content-Type": {kind}, "User-Agent": {"threatstopd/" + c.c.Version}, HeaderBatch: {id.String()},
+		}
+		resp, err := c.http.Do(req)
 		if err != nil {
 			return c.fail(err)
 		}
 		answer := readAnswer(resp, c.c.timeouts.Response, cancel)
+		e := c.fail(nil)
+		e.Status = resp.StatusCode
 		switch {
-		case resp.StatusCode >= 200 && resp.StatusCode < 300:
+		case e.Status >= 200 && e.Status < 300:
 			return nil
-		case resp.StatusCode >= 300 && resp.StatusCode < 400:
-			if u, err = c.redirect(u, resp); err != nil {
-				e := c.fail(err)
-				e.Status = resp.StatusCode
+		case e.Status >= 300 && e.Status < 400:
+			if u, e.Err = c.redirect(u, resp); e.Err != nil {
 				return e
 			}
 			continue
 		}
-		if resp.StatusCode == http.StatusProxyAuthRequired && c.c.Proxy != "" {
-			p, _ := url.Parse(c.c.Proxy)
-			return c.fail(&proxyError{p.Redacted(), resp.StatusCode})
-		}
-		e := c.fail(nil)
-		e.Status, e.Message = resp.StatusCode, oneLine(answer, maxMessage)
-		e.RetryAfter = retryAfter(resp.Header, time.Now())
+		e.Message, e.RetryAfter = oneLine(answer, maxMessage), retryAfter(resp.Header, time.Now())
 		return e
 	}
 	return c.fail(fmt.Errorf("more than %d redirects", maxRedirects))
@@ -292,64 +215,38 @@ func (c *Uploader) fail(err error) *UploadError {
 	return &UploadError{Server: c.url.Redacted(), Err: err}
 }
 
-// body returns the form and its content type.
-func (c *Uploader) body(id ID, text []byte) (form []byte, kind string, err error) {
+// body returns the form and its content type. Writing to a buffer does not fail.
+func (c *Uploader) body(id ID, text []byte) (form []byte, kind string) {
 	name, kind := "pflog-"+id.String()+".txt", "text/plain"
 	if c.c.Gzip {
 		name, kind = name+".gz", "application/gzip"
 		var z bytes.Buffer
 		zw := gzip.NewWriter(&z)
-		_, err = zw.Write(text)
-		if err = errors.Join(err, zw.Close()); err != nil {
-			return nil, "", err
-		}
+		_, _ = zw.Write(text)
+		_ = zw.Close()
 		text = z.Bytes()
 	}
 	b := bytes.NewBuffer(make([]byte, 0, len(text)+1024))
 	w := multipart.NewWriter(b)
-	err = w.WriteField(cmp.Or(c.c.DeviceField, "device_id"), c.c.DeviceID)
-	part, err2 := w.CreatePart(textproto.MIMEHeader{
+	_ = w.WriteField(cmp.Or(c.c.DeviceField, "device_id"), c.c.DeviceID)
+	part, _ := w.CreatePart(textproto.MIMEHeader{
 		"Content-Disposition": {multipart.FileContentDisposition(cmp.Or(c.c.FileField, "upload_file"), name)},
 		"Content-Type":        {kind},
 	})
-	if err = errors.Join(err, err2); err != nil {
-		return nil, "", err
-	}
-	_, err = part.Write(text)
-	err = errors.Join(err, w.Close())
-	return b.Bytes(), w.FormDataContentType(), err
-}
-
-func (c *Uploader) post(ctx context.Context, u *url.URL, id ID, form []byte, kind string) (*http.Response, error) {
-	// With a bytes.Reader net/http begins again on a fresh connection when a kept one
-	// turns out to be closed.
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(form))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Content-Type", kind)
-	req.Header.Set("User-Agent", "threatstopd/"+c.c.Version)
-	req.Header.Set(HeaderBatch, id.String())
-	return c.http.Do(req)
+	_, _ = part.Write(text)
+	_ = w.Close()
+	return b.Bytes(), w.FormDataContentType()
 }
 
 // readAnswer returns the beginning of an answer's body as text. A server that drips it is cut
-// off. We ask for no encoding, but some servers compress what they answer.
+// off.
 func readAnswer(resp *http.Response, timeout time.Duration, cancel context.CancelFunc) string {
 	timer := time.AfterFunc(timeout, cancel)
 	defer timer.Stop()
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	switch resp.Header.Get("Content-Encoding") {
-	case "", "identity":
-	case "gzip":
-		z, err := gzip.NewReader(bytes.NewReader(b))
-		if err != nil {
-			return ""
-		}
-		b, _ = io.ReadAll(io.LimitReader(z, maxAnswer))
-	default:
-		return ""
+	if e := resp.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+		return "" // which we have not asked for
 	}
 	return html.UnescapeString(htmlTag.ReplaceAllString(string(b), " "))
 }
@@ -370,7 +267,8 @@ func (c *Uploader) redirect(from *url.URL, resp *http.Response) (*url.URL, error
 		return nil, fmt.Errorf("answered %d without a location", resp.StatusCode)
 	}
 	refuse := func(why string) (*url.URL, error) {
-		return nil, fmt.Errorf("redirect (%d) to %s refused: %s: if it is right, set url to it", resp.StatusCode, to.Redacted(), why)
+		return nil, fmt.Errorf("redirect (%d) to %s refused: %s: if it is right, set url to it",
+			resp.StatusCode, to.Redacted(), why)
 	}
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
@@ -404,12 +302,6 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	}
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
-
-// Close closes idle connections.
-func (c *Uploader) Close() { c.http.CloseIdleConnections() }
-
-// maxCAFile is larger than all the authorities that there are.
-const maxCAFile = 16 << 20
 
 // Roots reads the certificates to trust from a file in PEM form, or the system's where
 // file is "". Whoever can write to the file can read the uploads, and so one that others

@@ -32,8 +32,8 @@ import (
 // hasty gives up soon, so that a test of one who never ends is short; calm is for those
 // who end what they began, however slow the machine is.
 var (
-	hasty = timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Write: time.Second, Response: time.Second, Total: 40 * time.Second}
-	calm  = timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Write: 30 * time.Second, Response: 30 * time.Second, Total: 50 * time.Second}
+	hasty = timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Response: time.Second, Total: 40 * time.Second}
+	calm  = timeouts{Dial: 30 * time.Second, TLS: 30 * time.Second, Response: 30 * time.Second, Total: 50 * time.Second}
 )
 
 // A certificate for tests: its file, and what a server needs.
@@ -343,24 +343,6 @@ func TestHostileServerMemory(t *testing.T) {
 		c := client(t, Config{URL: "https://127.0.0.1:1/", Proxy: proxy, CAFile: cert.file, timeouts: hasty})
 		gaveUp(t, c, lines, "")
 	})
-	t.Run("conn", func(t *testing.T) {
-		nc, err := net.Dial("tcp", attacker(t, flood("", "x")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		c := &conn{Conn: nc, timeout: time.Minute}
-		for range 2 {
-			n, err := io.Copy(io.Discard, c)
-			if !errors.Is(err, errTooMuch) || n < maxCame || n > maxCame+64<<10 {
-				t.Errorf("%d bytes, %v", n, err)
-			}
-			// What is asked next may be answered, too.
-			if _, err := c.Write([]byte("x")); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
 }
 
 // What hostile servers do in the handshake, and hostile proxies before it.
@@ -419,7 +401,7 @@ func TestSlowButSteadyServer(t *testing.T) {
 		}
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
-	c := client(t, Config{URL: "http://" + addr, timeouts: timeouts{Write: 10 * time.Second}})
+	c := client(t, Config{URL: "http://" + addr, timeouts: timeouts{}})
 	if err := c.Send(t.Context(), linesID, make([]byte, size)); err != nil {
 		t.Error(err)
 	}
@@ -563,7 +545,7 @@ func TestCAFileIsRefused(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				c.Close()
+				c.http.CloseIdleConnections()
 				return
 			}
 			if want := "CA_FILE " + path + tt.want; err == nil || err.Error() != want {
@@ -630,7 +612,7 @@ func FuzzAnswer(f *testing.F) {
 		tr.DialContext = func(context.Context, string, string) (net.Conn, error) {
 			return &pipe{in: bytes.NewReader(answer), got: make(chan struct{})}, nil
 		}
-		defer c.Close()
+		defer c.http.CloseIdleConnections()
 		err = c.Send(context.Background(), linesID, lines)
 		if err == nil {
 			if !good.Match(answer) {

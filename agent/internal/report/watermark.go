@@ -5,9 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"path/filepath"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -18,56 +17,35 @@ import (
 // see the same run in the same order, so a packet that one has seen can be found in
 // what the other has kept: by its identity. The time serves where it is not found.
 type mark struct {
-	// Usec is the time of the packet by the wall clock, in microseconds.
-	Usec int64 `json:"usec"`
-	// ID identifies the packet, in hexadecimal; "" when the mark is a point in time alone.
-	ID string `json:"id,omitempty"`
-	// Before says that the place is in front of the packet, not behind it.
-	Before bool `json:"before,omitempty"`
+	Usec   int64  `json:"usec"`             // the time of the packet by the wall clock, in microseconds
+	ID     string `json:"id,omitempty"`     // of the packet, in hexadecimal; "" when this is a point in time alone
+	Before bool   `json:"before,omitempty"` // the place is in front of the packet, not behind it
 }
 
 func timeMark(t time.Time) mark { return mark{Usec: t.UnixMicro()} }
 
-func (m mark) zero() bool      { return m == mark{} }
-func (m mark) packet() bool    { return m.ID != "" }
 func (m mark) time() time.Time { return time.UnixMicro(m.Usec) }
 
 // is reports whether both are of the same packet.
-func (m mark) is(o mark) bool { return m.Usec == o.Usec && m.ID == o.ID && m.packet() }
+func (m mark) is(o mark) bool { return m.Usec == o.Usec && m.ID == o.ID && m.ID != "" }
 
-// A packetKey is what identifies a packet: its time, pflog header, addresses and ports.
-// It is the same for the packet read live, whole, and for the one in a file, cut at
+// markOf returns the mark behind a packet. It is identified by its time, pflog header, addresses and ports,
+// which are the same for the packet read live, whole, and for the one in a file, cut at
 // pflogd's snapshot length (160 bytes by default; 124 for IPv4 and 144 for IPv6 are
 // enough: what is behind options or extension headers is left out).
-type packetKey [8 + capture.HeaderLen + 2*17 + 4]byte
-
-func keyOf(p *capture.Packet) (k packetKey) {
-	binary.LittleEndian.PutUint64(k[:], uint64(p.Time.UnixMicro()))
-	copy(k[8:8+capture.HeaderLen], p.Data)
-	n := 8 + capture.HeaderLen
-	if p.Src.IsValid() {
-		src, dst := p.Src.As16(), p.Dst.As16()
-		k[n], k[n+17] = byte(p.Src.BitLen()), byte(p.Dst.BitLen())
-		copy(k[n+1:], src[:])
-		copy(k[n+18:], dst[:])
+func markOf(p *capture.Packet) mark {
+	usec := p.Time.UnixMicro()
+	k := binary.LittleEndian.AppendUint64(make([]byte, 0, 160), uint64(usec))
+	k = append(k, p.Data[:min(len(p.Data), capture.HeaderLen)]...)
+	for _, a := range []netip.Addr{p.Src, p.Dst} {
+		b := a.As16()
+		k = append(append(k, byte(a.BitLen())), b[:]...)
 	}
-	if n += 2 * 17; p.Ports && plainHeader(p.IP()) {
-		binary.BigEndian.PutUint16(k[n:], p.SrcPort)
-		binary.BigEndian.PutUint16(k[n+2:], p.DstPort)
+	if p.Ports && plainHeader(p.IP()) {
+		k = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(k, p.SrcPort), p.DstPort)
 	}
-	return k
-}
-
-// zero reports whether k is no packet's.
-func (k *packetKey) zero() bool { return *k == packetKey{} }
-
-// mark returns the mark of the packet, the zero one if k is no packet's.
-func (k *packetKey) mark() mark {
-	if k.zero() {
-		return mark{}
-	}
-	sum := sha256.Sum256(k[:])
-	return mark{Usec: int64(binary.LittleEndian.Uint64(k[:])), ID: hex.EncodeToString(sum[:16])}
+	sum := sha256.Sum256(k)
+	return mark{Usec: usec, ID: hex.EncodeToString(sum[:16])}
 }
 
 // plainHeader reports whether the transport header follows the fixed part of the IP
@@ -85,12 +63,6 @@ func plainHeader(ip []byte) bool {
 	return false
 }
 
-// meets reports whether a gap that ends at m and one that begins at o leave nothing
-// between them.
-func (m mark) meets(o mark) bool {
-	return m.Usec == o.Usec && m.ID == o.ID && (o.Before || !o.packet())
-}
-
 // A gap is a stretch of the run that the live capture did not see and pflogd may
 // have: from one mark up to the packet of another, exclusive. Where a mark is a time, or
 // its packet is not to be found, a packet of that very time is behind it.
@@ -103,9 +75,7 @@ type gap struct {
 // the gaps. Whatever was a hit in there has been delivered, is in the spool on disk,
 // or has been counted as lost.
 type watermark struct {
-	// Gen grows with each change: of two watermarks the one with the higher Gen is the
-	// newer. 0: there is none.
-	Gen  uint64 `json:"gen"`
+	Gen  uint64 `json:"gen"` // grows with each change; 0: there is none
 	Done mark   `json:"done"`
 	Gaps []gap  `json:"gaps,omitempty"`
 }
@@ -115,10 +85,6 @@ type watermark struct {
 const maxGaps = 64
 
 func (w *watermark) addGap(g gap) {
-	if n := len(w.Gaps); n > 0 && w.Gaps[n-1].Until.meets(g.From) {
-		w.Gaps[n-1].Until = g.Until
-		return
-	}
 	w.Gaps = append(w.Gaps, g)
 	if len(w.Gaps) > maxGaps {
 		w.Gaps[1].From = w.Gaps[0].From
@@ -134,21 +100,90 @@ func (w *watermark) valid() bool {
 	return w.Gen < 1<<62 && len(w.Gaps) <= maxGaps && ok(w.Done) && !foreign
 }
 
-// watermarkFile has the watermark in the spool directory, in JSON.
-const watermarkFile = "watermark.json"
+// beginWatermark makes the stretch from the last run's end to this run's beginning a gap. What is durable
+// so far stays as it is until this run has something durable, but at the first start: from then on there
+// is a last time.
+func (r *Reporter) beginWatermark() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known := r.wm.Gen > 0
+	w := watermark{Gen: r.wm.Gen + 1, Done: timeMark(r.started)}
+	if r.o.Logs != nil {
+		w.Gaps = slices.Clone(r.wm.Gaps)
+		from := timeMark(r.started.Add(-r.o.Backfill))
+		if known {
+			from = r.wm.Done
+		}
+		if r.ownGap = known || r.o.Backfill > 0; r.ownGap {
+			w.addGap(gap{From: from, Until: w.Done})
+		}
+	}
+	r.wm = w
+	if !known {
+		_ = r.persist()
+	}
+}
+
+// beginLive notes, once, where live reporting begins: at a packet, or a time. The gap ends there. mu is held.
+func (r *Reporter) beginLive(m mark) {
+	select {
+	case <-r.first:
+		return
+	default:
+	}
+	close(r.first)
+	r.wm.Gen++
+	r.wm.Gaps = slices.Clone(r.wm.Gaps)
+	if n := len(r.wm.Gaps); r.ownGap && n > 0 {
+		r.wm.Gaps[n-1].Until = m
+	}
+	r.wm.Done = m
+	r.wm.Done.Before = m.ID != ""
+}
+
+// after returns what the watermark is once b is durable.
+func (r *Reporter) after(b *batch) watermark {
+	next := r.wm
+	next.Gen++
+	next.Gaps = slices.Clone(r.wm.Gaps)
+	switch {
+	case !b.gap && b.mark != (mark{}): // not the first part of one that was halved
+		next.Done = b.mark
+	case !b.gap, len(next.Gaps) == 0:
+	case b.ends > 0:
+		next.Gaps = next.Gaps[min(b.ends, len(next.Gaps)):]
+	case b.mark != (mark{}):
+		next.Gaps[0].From = b.mark
+	}
+	return next
+}
+
+// persist writes the watermark to its file, if that has an older one.
+func (r *Reporter) persist() error {
+	w := r.wm
+	if r.filed == w.Gen {
+		return nil
+	}
+	err := r.unlocked(func() error { return r.dir.writeWatermark(&w) })
+	if err == nil {
+		r.filed = w.Gen
+	} else if !r.unfiled {
+		r.o.Log.Warn().Err(err).Msg("watermark not written")
+	}
+	r.unfiled = err != nil
+	return err
+}
+
+const watermarkFile = "watermark.json" // in the spool directory
 
 // readWatermark reads the watermark's file. The error wraps fs.ErrNotExist when there is none.
 func (d spoolDir) readWatermark() (w watermark, err error) {
-	path := filepath.Join(string(d), watermarkFile)
-	b, err := readOwn(path, maxHeader)
-	if err == nil {
-		err = json.Unmarshal(b, &w)
-	}
+	err = d.readJSON(watermarkFile, maxHeader, &w)
 	if err == nil && (!w.valid() || w.Gen == 0) {
-		err = errors.New("is no watermark")
+		err = fmt.Errorf("spool file %s: is no watermark", watermarkFile)
 	}
 	if err != nil {
-		return watermark{}, fmt.Errorf("watermark %s: %w", path, cause(err))
+		return watermark{}, err
 	}
 	return w, nil
 }

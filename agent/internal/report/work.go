@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -25,77 +24,60 @@ import (
 // A slice of gaps is never changed once it is in a watermark.
 
 const (
-	// aDay is how often what the server refused is sent again.
-	aDay = 24 * time.Hour
-	// maxRejected is after how many 4xx for the oldest batch the next one is tried.
-	maxRejected = 3
+	aDay        = 24 * time.Hour // until what the server refused is sent again
+	maxRejected = 3              // 4xx for the oldest batch, until the next one is tried
 )
 
-// An attempt is a batch on its way to the server.
+// An attempt is a batch that was sent to the server, and the answer.
 type attempt struct {
 	*batch
 	text  []byte
 	began time.Time
-	done  chan error
+	err   error
 }
 
 // work saves batches as they are closed and sends them, one at a time, the oldest first.
-// When end is closed it tries what is left, until an attempt fails or ctx ends.
-func (r *Reporter) work(ctx context.Context, end <-chan struct{}) {
-	interval, minute := time.NewTicker(r.o.Interval), time.NewTicker(time.Minute)
+// At the end it tries what is left, until an attempt fails or ctx ends.
+func (r *Reporter) work(ctx context.Context) {
+	interval, tick := time.NewTicker(r.o.Interval), time.NewTicker(respool)
 	defer interval.Stop()
-	defer minute.Stop()
-	r.pauseTimer, r.diskTimer = time.NewTimer(0), time.NewTimer(0)
-	defer r.pauseTimer.Stop()
-	defer r.diskTimer.Stop()
+	defer tick.Stop()
 	r.mu.Lock()
-	r.retry, r.retryAt = slices.Clone(r.aside), r.o.Now().Add(aDay)
-	for finishing := false; ; {
+	for n := 1; ; {
 		r.saveAll()
-		if r.sending == nil && !r.paused && ctx.Err() == nil {
-			r.startNext(ctx, finishing)
+		if r.sending == nil && r.up.Next.IsZero() && ctx.Err() == nil {
+			r.startNext(ctx)
 		}
-		if r.sending == nil && finishing {
+		if r.sending == nil && r.finishing {
 			break
-		}
-		var sent chan error
-		if r.sending != nil {
-			sent = r.sending.done
 		}
 		r.mu.Unlock()
 		select {
 		case <-r.wake:
 			r.mu.Lock()
 		case <-interval.C:
-			r.closeLive()
 			r.mu.Lock()
+			r.closeLive()
 			_ = r.persist()
-		case <-minute.C:
-			r.saveCounters()
+		case <-tick.C:
+			if n++; n%6 == 0 {
+				r.saveCounters()
+			}
 			r.mu.Lock()
 			r.expire()
-		case <-r.diskTimer.C:
+		case a := <-r.sent:
 			r.mu.Lock()
-		case err := <-sent:
-			r.mu.Lock()
-			r.settle(ctx, err)
-		case <-r.pauseTimer.C:
-			r.mu.Lock()
-			r.resume()
-		case w := <-r.flushes:
-			r.closeLive()
-			r.mu.Lock()
-			r.waiters = append(r.waiters, w)
-			r.resume()
-		case <-end:
-			r.closeLive()
-			r.mu.Lock()
-			r.resume()
-			finishing, end = true, nil
+			r.settle(ctx, a)
 		}
 	}
+	r.pause.Stop()
+	r.ended = true
 	r.answer(errStopped)
-	r.abandon()
+	// What can be kept nowhere. pflogd's files may still have it: the watermark has not moved over it.
+	for _, b := range r.unsaved() {
+		r.lose(status.DropUnsaved, b.lines)
+	}
+	r.queue = r.queue[:len(r.queue)-len(r.unsaved())]
 	_ = r.persist()
 	r.mu.Unlock()
 	r.saveCounters()
@@ -108,9 +90,6 @@ func (r *Reporter) unlocked(f func() error) error {
 	return f()
 }
 
-// resume ends the pause after a failure.
-func (r *Reporter) resume() { r.paused, r.up.Next = false, time.Time{} }
-
 // answer ends the flushes that wait.
 func (r *Reporter) answer(err error) {
 	for _, w := range r.waiters {
@@ -119,34 +98,11 @@ func (r *Reporter) answer(err error) {
 	r.waiters = nil
 }
 
-// closeLive closes the live batch that is being filled, or moves the watermark over packets
-// that were no hits. mu is not held.
-func (r *Reporter) closeLive() {
-	last, idle := r.liveLane.flush()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	idle = idle && !slices.ContainsFunc(r.queue, func(b *batch) bool { return b.name == "" })
-	if idle && !last.zero() && last != r.wm.Done {
-		r.wm.Gen++
-		r.wm.Done = last
-	}
-}
-
 // saveAll writes what has no file to the disk, as far as that takes it. What is behind a batch
 // that the server is given from memory must not be durable before that.
 func (r *Reporter) saveAll() {
-	for {
-		i := slices.IndexFunc(r.queue, func(b *batch) bool { return b.name == "" })
-		if i < 0 || r.busy(r.queue[i]) {
-			return
-		}
-		b := r.queue[i]
-		if b.lines == 0 {
-			r.wm = r.after(b)
-			r.take(b)
-			continue
-		}
-		err := r.save(b)
+	for len(r.unsaved()) > 0 && r.sending != r.unsaved()[0] {
+		err := r.save(r.unsaved()[0])
 		switch {
 		case err != nil && r.diskErr == nil:
 			r.o.Log.Error().Err(err).Msg("hits stay in memory: the spool does not take them")
@@ -156,48 +112,38 @@ func (r *Reporter) saveAll() {
 			r.o.Trouble(TroubleSpool, "")
 		}
 		if r.diskErr = err; err != nil {
-			r.diskTimer.Reset(respool)
-			return
+			return // until the next tick
 		}
 	}
 }
 
 // save writes a batch's file, and moves the watermark over it.
 func (r *Reporter) save(b *batch) (err error) {
-	r.makeRoom(int64(len(b.text) + maxHeader/8))
+	// Make room: the oldest go.
+	for size := int64(len(b.text) + maxHeader/8); ; {
+		spool := volume(r.queue)
+		i := slices.IndexFunc(r.queue, func(b *batch) bool { return b.name != "" && b != r.sending })
+		if spool.Bytes+size <= r.o.SpoolMax-r.o.SpoolMax/asideShare && spool.Batches < maxFiles || i < 0 {
+			break
+		}
+		r.drop(r.queue[i], status.DropSpoolFull)
+	}
 	w := r.after(b)
 	var size int64
 	err = r.unlocked(func() (err error) { size, err = r.dir.write(b, b.text, &w); return err })
 	if err != nil {
 		return err
 	}
-	b.name, b.size, b.gen = b.fileName(), size, w.Gen
-	r.newest = b.gen
 	r.wm = r.after(b)
-	r.release(b)
+	b.dir, b.name, b.size, b.gen, b.text = r.dir, b.fileName(), size, w.Gen, nil
+	r.newest = b.gen
 	return nil
-}
-
-// busy reports whether b is on its way to the server.
-func (r *Reporter) busy(b *batch) bool { return r.sending != nil && r.sending.batch == b }
-
-// release gives back the text of a batch that is durable, or dealt with.
-func (r *Reporter) release(b *batch) {
-	if b.text != nil {
-		r.left += int64(b.lines)
-	}
-	if b.buf != nil {
-		b.buf <- b.text[:0]
-	}
-	b.text, b.buf = nil, nil
 }
 
 // take takes a batch off the queue, or off those set aside.
 func (r *Reporter) take(b *batch) {
-	for _, q := range []*[]*batch{&r.queue, &r.aside, &r.retry} {
-		*q = slices.DeleteFunc(*q, func(x *batch) bool { return x == b })
-	}
-	r.release(b)
+	is := func(x *batch) bool { return x == b }
+	r.queue, r.aside = slices.DeleteFunc(r.queue, is), slices.DeleteFunc(r.aside, is)
 }
 
 // drop takes off a batch that has a file, for one of the status.Drop… reasons.
@@ -207,99 +153,84 @@ func (r *Reporter) drop(b *batch, reason string) {
 	r.remove(b)
 }
 
-// makeRoom drops the oldest batches until one of so many bytes fits.
-func (r *Reporter) makeRoom(size int64) {
-	for {
-		spool := volume(r.queue)
-		i := slices.IndexFunc(r.queue, func(b *batch) bool { return b.name != "" && !r.busy(b) })
-		if spool.Bytes+size <= r.o.SpoolMax-r.o.SpoolMax/asideShare && spool.Batches < maxFiles || i < 0 {
-			return
-		}
-		r.drop(r.queue[i], status.DropSpoolFull)
-	}
-}
-
-// remove removes a batch's file. The watermark must be in its own file before the newest
-// batch goes. What cannot be removed is tried again later; at worst the batch is sent once
-// more by the next process, under the same id.
+// remove removes a batch's file. What cannot be removed is tried again later; at worst the batch is
+// sent once more by the next process, under the same id.
 func (r *Reporter) remove(b *batch) {
-	if b.name == "" {
-		return
+	if b.name != "" {
+		r.undeleted = append(r.undeleted, b)
+		r.removeFiles()
 	}
-	r.undeleted = append(r.undeleted, r.path(b))
-	r.owing = r.owing || b.gen >= r.newest && b.gen > r.filed
-	r.removeFiles()
 }
 
+// removeFiles removes the files of batches that are dealt with. The watermark must be in its own file
+// before the newest batch goes.
 func (r *Reporter) removeFiles() {
-	if r.owing && r.persist() != nil {
-		return
+	needed := func(b *batch) bool { return b.gen >= r.newest && b.gen > r.filed }
+	if slices.ContainsFunc(r.undeleted, needed) {
+		_ = r.persist()
 	}
-	r.owing = false
-	files := r.undeleted
 	_ = r.unlocked(func() error {
-		files = slices.DeleteFunc(files, func(path string) bool {
-			err := os.Remove(path)
+		r.undeleted = slices.DeleteFunc(r.undeleted, func(b *batch) bool {
+			if needed(b) {
+				return false
+			}
+			err := os.Remove(b.path())
 			return err == nil || errors.Is(err, fs.ErrNotExist)
 		})
 		return nil
 	})
-	r.undeleted = files
-}
-
-// path returns the path of a batch's file.
-func (r *Reporter) path(b *batch) string {
-	if b.aside {
-		return filepath.Join(string(r.refused), b.name)
-	}
-	return filepath.Join(string(r.dir), b.name)
 }
 
 // expire drops what is older than SpoolAge, waiting or set aside, and tries again to remove
 // files.
 func (r *Reporter) expire() {
 	for _, b := range slices.Concat(r.queue, r.aside) {
-		if b.name != "" && !r.busy(b) && r.expired(b) {
+		if b.name != "" && b != r.sending && r.expired(b) {
 			r.drop(b, status.DropSpoolAge)
 		}
 	}
 	r.removeFiles()
 }
 
-// expired reports whether a batch is past its age. The wall clock may be set while batches
-// wait; a batch of this process is never older than the process.
+// expired reports whether a batch is past its age. Those of this process have a monotonic time: the
+// wall clock may be set.
 func (r *Reporter) expired(b *batch) bool {
-	now := r.o.Now()
-	age := now.Sub(b.created)
-	if b.own {
-		age = min(age, now.Sub(r.started))
-	}
-	return r.o.SpoolAge > 0 && age > r.o.SpoolAge
+	return r.o.SpoolAge > 0 && r.o.Now().Sub(b.created) > r.o.SpoolAge
 }
 
 // startNext sends the next batch, if there is one. When nothing waits, flushes have their
 // answer.
-func (r *Reporter) startNext(ctx context.Context, finishing bool) {
+func (r *Reporter) startNext(ctx context.Context) {
 	for {
 		if len(r.queue) == 0 {
 			r.answer(nil)
-			if len(r.retry) == 0 && !finishing && !r.o.Now().Before(r.retryAt) {
-				r.retry, r.retryAt = slices.Clone(r.aside), r.o.Now().Add(aDay)
+			if !r.finishing && !r.o.Now().Before(r.retryAt) {
+				r.retryAt = r.o.Now().Add(aDay)
+				for _, b := range r.aside {
+					b.due = true
+				}
 			}
 		}
 		b := r.pick()
-		if b == nil {
+		switch {
+		case b == nil:
 			return
+		case b.name != "" && r.expired(b):
+			r.drop(b, status.DropSpoolAge)
+			continue
 		}
 		text := b.text
 		if b.name != "" {
-			if text = r.readFile(b); text == nil {
+			err := r.unlocked(func() (err error) { text, _, err = readText(b.path()); return err })
+			if err != nil {
+				r.o.Log.Warn().Err(err).Str("file", b.name).Int("lines", b.lines).Msg("batch not readable: lost")
+				r.drop(b, status.DropSpoolDamage)
 				continue
 			}
 		}
-		a := &attempt{b, text, r.o.Now(), make(chan error, 1)}
-		r.sending = a
-		go func() { a.done <- r.o.Sender.Send(ctx, b.id, text) }()
+		r.sending = b
+		began := r.o.Now()
+		go func() { r.sent <- attempt{b, text, began, r.o.Sender.Send(ctx, b.id, text)} }()
 		return
 	}
 }
@@ -309,157 +240,117 @@ func (r *Reporter) startNext(ctx context.Context, finishing bool) {
 // the turn of what the server refused earlier. A batch without a file is never passed over:
 // the watermark would be.
 func (r *Reporter) pick() *batch {
-	var b *batch
-	switch {
-	case len(r.queue) > 1 && r.queue[0].rejected >= maxRejected && !r.queue[0].proven && r.queue[0].name != "":
-		b = r.queue[1]
-	case len(r.queue) > 0:
-		b = r.queue[0]
-	case len(r.retry) > 0:
-		b = r.retry[0]
+	if len(r.queue) == 0 {
+		if i := slices.IndexFunc(r.aside, func(b *batch) bool { return b.due }); i >= 0 {
+			return r.aside[i]
+		}
+		return nil
 	}
-	if b == nil || b.lines == 0 || b.name == "" && r.diskErr == nil {
+	b := r.queue[0]
+	if len(r.queue) > 1 && b.rejected >= maxRejected && !b.proven && b.name != "" {
+		b = r.queue[1]
+	}
+	if b.name == "" && r.diskErr == nil {
 		return nil
 	}
 	return b
 }
 
-// readFile reads a batch's file. One that is too old or not readable any more is dropped.
-func (r *Reporter) readFile(b *batch) (text []byte) {
-	if r.expired(b) {
-		r.drop(b, status.DropSpoolAge)
-		return nil
-	}
-	err := r.unlocked(func() (err error) { text, _, err = readBatch(r.path(b)); return err })
-	if err != nil {
-		r.o.Log.Warn().Err(err).Str("file", b.name).Int("lines", b.lines).Msg("batch not readable: lost")
-		r.drop(b, status.DropSpoolDamage)
-		return nil
-	}
-	return text
-}
-
 // settle deals with the answer to an attempt.
-func (r *Reporter) settle(ctx context.Context, err error) {
-	a := r.sending
-	b, text := a.batch, a.text
+func (r *Reporter) settle(ctx context.Context, a attempt) {
+	b, err, u := a.batch, a.err, &r.up
 	r.sending = nil
-	if r.note(ctx, a, err) {
-		return
-	}
 	var e *UploadError
 	errors.As(err, &e)
-	content := e != nil && e.Content()
 	var passed *batch // the oldest, when b was tried in its place
-	if len(r.queue) > 0 && r.queue[0] != b && !b.aside && r.queue[0].rejected >= maxRejected {
+	if len(r.queue) > 0 && r.queue[0] != b && b.dir != r.refused && r.queue[0].rejected >= maxRejected {
 		passed = r.queue[0]
 	}
 	switch {
-	case b.aside && err != nil:
-		if r.retry = r.retry[1:]; !content {
-			r.retry = nil // the server takes nothing now
-		}
 	case err == nil:
-		r.delivered(b)
+		r.delivered(a)
 		if passed != nil {
 			// Once more: the server may take everything since a moment ago.
 			passed.proven = true
 		}
-	case content && e.Status == http.StatusRequestEntityTooLarge && r.split(b, text):
-	case content, b.proven && e != nil && e.ofBatch():
-		r.refuse(b, text, err)
+		return
+	case ctx.Err() != nil: // cut off by the end, which is not the server's fault
+		r.counters.Failures++
+		return
+	case b.dir == r.refused:
+		r.o.Log.Debug().Err(err).Str("batch", b.id.String()).Msg("refused batch not delivered")
+		for _, x := range r.aside {
+			// Unless it is about the content the server takes nothing now.
+			x.due = x.due && x != b && e.Content()
+		}
+		return
+	}
+	u.Tried, u.Error, u.Advice = r.o.Now(), err.Error(), ""
+	if e != nil {
+		u.Advice = statuses[e.Status].advice
+	}
+	switch {
+	case e.Content() && e.Status == http.StatusRequestEntityTooLarge && r.split(b, a.text):
+	case e.Content(), b.proven && e.ofBatch():
+		r.refuse(b, err, e)
+	case passed != nil:
+		passed.rejected = 0
+		r.retreat(b, err, e)
 	default:
-		switch {
-		case passed != nil:
-			passed.rejected = 0
-		case e != nil && e.ofBatch():
+		if e.ofBatch() {
 			b.rejected++
 		}
-		r.retreat(err)
+		r.retreat(b, err, e)
 	}
-}
-
-// note keeps the books about an attempt. It returns true when that was cut off by the end,
-// which is not the server's fault.
-func (r *Reporter) note(ctx context.Context, b *attempt, err error) (cut bool) {
-	now, log, u := r.o.Now(), r.o.Log, &r.up
-	var e *UploadError
-	errors.As(err, &e)
-	switch {
-	case err == nil:
-		if r.row > 0 {
-			log.Info().Int64("failures", r.row).Dur("after", now.Sub(u.FailingSince)).Msg("uploads work again")
-		}
-		r.row, r.refusing = 0, false
-		u.Tried, u.Error, u.Advice, u.FailingSince = now, "", "", time.Time{}
-		u.Last = &status.Upload{At: now, Lines: int64(b.lines), Bytes: int64(len(b.text)), Took: status.InSeconds(now.Sub(b.began))}
-		add(&u.Delivered, b.lines, int64(len(b.text)))
-		log.Info().Str("batch", b.id.String()).Int("lines", b.lines).Int("bytes", len(b.text)).
-			Msg("Log file uploaded successfully for " + r.o.DeviceID)
-	case ctx.Err() != nil:
-		u.Failures++
-		r.paused = true
-		return true
-	case b.aside:
-		log.Debug().Err(err).Str("batch", b.id.String()).Msg("refused batch not delivered")
-	default:
-		u.Tried, u.Error, u.Advice = now, err.Error(), ""
-		if e != nil {
-			u.Advice = statuses[e.Status].advice
-		}
-		if e != nil && e.Content() {
-			break
-		}
-		u.Failures++
-		event := log.Debug()
-		if r.row++; r.row == 1 {
-			u.FailingSince = now
-			event = log.Warn()
-		}
-		event.Err(err).Str("batch", b.id.String()).Int("lines", b.lines).Int64("failures", r.row).
-			Msg("hits not delivered, kept for later")
-	}
-	return false
 }
 
 // retreat pauses after a failure: RetryMin, doubled with each up to RetryMax, half of it
 // random, or as long as the server asks for. A flush or the end cuts it short.
-func (r *Reporter) retreat(err error) {
-	d := r.o.RetryMin
-	for n := int64(1); n < r.row && d < r.o.RetryMax; n++ {
-		d *= 2
+func (r *Reporter) retreat(b *batch, err error, e *UploadError) {
+	now, event := r.o.Now(), r.o.Log.Debug()
+	r.counters.Failures++
+	if r.row++; r.row == 1 {
+		r.up.FailingSince = now
+		event = r.o.Log.Warn()
 	}
-	d = min(d, r.o.RetryMax)
+	event.Err(err).Str("batch", b.id.String()).Int("lines", b.lines).Int64("failures", r.row).
+		Msg("hits not delivered, kept for later")
+	d := min(r.o.RetryMin<<min(r.row-1, 20), r.o.RetryMax)
 	d = d/2 + rand.N(d/2+1)
-	if e := (*UploadError)(nil); errors.As(err, &e) {
+	if e != nil {
 		d = max(d, e.RetryAfter)
 	}
-	r.paused, r.up.Next = true, r.o.Now().Add(d)
-	r.pauseTimer.Reset(d)
+	r.up.Next = now.Add(d)
+	r.pause.Reset(d)
 	r.answer(err)
 }
 
 // delivered removes a batch.
-func (r *Reporter) delivered(b *batch) {
-	if b.name == "" {
-		r.wm = r.after(b)
+func (r *Reporter) delivered(a attempt) {
+	b, now, u := a.batch, r.o.Now(), &r.up
+	if r.row > 0 {
+		r.o.Log.Info().Int64("failures", r.row).Dur("after", now.Sub(u.FailingSince)).Msg("uploads work again")
 	}
+	r.row, r.refusing = 0, false
+	u.Tried, u.Error, u.Advice, u.FailingSince = now, "", "", time.Time{}
+	size := int64(len(a.text))
+	r.counters.Last = &status.Upload{At: now, Lines: int64(b.lines), Bytes: size, Took: status.InSeconds(now.Sub(a.began))}
+	add(&r.counters.Delivered, b.lines, size)
+	r.o.Log.Info().Str("batch", b.id.String()).Int("lines", b.lines).Int("bytes", len(a.text)).
+		Msg("Log file uploaded successfully for " + r.o.DeviceID)
 	r.take(b)
 	if b.name == "" {
+		r.wm = r.after(b)
 		_ = r.persist()
 	}
 	r.remove(b)
 }
 
-// refuse sets a batch aside that the server does not take.
-func (r *Reporter) refuse(b *batch, text []byte, why error) {
-	err := r.setAside(b, text)
-	if b.name == "" {
-		r.wm = r.after(b)
-	}
-	r.take(b)
+// refuse moves a batch that the server does not take to refused/, and drops the oldest there to make room.
+// One that the disk does not take either is lost.
+func (r *Reporter) refuse(b *batch, why error, e *UploadError) {
 	r.up.AsideError = why.Error()
-	if e := (*UploadError)(nil); errors.As(why, &e) && e.Status != 0 {
+	if e != nil && e.Status != 0 {
 		r.up.AsideError = strconv.Itoa(e.Status)
 	}
 	log := r.o.Log.Debug()
@@ -468,41 +359,36 @@ func (r *Reporter) refuse(b *batch, text []byte, why error) {
 	}
 	r.refusing = true
 	log = log.AnErr("reason", why).Str("batch", b.id.String()).Int("lines", b.lines)
+
+	err := r.diskErr
+	moved := *b
+	moved.dir, moved.rejected, moved.proven = r.refused, 0, false
+	if b.name == "" {
+		r.wm = r.after(b)
+	} else {
+		for len(r.aside) > 0 && volume(r.aside).Bytes+b.size > r.o.SpoolMax/asideShare {
+			r.drop(r.aside[0], status.DropRefused)
+		}
+		err = r.unlocked(func() error {
+			if err := r.checkDir(r.refused); err != nil {
+				return err
+			}
+			// A rename takes no room on a full disk.
+			if err := os.Rename(b.path(), moved.path()); err != nil {
+				return err
+			}
+			return errors.Join(r.refused.sync(), r.dir.sync())
+		})
+	}
+	r.take(b)
 	if err != nil {
 		r.lose(status.DropRefused, b.lines)
 		r.remove(b)
 		log.Err(err).Msg("log server refuses a batch, and it cannot be set aside: lost")
 		return
 	}
+	r.aside = append(r.aside, &moved)
 	log.Str("dir", string(r.refused)).Msg("log server refuses a batch: set aside in the spool")
-}
-
-// setAside moves a batch to refused/, and drops the oldest there to make room. text is its text.
-func (r *Reporter) setAside(b *batch, text []byte) error {
-	size := max(b.size, int64(len(text))+maxHeader/8)
-	for len(r.aside) > 0 && volume(r.aside).Bytes+size > r.o.SpoolMax/asideShare {
-		r.drop(r.aside[0], status.DropRefused)
-	}
-	moved := &batch{id: b.id, created: b.created, lines: b.lines, own: b.own, aside: true, name: b.fileName(), size: b.size, gen: b.gen}
-	w := r.after(b)
-	err := r.unlocked(func() (err error) {
-		if err = r.checkRefused(); err != nil {
-			return err
-		}
-		if b.name == "" {
-			moved.size, err = r.refused.write(moved, text, &w)
-			return err
-		}
-		// A rename takes no room on a full disk.
-		if err = os.Rename(r.path(b), r.path(moved)); err != nil {
-			return err
-		}
-		return errors.Join(r.refused.sync(), r.dir.sync())
-	})
-	if err == nil {
-		r.aside = append(r.aside, moved)
-	}
-	return err
 }
 
 // split replaces a batch that is too large for the server by two halves. It returns false for
@@ -514,18 +400,18 @@ func (r *Reporter) split(b *batch, text []byte) bool {
 	}
 	var parts []*batch
 	for i, t := range [][]byte{first, second} {
-		p := &batch{id: b.id.half(byte(i)), created: b.created, lines: bytes.Count(t, []byte("\n")), gap: b.gap, own: b.own}
+		p := &batch{id: b.id.half(byte(i)), created: b.created, lines: bytes.Count(t, []byte("\n")), gap: b.gap}
 		parts = append(parts, p)
 		if b.name == "" {
 			p.text = t
 			continue
 		}
 		err := r.unlocked(func() error {
-			_, w, err := readBatch(r.path(b))
+			_, w, err := readText(b.path())
 			if err == nil {
 				p.size, err = r.dir.write(p, t, &w)
 			}
-			p.name, p.gen = p.fileName(), w.Gen
+			p.dir, p.name, p.gen = r.dir, p.fileName(), w.Gen
 			return err
 		})
 		if err != nil {
@@ -533,99 +419,11 @@ func (r *Reporter) split(b *batch, text []byte) bool {
 			return false
 		}
 	}
-	parts[1].buf, parts[1].mark, parts[1].ends = b.buf, b.mark, b.ends
-	b.buf, b.text = nil, nil
+	parts[1].mark, parts[1].ends = b.mark, b.ends
 	// A kill between the halves and their parent's end leaves all three.
 	r.queue = slices.DeleteFunc(r.queue, func(x *batch) bool { return x.id == parts[0].id || x.id == parts[1].id })
 	i := slices.Index(r.queue, b)
 	r.queue = slices.Replace(r.queue, i, i+1, parts...)
 	r.remove(b)
 	return true
-}
-
-// abandon counts what can be kept nowhere at the end. pflogd's files may still have it: the
-// watermark has not moved over it.
-func (r *Reporter) abandon() {
-	for _, b := range slices.Clone(r.queue) {
-		if b.name == "" {
-			r.lose(status.DropUnsaved, b.lines)
-			r.take(b)
-		}
-	}
-}
-
-// beginWatermark makes the stretch from the last run's end to this run's beginning a gap.
-// Nothing of that is written until this run has something durable, but at the first start:
-// from then on there is a last time.
-func (r *Reporter) beginWatermark() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	known := r.wm.Gen > 0
-	w := watermark{Gen: r.wm.Gen + 1, Done: timeMark(r.started)}
-	if r.o.Logs != nil {
-		w.Gaps = slices.Clone(r.wm.Gaps)
-		from := timeMark(r.started.Add(-r.o.Backfill))
-		if known {
-			from = r.wm.Done
-		}
-		if r.ownGap = known || r.o.Backfill > 0; r.ownGap {
-			w.addGap(gap{From: from, Until: w.Done})
-		}
-	}
-	r.wm = w
-	if !known {
-		_ = r.persist()
-	}
-}
-
-// beginLive notes where live reporting begins: at a packet, or a time. The gap ends there.
-func (r *Reporter) beginLive(m mark) {
-	r.firstOnce.Do(func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.wm.Gen++
-		r.wm.Gaps = slices.Clone(r.wm.Gaps)
-		if n := len(r.wm.Gaps); r.ownGap && n > 0 {
-			r.wm.Gaps[n-1].Until = m
-		}
-		r.wm.Done = m
-		r.wm.Done.Before = m.packet()
-		close(r.first)
-	})
-}
-
-// after returns what the watermark is once b is durable.
-func (r *Reporter) after(b *batch) watermark {
-	next := r.wm
-	next.Gen++
-	next.Gaps = slices.Clone(r.wm.Gaps)
-	switch {
-	case !b.gap && b.mark.zero(): // the first part of one that was halved
-	case !b.gap:
-		next.Done = b.mark
-	case len(next.Gaps) == 0:
-	case b.ends:
-		next.Gaps = next.Gaps[1:]
-	case !b.mark.zero():
-		next.Gaps[0].From = b.mark
-	}
-	return next
-}
-
-// persist writes the watermark to its file, if that has an older one.
-func (r *Reporter) persist() error {
-	w := r.wm
-	if r.filed == w.Gen {
-		return nil
-	}
-	err := r.unlocked(func() error { return r.dir.writeWatermark(&w) })
-	if err != nil {
-		if !r.unfiled {
-			r.o.Log.Warn().Err(err).Msg("watermark not written")
-		}
-		r.unfiled = true
-		return err
-	}
-	r.filed = w.Gen
-	return nil
 }
