@@ -58,12 +58,7 @@ type Options struct {
 	Pipeline int
 	// Resolver looks up servers given by name; nil means [net.DefaultResolver]. It is never asked
 	// about servers given as addresses, nor about lists.
-	Resolver Resolver
-}
-
-// Resolver finds the addresses of a host, as [net.Resolver] does.
-type Resolver interface {
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+	Resolver func(ctx context.Context, host string) ([]netip.Addr, error) `json:"-"`
 }
 
 // Request names the list to fetch.
@@ -115,7 +110,9 @@ func New(o Options) (*Client, error) {
 	o.MaxEntries = cmp.Or(o.MaxEntries, DefaultMaxEntries)
 	o.Pipeline = min(cmp.Or(o.Pipeline, DefaultPipeline), maxPipeline)
 	if o.Resolver == nil {
-		o.Resolver = net.DefaultResolver
+		o.Resolver = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
 	}
 	c := &Client{opt: o}
 	for i, port := range o.Ports {
@@ -291,7 +288,7 @@ func (c *Client) endpoints(ctx context.Context) iter.Seq2[endpoint, error] {
 func (c *Client) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opt.Timeout)
 	defer cancel()
-	addrs, err := c.opt.Resolver.LookupNetIP(ctx, "ip", host)
+	addrs, err := c.opt.Resolver(ctx, host)
 	if err == nil && len(addrs) == 0 {
 		err = errors.New("it has no addresses")
 	}

@@ -19,44 +19,23 @@ type Entry struct {
 	Not  bool
 }
 
-// mapped begins an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2).
-var mapped = [12]byte{10: 0xff, 11: 0xff}
-
 // MakeEntry returns the entry for p, which must be valid. The zone of an address is dropped.
 func MakeEntry(p netip.Prefix, not bool) Entry {
-	e := Entry{Bits: uint8(p.Bits()), V6: p.Addr().Is6(), Not: not}
+	addr, bits := p.Addr(), p.Bits()
+	if addr.Is4In6() && bits >= 96 {
+		addr, bits = addr.Unmap(), bits-96
+	}
+	p, _ = addr.WithZone("").Prefix(bits)
+	e := Entry{Bits: uint8(bits), V6: addr.Is6(), Not: not}
 	copy(e.Addr[:], p.Addr().AsSlice())
-	e.normalize()
 	return e
-}
-
-// normalize makes IPv4 of an IPv4-mapped network and clears the bits beyond the prefix.
-func (e *Entry) normalize() {
-	if e.V6 && e.Bits >= 96 && [12]byte(e.Addr[:12]) == mapped {
-		v4 := [4]byte(e.Addr[12:])
-		*e = Entry{Bits: e.Bits - 96, Not: e.Not}
-		copy(e.Addr[:], v4[:])
-	}
-	hi, lo := binary.BigEndian.Uint64(e.Addr[:]), binary.BigEndian.Uint64(e.Addr[8:])
-	// A shift by 64 or more gives 0.
-	if e.Bits <= 64 {
-		hi, lo = hi&^(^uint64(0)>>e.Bits), 0
-	} else {
-		lo &^= ^uint64(0) >> (e.Bits - 64)
-	}
-	binary.BigEndian.PutUint64(e.Addr[:], hi)
-	binary.BigEndian.PutUint64(e.Addr[8:], lo)
 }
 
 // Valid reports whether e is an entry that a list may hold: of a possible length, and in the one form
 // that is described at [Entry].
 func (e Entry) Valid() bool {
-	n := e
-	if e.Bits > 128 || !e.V6 && e.Bits > 32 {
-		return false
-	}
-	n.normalize()
-	return n == e
+	p := e.Prefix()
+	return p.IsValid() && MakeEntry(p, e.Not) == e
 }
 
 // Prefix returns the network of a valid entry.
@@ -105,8 +84,7 @@ func appendAPL(dst []Entry, rdata []byte) ([]Entry, error) {
 			return dst, fmt.Errorf("%w: APL item %d: IPv6 with %d octets and prefix length %d", ErrAnswer, item, n, e.Bits)
 		}
 		copy(e.Addr[:], addr)
-		e.normalize() // some senders leave host bits set
-		dst = append(dst, e)
+		dst = append(dst, MakeEntry(e.Prefix(), e.Not)) // some senders leave host bits set
 	}
 	return dst, nil
 }

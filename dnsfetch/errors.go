@@ -2,7 +2,6 @@ package dnsfetch
 
 import (
 	"errors"
-	"slices"
 	"strings"
 	"syscall"
 )
@@ -39,23 +38,18 @@ var (
 
 // advice is what to do about an error, for those where that is not obvious.
 var advice = []struct {
-	is     error
-	ofPart bool // for a part of a list only
-	text   string
+	is   error
+	text string
 }{
-	{ErrRefused, false, "this device's public address may not be registered yet; new devices take up to an hour; " +
+	{ErrRefused, "this device's public address may not be registered yet; new devices take up to an hour; " +
 		"on a relay, access-control must name this host"},
-	{ErrServFail, false, "a relay answers so when its server fails, or when its msg-buffer-size is too small for the list"},
-	{ErrTruncated, false, "the records do not fit in 64 KiB: the publisher must split the list"},
-	{ErrEmpty, false, "an empty list is accepted for allow lists only"},
-	{ErrTooLarge, false, "raise the limit if the list is meant to be that large"},
-	{ErrSource, false, "give a source address of the server's family, or none"},
+	{ErrServFail, "a relay answers so when its server fails, or when its msg-buffer-size is too small for the list"},
+	{ErrTruncated, "the records do not fit in 64 KiB: the publisher must split the list"},
+	{ErrEmpty, "an empty list is accepted for allow lists only"},
+	{ErrTooLarge, "raise the limit if the list is meant to be that large"},
+	{ErrSource, "give a source address of the server's family, or none"},
 	// What a sender gets on OpenBSD when pf blocks its packet on the way out.
-	{syscall.EACCES, false, "the packet filter blocks the way out"},
-	{ErrNXDomain, true, "the server has the list in part only"},
-	{ErrNoRecords, true, "the server has the list in part only"},
-	{ErrNXDomain, false, "check the list's name"},
-	{ErrNoRecords, false, "check the list's name"},
+	{syscall.EACCES, "the packet filter blocks the way out"},
 }
 
 // Kind is what a failed fetch means for the list.
@@ -92,7 +86,12 @@ func (e *Error) Reason() string {
 	if e.Server != "" {
 		s = "server " + e.Server + ": " + s
 	}
-	return strings.Join(append([]string{s}, e.advice()...), "; ")
+	for _, a := range advice {
+		if errors.Is(e.Err, a.is) {
+			s += "; " + a.text
+		}
+	}
+	return s
 }
 
 // Unwrap returns the reason.
@@ -124,26 +123,6 @@ func combine(list string, failed []*Error) *Error {
 		}
 	}
 	return all
-}
-
-// advice returns what to do about e, nothing twice.
-func (e *Error) advice() (out []string) {
-	if all, ok := e.Err.(allFailed); ok {
-		for _, one := range all {
-			for _, a := range one.advice() {
-				if !slices.Contains(out, a) {
-					out = append(out, a)
-				}
-			}
-		}
-		return out
-	}
-	for _, a := range advice {
-		if errors.Is(e.Err, a.is) && (e.Part != "" || !a.ofPart) {
-			return []string{a.text}
-		}
-	}
-	return nil
 }
 
 // allFailed is the reason when several servers were tried.

@@ -165,7 +165,7 @@ func (a *attempt) explain(part *job) error {
 			return a.fault(part.name, fmt.Errorf("%w: PTR records in place of APL records", ErrParts))
 		}
 	}
-	return a.fault(part.name, part.absent)
+	return a.fault(part.name, fmt.Errorf("%w: the server has the list in part only", part.absent))
 }
 
 // addresses fetches the A and AAAA layout: first the name itself, which must have some, then its
@@ -193,15 +193,15 @@ func (a *attempt) addresses(l *List) (*List, error) {
 // list does not exist is certain only if all answers are authoritative; NXDOMAIN in one of them is
 // enough for ErrNXDomain, since "no data" may mean that a list is empty.
 func (a *attempt) nothing() error {
-	e := a.fault(a.name, fmt.Errorf("%w: neither PTR, APL, A nor AAAA", a.absence))
+	note, kind := "", KindNoData
 	switch {
 	case a.relayed:
-		e.Err = fmt.Errorf("%w, and the answer is not authoritative", e.Err)
+		note, kind = ", and the answer is not authoritative", KindFailed
 	case a.absence == ErrNXDomain:
-		e.Kind = KindNXDomain
-	default:
-		e.Kind = KindNoData
+		kind = KindNXDomain
 	}
+	e := a.fault(a.name, fmt.Errorf("%w: neither PTR, APL, A nor AAAA%s: check the list's name", a.absence, note))
+	e.Kind = kind
 	return e
 }
 

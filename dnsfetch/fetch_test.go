@@ -23,11 +23,11 @@ const (
 )
 
 // noResolver fails the test when it is asked.
-type noResolver struct{ t testing.TB }
-
-func (r noResolver) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
-	r.t.Errorf("the resolver was asked about %q", host)
-	return nil, net.UnknownNetworkError("none")
+func noResolver(t testing.TB) func(context.Context, string) ([]netip.Addr, error) {
+	return func(_ context.Context, host string) ([]netip.Addr, error) {
+		t.Errorf("the resolver was asked about %q", host)
+		return nil, net.UnknownNetworkError("none")
+	}
 }
 
 // parts is a list in three parts.

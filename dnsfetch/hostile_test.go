@@ -126,10 +126,8 @@ func flood(c net.Conn, b []byte) {
 }
 
 // manyAddresses is a resolver that has a great many addresses for each name.
-type manyAddresses struct{ n int }
-
-func (m manyAddresses) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
-	all := make([]netip.Addr, m.n)
+func manyAddresses(context.Context, string) ([]netip.Addr, error) {
+	all := make([]netip.Addr, 5000)
 	for i := range all {
 		all[i] = netip.AddrFrom4([4]byte{127, 0, 0, 1}) // the second time it is passed over
 		if i > 0 {
@@ -143,7 +141,7 @@ func (m manyAddresses) LookupNetIP(context.Context, string, string) ([]netip.Add
 // the next server from being asked.
 func TestHostileResolver(t *testing.T) {
 	good := start(t, dnstest.List{Name: name, Entries: prefixes(10)})
-	c := newClient(t, dnsfetch.Options{Servers: []string{"many.example:1", good.Addr()}, Resolver: manyAddresses{5000},
+	c := newClient(t, dnsfetch.Options{Servers: []string{"many.example:1", good.Addr()}, Resolver: manyAddresses,
 		Source: netip.MustParseAddr("127.0.0.1"), Timeout: 5 * time.Second})
 	l, err := c.Fetch(t.Context(), dnsfetch.Request{Name: name})
 	if err != nil {

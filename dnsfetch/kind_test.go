@@ -84,7 +84,7 @@ func TestKinds(t *testing.T) {
 
 // TestUnreachedName has no server but one whose name cannot be looked up.
 func TestUnreachedName(t *testing.T) {
-	_, err := client(t, Options{Servers: []string{"gone.example"}, Resolver: names{}}).Fetch(t.Context(), Request{Name: list})
+	_, err := client(t, Options{Servers: []string{"gone.example"}, Resolver: names{}.lookUp}).Fetch(t.Context(), Request{Name: list})
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != KindUnreached || !errors.Is(err, ErrLookup) {
 		t.Errorf("error %v", err)

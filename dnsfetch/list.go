@@ -19,15 +19,7 @@ const (
 
 // String returns the record types of the layout.
 func (l Layout) String() string {
-	switch l {
-	case LayoutParts:
-		return "PTR+APL"
-	case LayoutAPL:
-		return "APL"
-	case LayoutAddresses:
-		return "A+AAAA"
-	}
-	return "unknown"
+	return [...]string{"unknown", "PTR+APL", "APL", "A+AAAA"}[l&3]
 }
 
 // List is one fetched list. It is complete, and must not be changed. Its entries are what the server

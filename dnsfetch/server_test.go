@@ -312,7 +312,7 @@ func client(t testing.TB, o Options, servers ...string) *Client {
 		o.Timeout = 30 * time.Second
 	}
 	if o.Resolver == nil {
-		o.Resolver = noResolver{t}
+		o.Resolver = noResolver(t)
 	}
 	c, err := New(o)
 	if err != nil {

@@ -90,8 +90,8 @@ func TestNewRefuses(t *testing.T) {
 // names is a resolver with a few answers.
 type names map[string][]netip.Addr
 
-func (n names) LookupNetIP(_ context.Context, network, host string) ([]netip.Addr, error) {
-	if addrs, ok := n[host]; ok && network == "ip" {
+func (n names) lookUp(_ context.Context, host string) ([]netip.Addr, error) {
+	if addrs, ok := n[host]; ok {
 		return addrs, nil
 	}
 	return nil, &net.DNSError{Err: "no such host", Name: host, Server: "192.0.2.53:53", IsNotFound: true}
@@ -128,7 +128,7 @@ func TestOrder(t *testing.T) {
 			"[2001:db8::1]:53(source address and server are of different families: source 192.0.2.9) 192.0.2.1:53"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.o.Resolver = res
+			tt.o.Resolver = res.lookUp
 			c, err := New(tt.o)
 			if err != nil {
 				t.Fatal(err)
@@ -264,7 +264,7 @@ func TestServerByName(t *testing.T) {
 	c := client(t, Options{
 		Servers:  []string{"gone.example", "dns.example:" + strconv.Itoa(int(portOf(good.addr)))},
 		Ports:    []uint16{1},
-		Resolver: names{"dns.example": {netip.MustParseAddr("127.0.0.1")}},
+		Resolver: names{"dns.example": {netip.MustParseAddr("127.0.0.1")}}.lookUp,
 	})
 	l, err := c.Fetch(t.Context(), Request{Name: list})
 	if err != nil {

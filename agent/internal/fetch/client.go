@@ -19,7 +19,7 @@ import (
 // Options are what a Client needs.
 type Options struct {
 	Starter privsep.Starter
-	// Fetch is how lists are fetched. The role looks up servers by itself: Resolver is not used.
+	// Fetch is how lists are fetched. The role looks up servers by itself: Resolver does not cross.
 	Fetch dnsfetch.Options
 	// Confinement is that of the role. Names is also set here when a policy server is given by name;
 	// the caller sets it if it is going to look up names. Memory 0 means enough for Fetch.MaxEntries.
@@ -80,7 +80,6 @@ type request struct {
 // New starts a role, and keeps it running until ctx ends or Close. The error is that of the options;
 // Down and later requests return what fails in the role.
 func New(ctx context.Context, o Options) (*Client, error) {
-	o.Fetch.Resolver = nil
 	checked, err := dnsfetch.New(o.Fetch)
 	if err != nil {
 		return nil, err

@@ -24,23 +24,19 @@ const (
 	large = 10_000
 )
 
-// resolver finds the addresses of a host. It is a dnsfetch.Resolver.
-type resolver func(context.Context, string) ([]netip.Addr, error)
-
-func (f resolver) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, error) {
-	return f(ctx, host)
-}
+// resolver finds the addresses of a host.
+type resolver = func(ctx context.Context, host string) ([]netip.Addr, error)
 
 // Body returns what the role does. confine, unless nil, confines it. look finds the addresses of hosts,
 // also of policy servers given by name.
-func Body(confine privsep.Confiner, look func(context.Context, string) ([]netip.Addr, error)) privsep.Body {
+func Body(confine privsep.Confiner, look resolver) privsep.Body {
 	return func(conn net.Conn, _ []*os.File) error {
 		w := privsep.NewWorker(conn, toRole)
 		var s setup
 		if err := w.Setup(kindSetup, &s); err != nil {
 			return err
 		}
-		s.Options.Resolver = resolver(look)
+		s.Options.Resolver = look
 		client, err := dnsfetch.New(s.Options)
 		if err != nil {
 			return err
@@ -171,7 +167,7 @@ func (r *role) fail(list string, err error) error {
 const lookupTimeout = 10 * time.Second
 
 // LookUp looks up all names at once, for at most 10 seconds. It leaves out addresses that a host cannot have.
-func LookUp(ctx context.Context, names []string, look func(context.Context, string) ([]netip.Addr, error)) []Name {
+func LookUp(ctx context.Context, names []string, look resolver) []Name {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	found := make([]Name, len(names))

@@ -221,7 +221,7 @@ func TestUnreachable(t *testing.T) {
 			if tc.asked > 1 { // one is waited for, each time
 				r.fetch.Timeout = 500 * time.Millisecond
 			}
-			r.fetch.Resolver = noResolver{}
+			r.fetch.Resolver = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
 			asked := 0
 			src := New(r.o)
 			src.Fetch(t.Context(), r.fetcher(), Progress{Begin: func(policy.Kind, string) { asked++ }})
@@ -244,12 +244,6 @@ func TestUnreachable(t *testing.T) {
 			}
 		})
 	}
-}
-
-type noResolver struct{}
-
-func (noResolver) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
-	return nil, errors.New("no such host")
 }
 
 // With RELOAD_PF=no the files are what the guard compares with. When the one
