@@ -43,8 +43,7 @@ func Print(w io.Writer, src gopacket.ZeroCopyPacketDataSource, loc *time.Locatio
 		}
 		if err == io.EOF {
 			return lines, nil
-		}
-		if err != nil {
+		} else if err != nil {
 			return lines, err
 		}
 	}

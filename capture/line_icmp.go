@@ -18,12 +18,7 @@ const anyCode = -1
 
 // Where the fields are of the IP header that an ICMP error quotes behind its own 8 bytes,
 // and where that ends: the destination at 24 or 32, the protocol at 17 or 14.
-const (
-	icmpQuote    = 8
-	icmpQuoteEnd = icmpQuote + ipv4HeaderLen
-
-	icmp6QuoteEnd = icmpQuote + ipv6HeaderLen
-)
+const icmpQuote, icmpQuoteEnd, icmp6QuoteEnd = 8, 8 + ipv4HeaderLen, 8 + ipv6HeaderLen
 
 // icmpMessages is print-icmp.c.
 var icmpMessages = []message{

@@ -27,7 +27,7 @@ func (l *line) ip4(b []byte, length uint32) {
 			l.put("[|ip]")
 			return
 		}
-		if !ownAddresses(b[9]) {
+		if !ownAddresses[b[9]] {
 			l.pair(b)
 		}
 		if l.upper(b[9], b[hlen:], size, size, b); b[9] == protoIPv4 || b[9] == protoIPv6 {
@@ -59,14 +59,8 @@ func (l *line) ip4(b []byte, length uint32) {
 	}
 }
 
-// ownAddresses reports whether the printer of a protocol prints the addresses.
-func ownAddresses(proto byte) bool {
-	switch proto {
-	case protoTCP, protoUDP, protoAH, protoIPv4, protoIPv6:
-		return true
-	}
-	return false
-}
+// ownAddresses are the protocols whose printer prints the addresses.
+var ownAddresses = [256]bool{protoTCP: true, protoUDP: true, protoAH: true, protoIPv4: true, protoIPv6: true}
 
 // upper prints what the header ip carries behind its extension headers: b, which has left
 // bytes. size is the payload of the header.
@@ -142,7 +136,7 @@ func (l *line) ip6(b []byte, length uint32) {
 	if length < size+ipv6HeaderLen {
 		l.put("truncated-ip6 - ", size+ipv6HeaderLen-length, " bytes missing!")
 	}
-	if !ownAddresses(b[6]) {
+	if !ownAddresses[b[6]] {
 		l.pair(b)
 	}
 	l.ip6Payload(b, size)
@@ -302,14 +296,7 @@ func (l *line) igmp(b []byte, length uint32) {
 }
 
 // Flags of a GRE header (RFC 1701, RFC 2637).
-const (
-	greChecksum = 0x8000
-	greRouting  = 0x4000
-	greKey      = 0x2000
-	greSequence = 0x1000
-	greAck      = 0x0080
-	greVersion  = 0x0007
-)
+const greChecksum, greRouting, greKey, greSequence, greAck, greVersion = 0x8000, 0x4000, 0x2000, 0x1000, 0x80, 7
 
 // greFields are the words behind the first four bytes of each version of GRE, if one of the
 // flags is set. A key may be a virtual subnet and a flow (NVGRE).

@@ -3,16 +3,7 @@ package capture
 const tcpHeaderLen = 20
 
 // TCP flags.
-const (
-	tcpFIN = 1 << iota
-	tcpSYN
-	tcpRST
-	tcpPSH
-	tcpACK
-	tcpURG
-	tcpECE
-	tcpCWR
-)
+const tcpFIN, tcpSYN, tcpRST, tcpPSH, tcpACK, tcpURG, tcpECE, tcpCWR = 1, 2, 4, 8, 16, 32, 64, 128
 
 // tcp prints a TCP header (print-tcp.c) behind the IP header ip.
 func (l *line) tcp(b []byte, length uint32, ip []byte) {

@@ -64,12 +64,10 @@ type Packet struct {
 }
 
 // Decode decodes a packet that a source returned. The error is ErrShort or ErrHeaderLen
-// (only Time, Data and Length are set), ErrPacket (Header is set as well), or nil. Every packet has a line ([Packet.AppendLine]), even if Decode failed.
+// (only Time, Data and Length are set), ErrPacket (Header is set as well), or nil. Every
+// packet has a line ([Packet.AppendLine]), even if Decode failed.
 func (p *Packet) Decode(data []byte, ci gopacket.CaptureInfo) error {
-	p.Time, p.Data, p.Length = ci.Timestamp, data, max(ci.Length, len(data))
-	p.Src, p.Dst = netip.Addr{}, netip.Addr{}
-	p.SrcPort, p.DstPort = 0, 0
-	p.Proto, p.Fragment, p.Ports = 0, false, false
+	*p = Packet{Time: ci.Timestamp, Data: data, Length: max(ci.Length, len(data))}
 	if p.hdrlen, p.headerErr = p.Header.Decode(data); p.headerErr != nil {
 		return p.headerErr
 	}
@@ -96,8 +94,7 @@ func (p *Packet) decodeIPv4(ip []byte) error {
 	if len(ip) < ipv4HeaderLen || ip[0]>>4 != 4 {
 		return ErrPacket
 	}
-	p.Src = netip.AddrFrom4([4]byte(ip[12:16]))
-	p.Dst = netip.AddrFrom4([4]byte(ip[16:20]))
+	p.Src, p.Dst = addrs(ip)
 	p.Proto = ip[9]
 	hlen := int(ip[0]&0xf) * 4
 	if u16(ip, 6)&0x1fff != 0 {
@@ -114,8 +111,7 @@ func (p *Packet) decodeIPv6(ip []byte) error {
 	if len(ip) < ipv6HeaderLen || ip[0]>>4 != 6 {
 		return ErrPacket
 	}
-	p.Src = netip.AddrFrom16([16]byte(ip[8:24]))
-	p.Dst = netip.AddrFrom16([16]byte(ip[24:40]))
+	p.Src, p.Dst = addrs(ip)
 	p.Proto = ip[6]
 	for b := ip[ipv6HeaderLen:]; ; {
 		n := 8 // the length of an extension header

@@ -160,7 +160,8 @@ func createInterface(socket func() (device, error), name string) error {
 	defer dev.close()
 	var arg ifreq
 	copy(arg.name[:], name)
-	if err := request(dev, "SIOCIFCREATE", siocCreate, unsafe.Pointer(&arg)); err != nil && !errors.Is(err, syscall.EEXIST) {
+	err = request(dev, "SIOCIFCREATE", siocCreate, unsafe.Pointer(&arg))
+	if err != nil && !errors.Is(err, syscall.EEXIST) {
 		return err
 	}
 	if err := request(dev, "SIOCGIFFLAGS", siocGetFlags, unsafe.Pointer(&arg)); err != nil {

@@ -90,11 +90,11 @@ func TestAPLDecode(t *testing.T) {
 func TestAPLDecodeRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, rdata, want string }{
 		{"header cut", "0001 18", "item 1: 3 bytes"},
-		{"address cut", "0001 18 03 c000", "item 1: 3 octets of address announced, 2 left"},
+		{"address cut", "0001 18 03 c000", "item 1: address family 1, prefix length 24, 3 octets of address, 2 left"},
 		{"second item cut", "0001 18 03 c00002 00", "item 2: 1 bytes"},
-		{"IPv4 with 5 octets", "0001 20 05 c000020100", "item 1: IPv4 with 5 octets"},
-		{"IPv4 with /33", "0001 21 04 c0000201", "IPv4 with 4 octets and prefix length 33"},
-		{"IPv6 with 17 octets", "0002 80 11 20010db800000000000000000000000100", "IPv6 with 17 octets"},
+		{"IPv4 with 5 octets", "0001 20 05 c000020100", "family 1, prefix length 32, 5 octets"},
+		{"IPv4 with /33", "0001 21 04 c0000201", "family 1, prefix length 33"},
+		{"IPv6 with 17 octets", "0002 80 11 20010db800000000000000000000000100", "family 2, prefix length 128, 17 octets"},
 		{"IPv6 with /129", "0002 81 01 20", "prefix length 129"},
 		{"family 0", "0000 08 01 0a", "address family 0"},
 		{"family 3", "0001 08 01 0a 0003 08 01 0a", "item 2: address family 3"},

@@ -56,35 +56,31 @@ func (e Entry) String() string {
 }
 
 // Address families of APL items (RFC 3123 §4, IANA's address family numbers).
-const (
-	aplIPv4 = 1
-	aplIPv6 = 2
-)
+const aplIPv4, aplIPv6 = 1, 2
 
 // appendAPL appends the items of an APL record to dst. rdata without items is an
 // explicitly empty list.
 func appendAPL(dst []Entry, rdata []byte) ([]Entry, error) {
 	for item := 1; len(rdata) > 0; item++ {
 		if len(rdata) < 4 {
-			return dst, fmt.Errorf("%w: APL item %d: %d bytes where a header of 4 should be", ErrAnswer, item, len(rdata))
+			return dst, fmt.Errorf("%w: APL item %d: %d bytes, less than a header", ErrAnswer, item, len(rdata))
 		}
 		family, n := binary.BigEndian.Uint16(rdata), int(rdata[3]&0x7f)
 		e := Entry{Bits: rdata[2], V6: family == aplIPv6, Not: rdata[3]&0x80 != 0}
-		if n > len(rdata)-4 {
-			return dst, fmt.Errorf("%w: APL item %d: %d octets of address announced, %d left", ErrAnswer, item, n, len(rdata)-4)
+		most := 0 // octets of an address
+		switch family {
+		case aplIPv4:
+			most = 4
+		case aplIPv6:
+			most = 16
 		}
-		addr := rdata[4 : 4+n]
-		rdata = rdata[4+n:]
-		switch {
-		case family != aplIPv4 && family != aplIPv6:
-			return dst, fmt.Errorf("%w: APL item %d: address family %d is neither IPv4 (1) nor IPv6 (2)", ErrAnswer, item, family)
-		case !e.V6 && (n > 4 || e.Bits > 32):
-			return dst, fmt.Errorf("%w: APL item %d: IPv4 with %d octets and prefix length %d", ErrAnswer, item, n, e.Bits)
-		case n > 16 || e.Bits > 128:
-			return dst, fmt.Errorf("%w: APL item %d: IPv6 with %d octets and prefix length %d", ErrAnswer, item, n, e.Bits)
+		if n > min(most, len(rdata)-4) || int(e.Bits) > 8*most || most == 0 {
+			return dst, fmt.Errorf("%w: APL item %d: address family %d, prefix length %d, %d octets of address, %d left",
+				ErrAnswer, item, family, e.Bits, n, len(rdata)-4)
 		}
-		copy(e.Addr[:], addr)
+		copy(e.Addr[:], rdata[4:4+n])
 		dst = append(dst, MakeEntry(e.Prefix(), e.Not)) // some senders leave host bits set
+		rdata = rdata[4+n:]
 	}
 	return dst, nil
 }

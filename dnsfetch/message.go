@@ -150,8 +150,6 @@ type rdata struct {
 	begin, end int
 }
 
-func (r rdata) bytes() []byte { return r.msg[r.begin:r.end] }
-
 // record reads the record at msg[off:] and returns the offset behind it. Unless use is nil, the record
 // must answer q, and use is called with its data.
 func (q question) record(msg []byte, off int, use func(rdata) error) (int, error) {
@@ -172,7 +170,8 @@ func (q question) record(msg []byte, off int, use func(rdata) error) (int, error
 	case typ != q.typ && (typ == dns.TypeCNAME || typ == dns.TypeDNAME):
 		err = fmt.Errorf("%w: the name is an alias (CNAME or DNAME)", ErrAnswer)
 	case owner != q.name || class != dns.ClassINET || typ != q.typ:
-		err = fmt.Errorf("%w: record of another name, class or type: %s %s %s", ErrAnswer, owner, dns.Class(class), dns.Type(typ))
+		err = fmt.Errorf("%w: record of another name, class or type: %s %s %s",
+			ErrAnswer, owner, dns.Class(class), dns.Type(typ))
 	default:
 		err = use(rdata{msg, begin, end})
 	}
@@ -190,7 +189,7 @@ func (r rdata) target() (string, error) {
 
 // host reads the data of an A or AAAA record as the entry for a host.
 func (r rdata) host(typ uint16) (Entry, error) {
-	a, ok := netip.AddrFromSlice(r.bytes())
+	a, ok := netip.AddrFromSlice(r.msg[r.begin:r.end])
 	if !ok || a.Is6() != (typ == dns.TypeAAAA) {
 		return Entry{}, fmt.Errorf("%w: %s record of %d bytes", ErrAnswer, dns.Type(typ), r.end-r.begin)
 	}

@@ -73,9 +73,10 @@ func (a *attempt) ask(jobs []job) error {
 			return err
 		}
 		a.progress, a.tries = true, 0
-		if done := len(jobs) - len(todo) - len(a.under); j.typ != dns.TypePTR && j.absent == nil && a.req.Progress != nil {
+		if a.req.Progress != nil && j.typ != dns.TypePTR && j.absent == nil {
+			parts := a.done + len(jobs)
 			a.req.Progress(Progress{
-				List: a.req.Name, Server: a.ep.String(), Done: a.done + done, Parts: a.done + len(jobs),
+				List: a.req.Name, Server: a.ep.String(), Done: parts - len(todo) - len(a.under), Parts: parts,
 				Entries: a.entries, Bytes: a.bytes,
 			})
 		}
@@ -199,7 +200,7 @@ func (a *attempt) read(msg []byte) (*job, error) {
 func (j *job) keep(r rdata) (err error) {
 	switch j.typ {
 	case dns.TypeAPL:
-		j.entries, err = appendAPL(j.entries, r.bytes())
+		j.entries, err = appendAPL(j.entries, r.msg[r.begin:r.end])
 		return err
 	case dns.TypePTR:
 		if len(j.targets) == maxParts {

@@ -235,8 +235,8 @@ func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List,
 	return nil, &dnsfetch.Error{List: r.Name, Err: err}
 }
 
-// Lookup returns for each of at most 64 host names its addresses, at most 64, or why there are none. All are looked
-// up at once, for at most 10 seconds.
+// Lookup returns for each of at most 64 host names its addresses, at most 64, or why there are none. All
+// are looked up at once, for at most 10 seconds.
 func (c *Client) Lookup(ctx context.Context, names []string) []Name {
 	if len(names) == 0 {
 		return nil
@@ -295,7 +295,7 @@ func (c *Client) handle(_ *privsep.Conn, kind byte, payload []byte) (err error) 
 // take returns the error that a failure stands for, and what is wrong with the failure.
 func (f *failure) take(list string) (*dnsfetch.Error, error) {
 	if f.Text == "" || !plain(f.Text, maxText) || f.Kind > dnsfetch.KindNXDomain {
-		return nil, fmt.Errorf("failure of kind %d without a printable reason of at most %d characters", f.Kind, maxText)
+		return nil, fmt.Errorf("failure of kind %d without a printable reason of at most %d bytes", f.Kind, maxText)
 	}
 	return &dnsfetch.Error{List: list, Kind: f.Kind, Err: errors.New(f.Text)}, nil
 }
@@ -316,13 +316,15 @@ func (c *Client) takeHeader(q *request, payload []byte) error {
 		return fmt.Errorf("list from %.100q, which is none of the policy servers", h.Server)
 	case h.Layout < dnsfetch.LayoutParts || h.Layout > dnsfetch.LayoutAddresses || h.Parts <= 0 || h.Parts > 1<<20 ||
 		h.Restarts < 0 || h.Restarts > 9 || h.Bytes < 0 || h.Elapsed < 0:
-		return fmt.Errorf("list of layout %d, %d parts, %d restarts, %d bytes, in %v", h.Layout, h.Parts, h.Restarts, h.Bytes, h.Elapsed)
+		return fmt.Errorf("list of layout %d, %d parts, %d restarts, %d bytes, in %v",
+			h.Layout, h.Parts, h.Restarts, h.Bytes, h.Elapsed)
 	case h.Entries < 0 || h.Entries > most:
 		return fmt.Errorf("list of %d entries where the limit is %d", h.Entries, most)
 	case h.Entries == 0 && !q.list.AllowEmpty:
 		return errors.New("empty list where it may not be")
 	case len(h.Failed) > maxFailed || len(h.Chunks) > 0:
-		return fmt.Errorf("list with %d servers that failed, and %d chunks of entries in the header", len(h.Failed), len(h.Chunks))
+		return fmt.Errorf("list with %d servers that failed, and %d chunks of entries in the header",
+			len(h.Failed), len(h.Chunks))
 	}
 	for _, f := range h.Failed {
 		e, err := f.take(h.Name)
