@@ -308,14 +308,12 @@ func (r *rig) options() Options {
 	}
 	r.o.Config, r.o.Warnings = cfg, append(warnings, r.warnings...)
 	r.o.Sources.Block, r.o.Sources.Allow, r.o.Sources.NeverBlock = cfg.BlockLists, cfg.AllowLists, cfg.NeverBlock
-	r.o.Fetch.Servers, r.o.Fetch.Timeout, r.o.Fetch.Resolver = cfg.DNSServers, cfg.DNSTimeout, noNames{}
+	r.o.Fetch.Servers, r.o.Fetch.Timeout, r.o.Fetch.Resolver = cfg.DNSServers, cfg.DNSTimeout, noNames
 	return r.o
 }
 
 // noNames is a resolver that knows no name.
-type noNames struct{}
-
-func (noNames) LookupNetIP(_ context.Context, _, name string) ([]netip.Addr, error) {
+func noNames(_ context.Context, name string) ([]netip.Addr, error) {
 	return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 }
 
