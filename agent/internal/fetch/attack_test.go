@@ -68,10 +68,10 @@ func (a *taken) begin(n int, changes ...func(*header)) error {
 }
 
 // raw is a chunk of n times the same entry, be it one or not.
-func raw(n int, addr string, bits, v6, not byte) []byte {
+func raw(n int, addr string, bits, flags byte) []byte {
 	x := make([]byte, 16)
 	copy(x, netip.MustParseAddr(addr).AsSlice())
-	return bytes.Repeat(append(x, bits, v6, not), n)
+	return bytes.Repeat(append(x, bits, flags), n)
 }
 
 const whole = maxChunk
@@ -91,15 +91,15 @@ var attacks = map[string]struct {
 	"announces less than nothing":  {do: func(a *taken) error { return a.begin(-1) }, want: "list of -1 entries"},
 	"sends 10 million entries":     {do: func(a *taken) error { return a.endless(10, 10_000_000) }, want: "more entries than announced"},
 	"never comes to an end":        {do: func(a *taken) error { return a.endless(1_000_000, 1<<31-1) }, want: "more entries than announced"},
-	"sends host bits":              {do: entry(raw(1, "10.0.0.1", 8, 0, 0)), want: "is not a network"},
-	"sends 0.0.0.1/0":              {do: entry(raw(1, "0.0.0.1", 0, 0, 0)), want: "is not a network"},
-	"sends a length of 33":         {do: entry(raw(1, "10.0.0.1", 33, 0, 0)), want: "is not a network"},
-	"sends unknown flags":          {do: entry(raw(1, "10.0.0.1", 32, 4, 0)), want: "is not a network"},
-	"sends IPv6 host bits":         {do: entry(raw(1, "2001:db8::1", 64, 1, 0)), want: "is not a network"},
-	"sends a length of 129":        {do: entry(raw(1, "2001:db8::1", 129, 1, 0)), want: "is not a network"},
-	"sends IPv4 with a tail":       {do: entry(raw(1, "2001:db8::1", 32, 0, 0)), want: "is not a network"},
-	"sends a mapped address":       {do: entry(raw(1, "::ffff:10.0.0.1", 128, 1, 0)), want: "is not a network"},
-	"sends half an entry":          {do: entry(raw(1, "10.0.0.1", 32, 0, 0)[:5]), want: "chunk of 5 bytes"},
+	"sends host bits":              {do: entry(raw(1, "10.0.0.1", 8, 0)), want: "is not a network"},
+	"sends 0.0.0.1/0":              {do: entry(raw(1, "0.0.0.1", 0, 0)), want: "is not a network"},
+	"sends a length of 33":         {do: entry(raw(1, "10.0.0.1", 33, 0)), want: "is not a network"},
+	"sends unknown flags":          {do: entry(raw(1, "10.0.0.1", 32, 4)), want: "is not a network"},
+	"sends IPv6 host bits":         {do: entry(raw(1, "2001:db8::1", 64, 1)), want: "is not a network"},
+	"sends a length of 129":        {do: entry(raw(1, "2001:db8::1", 129, 1)), want: "is not a network"},
+	"sends IPv4 with a tail":       {do: entry(raw(1, "2001:db8::1", 32, 0)), want: "is not a network"},
+	"sends a mapped address":       {do: entry(raw(1, "::ffff:10.0.0.1", 128, 1)), want: "is not a network"},
+	"sends half an entry":          {do: entry(raw(1, "10.0.0.1", 32, 0)[:5]), want: "chunk of 5 bytes"},
 	"sends no chunk":               {do: entry(nil), want: "chunk of 0 bytes"},
 	"sends too long a chunk": {do: func(a *taken) error {
 		a.begin(100_000)
@@ -113,10 +113,10 @@ var attacks = map[string]struct {
 	}, want: "list and error in one"},
 
 	"sends another list": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Name = "allow.example.net" }) },
-		want: `list "allow.example.net" where`},
+		want: "list allow.example.net where"},
 	"names another server": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Server = "203.0.113.1:53" }) },
-		want: `from "203.0.113.1:53", which is none of the policy servers`},
-	"sends entries alone":  {do: func(a *taken) error { return a.Send(kindEntries, raw(1, "10.0.0.1", 32, 0, 0)) }, want: "entries without a header"},
+		want: "from 203.0.113.1:53, which is none of the policy servers"},
+	"sends entries alone":  {do: func(a *taken) error { return a.Send(kindEntries, raw(1, "10.0.0.1", 32, 0)) }, want: "entries without a header"},
 	"sends nothing at all": {do: func(a *taken) error { return a.Send(kindHeader, nil) }, want: "header: "},
 	"sends half a header":  {do: func(a *taken) error { return a.Send(kindHeader, []byte(`{"Name":1,`)) }, want: "header: "},
 	"sends giant strings": {do: func(a *taken) error { return a.begin(1, func(h *header) { h.Server = strings.Repeat("b", 60_000) }) },
@@ -214,10 +214,10 @@ func (a *taken) endless(announced, send int) error {
 	if err := a.begin(announced); err != nil {
 		return err
 	}
-	if err := a.Send(kindEntries, raw(min(announced-1, whole), "10.0.0.1", 32, 0, 0)); err != nil {
+	if err := a.Send(kindEntries, raw(min(announced-1, whole), "10.0.0.1", 32, 0)); err != nil {
 		return err
 	}
-	full := raw(whole, "10.0.0.1", 32, 0, 0)
+	full := raw(whole, "10.0.0.1", 32, 0)
 	for ; send > 0; send -= whole {
 		if err := a.Send(kindEntries, full); err != nil {
 			return nil

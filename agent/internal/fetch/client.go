@@ -311,9 +311,9 @@ func (c *Client) takeHeader(q *request, payload []byte) error {
 	case q.got != nil:
 		return errors.New("list begun twice")
 	case h.Name != q.list.Name:
-		return fmt.Errorf("list %.100q where %s was asked for", h.Name, q.list.Name)
+		return fmt.Errorf("list %s where %s was asked for", printable(h.Name, 100), q.list.Name)
 	case !c.checked.Knows(h.Server):
-		return fmt.Errorf("list from %.100q, which is none of the policy servers", h.Server)
+		return fmt.Errorf("list from %s, which is none of the policy servers", printable(h.Server, 100))
 	case h.Layout < dnsfetch.LayoutParts || h.Layout > dnsfetch.LayoutAddresses || h.Parts <= 0 || h.Parts > 1<<20 ||
 		h.Restarts < 0 || h.Restarts > 9 || h.Bytes < 0 || h.Elapsed < 0:
 		return fmt.Errorf("list of layout %d, %d parts, %d restarts, %d bytes, in %v",
@@ -350,8 +350,8 @@ func (q *request) takeEntries(b []byte) error {
 	}
 	for i := range all {
 		r := b[i*entryLen:][:entryLen]
-		all[i] = dnsfetch.Entry{Addr: [16]byte(r), Bits: r[16], V6: r[17] == 1, Not: r[18] == 1}
-		if r[17] > 1 || r[18] > 1 || !all[i].Valid() {
+		all[i] = dnsfetch.Entry{Addr: [16]byte(r), Bits: r[16], V6: r[17]&entryV6 != 0, Not: r[17]&entryNot != 0}
+		if r[17] > entryV6|entryNot || !all[i].Valid() {
 			return fmt.Errorf("entry %x is not a network", r)
 		}
 	}

@@ -43,8 +43,8 @@ func FuzzHandle(f *testing.F) {
 	h := a.head(3)
 	h.Failed = []failure{{Text: "server 127.0.0.1:8: query refused"}}
 	whole := message(kindHeader, text(h))
-	whole = append(whole, message(kindEntries, raw(1, "10.0.0.0", 8, 0, 0))...)
-	whole = append(whole, message(kindEntries, append(raw(1, "2001:db8::", 32, 1, 0), raw(1, "10.1.0.0", 16, 0, 1)...))...)
+	whole = append(whole, message(kindEntries, raw(1, "10.0.0.0", 8, 0))...)
+	whole = append(whole, message(kindEntries, append(raw(1, "2001:db8::", 32, 1), raw(1, "10.1.0.0", 16, 2)...))...)
 	f.Add(whole, false)
 	failure := text(failure{Kind: dnsfetch.KindNoData, Text: "no records"})
 	found := text([]Name{{Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}})

@@ -42,7 +42,9 @@ const (
 	maxFailed = 64      // servers that failed before one gave a list
 	maxOther  = 1 << 10 // bytes of why another server did not give it
 	maxChunk  = 14_000  // entries in a message
-	entryLen  = 19      // bytes of an entry: address 16, prefix length, V6, Not
+	entryLen  = 18      // bytes of an entry: address 16, prefix length 1, flags 1
+	entryV6   = 1 << 0  // flags
+	entryNot  = 1 << 1
 )
 
 var toRole = privsep.Limits{

@@ -138,19 +138,19 @@ func (r *role) send(l *dnsfetch.List) error {
 		for part := range slices.Chunk(c, maxChunk) {
 			b := make([]byte, 0, len(part)*entryLen)
 			for _, e := range part {
-				b = append(append(b, e.Addr[:]...), e.Bits, bit(e.V6), bit(e.Not))
+				flags := byte(0)
+				if e.V6 {
+					flags |= entryV6
+				}
+				if e.Not {
+					flags |= entryNot
+				}
+				b = append(append(b, e.Addr[:]...), e.Bits, flags)
 			}
 			err = cmp.Or(err, r.Send(kindEntries, b))
 		}
 	}
 	return err
-}
-
-func bit(is bool) byte {
-	if is {
-		return 1
-	}
-	return 0
 }
 
 // fail sends main the reason why there is no list.
