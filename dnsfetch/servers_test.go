@@ -306,7 +306,7 @@ func TestSource(t *testing.T) {
 		t.Errorf("foreign source address: error %v", err)
 	}
 	// A name that cannot be looked up, and a server of the other family, are not the cause.
-	o := Options{Source: netip.MustParseAddr("192.0.2.99"), Resolver: names{}}
+	o := Options{Source: netip.MustParseAddr("192.0.2.99"), Resolver: names{}.lookUp}
 	_, err = client(t, o, "gone.example", s.addr, "[::1]:53").Fetch(t.Context(), Request{Name: list})
 	if e := (*Error)(nil); !errors.As(err, &e) || e.Kind != KindSource {
 		t.Errorf("foreign source address, beside others: error %v", err)
