@@ -80,13 +80,13 @@ func NewEntry(p netip.Prefix, not bool, l ListID) Entry {
 // Prefix returns the prefix of e.
 func (e *Entry) Prefix() netip.Prefix {
 	var b [16]byte
+	if e.v6 == 0 {
+		binary.BigEndian.PutUint32(b[:], uint32(e.addr.hi>>32))
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte(b[:4])), int(e.bits))
+	}
 	binary.BigEndian.PutUint64(b[:8], e.addr.hi)
 	binary.BigEndian.PutUint64(b[8:], e.addr.lo)
-	a := netip.AddrFrom16(b)
-	if e.v6 == 0 {
-		a = netip.AddrFrom4([4]byte(b[:4]))
-	}
-	return netip.PrefixFrom(a, int(e.bits))
+	return netip.PrefixFrom(netip.AddrFrom16(b), int(e.bits))
 }
 
 func (e *Entry) last() u128 { return e.addr.last(e.bits) }

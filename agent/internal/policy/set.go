@@ -199,9 +199,14 @@ func (s *Set) Lookup(a netip.Addr) (list ListID, entry netip.Prefix, ok bool) {
 // All returns all entries in order, each with whether it is negated.
 func (s *Set) All() iter.Seq2[netip.Prefix, bool] {
 	return func(yield func(netip.Prefix, bool) bool) {
-		for i := range s.Len() {
-			if e := s.At(i); !yield(e.Prefix(), e.Not) {
-				return
+		if s == nil {
+			return
+		}
+		for v6 := range uint8(2) {
+			for i := range s.len(v6) {
+				if e := s.at(v6, i); !yield(e.Prefix(), e.Not) {
+					return
+				}
 			}
 		}
 	}
