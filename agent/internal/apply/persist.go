@@ -376,7 +376,10 @@ func (d *disk) replace(path string, write func(*bufio.Writer) error) error {
 	}{
 		{"create " + temp, func() (err error) {
 			// A temporary file of an earlier run is removed rather than opened: with O_EXCL no link is
-			// followed, and the mode is right from the first byte.
+			// followed, and the mode is right from the first byte. What is not ours stays.
+			if err := Overwritable(temp); errors.Is(err, ErrNotTable) {
+				return err
+			}
 			if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}

@@ -380,6 +380,17 @@ func TestOverwritable(t *testing.T) {
 			if got := read(t, path); c.want != "" && got != c.text {
 				t.Errorf("the file is now %q", got)
 			}
+			// So is one where the temporary file would be.
+			other := filepath.Join(t.TempDir(), "f")
+			if err := os.WriteFile(other+tempSuffix, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := new(disk).writeFile(other, Header{Table: "t"}, list{}); (err != nil) != (c.want != "") {
+				t.Errorf("with a file at the temporary name: %v, want %q", err, c.want)
+			}
+			if c.want != "" && read(t, other+tempSuffix) != c.text {
+				t.Error("the file at the temporary name is gone")
+			}
 		})
 	}
 	if err := Overwritable(filepath.Join(t.TempDir(), "none")); err != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,6 +136,10 @@ func TestUnusable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	fifo, link, dangling, open := filepath.Join(dir, "fifo"), filepath.Join(dir, "link"), filepath.Join(dir, "dangling"), filepath.Join(dir, "open")
+	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Symlink(owners, link), os.Symlink("nothing", dangling), os.Mkdir(open, 0o777), os.Chmod(open, 0o777)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		key, value string
 		code       int
@@ -148,9 +153,18 @@ func TestUnusable(t *testing.T) {
 		{"METRICS", "127.0.0.1:9110", 0, ""},
 		{"USER", "nobody-of-that-name", 0, "USER: no user nobody-of-that-name: `threatstopd --install` creates it"},
 		{"STATUS_GROUP", "no-such-group", 0, "STATUS_GROUP: no group no-such-group"},
+		{"USER", "root", 0, "USER: the user is root: name one of its own"},
 		{"BLOCK_FILE", owners, 2, owners},
+		{"BLOCK_FILE", dir, 0, "BLOCK_FILE: persist file " + dir + ": is not a regular file"},
+		{"BLOCK_FILE", fifo, 0, "is not a regular file"},
+		{"BLOCK_FILE", "/dev/null", 0, "is not a regular file"},
+		{"BLOCK_FILE", link, 0, "is a symbolic link"},
+		{"ALLOW_FILE", dangling, 0, "is a symbolic link"},
+		{"BLOCK_FILE", "/does/not/exist", 2, "directory of the persist files /does/not: no such file or directory"},
+		{"OUT_DIR", open, 2, "everybody could replace what pf loads at boot"},
 	} {
 		fw := newFirewall(t, pfsim.Options{})
+		fw.conf["USER"] = "nobody"
 		fw.conf[c.key] = c.value
 		code, stdout, stderr := fw.run("-n")
 		if code != c.code || !strings.Contains(stderr, c.want) || c.want == "" && stderr != "" || (stdout != "") != (code == 0) {

@@ -39,18 +39,25 @@ func warn(env Env, warnings []config.Problem) {
 	}
 }
 
-// loadForDaemon reads a configuration as a daemon does: one that names a file of the owner's as a table file is refused.
-func loadForDaemon(file string) (*config.Config, []config.Problem, error) {
+// outOfSight is why a confined process may not be able to check the table files of another configuration.
+var outOfSight = []error{os.ErrNotExist, os.ErrPermission}
+
+// loadForDaemon reads a configuration as a daemon does: one whose table files cannot be written, or are the
+// owner's, is refused, unless that error is one of those to ignore.
+func loadForDaemon(file string, ignore ...error) (*config.Config, []config.Problem, error) {
 	cfg, warnings, err := config.Load(file)
-	if err == nil {
-		err = tableFiles(cfg)
+	if err != nil {
+		return cfg, warnings, err
+	}
+	if err = tableFiles(cfg); slices.ContainsFunc(ignore, func(is error) bool { return errors.Is(err, is) }) {
+		err = nil
 	}
 	return cfg, warnings, err
 }
 
 // checkConfig is -n. What a daemon does without is a warning; what it refuses to start with is an error.
 func checkConfig(_ context.Context, env Env, f *flags) error {
-	cfg, warnings, err := loadForDaemon(f.file)
+	cfg, warnings, err := loadForDaemon(f.file, os.ErrPermission) // of another user's files nothing is known
 	if err == nil {
 		warnings = append(warnings, unusable(cfg, f.file)...)
 	}
@@ -88,9 +95,17 @@ func writeConfig(w io.Writer, cfg *config.Config, warnings []config.Problem, inv
 	return check.WriteJSON(w, out)
 }
 
-// tableFiles refuses a configuration that names a file of the owner's as a table file.
+// tableFiles refuses a configuration whose table files are in a directory that apply.CheckDir refuses, or
+// are files of the owner's.
 func tableFiles(cfg *config.Config) error {
 	for _, file := range []string{cfg.BlockFile, cfg.AllowFile} {
+		dir := filepath.Dir(file)
+		if _, err := os.Stat(dir); err != nil && file == cfg.AllowFile && len(cfg.AllowLists) == 0 {
+			continue // nothing is written there
+		}
+		if err := apply.CheckDir(dir); err != nil {
+			return err
+		}
 		if err := apply.Overwritable(file); errors.Is(err, apply.ErrNotTable) {
 			return err
 		}
@@ -111,18 +126,31 @@ func unusable(c *config.Config, file string) (all []config.Problem) {
 		_, err := report.Roots(c.CAFile)
 		check("CA_FILE", err)
 	}
+	check("BLOCK_FILE", apply.Overwritable(c.BlockFile))
+	check("ALLOW_FILE", apply.Overwritable(c.AllowFile))
 	check("SOURCE_ADDRESS", own(c.SourceAddress))
 	check("METRICS", own(c.Metrics.Addr()))
 	check("STATUS_PAGE", own(c.StatusPage.Addr()))
-	if _, err := user.Lookup(c.User); err != nil {
-		check("USER", fmt.Errorf("no user %s: `threatstopd --install` creates it", c.User))
-	}
+	check("USER", checkUser(c.User))
 	if c.StatusGroup != "" {
 		if _, err := user.LookupGroup(c.StatusGroup); err != nil {
 			check("STATUS_GROUP", fmt.Errorf("no group %s: groupadd %s", c.StatusGroup, c.StatusGroup))
 		}
 	}
 	return all
+}
+
+var errRoot = errors.New("the user is root: name one of its own, such as _threatstop")
+
+// checkUser returns an error if the processes for the network cannot run as a user of this name.
+func checkUser(name string) error {
+	switch u, err := user.Lookup(name); {
+	case err != nil:
+		return fmt.Errorf("no user %s: `threatstopd --install` creates it", name)
+	case u.Uid == "0":
+		return errRoot
+	}
+	return nil
 }
 
 // own returns an error if a is not an address of this host. No address, and every address, are.
@@ -139,13 +167,13 @@ func own(a netip.Addr) error {
 
 // configChanged returns in one line what is different about a configuration file since the daemon read it, and
 // what to do; empty: nothing.
-func configChanged(file, hash string, read time.Time, env Env) string {
-	now, err := config.HashFile(file)
-	if err == nil && now == hash {
+func configChanged(file, text string, read time.Time, env Env) string {
+	same, err := config.Holds(file, text)
+	if err == nil && same {
 		return ""
 	}
 	if err == nil {
-		_, _, err = loadForDaemon(file)
+		_, _, err = loadForDaemon(file, outOfSight...)
 	}
 	at := read.In(env.Local).Format("15:04")
 	if env.Now().Sub(read) > 24*time.Hour {

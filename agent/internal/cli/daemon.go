@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -35,16 +35,46 @@ func runDaemon(ctx context.Context, env Env, f *flags) error {
 	}
 }
 
+// reading is a configuration as it was read.
+type reading struct {
+	*config.Config
+	warnings []config.Problem
+	at       time.Time
+}
+
+// beginWith returns the configuration in the file; or if that cannot be used, the one in force when the
+// daemon left its state in carry and executed itself again, and the error.
+func beginWith(env Env, file string, carry *os.File) (r reading, err error) {
+	r.at = env.Now()
+	if r.Config, r.warnings, err = loadForDaemon(file); err == nil {
+		return r, nil
+	}
+	r.Config = nil
+	if text, at := daemon.CarriedText(carry); text != "" {
+		r.at = at
+		r.Config, r.warnings, _ = config.Parse(file, strings.NewReader(text))
+	}
+	return r, notTried(err)
+}
+
 // daemonOnce runs until ctx ends, or a configuration needs another process.
 func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
-	// A bad configuration at the start is reported the way the other modes do; later ones go to the log.
-	cfg, err := load(env, f)
-	if err != nil {
-		return err
+	if *carry == nil {
+		*carry = daemon.InheritCarry()
 	}
+	first, refused := beginWith(env, f.file, *carry)
+	warn(env, first.warnings)
+	// A bad configuration at the start is reported the way the other modes do; later ones go to the log.
+	if first.Config == nil {
+		return refused
+	}
+	cfg := first.Config
 	log, err := openLog(env, f)
 	if err != nil {
 		return err
+	}
+	if refused != nil {
+		log.Error().Err(refused).Msg("invalid configuration, keeping the current one")
 	}
 	pf, err := env.OpenPF()
 	if err != nil {
@@ -55,10 +85,16 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	if err != nil {
 		return err
 	}
-	// Users are looked up once: later their file is out of sight, and another user is a reason to begin again.
+	// Users are looked up once: later their file is out of sight, and another user
+	// is a reason to begin again.
 	service := serviceUser(cfg.User)
-	if _, err := user.Lookup(cfg.User); err != nil && env.Confine != nil && os.Geteuid() == 0 {
-		missing = append(missing, fmt.Errorf("USER: no user %s: the processes for the network run as root: `threatstopd --install` creates it", cfg.User))
+	if err := checkUser(cfg.User); err != nil && env.Confine != nil && os.Geteuid() == 0 {
+		err = fmt.Errorf("USER: the processes for the network run as root: %w", err)
+		if errors.Is(err, errRoot) {
+			log.Warn().Msg(err.Error()) // as the owner wants it
+		} else {
+			missing = append(missing, err)
+		}
 	}
 	if *carry == nil {
 		if *carry, err = daemon.OpenCarry(filepath.Dir(cfg.BlockFile)); err != nil {
@@ -68,23 +104,31 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	closeCrash := openCrash(env, log)
 	err = daemon.New(daemon.Options{
 		Load: func() (*daemon.Setup, error) {
-			cfg, warnings, err := loadForDaemon(f.file)
+			r := first
+			if first = (reading{}); r.Config == nil {
+				r.at = env.Now()
+				var err error
+				if r.Config, r.warnings, err = loadForDaemon(f.file, outOfSight...); err != nil {
+					return nil, notTried(err)
+				}
+			}
 			var slips []string
-			for _, w := range warnings {
+			if refused != nil {
+				slips = append(slips, refused.Error())
+				refused = nil
+			}
+			for _, w := range r.warnings {
 				if w.Slip {
 					slips = append(slips, w.Error()) // logged as troubles
 				} else {
 					log.Warn().Msg(w.Error())
 				}
 			}
-			if err != nil {
-				return nil, notTried(err)
-			}
-			setup := daemonSetup(cfg, env, f, service, log.GetLevel())
-			setup.Warnings, setup.Hash, setup.Read = slips, cfg.Hash, env.Now()
+			setup := daemonSetup(r.Config, env, f, service, log.GetLevel())
+			setup.Warnings, setup.Text, setup.Read = slips, r.Text, r.at
 			return setup, nil
 		},
-		Changed:   func(s *daemon.Setup) string { return configChanged(absolute(f.file), s.Hash, s.Read, env) },
+		Changed:   func(s *daemon.Setup) string { return configChanged(absolute(f.file), s.Text, s.Read, env) },
 		PF:        pf,
 		Host:      env.Host,
 		Signals:   env.Signals,

@@ -49,6 +49,38 @@ func TestDaemonBeginsAgain(t *testing.T) {
 	}
 }
 
+// A configuration that another process cannot begin with is refused, and the daemon keeps the current one: with
+// what it knows, and also where it finds that out only after it was executed again.
+func TestDaemonKeepsItsConfiguration(t *testing.T) {
+	h := newDaemonHost(t)
+	h.start()
+	h.until("enforced", h.says("policy enforced"))
+	for i, c := range []struct{ key, value, want string }{
+		{"BLOCK_FILE", "/does/not/exist", "directory of the persist files /does/not: no such file or directory"},
+		{"OUT_DIR", "/dev/null", "directory of the persist files /dev/null: "},
+	} {
+		before := h.conf[c.key]
+		h.conf[c.key] = c.value
+		h.writeConf()
+		h.signals <- syscall.SIGHUP
+		h.until("kept", func() bool {
+			return strings.Count(h.log.String(), "invalid configuration, keeping the current one") == i+1
+		})
+		expect(t, h.log.String(), c.want)
+		h.sync(1)
+		h.until("reported", func() bool {
+			_, stdout, _ := h.run("--status")
+			return strings.Contains(flat(stdout), c.want)
+		})
+		if h.conf[c.key] = before; before == "" {
+			delete(h.conf, c.key)
+		}
+	}
+	h.writeConf()
+	h.signals <- syscall.SIGHUP
+	h.until("well", h.well)
+}
+
 // The program is executed again by the system where there is one for that.
 func TestDaemonExecutesItself(t *testing.T) {
 	h := newDaemonHost(t)

@@ -38,7 +38,7 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 			return notTried(err)
 		}
 	}
-	if err := tableFiles(cfg); err != nil {
+	if err := tableFiles(cfg); errors.Is(err, apply.ErrNotTable) { // of directories Lock knows more
 		return notTried(err)
 	}
 	unlock, err := apply.Lock(filepath.Dir(cfg.BlockFile))

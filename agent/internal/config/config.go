@@ -87,5 +87,5 @@ type Config struct {
 	StatusPage  netip.AddrPort // STATUS_PAGE: where the status is served to browsers; loopback. The zero AddrPort is nowhere
 	AuthURL     *url.URL       // AUTH_URL: the page that shows whether this host is authorised; nil: it is not requested
 
-	Hash string // of the contents of the file, which differs between two versions of it
+	Text string // the contents of the file
 }

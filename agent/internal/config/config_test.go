@@ -89,7 +89,7 @@ var exact = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
-	cmpopts.IgnoreFields(Config{}, "Hash"),
+	cmpopts.IgnoreFields(Config{}, "Text"),
 	cmp.Comparer(func(a, b *url.Userinfo) bool { return a.String() == b.String() }),
 }
 
@@ -987,6 +987,27 @@ var cases = []struct {
 			`t.conf:2: BLOCK_TABLE: BLOCK_TABLE and ALLOW_TABLE are both "t": they must differ`,
 			`t.conf:3: ALLOW_FILE: BLOCK_FILE and ALLOW_FILE are both "/var/db/ThreatSTOP-Block.pftable": they must differ`,
 			`t.conf:4: UPLOAD_FIELD: UPLOAD_FIELD and UPLOAD_ID_FIELD are both "device_id": they must differ`,
+		},
+	},
+	{
+		name: "bad a table file that is the other's temporary one",
+		text: "BLOCK_FILE=/var/db/t\nALLOW_FILE=/var/db/t.new",
+		bad: []string{
+			`t.conf:2: ALLOW_FILE: BLOCK_FILE is written as "/var/db/t.new" before it is renamed: choose other names`,
+		},
+	},
+	{
+		name: "bad a block file that is the allow file's temporary one",
+		text: "ALLOW_FILE=/var/db/t\nBLOCK_FILE=/var/db/t.new",
+		bad: []string{
+			`t.conf:2: BLOCK_FILE: ALLOW_FILE is written as "/var/db/t.new" before it is renamed: choose other names`,
+		},
+	},
+	{
+		name: "bad a spool among the table files",
+		text: "SPOOL_DIR=/var/db/x\nBLOCK_FILE=/var/db/x/t",
+		bad: []string{
+			`t.conf:1: SPOOL_DIR: "/var/db/x" has the table files, and the spool belongs to another user: name a directory of its own`,
 		},
 	},
 	{

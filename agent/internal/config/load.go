@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -84,13 +83,13 @@ func unsafeFile(path string, fi fs.FileInfo, c *Config) (errs Errors) {
 // Parse reads and checks a configuration. name stands for it in errors and warnings. The error is Errors where
 // the contents are refused, and otherwise that of r; the Config is nil then.
 func Parse(name string, r io.Reader) (*Config, []Problem, error) {
-	src, hash, err := read(r)
+	src, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	p := &problems{file: name}
 	c := p.config(readShell(src, p))
-	c.Hash = hash
+	c.Text = string(src)
 	warnings, err := p.result()
 	if err != nil {
 		return nil, warnings, err
@@ -98,21 +97,15 @@ func Parse(name string, r io.Reader) (*Config, []Problem, error) {
 	return c, warnings, nil
 }
 
-// HashFile returns what Config.Hash is for the contents that the file at path has now.
-func HashFile(path string) (string, error) {
+// Holds reports whether the file at path holds this text.
+func Holds(path, text string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return "", err
+		return false, err
 	}
 	defer f.Close()
-	_, hash, err := read(f)
-	return hash, err
-}
-
-// read returns what is in a file, as far as it is read, and its Config.Hash.
-func read(r io.Reader) (src []byte, hash string, err error) {
-	src, err = io.ReadAll(io.LimitReader(r, maxFile+1))
-	return src, fmt.Sprintf("%x", sha256.Sum256(src)), err
+	src, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	return string(src) == text, err
 }
 
 // config fills a Config from what the file assigns. What it returns is worth something only where there are no
@@ -205,6 +198,11 @@ func (p *problems) together(c *Config, bad map[string]bool, line func(string) in
 	}
 	same(c.BlockTable == c.AllowTable, "BLOCK_TABLE", "ALLOW_TABLE", c.BlockTable)
 	same(c.BlockFile == c.AllowFile, "BLOCK_FILE", "ALLOW_FILE", c.BlockFile)
+	for _, f := range []struct{ file, other, of string }{{c.BlockFile, "ALLOW_FILE", c.AllowFile}, {c.AllowFile, "BLOCK_FILE", c.BlockFile}} {
+		clash(f.file == f.of+".new", "BLOCK_FILE", "ALLOW_FILE", "%s is written as %q before it is renamed: choose other names", f.other, brief(f.file))
+	}
+	clash(c.Upload != UploadNone && (c.SpoolDir == filepath.Dir(c.BlockFile) || c.SpoolDir == filepath.Dir(c.AllowFile)), "SPOOL_DIR", "SPOOL_DIR",
+		"%q has the table files, and the spool belongs to another user: name a directory of its own", brief(c.SpoolDir))
 	same(c.UploadField == c.UploadIDField, "UPLOAD_FIELD", "UPLOAD_ID_FIELD", c.UploadField)
 	same(c.Metrics.IsValid() && c.StatusPage == c.Metrics, "STATUS_PAGE", "METRICS", c.Metrics.String())
 	for _, b := range c.BlockLists {

@@ -15,17 +15,22 @@ import (
 // carryEnv names the descriptor of the carry file to the program that is executed.
 const carryEnv = "THREATSTOPD_STATE"
 
-// OpenCarry returns the file in which the daemon leaves its state when it is executed again: the one that
-// this process inherited, or a new one in dir, which has no name any more. It is called before the process
-// confines itself.
-func OpenCarry(dir string) (*os.File, error) {
-	if text := os.Getenv(carryEnv); text != "" {
-		os.Unsetenv(carryEnv)
-		if fd, err := strconv.ParseUint(text, 10, 16); err == nil && fd > 2 {
-			syscall.CloseOnExec(int(fd))
-			return os.NewFile(uintptr(fd), "state"), nil
-		}
+// InheritCarry returns the file in which the daemon that executed this program left its state, nil if there
+// is none.
+func InheritCarry() *os.File {
+	text := os.Getenv(carryEnv)
+	os.Unsetenv(carryEnv)
+	fd, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || fd <= 2 {
+		return nil
 	}
+	syscall.CloseOnExec(int(fd))
+	return os.NewFile(uintptr(fd), "state")
+}
+
+// OpenCarry makes the file in which the daemon leaves its state when it is executed again: in dir, without
+// a name. It is called before the process confines itself.
+func OpenCarry(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, "threatstopd.")
 	if err != nil {
 		return nil, err
@@ -49,6 +54,8 @@ func PassCarry(f *os.File) ([]string, error) {
 
 // carried is what crosses beside the lists.
 type carried struct {
+	Text     string    // the configuration in force
+	Read     time.Time // when that was read
 	Started  time.Time
 	LastGood time.Time
 	Troubles map[string]*trouble
@@ -62,7 +69,7 @@ func (d *Daemon) save() {
 	if f == nil {
 		return
 	}
-	c := carried{d.started, d.lastGood, d.trouble.open, d.roles, [2]status.Table{d.tables[0].history, d.tables[1].history}}
+	c := carried{d.setup.Text, d.setup.Read, d.started, d.lastGood, d.trouble.open, d.roles, [2]status.Table{d.tables[0].history, d.tables[1].history}}
 	err := f.Truncate(0)
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
@@ -77,6 +84,18 @@ func (d *Daemon) save() {
 		d.o.Log.Warn().Err(err).Msg("state not kept over the restart")
 		f.Truncate(0)
 	}
+}
+
+// CarriedText returns the configuration of the process that left its state in a file, and when it was read;
+// empty if it left none. It is for when the configuration file cannot be used any more.
+func CarriedText(f *os.File) (text string, read time.Time) {
+	var c carried
+	if f != nil {
+		if _, err := f.Seek(0, io.SeekStart); err == nil && json.NewDecoder(f).Decode(&c) == nil {
+			return c.Text, c.Read
+		}
+	}
+	return "", time.Time{}
 }
 
 // restore takes over the state that the process before left, if it left any.
@@ -108,7 +127,7 @@ func (d *Daemon) restore() {
 	}
 	if c.Troubles != nil {
 		d.trouble.open = c.Troubles
-		d.trouble.forget([]string{"socket "}, nil) // Missing has those of this process
+		d.trouble.forget([]string{"start: "}, nil) // Missing has those of this process
 	}
 	for i := range c.Tables {
 		d.tables[i].history = c.Tables[i]

@@ -47,7 +47,7 @@ type Setup struct {
 	// compared: paths, tables, the service user, sockets.
 	Fixed string
 
-	Hash string    // of the contents of the configuration file
+	Text string    // the contents of the configuration file
 	Read time.Time // when it was read
 	// Warnings name what in the configuration the owner has to correct, a line each.
 	Warnings []string
@@ -165,7 +165,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer d.o.Log.Info().Msg("stopped")
 	d.restore()
 	for i, err := range d.o.Missing {
-		d.trouble.is(fmt.Sprintf("socket %d", i), err.Error(), true)
+		d.trouble.is(fmt.Sprintf("start: %d", i), err.Error()+"; then rcctl restart threatstopd", true)
 	}
 	d.checkConfig()
 	d.readInForce()
