@@ -567,6 +567,7 @@ func TestBadConfiguration(t *testing.T) {
 
 func TestCheckConfiguration(t *testing.T) {
 	fw := newFirewall(t, pfsim.Options{})
+	fw.conf["USER"] = "nobody"
 	fw.conf["PROXY"] = "http://user:geheim@192.0.2.3:3128"
 	code, stdout, stderr := fw.run("-n")
 	if code != 0 || stderr != "" {
