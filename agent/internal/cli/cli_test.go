@@ -150,8 +150,12 @@ func (fw *firewall) writeConf() string {
 	for _, key := range slices.Sorted(maps.Keys(fw.conf)) {
 		fmt.Fprintf(&text, "%s='%s'\n", key, fw.conf[key])
 	}
-	if err := os.WriteFile(conf, []byte(text.String()), 0o600); err != nil {
-		fw.t.Fatal(err)
+	// A daemon that reads it at this moment must not find half of it.
+	if old, err := os.ReadFile(conf); err != nil || string(old) != text.String() {
+		next := conf + "~"
+		if err := errors.Join(os.WriteFile(next, []byte(text.String()), 0o600), os.Rename(next, conf)); err != nil {
+			fw.t.Fatal(err)
+		}
 	}
 	return conf
 }
