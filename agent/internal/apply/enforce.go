@@ -26,12 +26,14 @@ type Target struct {
 type Result struct {
 	Table       pfioctl.Table
 	Entries     int           // of the policy, `!` entries included
-	InForce     int           // what pf counts in the table now; -1 if there is no such table
+	InForce     int           // what pf counts in the table now; 0 if there is no such table
 	Delta       pfioctl.Delta // what was changed in the table, or with Load false would be
 	Created     bool          // the table did not exist
 	Steps       int           // SETADDRS calls that changed the table
 	FileWritten bool          // the persist file was replaced
 	Rules       int           // loaded rules and anchors that refer to the table
+
+	holds bool // pf has the policy in the table, whatever became of the file
 }
 
 // Unchanged returns how many of the policy's entries were in the table before.
@@ -85,18 +87,17 @@ func (e *Enforcer) Close() {
 // An error names the table or the file, why, and what to do. What was in force before is still in force,
 // unless the error reports something else.
 func (e *Enforcer) Apply(t Target, want policy.Entries, header Header) (Result, error) {
-	res := Result{Table: t.Table, Entries: want.Len(), InForce: -1}
-	if err := e.set(t, want, &res); err != nil {
-		return res, err
+	res := Result{Table: t.Table, Entries: want.Len()}
+	failed := e.set(t, want, &res)
+	st, _, err := e.stats(t.Table)
+	res.InForce, res.Rules = st.Addresses, st.Rules+st.Anchors
+	if failed != nil {
+		return res, failed
 	}
-	st, ok, err := e.stats(t.Table)
 	if err != nil {
 		return res, fmt.Errorf("pf table %s: read back: %w", t.Table, err)
 	}
-	if ok {
-		res.InForce, res.Rules = st.Addresses, st.Rules+st.Anchors
-	}
-	if t.Load && res.InForce != want.Len() {
+	if res.holds = t.Load && res.InForce == want.Len(); t.Load && !res.holds {
 		return res, fmt.Errorf("pf table %s: holds %d entries after it was set to %d: something else writes to it; the persist file is left as it was", t.Table, res.InForce, want.Len())
 	}
 	if t.File == "" {

@@ -34,9 +34,11 @@ type List struct {
 	Server      string // the policy server that the copy came from
 	Err         error  // why the list could not be fetched; the copy, if any, is then an earlier one
 
-	// Unreached is set if no policy server could be reached.
-	Unreached bool
-	// Absent is set if the list does not exist: every server that was reached answered so with authority.
+	// Down is why no policy server could be reached for any list: ErrUnreached or a cause that wraps no
+	// server's answer; nil if one was reached.
+	Down error
+	// Absent is set if the list does not exist, or is a block list and empty: every server that was reached
+	// answered so with authority.
 	Absent bool
 }
 
@@ -58,11 +60,14 @@ type Outcome struct {
 	Err error
 }
 
-// OK reports whether the tables now hold the policy that the servers have.
+// Enforced reports whether the tables and their files now hold the policy of the copies at hand.
+func (o *Outcome) Enforced() bool {
+	return o.Err == nil && !slices.ContainsFunc(o.Tables, func(t Table) bool { return t.Err != nil || !t.Decision.Allowed() })
+}
+
+// OK reports whether the tables now hold the policy that the servers have, and all lists have come.
 func (o *Outcome) OK() bool {
-	return o.Err == nil &&
-		!slices.ContainsFunc(o.Lists, func(l List) bool { return l.Err != nil }) &&
-		!slices.ContainsFunc(o.Tables, func(t Table) bool { return t.Err != nil || !t.Decision.Allowed() })
+	return o.Enforced() && !slices.ContainsFunc(o.Lists, func(l List) bool { return l.Err != nil })
 }
 
 // Table is what became of one table.
@@ -80,9 +85,7 @@ type Table struct {
 
 // InPF reports whether pf now holds the table's set, or would accept it where the table is only
 // checked. That can be so with an error too: that of the table file.
-func (t *Table) InPF() bool {
-	return t.Decision.Allowed() && (t.Err == nil || t.Load && t.InForce == t.Set.Len())
-}
+func (t *Table) InPF() bool { return t.Decision.Allowed() && (t.Err == nil || t.holds) }
 
 // made is a policy and what it was made from.
 type made struct {
@@ -109,24 +112,43 @@ func (e *Enforcer) Run(o *Options, lists []List, facts policy.Facts, force bool,
 	}
 	out := &Outcome{Began: now(), Lists: slices.Clone(lists), Facts: facts}
 	r := &run{Enforcer: e, o: o, now: out.Began, force: force, setting: setting, out: out}
-	if out.Err = Missing(lists); out.Err == nil {
-		if out.Policy, out.Err = r.policy(); out.Err == nil {
-			r.tables()
-		}
+	err := missing(lists)
+	if err == nil {
+		out.Policy, err = r.policy()
+	}
+	if err == nil {
+		r.tables()
+	} else {
+		out.Err = e.Stays(o, err)
 	}
 	out.Elapsed = now().Sub(out.Began)
 	return out
 }
 
+// Stays completes the error of a run that sets no table: the policy in force stays, if there is one.
+func (e *Enforcer) Stays(o *Options, err error) error {
+	n, _ := e.inForce(o.Block.Table)
+	if n == 0 && !o.Block.Load {
+		n, _ = FileEntries(o.Block.File)
+	}
+	if n > 0 {
+		return fmt.Errorf("%w: the policy in force stays", err)
+	}
+	return err
+}
+
 // ErrUnreached is why a list was not asked for when no server could be reached for another list.
 var ErrUnreached = errors.New("no policy server can be reached")
 
-// Missing returns why the lists cannot make a policy, nil when they can: each has a copy, or is a
-// block list that does not exist.
-func Missing(lists []List) error {
-	missing, unreached := 0, false
+// missing returns why the lists cannot make a policy, nil when they can: each has a copy, or is a
+// block list that does not exist or is empty.
+func missing(lists []List) error {
+	missing := 0
+	var down error
 	for _, l := range lists {
-		unreached = unreached || l.Unreached
+		if l.Down != nil {
+			down = l.Down
+		}
 		if l.Entries == nil && !(l.Absent && l.Kind == policy.Block) {
 			missing++
 		}
@@ -134,9 +156,9 @@ func Missing(lists []List) error {
 	if missing == 0 {
 		return nil
 	}
-	err := fmt.Errorf("%d of %d lists could not be fetched: the policy in force stays", missing, len(lists))
-	if unreached {
-		return fmt.Errorf("%w: %w", ErrUnreached, err)
+	err := fmt.Errorf("%d of %d lists could not be fetched", missing, len(lists))
+	if down != nil {
+		err = fmt.Errorf("%w: %w", down, err)
 	}
 	return err
 }
@@ -171,7 +193,7 @@ func (r *run) policy() (*policy.Policy, error) {
 			err = fmt.Errorf("%w: MAX_ENTRIES in threatstop.conf allows more, if the lists are meant to be that large", err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: the policy in force stays", err)
+			return nil, err
 		}
 		r.made = next
 		// What Build sorted is garbage now, and pf's array needs as much again.

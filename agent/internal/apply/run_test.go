@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -76,6 +77,33 @@ func TestRunAbsentList(t *testing.T) {
 				t.Errorf("the copy has %d entries", x.Len())
 			}
 		})
+	}
+}
+
+// A policy that pf refuses is not in force, even if what is has as many entries; and only a policy that is
+// there stays.
+func TestRunRefused(t *testing.T) {
+	k := pfsim.New(pfsim.Options{MaxEntries: 100})
+	e := New(k.OpenPF())
+	o := &Options{Block: Target{Table: block, File: filepath.Join(t.TempDir(), "block"), Load: true}}
+	run := func(lists ...List) *Outcome { return e.Run(o, lists, policy.Facts{}, false, nil) }
+	list := func(p *policy.Prefixes) List {
+		return List{List: policy.List{Name: "a", Kind: policy.Block, Entries: p}}
+	}
+	lost := List{List: policy.List{Name: "a", Kind: policy.Block}, Err: errors.New("server failure")}
+	if err := run(lost).Err; err == nil || err.Error() != "1 of 1 lists could not be fetched" {
+		t.Errorf("without a policy: %v", err)
+	}
+	if out := run(list(hosts(0, 60))); !out.Enforced() {
+		t.Fatal(out.Tables)
+	}
+	if err := run(lost).Err; err == nil || err.Error() != "1 of 1 lists could not be fetched: the policy in force stays" {
+		t.Errorf("with a policy: %v", err)
+	}
+	k.SetLimit(pfioctl.LimitTableEntries, 10)
+	out := run(list(hosts(100, 60)))
+	if b := out.Tables[0]; out.Enforced() || !errors.Is(b.Err, syscall.ENOMEM) || b.InPF() || b.InForce != 60 {
+		t.Errorf("in pf: %v, %d entries, %v", b.InPF(), b.InForce, b.Err)
 	}
 }
 

@@ -27,6 +27,9 @@ func (t *tester) indicators(ctx context.Context) {
 	case !t.asked:
 		t.say(rules.Skip, nil, "test indicator: pf cannot be asked")
 		return
+	case t.noSource:
+		t.say(rules.Skip, nil, "test indicator: nothing can be asked from SOURCE_ADDRESS")
+		return
 	case !t.Config.ReloadPF:
 		t.say(rules.Skip, nil, "test indicator: the tables are not loaded by threatstopd (RELOAD_PF=no)")
 		return

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/rules"
 	"example.org/threatstopd/agent/internal/sources"
@@ -23,6 +24,10 @@ func (t *tester) servers(ctx context.Context) {
 		}
 		if got := t.ask(ctx, server, lists != nil); lists == nil {
 			lists = got
+		}
+		if t.noSource {
+			t.say(rules.Fail, []string{"change or remove it in " + t.File}, "%v: the policy cannot be updated", fetch.SourceError{Addr: t.Fetch.Source})
+			return
 		}
 	}
 	if lists == nil {
@@ -78,7 +83,7 @@ func reason(err error) error {
 }
 
 // ask fetches all lists from a server, or with one just the first block list, and returns them if all
-// have come or do not exist.
+// have come, do not exist or are empty.
 func (t *tester) ask(ctx context.Context, server string, one bool) *sources.Sources {
 	o, want := t.Fetch, t.Sources
 	o.Servers = []string{server}
@@ -103,13 +108,19 @@ func (t *tester) ask(ctx context.Context, server string, one bool) *sources.Sour
 			t.ok("%s", text)
 			continue
 		}
+		e := (*dnsfetch.Error)(nil)
+		if t.noSource = errors.As(err, &e) && e.Kind == dnsfetch.KindSource; t.noSource {
+			return nil
+		}
 		do, all := "look at the name in "+t.File+": it must be as the service gives it", false
-		switch e := (*dnsfetch.Error)(nil); {
+		switch {
+		case errors.Is(err, dnsfetch.ErrEmpty):
+			do = "the others are enforced; take it out of " + t.File + " if the service does not fill it any more"
 		case errors.Is(err, dnsfetch.ErrRefused):
 			do, all, t.refused = "the servers do not know this host's public address, or not yet", true, true
 		case errors.Is(err, dnsfetch.ErrLookup):
 			do, all = "give its address in DNS_SERVERS, or look at the resolver (/etc/resolv.conf)", true
-		case errors.As(err, &e) && e.Kind == dnsfetch.KindUnreached:
+		case e != nil && e.Kind == dnsfetch.KindUnreached:
 			do, all = "let TCP to ports 53 and 5353 of it out, here and at any firewall on the way", true
 		}
 		t.say(t.serverLevel(), []string{do}, "policy server %s: %v", server, err)

@@ -65,6 +65,7 @@ type tester struct {
 	spoolGood bool           // the spool directory is as it has to be
 	noPflog   bool           // the interface that hits are read from is not there
 	refused   bool           // some policy server does not know this host
+	noSource  bool           // SOURCE_ADDRESS is no address of this host: nothing can be asked
 	policy    *policy.Policy // what the lists make, nil if they could not be fetched
 
 	asked       bool // pf could be asked

@@ -197,6 +197,14 @@ func TestWhatIsWrong(t *testing.T) {
 		}, []string{"FAIL REFUSED", "FAIL no policy server gives all lists", "skip authorised > AUTH_URL"}},
 		"no such list": {func(r *rig) { r.conf["BLOCK_LISTS"] = "nothing.test.threatstop.local" },
 			[]string{"FAIL list nothing.test.threatstop.local > as the service gives it", "FAIL policy: it blocks nothing > BLOCK_LISTS"}},
+		"an empty list beside a good one": {func(r *rig) {
+			r.serve("e.test.threatstop.local")
+			r.conf["BLOCK_LISTS"] = blockList + " e.test.threatstop.local"
+		}, []string{"FAIL list e.test.threatstop.local; the list is empty > the others are enforced"}},
+		"an empty list": {func(r *rig) { r.serve(blockList) },
+			[]string{"FAIL list basic.test.threatstop.local; the list is empty > the others", "FAIL policy: it blocks nothing > BLOCK_LISTS"}},
+		"another host's source address": {func(r *rig) { r.o.Fetch.Source = netip.MustParseAddr("192.0.2.99") },
+			[]string{"FAIL SOURCE_ADDRESS 192.0.2.99 is no address of this host > change or remove it in threatstop.conf", "skip log server", "skip test indicator"}},
 		"a list without an answer": {func(r *rig) { r.dns.Fail(dnstest.On{List: blockList}, dnstest.NoRecords{}) },
 			[]string{"FAIL list basic.test.threatstop.local; no records", "FAIL policy: it blocks nothing > BLOCK_LISTS"}},
 		"a resolver's file that includes another": {func(r *rig) {

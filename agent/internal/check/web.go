@@ -58,6 +58,9 @@ func (t *tester) get(ctx context.Context, method string, page *url.URL, roots *x
 // through the proxy: it is that address that counts.
 func (t *tester) authorised(ctx context.Context) {
 	page := t.Config.AuthURL
+	if t.noSource {
+		return
+	}
 	if page == nil {
 		if t.refused {
 			t.say(rules.Skip, []string{"set AUTH_URL, or look at the web site of the service"},
@@ -94,6 +97,10 @@ func (t *tester) logServer(ctx context.Context) {
 	cfg := t.Config
 	if !t.report() {
 		t.say(rules.Skip, nil, "log server: hits are not reported (UPLOAD=no)")
+		return
+	}
+	if t.noSource {
+		t.say(rules.Skip, nil, "log server: nothing can be asked from SOURCE_ADDRESS")
 		return
 	}
 	if t.rootsErr != nil {

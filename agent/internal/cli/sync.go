@@ -18,7 +18,7 @@ import (
 )
 
 // errInterrupted is why a run ended early.
-var errInterrupted = errors.New("interrupted: the policy in force stays")
+var errInterrupted = errors.New("interrupted")
 
 // syncNow is one policy run: the daemon's where one is running, and else our own.
 func syncNow(ctx context.Context, env Env, f *flags) error {
@@ -86,7 +86,7 @@ func syncNow(ctx context.Context, env Env, f *flags) error {
 	began := env.Now()
 	src.Fetch(ctx, fetcher, sources.Narrate(n))
 	go fetcher.Close() // while pf and the disk are at work
-	out := &apply.Outcome{Err: errInterrupted}
+	out := &apply.Outcome{Err: e.Stays(&o, errInterrupted)}
 	if ctx.Err() == nil {
 		if !src.Failed() {
 			n.Complete()

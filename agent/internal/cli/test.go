@@ -28,7 +28,7 @@ func testAll(ctx context.Context, env Env, f *flags) error {
 		o = checkOptions("--test", cfg, env, f)
 		o.Warnings = warnings
 		for _, w := range unusable(cfg, f.file) {
-			if w.Key != "CA_FILE" && w.Key != "USER" { // these have checks of their own
+			if w.Key != "CA_FILE" && w.Key != "USER" && w.Key != "SOURCE_ADDRESS" { // these have checks of their own
 				o.Warnings = append(o.Warnings, w)
 			}
 		}

@@ -169,6 +169,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.checkConfig()
 	d.readInForce()
+	for kind := range d.tables {
+		d.tables[kind].readFile(setup.Apply.Target(policy.Kind(kind)).File)
+	}
 	d.look()
 	if setup.KillStates {
 		d.boundStates(&setup.States)

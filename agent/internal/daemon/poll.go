@@ -2,12 +2,14 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"os"
 	"runtime/debug"
 	"strings"
 	"time"
 
 	"example.org/threatstopd/agent/internal/apply"
+	"example.org/threatstopd/agent/internal/fetch"
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/agent/internal/status"
@@ -102,6 +104,8 @@ func (d *Daemon) took(r sources.Result) {
 	l := d.sources.Take(r, time.Now())
 	switch {
 	case l == nil:
+	case errors.As(l.Err, new(fetch.SourceError)): // one trouble for all lists
+		d.trouble.over(l.Key())
 	case l.Err != nil:
 		d.trouble.is(l.Key(), l.Err.Error(), false)
 	default:
@@ -119,7 +123,7 @@ func (d *Daemon) finishPoll() {
 	out := d.enforce(p.force, func(kind policy.Kind, s *policy.Set) { p.narrator.Setting(kind, s) })
 	out.Began, out.Elapsed = p.began, time.Since(p.began)
 	d.last = out
-	if out.OK() {
+	if out.Enforced() && !d.sources.Failed() {
 		d.lastGood = time.Now()
 	}
 	// A policy that was held, or that pf refused, is not asked for sooner than usual: it would be
@@ -163,7 +167,19 @@ func (d *Daemon) enforce(force bool, setting func(policy.Kind, *policy.Set)) *ap
 		keys = append(keys, l.Key(), "stale "+l.Key())
 	}
 	d.trouble.forget([]string{"table ", "block list ", "allow list ", "stale "}, keys)
-	d.trouble.check("update", errText(out.Err), false)
+	source, update := fetch.SourceError{}, errText(out.Err)
+	for _, l := range out.Lists {
+		errors.As(l.Err, &source)
+	}
+	if source.Addr.IsValid() {
+		d.trouble.is("source address", source.Error(), true)
+	} else {
+		d.trouble.over("source address")
+	}
+	if errors.As(out.Err, new(fetch.SourceError)) {
+		update = "" // the same
+	}
+	d.trouble.check("update", update, false)
 	d.trouble.check("warning", strings.Join(out.Warnings, "; "), false)
 	for _, t := range out.Tables {
 		d.tookTable(t)
@@ -206,8 +222,23 @@ func (d *Daemon) tookTable(t apply.Table) {
 	}
 	if t.FileWritten {
 		h.FileWritten = now
-	} else if st, err := os.Stat(d.setup.Apply.Target(t.Kind).File); err == nil && h.FileWritten.IsZero() {
-		h.FileWritten = st.ModTime()
+	}
+	if t.Decision.Allowed() && t.Err == nil {
+		h.FileEntries = t.Set.Len()
+	}
+	if h.FileWritten.IsZero() {
+		x.readFile(d.setup.Apply.Target(t.Kind).File)
+	}
+}
+
+// readFile notes what an earlier process, or pf.conf's owner, has left in the table file, if there is one.
+func (x *table) readFile(name string) {
+	st, err := os.Stat(name)
+	if err != nil {
+		return
+	}
+	if n, err := apply.FileEntries(name); err == nil {
+		x.history.FileWritten, x.history.FileEntries = st.ModTime(), n
 	}
 }
 
@@ -235,9 +266,11 @@ func (d *Daemon) logOutcome(out *apply.Outcome) {
 	if server != "" {
 		event.Str("server", server)
 	}
-	held, changed := false, false
+	failed, held, noFile, changed := false, false, false, false
 	for _, t := range out.Tables {
-		held = held || t.Err != nil || !t.Decision.Allowed()
+		failed = failed || t.Err != nil && !t.InPF()
+		held = held || !t.Decision.Allowed()
+		noFile = noFile || t.Err != nil
 		changed = changed || t.Steps > 0 || t.FileWritten
 		if t.Kind == policy.Allow {
 			event.Int("allowed", t.InForce)
@@ -250,10 +283,14 @@ func (d *Daemon) logOutcome(out *apply.Outcome) {
 	switch {
 	case out.Err != nil:
 		text = "policy not updated"
+	case failed:
+		text = "policy not applied"
 	case held:
 		text = "policy held"
+	case noFile:
+		text = "policy enforced, but a table file does not have it"
 	case !out.OK() && !d.sources.Failed():
-		text = "policy enforced without lists that do not exist"
+		text = "policy enforced without lists that do not exist or are empty"
 	case !out.OK():
 		text = "policy enforced with earlier copies of lists that failed"
 	case !changed:

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"errors"
 	"slices"
 	"time"
 
 	"example.org/threatstopd/agent/internal/policy"
 	"example.org/threatstopd/agent/internal/sources"
 	"example.org/threatstopd/agent/internal/status"
+	"example.org/threatstopd/dnsfetch"
 	"example.org/threatstopd/pfioctl"
 )
 
@@ -24,7 +26,7 @@ func (d *Daemon) status() status.Status {
 	case g.NotEnforced() != "":
 		s.NotEnforced = g.NotEnforced()
 	case g.Block.Entries <= 0:
-		s.NotEnforced = "the block table is empty: no policy has come yet"
+		s.NotEnforced = "the block table is empty: " + d.whyEmpty()
 	default:
 		s.Enforced, s.Unsure = g.Enforced(), g.Unsure()
 	}
@@ -57,6 +59,36 @@ func (d *Daemon) status() status.Status {
 	s.PF.Used, _, _ = d.o.PF.Used()
 	s.PF.Advice, _ = d.enforcer.ReloadAdvice(s.PF.Reload)
 	return s
+}
+
+// whyEmpty returns why the block table has no entries.
+func (d *Daemon) whyEmpty() string {
+	block := &d.tables[policy.Block]
+	for _, key := range []string{"drift block", "source address"} {
+		if t := d.trouble.open[key]; t != nil {
+			return t.Text
+		}
+	}
+	switch {
+	case block.Err != nil:
+		return errText(block.Err)
+	case block.inForce != nil && !block.inForce.Load:
+		return "pf.conf loads it (RELOAD_PF=no): pfctl -f /etc/pf.conf"
+	case block.inForce != nil || !d.lastGood.IsZero():
+		return "the next check or poll sets it again"
+	}
+	for _, l := range d.sources.Lists() {
+		if e := (*dnsfetch.Error)(nil); errors.As(l.Err, &e) && l.List == nil {
+			return l.Key() + ": " + e.Reason()
+		}
+	}
+	switch {
+	case d.last != nil && d.last.Err != nil:
+		return errText(d.last.Err)
+	case block.Decision.Why != "":
+		return block.Decision.Why
+	}
+	return "no policy has come yet"
 }
 
 // push hands the status to those who ask for it.
@@ -92,7 +124,6 @@ func (d *Daemon) describeTable(kind policy.Kind) status.Table {
 	x.Kernel, x.Rules = seen.Entries, seen.Rules
 	if t.inForce != nil {
 		x.Policy, x.Not = t.inForce.Set.Len(), t.inForce.Set.Counts().Not
-		x.FileEntries = x.Policy
 	}
 	if !t.known {
 		return x
@@ -132,7 +163,7 @@ func describeReport(t *status.Table, report policy.Report) {
 // logStatus logs a line about the state of pf; the role that reports logs one about hits and uploads.
 func (d *Daemon) logStatus() {
 	d.o.Log.Info().Bool("enforced", d.glance.Enforced()).
-		Int("blocked", d.glance.Block.Entries).Int("allowed", d.glance.Allow.Entries).
+		Int("blocked", max(0, d.glance.Block.Entries)).Int("allowed", max(0, d.glance.Allow.Entries)).
 		Int("troubles", len(d.trouble.open)).Time("next", d.schedule.next).
 		Msg("status")
 	d.report.LogStatus()

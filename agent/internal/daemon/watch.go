@@ -92,6 +92,7 @@ func (d *Daemon) mend() {
 		}
 		h := &x.history
 		h.Checked = d.checked
+		h.FileEntries = x.inForce.Set.Len()
 		if res.FileWritten {
 			h.FileWritten = d.checked
 		}
@@ -103,6 +104,7 @@ func (d *Daemon) mend() {
 				Int("added", res.Delta.Added).Int("deleted", res.Delta.Deleted).Int("changed", res.Delta.Changed).
 				Bool("file", res.FileWritten).Bool("created", res.Created).
 				Msg("drift mended: something else had changed the table")
+			d.look()
 		}
 	}
 }

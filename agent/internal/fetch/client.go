@@ -37,6 +37,13 @@ type Options struct {
 // killed. The text contains the reason.
 var ErrRole = errors.New("fetch process")
 
+// SourceError is why no server can be reached from SOURCE_ADDRESS.
+type SourceError struct{ Addr netip.Addr }
+
+func (e SourceError) Error() string {
+	return fmt.Sprintf("SOURCE_ADDRESS %s is no address of this host: change or remove it", e.Addr)
+}
+
 const (
 	startWait  = 5 * time.Second // for a role that is being started again
 	cancelWait = 2 * time.Second // for a role to give up a request
@@ -218,7 +225,8 @@ func (c *Client) ask(ctx context.Context, q *request) error {
 	}
 }
 
-// Fetch fetches a list as [dnsfetch.Client.Fetch] does. An error of the role itself matches [ErrRole].
+// Fetch fetches a list as [dnsfetch.Client.Fetch] does. An error of the role itself matches [ErrRole]; one of
+// kind KindSource becomes a [SourceError].
 func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List, error) {
 	q := &request{kind: kindFetch, message: fetch{r.Name, r.AllowEmpty, r.Progress != nil}, list: &r}
 	err := fmt.Errorf("%w: %.200q", dnsfetch.ErrName, r.Name)
@@ -229,6 +237,8 @@ func (c *Client) Fetch(ctx context.Context, r dnsfetch.Request) (*dnsfetch.List,
 	switch {
 	case err == nil:
 		return q.got, nil
+	case errors.As(err, &e) && e.Kind == dnsfetch.KindSource:
+		return nil, SourceError{c.o.Fetch.Source}
 	case errors.As(err, &e):
 		return nil, e
 	}

@@ -94,6 +94,11 @@ func TestFetchErrors(t *testing.T) {
 		if errors.As(err, &e); e.Kind != dnsfetch.KindUnreached {
 			t.Errorf("kind %d", e.Kind)
 		}
+		foreign := netip.MustParseAddr("192.0.2.99")
+		c = start(t, Options{Starter: starter, Fetch: dnsfetch.Options{Servers: []string{s.Addr()}, Source: foreign}})
+		if _, err := c.Fetch(t.Context(), dnsfetch.Request{Name: listName}); err != (SourceError{foreign}) {
+			t.Errorf("from another host's address: %v", err)
+		}
 	})
 }
 

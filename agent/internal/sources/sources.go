@@ -47,7 +47,7 @@ type List struct {
 	Err            error     // why the last try failed; nil after a success
 	Tried, Fetched time.Time // the last try and the last success; zero: none since the start
 	Failures       int       // tries in a row that failed
-	Absent         bool      // every server reached says that there is no such list; Err has the words
+	Absent         bool      // every server reached says that there is no such list, or that it is empty; Err has the words
 
 	entries policy.Entries // of the copy; the same value while the entries are the same
 	fresh   bool           // it came since the last full plan
@@ -140,12 +140,12 @@ type Progress struct {
 }
 
 // Run fetches the lists one after the other, then looks up the names all at once. When no server can be
-// reached for a list, the next ones fail without being asked for. It returns early when ctx ends.
+// reached for a list, the next ones fail for the same reason without being asked for. It returns early
+// when ctx ends.
 func (p Plan) Run(ctx context.Context, f Fetcher, report Progress) {
-	unreached := false
+	var unreached error
 	for _, r := range p.lists {
-		if unreached {
-			r.Err = apply.ErrUnreached
+		if r.Err = unreached; r.Err != nil {
 			report.Done(r)
 			continue
 		}
@@ -160,7 +160,7 @@ func (p Plan) Run(ctx context.Context, f Fetcher, report Progress) {
 		if ctx.Err() != nil {
 			return
 		}
-		unreached = kindOf(r.Err) == dnsfetch.KindUnreached
+		unreached = down(r.Err)
 		report.Done(r)
 	}
 	for i, n := range f.Lookup(ctx, p.names) {
@@ -188,17 +188,17 @@ func (s *Sources) Take(r Result, now time.Time) *List {
 	if l == nil {
 		return nil
 	}
+	absent := kind >= dnsfetch.KindEmpty
 	if r.Kind == policy.Allow && kind == dnsfetch.KindNoData {
 		// The name exists and has no records: an allow list without entries.
 		r.List, r.Err = &dnsfetch.List{Name: r.Name}, nil
 	}
-	l.Tried, l.Err, l.Absent = now, r.Err, kind == dnsfetch.KindNXDomain || kind == dnsfetch.KindNoData
+	l.Tried, l.Err, l.Absent = now, r.Err, absent && r.Err != nil
 	if r.Err != nil {
 		l.Failures++
 		l.fresh = l.Absent // there is nothing to try again
 		return l
 	}
-	l.Absent = false
 	if l.List != nil && l.List.SameEntries(r.List) {
 		r.List.Chunks = l.List.Chunks // one copy of them
 	} else {
@@ -213,7 +213,7 @@ func (s *Sources) inputs() []apply.List {
 	all := make([]apply.List, len(s.lists))
 	for i, l := range s.lists {
 		all[i] = apply.List{List: policy.List{Name: l.Name, Kind: l.Kind, Entries: l.entries}, Err: l.Err,
-			Absent: l.Absent, Unreached: errors.Is(l.Err, apply.ErrUnreached) || kindOf(l.Err) == dnsfetch.KindUnreached}
+			Absent: l.Absent, Down: down(l.Err)}
 		if l.List != nil {
 			all[i].Server = l.Server
 		}
@@ -229,7 +229,8 @@ func (s *Sources) Enforce(e *apply.Enforcer, o *apply.Options, host func() (poli
 	inputs := s.inputs()
 	facts, err := host()
 	if err != nil {
-		return &apply.Outcome{Lists: inputs, Err: fmt.Errorf("%w: the policy in force stays, since own addresses could not be kept out of a new one", err)}
+		err = fmt.Errorf("%w: own addresses could not be kept out of a new policy", err)
+		return &apply.Outcome{Lists: inputs, Err: e.Stays(o, err)}
 	}
 	facts, warnings := s.Facts(facts)
 	out := e.Run(o, inputs, facts, force, setting)
@@ -277,6 +278,18 @@ func (s *Sources) Facts(facts policy.Facts) (policy.Facts, []string) {
 		}
 	}
 	return facts, warnings
+}
+
+// down returns the cause if no list can be fetched because of err, else nil.
+func down(err error) error {
+	var source fetch.SourceError
+	switch {
+	case errors.As(err, &source):
+		return source
+	case errors.Is(err, apply.ErrUnreached) || kindOf(err) == dnsfetch.KindUnreached:
+		return apply.ErrUnreached
+	}
+	return nil
 }
 
 // kindOf returns what an error means for the list.

@@ -35,8 +35,7 @@ func NeedsOwner(s *Status) []string {
 	n.tables(s)
 	n.reporting(s)
 	for _, t := range s.Troubles {
-		// A trouble that the figures show, too, is in the list already.
-		if t.NeedsOwner && !slices.ContainsFunc(n.all, func(need string) bool { return strings.Contains(need, t.Text) }) {
+		if t.NeedsOwner {
 			n.add("%s", t.Text)
 		}
 	}
@@ -45,8 +44,12 @@ func NeedsOwner(s *Status) []string {
 
 type needs struct{ all []string }
 
+// add adds a need, unless one before it contains it: a cause is named once.
 func (n *needs) add(format string, args ...any) {
-	n.all = append(n.all, fmt.Sprintf(format, args...))
+	need := fmt.Sprintf(format, args...)
+	if !slices.ContainsFunc(n.all, func(other string) bool { return strings.Contains(other, need) }) {
+		n.all = append(n.all, need)
+	}
 }
 
 // then joins two texts, if the second is not empty.
@@ -65,7 +68,7 @@ func (n *needs) lists(s *Status) {
 	for _, l := range s.Lists {
 		switch {
 		case l.Absent:
-			n.add("%s list %s: no such list: %s", l.Kind, l.Name, l.cause())
+			n.add("%s list %s: %s", l.Kind, l.Name, l.cause())
 		case s.Stale(l):
 			if causes[l.cause()] == nil {
 				order = append(order, l.cause())

@@ -72,7 +72,7 @@ type List struct {
 	Tried    time.Time `json:"tried,omitzero"`     // the last attempt
 	Failures int       `json:"failures,omitempty"` // in a row, up to the last attempt
 	Error    string    `json:"error,omitempty"`    // of the last attempt; "" when it was good
-	Absent   bool      `json:"absent,omitempty"`   // the servers answered that there is no such list
+	Absent   bool      `json:"absent,omitempty"`   // the servers answered that there is no such list, or that it is empty
 	Retry    time.Time `json:"retry,omitzero"`     // when it is fetched again before the next poll
 	Enforced int       `json:"enforced"`           // of its entries, those that count in the table
 	Dropped  int       `json:"dropped,omitempty"`  // of its entries, those refused as too wide

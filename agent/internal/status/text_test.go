@@ -223,7 +223,7 @@ func TestNeedsOwner(t *testing.T) {
 			s.Troubles = []Trouble{{Text: s.Lists[0].Error}}
 		}, []string{"block list basic.threatstop.local, allow list mine.threatstop.local: stale, never fetched (limit 3h): server a:53: timeout"}},
 		{"bad a list that does not exist", func(s *Status) { s.Lists[0].Absent, s.Lists[0].Error = true, "NXDOMAIN" },
-			[]string{"block list basic.threatstop.local: no such list: NXDOMAIN"}},
+			[]string{"block list basic.threatstop.local: NXDOMAIN"}},
 		{"bad held without end", func(s *Status) { s.Tables[1].Held = &Held{Why: "3 entries instead of 300"} },
 			[]string{"pf table ThreatSTOP-Allow: held back: 3 entries instead of 300"}},
 		{"OK a table that is held has other entries", func(s *Status) { s.Tables[0].Policy = 7 * s.Tables[0].Kernel; s.Tables[0].Loaded = false }, nil},
