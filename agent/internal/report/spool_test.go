@@ -128,7 +128,7 @@ func TestAnswers(t *testing.T) {
 			if tt.content {
 				equal(t, "refused with", uploads.AsideError, strconv.Itoa(tt.status))
 			}
-			equal(t, "has advice", uploads.Advice != "", slices.Contains([]int{401, 403, 404, 405, 407, 421}, tt.status))
+			equal(t, "has advice", uploads.Advice != "", slices.Contains([]int{401, 403, 404, 405, 407, 421, 451}, tt.status))
 			j.set(always(200))
 			g.until("delivered", func(s Stats) bool { return tt.content || s.Delivered.Lines == 3 })
 			g.RetryRefused()

@@ -84,8 +84,14 @@ func NewUploader(c Config) (*Uploader, error) {
 		DisableCompression:     true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, addr)
-			if errors.Is(err, syscall.EADDRNOTAVAIL) && c.Source.IsValid() {
-				err = fmt.Errorf("SOURCE_ADDRESS %s is no address of this host: change or remove it: %w", c.Source, err)
+			switch {
+			case !c.Source.IsValid():
+			case errors.Is(err, syscall.EADDRNOTAVAIL):
+				err = fmt.Errorf("SOURCE_ADDRESS %s is no address of this host: %w", c.Source, err)
+				err = advised{err, "change or remove SOURCE_ADDRESS"}
+			case is[*net.AddrError](err):
+				err = fmt.Errorf("SOURCE_ADDRESS %s is of another family than the other end's: %w", c.Source, err)
+				err = advised{err, "change or remove SOURCE_ADDRESS"}
 			}
 			return conn, err
 		},
@@ -98,17 +104,33 @@ func NewUploader(c Config) (*Uploader, error) {
 		tr.Proxy = http.ProxyURL(p)
 		// net/http drops the proxy's status, which is not the log server's.
 		tr.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
-			switch resp.StatusCode {
-			case http.StatusOK:
-				return nil
-			case http.StatusProxyAuthRequired:
-				return fmt.Errorf("PROXY %s answered 407: check the user and password in PROXY", p.Redacted())
-			}
-			return fmt.Errorf("PROXY %s answered %d %s", p.Redacted(), resp.StatusCode, http.StatusText(resp.StatusCode))
+			return proxyAnswer(p, resp.StatusCode)
 		}
 	}
 	never := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &Uploader{c: c, url: u, http: &http.Client{Transport: tr, CheckRedirect: never}}, nil
+}
+
+// An advised error is one that no retry cures, with what the owner can do about it.
+type advised struct {
+	error
+	advice string
+}
+
+func (e advised) Unwrap() error { return e.error }
+
+// proxyAnswer returns the error that a proxy's own answer is, nil for a 200.
+func proxyAnswer(proxy *url.URL, status int) error {
+	err := fmt.Errorf("PROXY %s answered %d %s", proxy.Redacted(), status, http.StatusText(status))
+	switch {
+	case status == http.StatusOK:
+		return nil
+	case status == http.StatusProxyAuthRequired:
+		return advised{err, proxyPassword}
+	case status >= 400 && status < 500 && !statuses[status].timing:
+		return advised{err, proxyRules}
+	}
+	return err
 }
 
 // An UploadError says why a batch was not delivered.
@@ -120,20 +142,31 @@ type UploadError struct {
 	Err        error         // what went wrong when it was not the status
 }
 
-// Error returns one line.
+// Error returns one line, with the advice.
 func (e *UploadError) Error() string {
+	if advice := e.advice(); advice != "" {
+		return e.reason() + ": " + advice
+	}
+	return e.reason()
+}
+
+// reason is Error without the advice.
+func (e *UploadError) reason() string {
 	s := fmt.Sprintf("answered %d %s", e.Status, http.StatusText(e.Status))
 	if e.Err != nil {
 		s = oneLine(e.Err.Error(), maxReason)
-		if unknown := (x509.UnknownAuthorityError{}); errors.As(e.Err, &unknown) {
-			s += " (CA_FILE names other authorities to trust)"
-		}
+	}
+	if errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF) {
+		s = strings.TrimSuffix(strings.TrimSuffix(s, "EOF"), "unexpected ") + "the server closed the connection before it answered"
 	}
 	if e.Message != "" {
 		s += fmt.Sprintf(": %q", e.Message)
 	}
 	if e.RetryAfter > 0 {
 		s += fmt.Sprintf(", asks to wait %v", e.RetryAfter)
+		if e.RetryAfter == maxRetryAfter {
+			s += " or more"
+		}
 	}
 	return "log server " + e.Server + ": " + s
 }
@@ -149,14 +182,76 @@ var statuses = map[int]struct {
 }{
 	400: {content: true}, 413: {content: true}, 415: {content: true}, 422: {content: true},
 	401: {advice: unknownDevice}, 403: {advice: unknownDevice},
-	404: {advice: wrongURL}, 405: {advice: wrongURL}, 421: {advice: wrongURL},
-	407: {timing: true, advice: "check the user and password in PROXY"}, 408: {timing: true}, 425: {timing: true}, 429: {timing: true},
+	404: {advice: wrongURL}, 405: {advice: wrongURL}, 410: {advice: wrongURL}, 421: {advice: wrongURL},
+	407: {timing: true, advice: "it answers as a proxy does: check url and PROXY"},
+	408: {timing: true}, 425: {timing: true}, 429: {timing: true},
+	501: {advice: wrongURL}, 505: {advice: wrongURL},
 }
 
 const (
 	unknownDevice = "the service may not know this device yet (15 minutes and more after it was added): check device_id and url"
 	wrongURL      = "the log server takes no logs there: check url"
+	refusesLogs   = "the log server refuses the logs: check device_id and url, or ask the service"
+	proxyPassword = "check the user and password in PROXY"
+	proxyRules    = "the proxy has to allow connections to the log server: change its rules, or PROXY"
 )
+
+// advice returns what the owner can do about an error that no retry cures, "" for one that may pass by itself.
+func (e *UploadError) advice() string {
+	if e.Err != nil {
+		return adviceOn(e.Err)
+	}
+	if e.ofBatch() && !e.Content() {
+		return cmp.Or(statuses[e.Status].advice, refusesLogs)
+	}
+	return statuses[e.Status].advice
+}
+
+// adviceOn is advice for an error that is no answer of the log server.
+func adviceOn(err error) string {
+	var a advised
+	var op *net.OpError
+	var name *net.DNSError
+	peer, check, way := "the log server", "check url", ""
+	if errors.As(err, &op) {
+		way = op.Op
+	}
+	if way == "proxyconnect" {
+		peer, check = "the proxy", "check PROXY"
+	}
+	text := err.Error()
+	switch {
+	case errors.As(err, &a):
+		return a.advice
+	case is[x509.UnknownAuthorityError](err):
+		return "CA_FILE names other authorities to trust: set it, or " + check
+	case is[x509.HostnameError](err):
+		return "the certificate is for another host: " + check
+	case is[*tls.CertificateVerificationError](err):
+		return peer + " needs another certificate, unless this host's clock is wrong: check date(1)"
+	case is[tls.RecordHeaderError](err), errors.Is(err, http.ErrSchemeMismatch):
+		return peer + " speaks no TLS there: " + check
+	case strings.Contains(text, "protocol version"):
+		return peer + " must speak TLS 1.2 or later: " + check
+	case errors.As(err, &name) && name.IsNotFound:
+		return "no such host: " + check
+	case strings.Contains(text, "failed to parse Location"):
+		return wrongURL
+	case way == "proxyconnect" && errors.Is(err, syscall.ECONNREFUSED):
+		return "no proxy answers there: " + check
+	case way == "socks connect" && strings.Contains(text, "authentication"):
+		return proxyPassword
+	case way == "socks connect" && strings.Contains(text, "ruleset"):
+		return proxyRules
+	}
+	return ""
+}
+
+// is reports whether err is an E, or wraps one.
+func is[E error](err error) bool {
+	var e E
+	return errors.As(err, &e)
+}
 
 // Content reports whether the answer is about the batch itself, so that sending the same again
 // is of no use soon. Every other answer is about the circumstances.
@@ -200,10 +295,14 @@ func (c *Uploader) Send(ctx context.Context, id ID, text []byte) error {
 			}
 			continue
 		}
+		if p, err := url.Parse(c.c.Proxy); err == nil && p.Host != "" && u.Scheme == "http" && e.Status == http.StatusProxyAuthRequired {
+			e.Err = proxyAnswer(p, e.Status)
+			return e
+		}
 		e.Message, e.RetryAfter = oneLine(answer, maxMessage), retryAfter(resp.Header, time.Now())
 		return e
 	}
-	return c.fail(fmt.Errorf("more than %d redirects", maxRedirects))
+	return c.fail(advised{fmt.Errorf("more than %d redirects", maxRedirects), wrongURL})
 }
 
 func (c *Uploader) fail(err error) *UploadError {
@@ -264,11 +363,11 @@ func oneLine(s string, most int) string {
 func (c *Uploader) redirect(from *url.URL, resp *http.Response) (*url.URL, error) {
 	to, err := resp.Location()
 	if err != nil {
-		return nil, fmt.Errorf("answered %d without a location", resp.StatusCode)
+		return nil, advised{fmt.Errorf("answered %d without a location", resp.StatusCode), wrongURL}
 	}
 	refuse := func(why string) (*url.URL, error) {
-		return nil, fmt.Errorf("redirect (%d) to %s refused: %s: if it is right, set url to it",
-			resp.StatusCode, to.Redacted(), why)
+		return nil, advised{fmt.Errorf("redirect (%d) to %s refused: %s", resp.StatusCode, to.Redacted(), why),
+			"if it is right, set url to it"}
 	}
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -113,7 +114,7 @@ func TestNotDelivered(t *testing.T) {
 		{"500", reporttest.Failure{Fault: reporttest.Status, Status: 500}, false, 500, 0, `answered 500 Internal Server Error: "not today"`, 0},
 		{"503 with Retry-After", reporttest.Failure{Fault: reporttest.Status, Status: 503, RetryAfter: "7"}, false, 503, 7 * time.Second, `, asks to wait 7s`, 0},
 		{"429 with Retry-After", reporttest.Failure{Fault: reporttest.Status, Status: 429, RetryAfter: "120"}, false, 429, 2 * time.Minute, `answered 429 Too Many Requests: "not today", asks to wait 2m0s`, 0},
-		{"429 for a year", reporttest.Failure{Fault: reporttest.Status, Status: 429, RetryAfter: "31536000"}, false, 429, time.Hour, "", 0},
+		{"429 for a year", reporttest.Failure{Fault: reporttest.Status, Status: 429, RetryAfter: "31536000"}, false, 429, time.Hour, ", asks to wait 1h0m0s or more", 0},
 		{"408", reporttest.Failure{Fault: reporttest.Status, Status: 408}, false, 408, 0, "408", 0},
 		{"407", reporttest.Failure{Fault: reporttest.Status, Status: 407}, false, 407, 0, "407", 0},
 		{"400", reporttest.Failure{Fault: reporttest.Status, Status: 400}, true, 400, 0, "answered 400 Bad Request", 0},
@@ -491,7 +492,7 @@ func TestSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Source = netip.MustParseAddr("192.0.2.1") // nobody's
-	if err := client(t, o).Send(t.Context(), linesID, lines); err == nil || !strings.Contains(err.Error(), "SOURCE_ADDRESS 192.0.2.1 is no address of this host: change or remove it") {
+	if err := client(t, o).Send(t.Context(), linesID, lines); err == nil || !strings.Contains(err.Error(), "SOURCE_ADDRESS 192.0.2.1 is no address of this host") {
 		t.Fatalf("from an address that this host does not have: %v", err)
 	}
 }
@@ -585,5 +586,102 @@ func BenchmarkSend(b *testing.B) {
 		if err := c.Send(b.Context(), linesID, batch); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What no retry cures has advice, each error the advice on what is wrong, and what may pass by itself has none.
+func TestAdvice(t *testing.T) {
+	col, good := startServer(t, reporttest.Options{}), issue(t, false, nil)
+	answer := func(s string) func(net.Conn) {
+		return after(say("HTTP/1.1 " + s + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+	}
+	ok := answer("200 OK")
+	secure := func(cert certificate, serve func(net.Conn)) Config {
+		return Config{URL: "https://" + attacker(t, overTLS(cert.server, serve)) + "/up", CAFile: cert.file}
+	}
+	plain := func(serve func(net.Conn)) Config { return Config{URL: "http://" + attacker(t, serve) + "/up"} }
+	through := func(proxy string) Config { return Config{URL: "https://192.0.2.1/up", Proxy: proxy} }
+	down, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusing := down.Addr().String()
+	down.Close()
+	unknown := secure(issue(t, false, nil), ok)
+	unknown.CAFile = good.file
+	unknownProxy := through("https://" + strings.TrimPrefix(strings.TrimSuffix(unknown.URL, "/up"), "https://"))
+	unknownProxy.CAFile = good.file
+	source4, source6 := uploadOptions(t, col), uploadOptions(t, col)
+	source4.Source, source6.Source = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::1")
+	plainProxy := plain(ok)
+	plainProxy.Proxy = "http://" + attacker(t, answer("407 Proxy Authentication Required"))
+	socks := startProxy(t, "owner", "secret")
+
+	cases := []struct {
+		name string
+		c    Config
+		want string // in the advice; "" for none
+	}{
+		{"unknown authority", unknown, "CA_FILE names other authorities to trust: set it, or check url"},
+		{"unknown authority of the proxy", unknownProxy, "CA_FILE names other authorities to trust: set it, or check PROXY"},
+		{"wrong name", secure(issue(t, false, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"a.test"} }), ok), "check url"},
+		{"expired", secure(issue(t, false, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Hour) }), ok), "clock"},
+		{"no TLS, HTTP", Config{URL: "https://" + attacker(t, say("HTTP/1.1 400 Bad\r\n\r\n"))}, "speaks no TLS there: check url"},
+		{"no TLS, SSH", Config{URL: "https://" + attacker(t, say("SSH-2.0-OpenSSH_10.0\r\n"))}, "speaks no TLS there: check url"},
+		{"no TLS, the proxy", through("https://" + attacker(t, say("HTTP/1.1 400 Bad\r\n\r\n"))), "check PROXY"},
+		{"redirect 303", plain(answer("303 See Other\r\nLocation: /x")), "set url to it"},
+		{"redirect to http", secure(good, answer("307 Temporary Redirect\r\nLocation: http://127.0.0.1/")), "set url to it"},
+		{"redirect to another host", plain(answer("307 Temporary Redirect\r\nLocation: http://a.test/")), "set url to it"},
+		{"redirect without Location", plain(answer("307 Temporary Redirect")), "check url"},
+		{"redirect to no URL", plain(answer("307 Temporary Redirect\r\nLocation: http://%zz")), "check url"},
+		{"redirect in a circle", plain(answer("307 Temporary Redirect\r\nLocation: /x")), "check url"},
+		{"not modified", plain(answer("304 Not Modified")), "check url"},
+		{"proxy: 407", through("http://" + attacker(t, answer("407 Proxy Authentication Required"))), proxyPassword},
+		{"proxy: 407 for plain http", plainProxy, proxyPassword},
+		{"proxy: 403", through("http://" + attacker(t, answer("403 Forbidden"))), proxyRules},
+		{"proxy: 405", through("http://" + attacker(t, answer("405 Method Not Allowed"))), proxyRules},
+		{"proxy: 429", through("http://" + attacker(t, answer("429 Too Many Requests"))), ""},
+		{"proxy: 502", through("http://" + attacker(t, answer("502 Bad Gateway"))), ""},
+		{"proxy: wrong password with socks5", through("socks5://owner:wrong@" + socks.l.Addr().String()), proxyPassword},
+		{"proxy: connection refused", through("http://" + refusing), "check PROXY"},
+		{"connection refused", Config{URL: "https://" + refusing}, ""},
+		{"connection closed", plain(func(c net.Conn) { request(c) }), ""},
+		{"SOURCE_ADDRESS of another host", source4, "change or remove SOURCE_ADDRESS"},
+		{"SOURCE_ADDRESS of another family", source6, "change or remove SOURCE_ADDRESS"},
+	}
+	for status, want := range map[int]string{
+		401: unknownDevice, 403: unknownDevice, 404: wrongURL, 405: wrongURL, 410: wrongURL, 421: wrongURL, 501: wrongURL, 505: wrongURL,
+		402: refusesLogs, 406: refusesLogs, 411: refusesLogs, 418: refusesLogs, 451: refusesLogs,
+		400: "", 408: "", 413: "", 415: "", 422: "", 425: "", 429: "", 500: "", 502: "", 503: "", 504: "",
+		407: "as a proxy does: check url",
+	} {
+		cases = append(cases, struct {
+			name string
+			c    Config
+			want string
+		}{fmt.Sprint(status), plain(answer(fmt.Sprint(status) + " No")), want})
+	}
+	// Without asking a resolver.
+	for want, err := range map[string]error{
+		"no such host: check url":   &net.DNSError{Err: "no such host", IsNotFound: true},
+		"no such host: check PROXY": &net.OpError{Op: "proxyconnect", Err: &net.DNSError{Err: "no such host", IsNotFound: true}},
+		"":                          &net.DNSError{Err: "server misbehaving", IsTemporary: true},
+	} {
+		equal(t, err.Error(), adviceOn(err), want)
+	}
+	for _, tt := range cases {
+		t.Run(tt.name, func(t *testing.T) {
+			err := client(t, tt.c).Send(t.Context(), linesID, lines)
+			var e *UploadError
+			if !errors.As(err, &e) {
+				t.Fatalf("got %v", err)
+			}
+			if got := e.advice(); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+				t.Errorf("%v: advice %q, want %q", err, got, tt.want)
+			}
+			if n := strings.Count(err.Error(), e.advice()); e.advice() != "" && n != 1 {
+				t.Errorf("%v: the advice is there %d times", err, n)
+			}
+		})
 	}
 }

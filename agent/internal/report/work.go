@@ -287,7 +287,7 @@ func (r *Reporter) settle(ctx context.Context, a attempt) {
 	}
 	u.Tried, u.Error, u.Advice = r.o.Now(), err.Error(), ""
 	if e != nil {
-		u.Advice = statuses[e.Status].advice
+		u.Error, u.Advice = e.reason(), e.advice()
 	}
 	switch {
 	case e.Content() && e.Status == http.StatusRequestEntityTooLarge && r.split(b, a.text):
