@@ -339,7 +339,7 @@ func (d *Daemon) startReport() {
 	down, up := d.lives("report")
 	d.report = report.Start(d.ctx, report.ClientOptions{
 		Starter: d.o.Roles, Config: d.setup.Report, Listeners: d.o.Listeners, Sync: d.Sync, Down: down, Up: up,
-		Trouble: func(key, text string) { d.do(func() { d.trouble.check(key, text, false) }) },
+		Trouble: func(key, text string) { d.do(func() { d.trouble.check(key, text, report.NeedsOwner(key)) }) },
 		Log:     d.o.Log,
 	}, d.match.set, d.match.own)
 	d.push()

@@ -103,6 +103,7 @@ type site struct {
 	roles     *mortal
 	body      privsep.Body // runs in the role that reports, unless nil
 	sender    func(report.Config) (report.Sender, error)
+	config    func(*report.Config) // changes the configuration, unless nil
 }
 
 func (s *site) Write(p []byte) (int, error) {
@@ -203,7 +204,7 @@ func (s *site) load() (*daemon.Setup, error) {
 	target := func(t pfioctl.Table, file string) apply.Target {
 		return apply.Target{Table: t, File: filepath.Join(s.dir, file), Load: true}
 	}
-	return &daemon.Setup{
+	setup := &daemon.Setup{
 		Sources: sources.Options{Block: []string{blockList}, Allow: []string{allowList}},
 		Apply: apply.Options{
 			Guard: policy.Guard{MaxShrink: policy.DefaultMaxShrink, Hold: policy.DefaultHold},
@@ -219,7 +220,11 @@ func (s *site) load() (*daemon.Setup, error) {
 		},
 		LockDir: s.dir,
 		Fixed:   s.fixed,
-	}, nil
+	}
+	if s.config != nil {
+		s.config(&setup.Report)
+	}
+	return setup, nil
 }
 
 // host is what the firewall knows of itself.

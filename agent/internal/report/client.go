@@ -61,6 +61,7 @@ type Client struct {
 	sent     *inForce  // what conn has of it
 	since    time.Time // conn's begin
 	troubles int       // that it has reported
+	redo     bool      // it has reported what only the next one can find cured
 	retry    time.Duration
 
 	busy    *privsep.Conn // that has asked for a sync, and has no end of it yet
@@ -96,11 +97,11 @@ func (c *Client) Wait() {
 	c.tasks.Wait()
 }
 
-// SetUp changes the role's configuration. It is started anew when that is another one, or when
-// it has read a file that may be: the certificates.
+// SetUp changes the role's configuration. It is started anew when that is another one, when it
+// has read a file that may be, the certificates, or when the owner may have cured what it has reported.
 func (c *Client) SetUp(next Config) {
 	c.mu.Lock()
-	same := next.CAFile == "" && reflect.DeepEqual(c.o.Config, next)
+	same := next.CAFile == "" && !c.redo && reflect.DeepEqual(c.o.Config, next)
 	c.o.Config, c.retry = next, firstRetry
 	c.mu.Unlock()
 	if same {
@@ -174,7 +175,7 @@ func (c *Client) begin(conn *privsep.Conn) error {
 		c.o.Trouble(key, "") // of the process before; it reports the others itself
 	}
 	c.mu.Lock()
-	c.conn, c.sent, c.shown, c.troubles, c.since, c.refused = conn, nil, nil, 0, time.Now(), 0
+	c.conn, c.sent, c.shown, c.troubles, c.redo, c.since, c.refused = conn, nil, nil, 0, false, time.Now(), 0
 	c.mu.Unlock()
 	signal(c.wake)
 	return nil
@@ -265,18 +266,19 @@ func (c *Client) handle(conn *privsep.Conn, kind byte, payload []byte) error {
 
 // trouble takes a trouble of the role: one of a few, and not again and again.
 func (c *Client) trouble(conn *privsep.Conn, t trouble) error {
-	prefix, ok := troublePrefix[t.Key]
+	known, ok := troubles[t.Key]
 	if !ok {
 		return fmt.Errorf("trouble of key %q", privsep.Clean(t.Key, 40))
 	}
 	if t.Text != "" {
-		t.Text = prefix + privsep.Clean(t.Text, maxWhy)
+		t.Text = known.prefix + privsep.Clean(t.Text, maxWhy)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.troubles++; float64(c.troubles) > maxTroubles+time.Since(c.since).Minutes() {
 		return errors.New("reports troubles without end")
 	}
+	c.redo = c.redo || known.needsOwner && t.Text != ""
 	c.o.Trouble(t.Key, t.Text)
 	if t.Key != TroubleCapture || t.Text == "" {
 		return nil

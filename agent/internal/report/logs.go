@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -121,6 +122,19 @@ func firstRecord(f *os.File) string {
 		return ""
 	}
 	return ci.Timestamp.String() + string(data)
+}
+
+// checkNewest returns why what pflogd writes now, the last of files, is no capture of pflog: pflogd does not
+// write to such a file. One that is empty, or has only begun, is no error.
+func checkNewest(files []*os.File) error {
+	if len(files) == 0 {
+		return nil
+	}
+	f := files[len(files)-1]
+	if _, err := logReader(f); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("pflogd's file %s: %w: move it away and restart pflogd", f.Name(), err)
+	}
+	return nil
 }
 
 // FlushPflogd asks every pflogd(8) to write out what it has in memory, as newsyslog.conf

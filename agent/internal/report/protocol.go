@@ -125,8 +125,21 @@ const (
 	TroubleSyncs   = "report syncs"        // the role asks for more syncs than it may
 )
 
-// troublePrefix has what main puts in front of each text that the role reports.
-var troublePrefix = map[string]string{
-	TroubleCapture: "hits are not read: ", TroubleUploads: "no uploads, hits stay in the spool: ",
-	TroubleSpool: "", TroubleFiles: "", TroubleLogs: "",
+// troubles has what main puts in front of each text that the role reports, and whether only the owner can
+// cure it. The figures of the status show whether the others need the owner.
+var troubles = map[string]struct {
+	prefix     string
+	needsOwner bool
+}{
+	TroubleCapture: {prefix: "hits are not read: "},
+	TroubleUploads: {prefix: "no uploads, hits stay in the spool: ", needsOwner: true},
+	TroubleSpool:   {},
+	TroubleFiles:   {needsOwner: true},
+	TroubleLogs:    {needsOwner: true},
 }
+
+// NeedsOwner reports whether a trouble of this key lasts until the owner has cured it and reloads.
+func NeedsOwner(key string) bool { return troubles[key].needsOwner }
+
+// thenReload is what the owner does after that.
+const thenReload = ", then rcctl reload threatstopd"

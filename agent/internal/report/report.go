@@ -178,8 +178,8 @@ func (r *Reporter) load() error {
 	}
 	r.loadCounters()
 	if n := len(strange); n > 0 {
-		r.o.Trouble(TroubleFiles, fmt.Sprintf("spool directory %s has %d files that are not the agent's: %q: remove them",
-			r.o.SpoolDir, n, strange[:min(n, 3)]))
+		r.o.Trouble(TroubleFiles, fmt.Sprintf("spool directory %s has %d files that are not the agent's: %q: remove them%s",
+			r.o.SpoolDir, n, strange[:min(n, 3)], thenReload))
 	}
 	return nil
 }

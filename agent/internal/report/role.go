@@ -149,7 +149,7 @@ func (r *role) open() (o Options, err error) {
 	}
 	if o.Sender, err = r.env.NewSender(*c); err != nil {
 		// Hits are still read and spooled. The owner repairs the key and reloads.
-		r.uploads = err.Error() + ": correct it, then rcctl reload threatstopd"
+		r.uploads = err.Error() + ": correct it" + thenReload
 		o.Sender = noSender{err}
 	}
 	if c.LogFile == "" {
@@ -163,8 +163,11 @@ func (r *role) open() (o Options, err error) {
 		}
 	}
 	logs, logsErr := OpenLogs(c.LogFile)
+	// Reported also at a first start, which has nothing to read there.
 	if logsErr != nil {
-		r.trouble(TroubleLogs, logsErr.Error()) // also at a first start, which has nothing to read there
+		r.trouble(TroubleLogs, logsErr.Error()+": correct it"+thenReload)
+	} else if err := checkNewest(logs); err != nil {
+		r.trouble(TroubleLogs, err.Error()+thenReload)
 	}
 	o.Logs = func() ([]*os.File, error) { return logs, logsErr }
 	return o, nil
