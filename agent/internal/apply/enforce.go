@@ -170,7 +170,8 @@ func (e *Enforcer) setInTwoSteps(t pfioctl.Table, array *pfioctl.Addrs, want pol
 	if err != nil {
 		return fmt.Errorf("%w; and the room cannot be read: %w", cause, err)
 	}
-	if used-len(old)+want.Len() > limit {
+	// The limit may have been read before pf.conf changed it: with an empty table two steps do not help.
+	if len(old) == 0 || used-len(old)+want.Len() > limit {
 		return cause // the new policy alone does not fit: the error has the numbers
 	}
 	var first int

@@ -124,14 +124,14 @@ func TestWhyEmpty(t *testing.T) {
 			if s := r.daemon.Status(); !s.Enforced {
 				t.Errorf("repaired, and the status says %q", s.NotEnforced)
 			}
-			r.kernel.SetLimit(pfioctl.LimitTableEntries, 1)
+			r.kernel.SetLimit(pfioctl.LimitTableEntries, 10)
 			empty()
 			s := r.daemon.Status()
 			cause, _, _ := strings.Cut(s.NotEnforced, " (")
 			if want := "the block table is empty: pf table ThreatSTOP-Block: "; !strings.HasPrefix(cause, want) || !strings.HasSuffix(cause, "cannot allocate memory") {
 				t.Errorf("the status says %q", s.NotEnforced)
 			}
-			if needs := status.NeedsOwner(&s); strings.Count(strings.Join(needs, "\n"), "first of two steps") > 1 {
+			if needs := status.NeedsOwner(&s); strings.Count(strings.Join(needs, "\n"), "cannot allocate memory") > 1 {
 				t.Errorf("the cause is not named once:\n%s", strings.Join(needs, "\n"))
 			}
 			r.offer()
