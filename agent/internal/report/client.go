@@ -98,16 +98,21 @@ func (c *Client) Wait() {
 }
 
 // SetUp changes the role's configuration. It is started anew when that is another one, when it
-// has read a file that may be, the certificates, or when the owner may have cured what it has reported.
+// has read a file that may be, the certificates, or when the owner may have cured what it has reported;
+// a sync that is carried out for it ends before that.
 func (c *Client) SetUp(next Config) {
 	c.mu.Lock()
 	same := next.CAFile == "" && !c.redo && reflect.DeepEqual(c.o.Config, next)
 	c.o.Config, c.retry = next, firstRetry
+	conn, busy := c.conn, c.busy != nil && c.busy == c.conn
 	c.mu.Unlock()
-	if same {
+	switch {
+	case same:
 		// A role that does not read must not hold up main.
 		c.tasks.Go(func() { _ = c.keeper.Conn().Send(kindRetry, nil) })
-	} else {
+	case busy: // a client waits for the result of a sync
+		c.tasks.Go(func() { c.again(conn, firstRetry) })
+	default:
 		c.keeper.Restart()
 	}
 }

@@ -275,6 +275,9 @@ func (r *role) commit(reporter *Reporter) error {
 	return nil
 }
 
+// errCutShort is the answer to a client whose sync the end of this process cuts short.
+var errCutShort = errors.New("threatstopd has read its configuration again, or is stopping: run it again")
+
 // runSync has main carry out a sync, and delivers the hits that wait.
 func (r *role) runSync(ctx context.Context, force bool, say func(line string, warn bool)) int {
 	s := &syncing{lines: make(chan syncLine, syncLines)}
@@ -304,12 +307,15 @@ func (r *role) runSync(ctx context.Context, force bool, say func(line string, wa
 			if reporter != nil {
 				why = reporter.Flush(ctx)
 			}
+			if why != nil && ctx.Err() != nil {
+				why = errCutShort
+			}
 			if why != nil {
 				say("hits that wait were not delivered: "+why.Error(), true)
 			}
 			return s.exit
 		case <-ctx.Done():
-			say(ctx.Err().Error(), true)
+			say(errCutShort.Error(), true)
 			return 1
 		}
 	}

@@ -102,6 +102,53 @@ func TestSync(t *testing.T) {
 	}
 }
 
+// A reload during a sync waits for its result; a sync that is cut short says what to do.
+func TestSyncDuringASetUp(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stop=%v", stop), func(t *testing.T) {
+			g := newRoleRig(t)
+			begun, goOn := make(chan bool), make(chan bool)
+			g.options.Sync = func(_ context.Context, _ bool, say func(string, bool)) int {
+				close(begun)
+				<-goOn
+				say("fetched", false)
+				return 3
+			}
+			g.start(set(t, "test", "10.0.0.0/8"))
+			g.until("capturing", func() bool { return g.status().Hits.Capturing })
+			var said []string
+			ended := make(chan error, 1)
+			exit := 0
+			c := g.dial()
+			go func() {
+				var err error
+				exit, err = c.Sync(context.Background(), false, func(line string, _ bool) { said = append(said, line) })
+				ended <- err
+			}()
+			<-begun
+			want, code := []string{"fetched"}, 3
+			if stop {
+				want, code = []string{errCutShort.Error()}, 1
+				go g.stop()
+			} else {
+				other := g.options.Config
+				other.CAFile = "/ca.pem"
+				g.client.SetUp(other)
+				time.Sleep(100 * time.Millisecond)
+				close(goOn)
+			}
+			if err := <-ended; err != nil || exit != code || !slices.Equal(said, want) {
+				t.Errorf("exit code %d, %q, %v", exit, said, err)
+			}
+			if stop {
+				close(goOn)
+			} else {
+				g.isUp(2)
+			}
+		})
+	}
+}
+
 // Without an interface the sockets are served, and the role is started anew until there
 // is one. When it goes away what was seen is delivered.
 func TestInterfaceComesAndGoes(t *testing.T) {

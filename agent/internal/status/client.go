@@ -98,7 +98,7 @@ func (c *Client) failed(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		err = errors.New("the daemon closed the connection before the end of its answer")
+		err = errors.New("the daemon closed the connection before the end of its answer: run it again")
 	default:
 		err = errors.New(printable(err.Error()))
 	}
