@@ -172,6 +172,14 @@ func limit(s *site) {
 	if n > 500000 {
 		s.skip("the limit of table entries, %d, is too high to try", n)
 	}
+	b := newBenchTable(s)
+	a := b.array(many(n + 1))
+	_, err := b.pf.SetAddrs(b.name, a)
+	a.Close()
+	b.clear()
+	if err == nil {
+		s.skip("pf takes more than its limit of %d entries: this release enforces only a limit that pf.conf has changed", n)
+	}
 	s.synced()
 	s.serve(many(n + 1))
 	text, code := s.threatstopd("--sync-now", "-f", s.conf)

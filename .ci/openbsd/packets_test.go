@@ -120,6 +120,10 @@ func (s *site) wired(rules string) {
 		"BLOCK", "<"+block+">", "ALLOW", "<"+allow+">").Replace(rules))
 	s.must("pfctl", "-nf", conf)
 	s.own("rules", anchor+"/live", "")
+	// OpenBSD 7.1 to 7.3 do not bring a table to life that only a rule mentions.
+	for _, table := range []string{block, allow} {
+		s.must("pfctl", "-q", "-t", table, "-T", "replace")
+	}
 	s.must("pfctl", "-a", anchor+"/live", "-f", conf)
 }
 
