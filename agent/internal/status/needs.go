@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -135,7 +136,7 @@ func (n *needs) reporting(s *Status) {
 	u := &s.Uploads
 	if u.Aside.Batches > 0 {
 		n.add("%s refused by the log server%s: %s set aside in %s", plural(u.Aside.Batches, "batch", "batches"),
-			strings.TrimSuffix(" ("+u.AsideError+")", " ()"), plural(u.Aside.Lines, "line", "lines"), u.SpoolDir)
+			strings.TrimSuffix(" ("+u.AsideError+")", " ()"), plural(u.Aside.Lines, "line", "lines"), filepath.Join(u.SpoolDir, "refused"))
 	}
 	for _, d := range s.Hits.Drops {
 		if hits, text := d.reason(); d.Count > 0 && hits && !d.Last.IsZero() && s.Now.Sub(d.Last) < lostRecently {

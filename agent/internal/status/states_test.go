@@ -177,7 +177,7 @@ var states = []state{
 			"pf table ThreatSTOP-Allow: set 3 addresses: cannot allocate memory (used 199999 + new 3 > limit 200000)",
 			"pf.conf cannot be loaded again (used 26430 + files 26427 > limit 50000): write `set limit table-entries 100000` into it, above the table lines",
 			"not reading pflog: pflog0: interface is gone: device not configured",
-			"2 batches refused by the log server (413 Request Entity Too Large): 2000 lines set aside in /var/spool/threatstop",
+			"2 batches refused by the log server (413 Request Entity Too Large): 2000 lines set aside in /var/spool/threatstop/refused",
 			"4000 hits lost: the oldest of a full spool, last 2h ago",
 			"uploads have failed for 1d2h: POST https://logs.threatstop.com/: 503 Service Unavailable",
 			"the spool is filling up: 60M of 64M (SPOOL_MAX) in /var/spool/threatstop",
@@ -208,7 +208,7 @@ var states = []state{
 			s.Uploads.Aside, s.Uploads.AsideError = Volume{8, 7312, 1 << 20}, "403"
 			s.Troubles = []Trouble{{Text: "OUT_DIR is not a key: see threatstop.conf(5)", Since: at.Add(-time.Hour), NeedsOwner: true}}
 		},
-		needs: []string{"8 batches refused by the log server (403): 7312 lines set aside in /var/spool/threatstop", "OUT_DIR is not a key: see threatstop.conf(5)"},
+		needs: []string{"8 batches refused by the log server (403): 7312 lines set aside in /var/spool/threatstop/refused", "OUT_DIR is not a key: see threatstop.conf(5)"},
 	},
 	{name: "empty", change: func(s *Status) { *s = Status{} }, needs: []string{"not known: the state of pf has not been read yet"}},
 }

@@ -254,7 +254,7 @@ func TestNeedsOwner(t *testing.T) {
 		{"bad a spool of more", func(s *Status) { s.Uploads.DiskUsed = 48<<20 + 1 },
 			[]string{"the spool is filling up: 48M of 64M (SPOOL_MAX) in /var/spool/threatstop"}},
 		{"bad one refused batch", func(s *Status) { s.Uploads.Aside = Volume{1, 1, 99} },
-			[]string{"1 batch refused by the log server: 1 line set aside in /var/spool/threatstop"}},
+			[]string{"1 batch refused by the log server: 1 line set aside in /var/spool/threatstop/refused"}},
 		{"OK a trouble that the figures show is one item", func(s *Status) {
 			s.Tables[0].Held = &Held{Why: "3 entries instead of 300", Forcible: true}
 			s.Troubles = []Trouble{{Text: "held back: 3 entries instead of 300", NeedsOwner: true}}
