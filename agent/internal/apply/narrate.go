@@ -141,14 +141,23 @@ func (n *Narrator) End(out *Outcome) {
 	}
 }
 
-// shown is how many dropped entries and exceptions are named, shownExcepted how many entries for one
-// exception.
+// shown is how many dropped entries and how many exceptions are named, the others being details;
+// shownExcepted is how many entries are named for one exception.
 const shown, shownExcepted = 10, 3
+
+// few prints line i of many: the first ones with print, the others as details.
+func (n *Narrator) few(i int, print func(line string), line string) {
+	if i < shown {
+		print(line)
+	} else if n.Verbose {
+		n.say("  %s", line)
+	}
+}
 
 // exceptions prints what was kept out of the block table and why.
 func (n *Narrator) exceptions(report policy.Report) {
-	for _, x := range report.Excepted[:min(shown, len(report.Excepted))] {
-		n.say("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists))
+	for i, x := range report.Excepted {
+		n.few(i, n.Say, fmt.Sprintf("Excepted %s (%s): listed as %s", entry(x.Prefix), x.Why, listedAs(x, report.Lists)))
 	}
 	if len(report.Excepted) > shown {
 		n.say("Excepted: %d networks in all", len(report.Excepted))
@@ -163,9 +172,10 @@ func (n *Narrator) exceptions(report policy.Report) {
 	if allowed > 0 {
 		n.say("Allowed: %s of block lists, all of which allow lists have", entries(allowed))
 	}
-	for _, d := range report.Dropped[:min(shown, len(report.Dropped))] {
+	for i, d := range report.Dropped {
 		l := report.Lists[d.List]
-		n.warn("warning: %s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why)
+		n.few(i, func(line string) { n.warn("warning: %s", line) },
+			fmt.Sprintf("%s list %s: entry %s dropped: %s", l.Kind, l.Name, entry(d.Prefix), d.Why))
 	}
 	if report.DroppedCount > shown {
 		n.warn("warning: %s dropped in all", entries(report.DroppedCount))
@@ -195,7 +205,7 @@ func became(l policy.ListReport) string {
 		what string
 	}{
 		{l.Enforced, "enforced"}, {l.Excepted, "excepted"}, {l.Allowed, "allowed"},
-		{l.Others(), "negated, listed before or with nothing left to block"}, {l.Dropped, "dropped"},
+		{l.Others(), "other (negated, listed before, or with nothing left to block)"}, {l.Dropped, "dropped"},
 	} {
 		if part.n > 0 {
 			text += fmt.Sprintf(", %d %s", part.n, part.what)

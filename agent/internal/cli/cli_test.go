@@ -428,6 +428,28 @@ func TestSyncNowExceptsTheHost(t *testing.T) {
 	}
 }
 
+// With -v, --sync-now names all dropped entries and exceptions, without it ten of each.
+func TestSyncNowNamesAllExceptions(t *testing.T) {
+	fw := newFirewall(t, pfsim.Options{})
+	excepted := hosts(25, "10.1.%d.%d")
+	list := append([]string{"192.0.2.1"}, excepted...)
+	for i := range 25 {
+		list = append(list, fmt.Sprintf("%d.0.0.0/7", 20+2*i))
+	}
+	fw.conf["NEVER_BLOCK"] = strings.Join(excepted, " ")
+	fw.serve(blockList, list...)
+	for _, tt := range []struct {
+		args  []string
+		named int
+	}{{nil, 10}, {[]string{"-v"}, 25}} {
+		text := fw.sync(0, tt.args...)
+		expect(t, text, "Excepted: 25 networks in all", "warning: 25 entries dropped in all")
+		if x, d := strings.Count(text, "(NEVER_BLOCK)"), strings.Count(text, " dropped: wider than"); x != tt.named || d != tt.named {
+			t.Errorf("%v: %d exceptions and %d dropped entries are named, want %d of each:\n%s", tt.args, x, d, tt.named, text)
+		}
+	}
+}
+
 // A name that cannot be looked up is reported, and does not prevent enforcement.
 func TestSyncNowWithoutResolver(t *testing.T) {
 	fw := newFirewall(t, pfsim.Options{})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -106,6 +107,53 @@ func TestTextVerbose(t *testing.T) {
 	}
 	if strings.Contains(short, "198.18.0.9") {
 		t.Error("the tenth address is shown unasked")
+	}
+}
+
+// With -v and as JSON all of 25 exceptions and 25 dropped entries are named, in order; otherwise ten of each.
+func TestNamesAllExceptions(t *testing.T) {
+	s := healthy()
+	x := &s.Tables[0]
+	x.Excepted, x.Dropped = nil, nil
+	for i := range 25 {
+		x.Excepted = append(x.Excepted, Excepted{netip.PrefixFrom(addr(i), 32), "gateway", 1, 0, []string{"basic"}})
+		x.Dropped = append(x.Dropped, Dropped{fmt.Sprintf("%d.0.0.0/7", 10+2*i), "basic", "wider than /8"})
+	}
+	x.ExceptedCount, x.DroppedCount = 25, 25
+	b, err := Encode(*s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Decode(b); err != nil {
+		t.Fatal(err)
+	}
+	short, long := text(t, s, false), text(t, s, true)
+	var doc bytes.Buffer
+	if err := s.WriteJSON(&doc); err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]int{}
+	inOrder := func(in, text, phrase string, want bool) {
+		i := strings.Index(text, phrase)
+		if (i >= 0) != want || want && i < at[in] {
+			t.Errorf("%s: %q at %d, after one at %d:\n%s", in, phrase, i, at[in], text)
+		}
+		at[in] = max(at[in], i)
+	}
+	for i, e := range x.Excepted {
+		inOrder("short", short, fmt.Sprintf("excepted %v (", e.Prefix.Addr()), i < 10)
+		inOrder("long", long, fmt.Sprintf("excepted %v (", e.Prefix.Addr()), true)
+		inOrder("JSON", doc.String(), fmt.Sprintf(`"prefix": "%v"`, e.Prefix), true)
+	}
+	for i, d := range x.Dropped {
+		inOrder("short", short, "dropped "+d.Entry+" of", i < 10)
+		inOrder("long", long, "dropped "+d.Entry+" of", true)
+		inOrder("JSON", doc.String(), fmt.Sprintf(`"entry": %q`, d.Entry), true)
+	}
+	for _, more := range []string{"and 15 more exceptions", "and 15 more dropped entries"} {
+		if !strings.Contains(short, more) || strings.Contains(long, more) {
+			t.Errorf("%q: not in the short text, or in the long one:\n%s\n%s", more, short, long)
+		}
 	}
 }
 
