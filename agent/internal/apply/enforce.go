@@ -32,8 +32,7 @@ type Result struct {
 	Steps       int           // SETADDRS calls that changed the table
 	FileWritten bool          // the persist file was replaced
 	Rules       int           // loaded rules and anchors that refer to the table
-
-	holds bool // pf has the policy in the table, whatever became of the file
+	Holds       bool          // pf has the policy in the table, whatever became of the file
 }
 
 // Unchanged returns how many of the policy's entries were in the table before.
@@ -97,7 +96,7 @@ func (e *Enforcer) Apply(t Target, want policy.Entries, header Header) (Result, 
 	if err != nil {
 		return res, fmt.Errorf("pf table %s: read back: %w", t.Table, err)
 	}
-	if res.holds = t.Load && res.InForce == want.Len(); t.Load && !res.holds {
+	if res.Holds = t.Load && res.InForce == want.Len(); t.Load && !res.Holds {
 		return res, fmt.Errorf("pf table %s: holds %d entries after it was set to %d: something else writes to it; the persist file is left as it was", t.Table, res.InForce, want.Len())
 	}
 	if t.File == "" {

@@ -116,7 +116,7 @@ func TestApply(t *testing.T) {
 	b := newBench(t, pfsim.Options{})
 	first := list{"10.0.0.0/8", "!10.1.0.0/16", "192.0.2.1", "2001:db8::/32"}
 	res := b.apply(first)
-	want := Result{Table: block, Entries: 4, InForce: 4, Delta: pfioctl.Delta{Added: 4}, Created: true, Steps: 1, FileWritten: true, holds: true}
+	want := Result{Table: block, Entries: 4, InForce: 4, Delta: pfioctl.Delta{Added: 4}, Created: true, Steps: 1, FileWritten: true, Holds: true}
 	if res != want {
 		t.Errorf("first:\n got %+v\nwant %+v", res, want)
 	}
@@ -124,7 +124,7 @@ func TestApply(t *testing.T) {
 
 	sets, before := b.device.sets, read(t, b.target.File)
 	res = b.apply(first)
-	want = Result{Table: block, Entries: 4, InForce: 4, holds: true}
+	want = Result{Table: block, Entries: 4, InForce: 4, Holds: true}
 	if res != want || b.device.sets != sets || read(t, b.target.File) != before {
 		t.Errorf("the same again: %+v, %d requests that change", res, b.device.sets-sets)
 	}
@@ -134,7 +134,7 @@ func TestApply(t *testing.T) {
 
 	second := list{"10.0.0.0/8", "10.1.0.0/16", "192.0.2.2", "2001:db8::/32", "2001:db9::/32"}
 	res = b.apply(second)
-	want = Result{Table: block, Entries: 5, InForce: 5, Delta: pfioctl.Delta{Added: 2, Deleted: 1, Changed: 1}, Steps: 1, FileWritten: true, holds: true}
+	want = Result{Table: block, Entries: 5, InForce: 5, Delta: pfioctl.Delta{Added: 2, Deleted: 1, Changed: 1}, Steps: 1, FileWritten: true, Holds: true}
 	if res != want || res.Unchanged() != 2 {
 		t.Errorf("changed:\n got %+v\nwant %+v", res, want)
 	}
@@ -192,7 +192,7 @@ func TestApplyInTwoSteps(t *testing.T) {
 		return nil
 	}
 	res := b.apply(newer)
-	want := Result{Table: block, Entries: 9, InForce: 9, Delta: pfioctl.Delta{Added: 6, Deleted: 3, Changed: 1}, Steps: 2, FileWritten: true, holds: true}
+	want := Result{Table: block, Entries: 9, InForce: 9, Delta: pfioctl.Delta{Added: 6, Deleted: 3, Changed: 1}, Steps: 2, FileWritten: true, Holds: true}
 	if res != want {
 		t.Errorf("\n got %+v\nwant %+v", res, want)
 	}

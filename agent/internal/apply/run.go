@@ -85,7 +85,7 @@ type Table struct {
 
 // InPF reports whether pf now holds the table's set, or would accept it where the table is only
 // checked. That can be so with an error too: that of the table file.
-func (t *Table) InPF() bool { return t.Decision.Allowed() && (t.Err == nil || t.holds) }
+func (t *Table) InPF() bool { return t.Decision.Allowed() && (t.Err == nil || t.Holds) }
 
 // made is a policy and what it was made from.
 type made struct {

@@ -46,7 +46,7 @@ func TestWhatWasInForceBefore(t *testing.T) {
 		x := apply.Table{Kind: policy.Block, Set: set(poll.set), Load: poll.load, Err: poll.err,
 			Result: apply.Result{Steps: poll.steps}}
 		if poll.steps > 0 || poll.err == nil { // pf has it
-			x.InForce = x.Set.Len()
+			x.InForce, x.Holds = x.Set.Len(), poll.load
 		}
 		d.tookTable(x)
 		before := d.matchTables(&apply.Outcome{Tables: []apply.Table{x}})
