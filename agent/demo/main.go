@@ -35,6 +35,9 @@ func main() {
 	blockFile := pflag.String("block", "", "files of addresses and networks to block, one a line")
 	allowFile := pflag.String("allow", "", "files of addresses and networks to allow, one a line")
 	page := pflag.String("page", "", "yes: serve the status page at the end, until Enter is pressed")
+	pflag.Usage = func() {
+		fmt.Fprint(os.Stderr, "usage: demo [flags]\n       demo -- FLAGS    threatstopd itself, on a simulated pf: demo -- --help\n", pflag.CommandLine.FlagUsages())
+	}
 	pflag.Parse()
 	if args := pflag.Args(); len(args) > 0 {
 		os.Exit(agent(args))
