@@ -75,7 +75,7 @@ func TestImports(t *testing.T) {
 		"agent/internal/privsep/privseptest": {"agent/internal/privsep"},
 		"agent/internal/states":              {"agent/internal/policy", "agent/internal/privsep", "pfioctl", "pfioctl/internal/abi"},
 		"agent/internal/fetch":               {"agent/internal/privsep", "dnsfetch"},
-		"agent/internal/status":              {},
+		"agent/internal/status":              {"agent/internal/privsep"},
 		"install":                            {},
 	}
 	deps := allDeps(t, append(slices.Sorted(maps.Keys(rooms)), "agent"))
