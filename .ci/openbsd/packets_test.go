@@ -248,7 +248,7 @@ pass quick on { NEAR FAR }
 		s.Errorf("%d states of the other connection, want both", n)
 	}
 	s.until(30, "the killed states are logged", func() bool {
-		return regexp.MustCompile(`states killed.*killed=2\b`).MatchString(s.daemon.text())
+		return regexp.MustCompile(`states killed.*killed=[1-9]`).MatchString(s.daemon.text())
 	})
 	s.endDaemon(false)
 }
