@@ -105,7 +105,8 @@ func TestFlood(t *testing.T) {
 	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > bound {
 		t.Errorf("heap grew by %d, bound %d", grown, bound)
 	}
-	if total := int64(after.TotalAlloc - before.TotalAlloc); total > 10*bound {
+	// Where the disk is fast enough that nothing is lost in memory, each line is copied into a batch and a file.
+	if total := int64(after.TotalAlloc - before.TotalAlloc); total > 12*bound {
 		t.Errorf("allocated %d bytes in all", total)
 	}
 	t.Logf("%.0f packets/s; lost in memory %d, in the spool %d; kept %d", float64(packets)/elapsed.Seconds(),
