@@ -35,13 +35,22 @@ func OpenLogs(path string) (files []*os.File, err error) {
 		// Rotated by the link's name means renamed from there: older than the file itself.
 		places = append(places, filepath.Join(dir, filepath.Base(path)))
 	}
-	seen := make(map[string]bool)
 	for _, path := range places {
-		if files, err = openLogs(files, path, seen); err != nil {
+		if files, err = openLogs(files, path); err != nil {
 			closeAll(files)
 			return nil, fmt.Errorf("pflogd's files: %w", err)
 		}
 	}
+	// Only now, since a log that had just begun when it was opened may have its first record by now.
+	seen := make(map[string]bool)
+	files = slices.DeleteFunc(files, func(f *os.File) bool {
+		first := firstRecord(f)
+		twice := first != "" && seen[first]
+		if seen[first] = true; twice {
+			f.Close()
+		}
+		return twice
+	})
 	slices.Reverse(files)
 	return files, nil
 }
@@ -54,8 +63,8 @@ func closeAll(files []*os.File) {
 
 // openLogs adds the file at path and the rotated ones beside it to files, newest first: a rotation, which
 // renames a file to the next number, can so make a file come twice, but cannot hide one. Of a log that comes
-// twice the first is kept: it is newer, or plain and so whole, where path.n.gz is being made of path.n.
-func openLogs(files []*os.File, path string, seen map[string]bool) ([]*os.File, error) {
+// twice the caller keeps the first: it is newer, or plain and so whole, where path.n.gz is being made of path.n.
+func openLogs(files []*os.File, path string) ([]*os.File, error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
 		return files, err
@@ -86,12 +95,7 @@ func openLogs(files []*os.File, path string, seen map[string]bool) ([]*os.File, 
 			if err != nil {
 				return files, err
 			}
-			if first := firstRecord(f); first != "" && seen[first] {
-				f.Close()
-			} else {
-				files = append(files, f)
-				seen[first] = true
-			}
+			files = append(files, f)
 			break
 		}
 	}
