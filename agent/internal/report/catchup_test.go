@@ -549,6 +549,7 @@ func TestOpenLogsWhileRotating(t *testing.T) {
 			h.rotate(n%2 == 0)
 		})
 		files, err := OpenLogs(h.pflogd.path)
+		wg.Wait()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -565,7 +566,6 @@ func TestOpenLogsWhileRotating(t *testing.T) {
 			logs++
 		}
 		closeAll(files)
-		wg.Wait()
 		if least := min(n, 9); logs < least {
 			t.Errorf("%d logs opened of %d", logs, least)
 		}

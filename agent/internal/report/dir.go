@@ -150,6 +150,10 @@ func resolve(path string) (string, error) {
 		next := filepath.Join(real, rest[0]) // also for "", "." and ".."
 		rest = rest[1:]
 		fi, err := os.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) && len(rest) == 0 { // newsyslog has renamed it just now
+			real = next
+			break
+		}
 		if err != nil || steps > 1000 {
 			return "", cmp.Or[error](err, syscall.ELOOP) // it was changed just now
 		}
