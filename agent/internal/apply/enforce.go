@@ -32,7 +32,7 @@ type Result struct {
 	Steps       int           // SETADDRS calls that changed the table
 	FileWritten bool          // the persist file was replaced
 	Rules       int           // loaded rules and anchors that refer to the table
-	Holds       bool          // pf has the policy in the table, whatever became of the file
+	Holds       bool          // pf has the policy in the table, also if the file could not be written
 }
 
 // Unchanged returns how many of the policy's entries were in the table before.

@@ -42,6 +42,18 @@ type reading struct {
 	at       time.Time
 }
 
+// slips returns the warnings that the owner has to act on, which are troubles, and logs the others.
+func (r *reading) slips(log zerolog.Logger) (all []string) {
+	for _, w := range r.warnings {
+		if w.Slip {
+			all = append(all, w.Error())
+		} else {
+			log.Warn().Msg(w.Error())
+		}
+	}
+	return all
+}
+
 // beginWith returns the configuration in the file; or if that cannot be used, the one in force when the
 // daemon left its state in carry and executed itself again, and the error.
 func beginWith(env Env, file string, carry *os.File) (r reading, err error) {
@@ -85,8 +97,7 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 	if err != nil {
 		return err
 	}
-	// Users are looked up once: later their file is out of sight, and another user
-	// is a reason to begin again.
+	// Users are looked up once: later their file is out of sight, and another user is a reason to begin again.
 	service := serviceUser(cfg.User)
 	if err := checkUser(cfg.User); err != nil && env.Confine != nil && os.Geteuid() == 0 {
 		err = fmt.Errorf("USER: the processes for the network run as root: %w", err)
@@ -112,17 +123,10 @@ func daemonOnce(ctx context.Context, env Env, f *flags, carry **os.File) error {
 					return nil, notTried(err)
 				}
 			}
-			var slips []string
+			slips := r.slips(log)
 			if refused != nil {
 				slips = append(slips, refused.Error())
 				refused = nil
-			}
-			for _, w := range r.warnings {
-				if w.Slip {
-					slips = append(slips, w.Error()) // logged as troubles
-				} else {
-					log.Warn().Msg(w.Error())
-				}
 			}
 			setup := daemonSetup(r.Config, env, f, service, log.GetLevel())
 			setup.Warnings, setup.Text, setup.Read = slips, r.Text, r.at
